@@ -1,0 +1,86 @@
+//! A model folder's `config.json`: ordered JSON with typed look-ups that name the file in errors.
+
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// The parsed `config.json` of a model folder. Keys keep their order, so that an edited copy differs
+/// only where it was edited.
+#[derive(Clone, Debug)]
+pub struct Config {
+    origin: String,
+    map: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads `path`; the file must hold a JSON object.
+    pub fn read(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        Config::parse(&path.display().to_string(), &text)
+    }
+
+    /// Parses `text`; `origin` names its source in errors.
+    pub fn parse(origin: &str, text: &str) -> Result<Config> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => Ok(Config { origin: origin.to_string(), map }),
+            Ok(_) => Err(Error::model(origin, "expected a JSON object")),
+            Err(e) => Err(Error::model(origin, format!("not valid JSON: {e}"))),
+        }
+    }
+
+    /// Where the configuration came from, for errors.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// The value of `key`, unless it is missing or null.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.map.insert(key.to_string(), value.into());
+    }
+
+    pub fn str(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    pub fn bool(&self, key: &str) -> Option<bool> {
+        self.get(key)?.as_bool()
+    }
+
+    pub fn f64(&self, key: &str) -> Option<f64> {
+        self.get(key)?.as_f64()
+    }
+
+    pub fn usize(&self, key: &str) -> Option<usize> {
+        self.get(key)?.as_u64()?.try_into().ok()
+    }
+
+    /// A count that must be there, must not be zero, and is small enough to be one.
+    pub fn require_usize(&self, key: &str) -> Result<usize> {
+        match self.usize(key) {
+            Some(n) if n > 0 && n <= 1 << 30 => Ok(n),
+            _ => Err(Error::model(&self.origin, format!("'{key}' is missing or no usable count"))),
+        }
+    }
+
+    /// The first of `architectures`, `LlamaForCausalLM` for example.
+    pub fn architecture(&self) -> Result<&str> {
+        self.get("architectures")
+            .and_then(|v| v.as_array()?.first()?.as_str())
+            .ok_or_else(|| Error::model(&self.origin, "'architectures' is missing"))
+    }
+
+    /// The configuration as it is written to `config.json`.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(&self.map).expect("JSON values serialize");
+        text.push('\n');
+        text
+    }
+}

@@ -1,0 +1,32 @@
+//! Checkpoints: Hugging Face model folders, read and written.
+//!
+//! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
+//! that accepts a folder accepts a merge.
+
+mod config;
+
+pub use config::Config;
+
+use crate::source::TensorSource;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A model in Hugging Face terms: configuration, tensors, and the files beside them.
+#[derive(Clone)]
+pub struct Checkpoint {
+    /// What the user calls the model: the folder's or recipe's name, without path or extension.
+    pub name: String,
+    pub config: Config,
+    pub tensors: Arc<dyn TensorSource>,
+    /// Tokenizer files, generation_config.json, chat template: everything that travels with the
+    /// weights unchanged. Absolute or as the user gave the folder; file names are unique.
+    pub side_files: Vec<PathBuf>,
+}
+
+impl Checkpoint {
+    /// The side file called `name`, if the checkpoint has it.
+    pub fn side_file(&self, name: &str) -> Option<&Path> {
+        let named = |p: &&PathBuf| p.file_name().is_some_and(|n| n == name);
+        self.side_files.iter().find(named).map(PathBuf::as_path)
+    }
+}

@@ -1,0 +1,15 @@
+//! Aqueduct carries model weights from a merge recipe to distributable GGUF quants.
+//!
+//! Weights flow one tensor at a time through [`source::TensorSource`]s; see ARCHITECTURE.md for the
+//! layers and invariants. Modules in the order of the flow, bottom layer first.
+
+pub mod arch;
+pub mod checkpoint;
+pub mod dtype;
+pub mod error;
+pub mod gguf;
+pub mod progress;
+pub mod quants;
+pub mod source;
+
+pub use error::{Error, Result};

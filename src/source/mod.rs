@@ -1,0 +1,172 @@
+//! The central contract: a tensor source lists tensors and yields one tensor's data on demand.
+//!
+//! Files are sources; merging, renaming, permuting and converting are sources over sources, computed
+//! when a tensor is read and not before. So stages chain without intermediate files, and memory stays
+//! bounded by the few tensors in flight. Deliberately absent: caching and prefetching; a reader that
+//! wants a tensor twice reads it twice.
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::quants;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// Name, shape and type of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub name: String,
+    /// Outermost dimension first, as safetensors and NumPy have it: a matrix is `[rows, columns]`
+    /// and its rows are contiguous. GGUF's `ne` is this, reversed.
+    pub shape: Vec<usize>,
+    pub dtype: DType,
+}
+
+impl TensorInfo {
+    pub fn new(name: impl Into<String>, shape: Vec<usize>, dtype: DType) -> TensorInfo {
+        TensorInfo { name: name.into(), shape, dtype }
+    }
+
+    /// Number of elements. Saturates rather than overflows; [`TensorInfo::bytes`] is the checked way
+    /// to a size.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().fold(1usize, |n, &d| n.saturating_mul(d))
+    }
+
+    /// Length of a row, the innermost dimension; 1 for a scalar.
+    pub fn row_len(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Bytes of the data, or `None` if rows are no whole blocks or the product overflows.
+    pub fn bytes(&self) -> Option<usize> {
+        let rows = self.shape.iter().rev().skip(1).try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        self.dtype.row_bytes(self.row_len())?.checked_mul(rows)
+    }
+}
+
+/// One tensor's data: borrowed from a memory map where that is possible, owned where it was computed.
+#[derive(Clone, Debug)]
+pub struct TensorData<'a> {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// Little-endian elements or blocks, row after row. Not necessarily aligned.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> TensorData<'a> {
+    /// Decodes to f32, dequantizing where needed. Fails only for types that cannot be decoded.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let n = self.shape.iter().product();
+        let mut out = vec![0f32; n];
+        quants::decode(self.dtype, &self.bytes, &mut out)?;
+        Ok(out)
+    }
+
+    /// F32 data, encoded from `values`.
+    pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> TensorData<'static> {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        TensorData { dtype: DType::F32, shape, bytes: Cow::Owned(bytes) }
+    }
+}
+
+/// The tensors of a source, in the source's order, with unique names: a table that exists is valid.
+#[derive(Clone, Debug, Default)]
+pub struct TensorTable {
+    infos: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl TensorTable {
+    /// Fails if a name occurs twice or a size overflows; `origin` names the source in the error.
+    pub fn new(origin: &str, infos: Vec<TensorInfo>) -> Result<TensorTable> {
+        let mut by_name = HashMap::with_capacity(infos.len());
+        for (index, info) in infos.iter().enumerate() {
+            if info.bytes().is_none() {
+                let detail = format!("shape {:?} does not fit type {}", info.shape, info.dtype);
+                return Err(Error::tensor(origin, &info.name, detail));
+            }
+            if by_name.insert(info.name.clone(), index).is_some() {
+                return Err(Error::tensor(origin, &info.name, "the name occurs twice"));
+            }
+        }
+        Ok(TensorTable { infos, by_name })
+    }
+
+    pub fn infos(&self) -> &[TensorInfo] {
+        &self.infos
+    }
+
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The info of tensor `name`, if it is there.
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
+        self.find(name).map(|i| &self.infos[i])
+    }
+}
+
+/// Gives names, shapes and types and, on demand, one tensor's data. Reading is thread-safe and may
+/// compute: the result is equal at every call.
+pub trait TensorSource: Send + Sync {
+    /// What the source is, for error messages: a path, usually.
+    fn origin(&self) -> &str;
+
+    /// All tensors, in the source's order.
+    fn table(&self) -> &TensorTable;
+
+    /// The data of tensor `index` of the table.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    fn read(&self, index: usize) -> Result<TensorData<'_>>;
+
+    /// The data of tensor `name`; an error that names it if it is missing.
+    fn read_name(&self, name: &str) -> Result<TensorData<'_>> {
+        match self.table().find(name) {
+            Some(index) => self.read(index),
+            None => Err(Error::tensor(self.origin(), name, "not in this source")),
+        }
+    }
+}
+
+/// A source in memory, for tests and small computed models.
+pub struct MemorySource {
+    origin: String,
+    table: TensorTable,
+    data: Vec<Vec<u8>>,
+}
+
+impl MemorySource {
+    /// Fails if names repeat or data lengths do not fit the shapes.
+    pub fn new(origin: &str, tensors: Vec<(TensorInfo, Vec<u8>)>) -> Result<MemorySource> {
+        let (infos, data): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
+        let table = TensorTable::new(origin, infos)?;
+        for (info, bytes) in table.infos().iter().zip(&data) {
+            if info.bytes() != Some(bytes.len()) {
+                let detail = format!("{} bytes do not fill shape {:?}", bytes.len(), info.shape);
+                return Err(Error::tensor(origin, &info.name, detail));
+            }
+        }
+        Ok(MemorySource { origin: origin.to_string(), table, data })
+    }
+}
+
+impl TensorSource for MemorySource {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        let info = &self.table.infos()[index];
+        Ok(TensorData {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes: Cow::Borrowed(&self.data[index]),
+        })
+    }
+}
