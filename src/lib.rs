@@ -4,7 +4,6 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod arch;
-pub mod quantize;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
@@ -12,6 +11,7 @@ pub mod gguf;
 mod mmap;
 pub mod output;
 pub mod progress;
+pub mod quantize;
 pub mod quants;
 pub mod size;
 pub mod source;

@@ -132,14 +132,15 @@ fn exists(target: &Path) -> Error {
 /// A file under a hidden name beside its target; [`OutputFile::commit`] gives it its name. Removed on
 /// drop otherwise.
 pub struct OutputFile {
+    /// Where the commit renames it to.
+    place: PathBuf,
+    /// The final name, also in errors. Differs from `place` inside an unfinished [`OutputDir`].
     target: PathBuf,
-    /// The target as errors show it: inside an [`OutputDir`], in the folder's final place.
-    shown: PathBuf,
     file: File,
     force: bool,
     /// Where [`OutputFile::append`] continues.
     end: u64,
-    /// The size told to [`OutputFile::reserve`], for errors.
+    /// The size that is known to be needed, for errors.
     needed: u64,
     unfinished: Unfinished,
 }
@@ -154,20 +155,20 @@ impl OutputFile {
         make_parent(&target)?;
         let unfinished = Unfinished::beside(&target)?;
         let file = File::create_new(&unfinished.0).map_err(Error::io(&target, "create"))?;
-        let shown = target.clone();
-        Ok(OutputFile { target, shown, file, force, end: 0, needed: 0, unfinished })
+        let place = target.clone();
+        Ok(OutputFile { place, target, file, force, end: 0, needed: 0, unfinished })
     }
 
     /// The name the file will have.
     pub fn target(&self) -> &Path {
-        &self.shown
+        &self.target
     }
 
     /// Gives the file its final length, filled with zeros, and takes the space on the disk where the
     /// filesystem can, so that a disk that is too small is reported now.
     pub fn reserve(&mut self, bytes: u64) -> Result<()> {
         self.needed = bytes;
-        check_space(&self.shown, bytes)?;
+        check_space(&self.target, bytes)?;
         #[cfg(target_os = "linux")]
         if bytes > 0 {
             let flags = rustix::fs::FallocateFlags::empty();
@@ -188,18 +189,20 @@ impl OutputFile {
 
     /// Writes `bytes` after what was appended before.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.end + bytes.len() as u64;
+        self.needed = self.needed.max(end);
         self.write_at(self.end, bytes)?;
-        self.end += bytes.len() as u64;
+        self.end = end;
         Ok(())
     }
 
     fn write_error(&self, e: io::Error) -> Error {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match e.kind() {
-            StorageFull => no_space(&self.shown, self.needed, "no space left on the disk"),
-            QuotaExceeded => no_space(&self.shown, self.needed, "the disk quota is used up"),
-            FileTooLarge => no_space(&self.shown, self.needed, "the system allows no larger file"),
-            _ => Error::io(&self.shown, "write")(e),
+            StorageFull => no_space(&self.target, self.needed, "no space left on the disk"),
+            QuotaExceeded => no_space(&self.target, self.needed, "the disk quota is used up"),
+            FileTooLarge => no_space(&self.target, self.needed, "the system allows no larger file"),
+            _ => Error::io(&self.target, "write")(e),
         }
     }
 
@@ -207,10 +210,10 @@ impl OutputFile {
     pub fn commit(self) -> Result<()> {
         self.file.sync_all().map_err(|e| self.write_error(e))?;
         // Again: it may have come into being while this one was written.
-        check_file_target(&self.target, self.force)?;
-        fs::rename(&self.unfinished.0, &self.target).map_err(Error::io(&self.shown, "rename"))?;
+        check_file_target(&self.place, self.force)?;
+        fs::rename(&self.unfinished.0, &self.place).map_err(Error::io(&self.target, "rename"))?;
         self.unfinished.keep();
-        sync_folder(&make_parent(&self.target)?);
+        sync_folder(&make_parent(&self.place)?);
         Ok(())
     }
 }
@@ -218,7 +221,6 @@ impl OutputFile {
 /// Writes `bytes` as the whole file `target`.
 pub fn write_file(target: impl AsRef<Path>, bytes: &[u8], force: bool) -> Result<()> {
     let mut file = OutputFile::create(target, force)?;
-    file.needed = bytes.len() as u64;
     file.append(bytes)?;
     file.commit()
 }
@@ -260,7 +262,7 @@ impl OutputDir {
     /// Begins the file `name` in the folder.
     pub fn file(&self, name: &str) -> Result<OutputFile> {
         let mut file = OutputFile::create(self.path().join(name), false)?;
-        file.shown = self.target.join(name);
+        file.target = self.target.join(name);
         Ok(file)
     }
 
