@@ -1,10 +1,16 @@
 //! From a model in GGUF terms to quantized GGUF files.
 //!
-//! [`plan`](QuantPlan::new) decides every tensor's type and every file's exact layout without reading
-//! a weight; [`run`] reads each tensor once and writes it to all the files that were planned.
+//! [`QuantPlan::new`] decides every tensor's type and every file's metadata without reading a weight;
+//! [`run`] reads each tensor once and writes it to all the files that were planned.
 
 mod ftype;
+mod importance;
 mod mix;
+mod plan;
+mod run;
 
 pub use ftype::Ftype;
-pub use mix::{Choice, Mix, ModelFacts};
+pub use importance::Importance;
+pub use mix::{Choice, Mix, ModelFacts, allows_quantization, requires_imatrix};
+pub use plan::{PlanOptions, PlannedTensor, QuantPlan};
+pub use run::{Output, Written, run};

@@ -1,0 +1,70 @@
+//! The importance matrix as the quantizer uses it: weights by tensor, and what the file says of them.
+
+use crate::error::{Error, Result};
+use crate::gguf::{Metadata, Value};
+use crate::imatrix::ImportanceMatrix;
+use std::collections::BTreeMap;
+
+/// Longest string, in bytes, that the peer's quantizer records of a file or data set name.
+/// Source: llama.cpp `include/llama.h`, `llama_model_kv_override::val_str`, October 2026.
+const RECORDED_STRING: usize = 127;
+
+/// Importance weights for each tensor, ready to use: `in_sum2 / count` for each column.
+#[derive(Clone, Debug, Default)]
+pub struct Importance {
+    /// `[matrices * row_len]` weights by GGUF tensor name.
+    weights: BTreeMap<String, Vec<f32>>,
+    file: String,
+    dataset: Option<String>,
+    chunks: u64,
+}
+
+impl Importance {
+    /// Takes the weights out of `matrix`. `file` is recorded in what is quantized with them.
+    ///
+    /// # Errors
+    /// A value that is no finite number; it names the entry.
+    pub fn new(matrix: &ImportanceMatrix, file: &str) -> Result<Importance> {
+        let mut weights = BTreeMap::new();
+        for name in matrix.names() {
+            let values = matrix.weights(name);
+            if let Some(column) = values.iter().position(|v| !v.is_finite()) {
+                let detail = format!(
+                    "importance of column {column} is {}; collect the matrix again",
+                    values[column]
+                );
+                return Err(Error::tensor(file, name, detail));
+            }
+            weights.insert(name.to_string(), values);
+        }
+        let dataset = matrix.datasets.first().cloned();
+        let chunks = u64::from(matrix.chunk_count);
+        Ok(Importance { weights, file: file.to_string(), dataset, chunks })
+    }
+
+    /// The weights of tensor `name`, if the matrix has an entry.
+    pub fn get(&self, name: &str) -> Option<&[f32]> {
+        self.weights.get(name).map(Vec::as_slice)
+    }
+
+    /// Adds the `quantize.imatrix.*` keys, in the peer's order and cut to its length.
+    pub fn describe(&self, metadata: &mut Metadata) {
+        metadata.set("quantize.imatrix.file", cut(&self.file));
+        if let Some(dataset) = &self.dataset {
+            metadata.set("quantize.imatrix.dataset", cut(dataset));
+        }
+        metadata.set("quantize.imatrix.entries_count", Value::U32(self.weights.len() as u32));
+        if self.chunks > 0 {
+            metadata.set("quantize.imatrix.chunks_count", Value::U32(self.chunks as u32));
+        }
+    }
+}
+
+/// At most [`RECORDED_STRING`] bytes of `text`, in whole characters.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(RECORDED_STRING);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,245 @@
+//! The plan of one quantized file: every tensor's type, the metadata, and whether it can be made.
+//!
+//! A plan that exists has passed every check that needs no weights: the types can be written, the
+//! importance matrix covers what must have it, nothing is requantized by accident.
+
+use super::ftype::Ftype;
+use super::importance::Importance;
+use super::mix::{Mix, ModelFacts, allows_quantization, layer_of, requires_imatrix};
+use crate::arch::Category;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::gguf::{GgufModel, Metadata, Value};
+use crate::quants;
+use crate::source::TensorInfo;
+use std::collections::BTreeMap;
+
+/// `general.quantization_version` of files that this program writes: llama.cpp `ggml.h`,
+/// `GGML_QNT_VERSION`, October 2026.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// What a plan may do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanOptions {
+    /// Accept a source that is quantized already, though quality suffers twice.
+    pub allow_requantize: bool,
+}
+
+/// One tensor of a planned file.
+#[derive(Clone, Debug)]
+pub struct PlannedTensor {
+    /// Index in the source's table.
+    pub source: usize,
+    /// Name, shape and target type.
+    pub info: TensorInfo,
+    /// The type that the rules wanted where the row length did not allow it.
+    pub fallback_from: Option<DType>,
+    /// Whether the imatrix has an entry that serves this tensor.
+    pub weighted: bool,
+}
+
+/// One quantized file, ready to be made.
+#[derive(Clone, Debug)]
+pub struct QuantPlan {
+    pub ftype: Ftype,
+    pub metadata: Metadata,
+    /// In file order.
+    pub tensors: Vec<PlannedTensor>,
+    /// What the user should know before the work starts.
+    pub warnings: Vec<String>,
+}
+
+/// Tensors outside the layers first, by name; then by layer, then by name. Source: llama.cpp
+/// `src/llama-model-loader.h` (`weight_name_comparer`), October 2026.
+fn file_order(infos: &[TensorInfo]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..infos.len()).collect();
+    order.sort_by_cached_key(|&i| (layer_of(&infos[i].name), infos[i].name.clone()));
+    order
+}
+
+impl QuantPlan {
+    /// Plans a file of type `ftype` from `model`.
+    ///
+    /// # Errors
+    /// Names every tensor that requires an importance matrix and has none, an entry of the wrong
+    /// length, or a source tensor that cannot be read or is quantized already.
+    pub fn new(
+        model: &GgufModel,
+        ftype: Ftype,
+        importance: Option<&Importance>,
+        options: PlanOptions,
+    ) -> Result<QuantPlan> {
+        let origin = model.tensors.origin();
+        let infos = model.tensors.table().infos();
+        let facts = ModelFacts::new(origin, &model.metadata, infos)?;
+        let mut mix = Mix::new(ftype, facts, importance.is_some());
+        let mut notes = Notes::default();
+        let mut tensors = Vec::with_capacity(infos.len());
+        for source in file_order(infos) {
+            let from = &infos[source];
+            let choice = mix.choose(from);
+            let info = TensorInfo { dtype: choice.dtype, ..from.clone() };
+            let changes = info.dtype != from.dtype;
+            if changes {
+                check_conversion(origin, from, info.dtype, options)?;
+            }
+            let weighted = changes && info.dtype.is_quantized();
+            let weighted = weighted && notes.weights(origin, &info, ftype, importance)?;
+            if let Some(wanted) = choice.fallback_from {
+                *notes.fallbacks.entry((wanted, info.dtype, info.row_len())).or_default() += 1;
+            }
+            tensors.push(PlannedTensor {
+                source,
+                info,
+                fallback_from: choice.fallback_from,
+                weighted,
+            });
+        }
+        let warnings = notes.finish(origin, ftype)?;
+        Ok(QuantPlan { ftype, metadata: metadata(model, ftype, importance), tensors, warnings })
+    }
+
+    /// The tensors' infos in file order.
+    pub fn infos(&self) -> Vec<TensorInfo> {
+        self.tensors.iter().map(|t| t.info.clone()).collect()
+    }
+
+    /// Number of weights in the file.
+    pub fn elements(&self) -> u64 {
+        self.tensors.iter().map(|t| t.info.elements() as u64).sum()
+    }
+
+    /// Mean bits that a weight takes, metadata and padding not counted.
+    pub fn bits_per_weight(&self) -> f64 {
+        let bytes = self.tensors.iter().filter_map(|t| t.info.bytes()).sum::<usize>();
+        bytes as f64 * 8.0 / self.elements() as f64
+    }
+}
+
+/// The input's keys, less what describes the input's own types and splits, then the new ones.
+fn metadata(model: &GgufModel, ftype: Ftype, importance: Option<&Importance>) -> Metadata {
+    let mut metadata = model.metadata.clone();
+    metadata.remove_if(|key| {
+        matches!(key, "general.quantization_version" | "general.file_type")
+            || key.starts_with("split.")
+    });
+    metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+    metadata.set("general.file_type", Value::U32(ftype.id()));
+    if let Some(importance) = importance {
+        metadata.remove_if(|key| key.starts_with("quantize.imatrix."));
+        importance.describe(&mut metadata);
+    }
+    metadata
+}
+
+/// Whether `from` can be turned into `target` at all, and may be.
+fn check_conversion(
+    origin: &str,
+    from: &TensorInfo,
+    target: DType,
+    options: PlanOptions,
+) -> Result<()> {
+    if !quants::can_decode(from.dtype) {
+        let detail = format!("type {} cannot be decoded yet", from.dtype);
+        return Err(Error::tensor(origin, &from.name, detail));
+    }
+    if !quants::can_quantize(target) {
+        let detail = format!("type {target} cannot be written yet");
+        return Err(Error::tensor(origin, &from.name, detail));
+    }
+    if from.dtype.is_quantized() && !options.allow_requantize {
+        let detail = format!(
+            "is {} already; quantize from F16, BF16 or F32, or accept the loss with \
+             --allow-requantize",
+            from.dtype
+        );
+        return Err(Error::tensor(origin, &from.name, detail));
+    }
+    Ok(())
+}
+
+/// What comes up on the way over the tensors.
+#[derive(Default)]
+struct Notes {
+    /// Tensors that go without importance weights though there is a matrix.
+    unweighted: Vec<String>,
+    /// Tensors that must have importance weights and have none.
+    missing: Vec<String>,
+    /// (wanted, taken, row length) -> tensors.
+    fallbacks: BTreeMap<(DType, DType, usize), usize>,
+}
+
+impl Notes {
+    /// Looks up the importance weights for `info`; whether there are any.
+    fn weights(
+        &mut self,
+        origin: &str,
+        info: &TensorInfo,
+        ftype: Ftype,
+        importance: Option<&Importance>,
+    ) -> Result<bool> {
+        let Some(weights) = importance.and_then(|i| i.get(&info.name)) else {
+            if requires_imatrix(&info.name, info.dtype, ftype) {
+                self.missing.push(info.name.clone());
+            } else if importance.is_some() && expects_entry(info) {
+                self.unweighted.push(info.name.clone());
+            }
+            return Ok(false);
+        };
+        let matrices = if info.shape.len() > 2 { info.shape[0] } else { 1 };
+        let expected = info.row_len() * matrices;
+        if weights.len() == expected {
+            return Ok(true);
+        }
+        // The peer passes over a wrong entry for the embedding, which never has a useful one.
+        if Category::of(&info.name) == Category::TokenEmbedding {
+            return Ok(false);
+        }
+        let detail = format!(
+            "the importance matrix has {} values where {expected} are needed; it was made for \
+             another model",
+            weights.len()
+        );
+        Err(Error::tensor(origin, &info.name, detail))
+    }
+
+    fn finish(self, origin: &str, ftype: Ftype) -> Result<Vec<String>> {
+        if !self.missing.is_empty() {
+            let detail = format!(
+                "{ftype} needs an importance matrix (--imatrix) for {}; make one with 'aqueduct \
+                 imatrix'",
+                listed(&self.missing)
+            );
+            return Err(Error::model(origin, detail));
+        }
+        let mut warnings = Vec::new();
+        if !self.unweighted.is_empty() {
+            let names = listed(&self.unweighted);
+            warnings.push(format!("{ftype}: the importance matrix has no entry for {names}"));
+        }
+        for ((wanted, taken, row), tensors) in self.fallbacks {
+            let plural = if tensors == 1 { "tensor" } else { "tensors" };
+            warnings.push(format!(
+                "{ftype}: {tensors} {plural} with rows of {row} get {taken}, for {wanted} needs a \
+                 multiple of {}",
+                wanted.block_len()
+            ));
+        }
+        Ok(warnings)
+    }
+}
+
+/// Matrices that an imatrix ought to cover: those inside the layers. Embedding and head are left out
+/// of it by default.
+fn expects_entry(info: &TensorInfo) -> bool {
+    allows_quantization(info) && layer_of(&info.name).is_some() && info.dtype != DType::Q8_0
+}
+
+/// At most eight names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(8) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
