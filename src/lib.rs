@@ -11,5 +11,6 @@ pub mod gguf;
 pub mod progress;
 pub mod quants;
 pub mod source;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
