@@ -8,8 +8,12 @@ pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+mod mmap;
+pub mod output;
 pub mod progress;
+pub mod quantize;
 pub mod quants;
+pub mod size;
 pub mod source;
 pub mod tokenizer;
 

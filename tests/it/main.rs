@@ -1,3 +1,5 @@
-//! Integration tests, one binary.
+//! All integration tests, in one binary so that they link once.
 
+mod files;
+mod quants;
 mod tokenizer;
