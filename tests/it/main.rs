@@ -1,5 +1,7 @@
 //! All integration tests, in one binary so that they link once.
 
 mod files;
+mod merge;
 mod quants;
+mod recipe;
 mod tokenizer;
