@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod kernels;
 pub mod progress;
 pub mod quants;
 pub mod source;
