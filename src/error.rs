@@ -11,8 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Anything that can stop a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused an operation on a file.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    /// The operating system refused an operation on a file; why is in the error's source, which the
+    /// binary prints as the next link of the chain.
+    #[error("{}: cannot {action}", path.display())]
     Io {
         path: PathBuf,
         action: &'static str,

@@ -4,6 +4,7 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod arch;
+pub mod quantize;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;

@@ -1,0 +1,159 @@
+//! Whole-file types: the names a user asks for, their numbers in `general.file_type`, and the tensor
+//! type that most of the file's weights get.
+//!
+//! Which tensors get something else is the business of [`super::mix`]. Numbers and base types:
+//! llama.cpp `include/llama.h` (`enum llama_ftype`) and `src/llama-quant.cpp`
+//! (`llama_ftype_get_default_type`), October 2026.
+
+use crate::dtype::DType;
+use std::fmt;
+use std::str::FromStr;
+
+/// A whole-file type, `Q4_K_M` for example.
+#[allow(non_camel_case_types)] // The field's own spelling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ftype {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2_K,
+    Q2_K_S,
+    Q3_K_S,
+    Q3_K_M,
+    Q3_K_L,
+    Q4_K_S,
+    Q4_K_M,
+    Q5_K_S,
+    Q5_K_M,
+    Q6_K,
+}
+
+/// One row of the table of whole-file types: name, number, tensor type of the bulk.
+struct Row(Ftype, &'static str, u32, DType);
+
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    Row(Ftype::Q2_K_S, "Q2_K_S", 21, DType::Q2_K),
+    Row(Ftype::Q2_K, "Q2_K", 10, DType::Q2_K),
+    Row(Ftype::Q3_K_S, "Q3_K_S", 11, DType::Q3_K),
+    Row(Ftype::Q3_K_M, "Q3_K_M", 12, DType::Q3_K),
+    Row(Ftype::Q3_K_L, "Q3_K_L", 13, DType::Q3_K),
+    Row(Ftype::Q4_0, "Q4_0", 2, DType::Q4_0),
+    Row(Ftype::Q4_1, "Q4_1", 3, DType::Q4_1),
+    Row(Ftype::Q4_K_S, "Q4_K_S", 14, DType::Q4_K),
+    Row(Ftype::Q4_K_M, "Q4_K_M", 15, DType::Q4_K),
+    Row(Ftype::Q5_0, "Q5_0", 8, DType::Q5_0),
+    Row(Ftype::Q5_1, "Q5_1", 9, DType::Q5_1),
+    Row(Ftype::Q5_K_S, "Q5_K_S", 16, DType::Q5_K),
+    Row(Ftype::Q5_K_M, "Q5_K_M", 17, DType::Q5_K),
+    Row(Ftype::Q6_K, "Q6_K", 18, DType::Q6_K),
+    Row(Ftype::Q8_0, "Q8_0", 7, DType::Q8_0),
+    Row(Ftype::F16, "F16", 1, DType::F16),
+    Row(Ftype::BF16, "BF16", 32, DType::BF16),
+    Row(Ftype::F32, "F32", 0, DType::F32),
+];
+
+/// Other names that people use, and what they mean.
+const ALIASES: &[(&str, Ftype)] =
+    &[("Q3_K", Ftype::Q3_K_M), ("Q4_K", Ftype::Q4_K_M), ("Q5_K", Ftype::Q5_K_M)];
+
+impl Ftype {
+    fn row(self) -> &'static Row {
+        TABLE.iter().find(|row| row.0 == self).expect("every ftype has a row in TABLE")
+    }
+
+    /// Every whole-file type, smaller ones first.
+    pub fn all() -> impl Iterator<Item = Ftype> {
+        TABLE.iter().map(|row| row.0)
+    }
+
+    /// The usual name.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The number in `general.file_type`.
+    pub fn id(self) -> u32 {
+        self.row().2
+    }
+
+    /// The tensor type of the bulk of the weights.
+    pub fn base(self) -> DType {
+        self.row().3
+    }
+
+    /// The whole-file type with this `general.file_type`, if it is one that can be written.
+    pub fn from_id(id: u32) -> Option<Ftype> {
+        TABLE.iter().find(|row| row.2 == id).map(|row| row.0)
+    }
+}
+
+impl fmt::Display for Ftype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Number of single-letter edits between two names.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl FromStr for Ftype {
+    type Err = String;
+
+    /// Parses a name in any case; an unknown one is answered with the nearest.
+    fn from_str(text: &str) -> Result<Ftype, String> {
+        let name = text.trim().to_ascii_uppercase();
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|&(_, ftype)| ftype);
+        if let Some(ftype) = alias.or(TABLE.iter().find(|row| row.1 == name).map(|row| row.0)) {
+            return Ok(ftype);
+        }
+        let nearest = TABLE
+            .iter()
+            .min_by_key(|row| edit_distance(&name, row.1))
+            .map_or("Q4_K_M", |row| row.1);
+        let all: Vec<_> = TABLE.iter().map(|row| row.1).collect();
+        Err(format!(
+            "unknown quant type '{text}'; did you mean {nearest}? Known are {}",
+            all.join(", ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_in_any_case_and_aliases_resolve() {
+        for ftype in Ftype::all() {
+            assert_eq!(ftype.name().to_lowercase().parse(), Ok(ftype));
+            assert_eq!(Ftype::from_id(ftype.id()), Some(ftype));
+        }
+        assert_eq!("q4_k".parse(), Ok(Ftype::Q4_K_M));
+    }
+
+    #[test]
+    fn an_unknown_name_suggests_the_nearest() {
+        let error = "Q4_KM".parse::<Ftype>().unwrap_err();
+        assert!(error.contains("did you mean Q4_K_M?"), "{error}");
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+}

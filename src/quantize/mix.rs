@@ -1,0 +1,352 @@
+//! Which type each tensor gets: the mix that makes a file of some ftype.
+//!
+//! The rules are the peer's, so that files are interchangeable; they depend on the tensor's category,
+//! the model, whether there is an imatrix, and on counters that advance from tensor to tensor in file
+//! order. Source of the rules: llama.cpp `src/llama-quant.cpp` (`tensor_allows_quantization`,
+//! `llama_tensor_get_type_impl`, `tensor_type_fallback`, `tensor_requires_imatrix`), October 2026.
+//! Absent: rules for ftypes that [`Ftype`] does not have.
+
+use super::ftype::Ftype;
+use crate::arch::Category;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::gguf::Metadata;
+use crate::source::TensorInfo;
+
+/// What the rules need to know of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// Layers, `block_count`.
+    pub n_layer: usize,
+    /// Query heads per key-value head, in layer 0.
+    pub n_gqa: usize,
+    /// Experts; 0 for dense models.
+    pub n_expert: usize,
+    /// 80 layers with grouped-query attention: the class of Llama-2-70B, and of any stack that deep.
+    pub class_70b: bool,
+    /// There is no `output.weight`: the embedding serves as the head.
+    pub tied: bool,
+    /// Tensors whose category counts as attention values.
+    pub n_attn_v: usize,
+}
+
+impl ModelFacts {
+    /// Reads the facts from `metadata` and the tensors' names.
+    pub fn new(origin: &str, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<ModelFacts> {
+        let arch = metadata.str("general.architecture").ok_or_else(|| {
+            Error::model(origin, "metadata key 'general.architecture' is missing; is it a model?")
+        })?;
+        let n_layer = metadata.require_usize(origin, &format!("{arch}.block_count"))?;
+        let count = |key: &str| metadata.u64(&format!("{arch}.{key}")).unwrap_or(0) as usize;
+        let n_head = count("attention.head_count");
+        let n_head_kv = match count("attention.head_count_kv") {
+            0 => n_head,
+            n => n,
+        };
+        let class_70b = match arch {
+            "llama" => n_layer == 80 && n_head != n_head_kv,
+            "qwen2" | "deci" => n_layer == 80,
+            _ => false,
+        };
+        let category = |info: &TensorInfo| Category::of(&info.name);
+        Ok(ModelFacts {
+            n_layer,
+            n_gqa: n_head.checked_div(n_head_kv).unwrap_or(0),
+            n_expert: count("expert_count"),
+            class_70b,
+            tied: !tensors.iter().any(|t| category(t) == Category::Output),
+            n_attn_v: tensors.iter().filter(|t| category(t).is_attn_v()).count(),
+        })
+    }
+}
+
+/// The choice for one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub dtype: DType,
+    /// The type that the rules wanted where the row length did not allow it.
+    pub fallback_from: Option<DType>,
+}
+
+/// Parts of names that mark tensors which are never quantized: small, or sensitive, or tables.
+const NEVER: &[&str] = &[
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
+];
+
+/// Whether `info` may change its type at all. Others keep the source's.
+pub fn allows_quantization(info: &TensorInfo) -> bool {
+    // Outer dimensions of length 1 do not count, as in ggml_n_dims.
+    let dims = info.shape.iter().skip_while(|&&d| d == 1).count();
+    dims >= 2
+        && info.name.ends_with("weight")
+        && info.name != "position_embd.weight"
+        && info.name != "token_types.weight"
+        && !NEVER.iter().any(|part| info.name.contains(part))
+}
+
+/// Whether `dtype` for this tensor would be garbage without an importance matrix.
+pub fn requires_imatrix(name: &str, dtype: DType, ftype: Ftype) -> bool {
+    if matches!(Category::of(name), Category::Output | Category::TokenEmbedding) {
+        return false;
+    }
+    match dtype {
+        DType::IQ3_XXS
+        | DType::IQ2_XXS
+        | DType::IQ2_XS
+        | DType::IQ2_S
+        | DType::IQ1_M
+        | DType::IQ1_S => true,
+        DType::Q2_K => ftype == Ftype::Q2_K_S,
+        _ => false,
+    }
+}
+
+/// Layers that deserve more bits: the first and last eighth, and every third between.
+fn use_more_bits(layer: usize, n_layer: usize) -> bool {
+    let eighth = n_layer / 8;
+    layer < eighth || layer >= 7 * n_layer / 8 || (layer - eighth) % 3 == 2
+}
+
+/// The number `N` of a name that starts with `blk.N.`.
+pub(super) fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+}
+
+/// Walks the tensors of a file in file order and chooses a type for each.
+pub struct Mix {
+    ftype: Ftype,
+    facts: ModelFacts,
+    has_imatrix: bool,
+    /// Tensors of attention values and of ffn_down seen so far.
+    i_attn_v: usize,
+    i_ffn_down: usize,
+}
+
+impl Mix {
+    pub fn new(ftype: Ftype, facts: ModelFacts, has_imatrix: bool) -> Mix {
+        Mix { ftype, facts, has_imatrix, i_attn_v: 0, i_ffn_down: 0 }
+    }
+
+    /// The type of the next tensor. Call it for every tensor, in file order.
+    pub fn choose(&mut self, info: &TensorInfo) -> Choice {
+        if !allows_quantization(info) {
+            return Choice { dtype: info.dtype, fallback_from: None };
+        }
+        let base = self.ftype.base();
+        if !base.is_quantized() {
+            return Choice { dtype: base, fallback_from: None };
+        }
+        let wanted = self.wanted(info, base);
+        let dtype = fit_row(wanted, info.row_len());
+        Choice { dtype, fallback_from: (dtype != wanted).then_some(wanted) }
+    }
+
+    /// What the rules want, whatever the row length.
+    fn wanted(&mut self, info: &TensorInfo, base: DType) -> DType {
+        let category = Category::of(&info.name);
+        let is_head = category == Category::Output
+            || (self.facts.tied && category == Category::TokenEmbedding);
+        if is_head {
+            let fits = info.row_len().is_multiple_of(base.block_len());
+            return if fits && base != DType::Q8_0 { DType::Q6_K } else { DType::Q8_0 };
+        }
+        match category {
+            _ if category.is_attn_v() => self.attn_v(base),
+            Category::AttnK if self.facts.n_expert == 8 => DType::Q8_0,
+            Category::AttnOutput => self.attn_output(base),
+            Category::FfnDown => self.ffn_down(base, &info.name),
+            _ => base,
+        }
+    }
+
+    fn attn_v(&mut self, base: DType) -> DType {
+        let i = self.i_attn_v;
+        self.i_attn_v += 1;
+        let more = use_more_bits(i, self.facts.n_attn_v);
+        let many_share = self.facts.n_gqa >= 4;
+        let mut dtype = match self.ftype {
+            Ftype::Q2_K if many_share => DType::Q4_K,
+            Ftype::Q2_K => DType::Q3_K,
+            Ftype::Q2_K_S if many_share => DType::Q4_K,
+            Ftype::Q3_K_M if i < 2 => DType::Q5_K,
+            Ftype::Q3_K_M => DType::Q4_K,
+            Ftype::Q3_K_L => DType::Q5_K,
+            Ftype::Q4_K_M | Ftype::Q5_K_M if more => DType::Q6_K,
+            Ftype::Q4_K_S if i < 4 => DType::Q5_K,
+            _ => base,
+        };
+        // Eight query heads share these weights in a 70B: more bits cost next to nothing.
+        if self.facts.class_70b && matches!(dtype, DType::Q3_K | DType::Q4_K) {
+            dtype = DType::Q5_K;
+        }
+        if self.facts.n_expert == 8 { DType::Q8_0 } else { dtype }
+    }
+
+    fn attn_output(&self, base: DType) -> DType {
+        if self.facts.n_expert == 8 {
+            return match self.ftype {
+                Ftype::Q2_K | Ftype::Q3_K_S | Ftype::Q3_K_M | Ftype::Q4_K_S | Ftype::Q4_K_M => {
+                    DType::Q5_K
+                }
+                _ => base,
+            };
+        }
+        match self.ftype {
+            Ftype::Q2_K => DType::Q3_K,
+            Ftype::Q3_K_M => DType::Q4_K,
+            Ftype::Q3_K_L => DType::Q5_K,
+            _ => base,
+        }
+    }
+
+    fn ffn_down(&mut self, base: DType, name: &str) -> DType {
+        let n = self.facts.n_layer;
+        // Experts of one layer are not consecutive in every file, so their names tell the layer.
+        let i = match self.facts.n_expert {
+            0 | 1 => self.i_ffn_down,
+            _ => layer_of(name).unwrap_or(self.i_ffn_down),
+        };
+        self.i_ffn_down += 1;
+        let first_eighth = i < n / 8;
+        match self.ftype {
+            Ftype::Q2_K => DType::Q3_K,
+            Ftype::Q2_K_S if first_eighth => DType::Q4_K,
+            Ftype::Q3_K_M if i < n / 16 => DType::Q5_K,
+            Ftype::Q3_K_M => DType::Q4_K,
+            Ftype::Q3_K_L => DType::Q5_K,
+            Ftype::Q4_K_M | Ftype::Q5_K_M if use_more_bits(i, n) => DType::Q6_K,
+            Ftype::Q4_K_S if first_eighth => DType::Q5_K,
+            // Early ffn_down layers can go wild in the symmetric types even with an imatrix.
+            Ftype::Q4_0 if self.has_imatrix && first_eighth => DType::Q4_1,
+            Ftype::Q5_0 if self.has_imatrix && first_eighth => DType::Q5_1,
+            _ => base,
+        }
+    }
+}
+
+/// `wanted`, or what takes its place where rows of `row_len` are no whole number of its blocks.
+fn fit_row(wanted: DType, row_len: usize) -> DType {
+    let fits = |dtype: DType| row_len.is_multiple_of(dtype.block_len());
+    if fits(wanted) {
+        return wanted;
+    }
+    let smaller = match wanted {
+        DType::IQ1_S
+        | DType::IQ1_M
+        | DType::IQ2_XXS
+        | DType::IQ2_XS
+        | DType::IQ2_S
+        | DType::IQ3_XXS
+        | DType::IQ3_S
+        | DType::IQ4_XS => DType::IQ4_NL,
+        DType::Q2_0 | DType::Q2_K | DType::Q3_K | DType::TQ1_0 | DType::TQ2_0 => DType::Q4_0,
+        DType::Q4_K => DType::Q5_0,
+        DType::Q5_K => DType::Q5_1,
+        DType::Q6_K => DType::Q8_0,
+        other => other,
+    };
+    if fits(smaller) { smaller } else { DType::F16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(n_layer: usize) -> ModelFacts {
+        ModelFacts {
+            n_layer,
+            n_gqa: 4,
+            n_expert: 0,
+            class_70b: n_layer == 80,
+            tied: false,
+            n_attn_v: n_layer,
+        }
+    }
+
+    fn weight(name: &str, columns: usize) -> TensorInfo {
+        TensorInfo::new(name, vec![512, columns], DType::F16)
+    }
+
+    /// The types of one kind of tensor over all layers.
+    fn ladder(ftype: Ftype, n_layer: usize, part: &str, has_imatrix: bool) -> Vec<DType> {
+        let mut mix = Mix::new(ftype, facts(n_layer), has_imatrix);
+        let name = |i| format!("blk.{i}.{part}.weight");
+        (0..n_layer).map(|i| mix.choose(&weight(&name(i), 512)).dtype).collect()
+    }
+
+    #[test]
+    fn more_bits_go_to_both_ends_and_every_third() {
+        let six = |types: Vec<DType>| -> Vec<usize> {
+            (0..types.len()).filter(|&i| types[i] == DType::Q6_K).collect()
+        };
+        // 32 layers: 0..4, 28.., and 4 + 2, 4 + 5, ... between.
+        let expected = [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31];
+        assert_eq!(six(ladder(Ftype::Q4_K_M, 32, "ffn_down", true)), expected);
+        assert_eq!(six(ladder(Ftype::Q5_K_M, 32, "attn_v", false)), expected);
+    }
+
+    #[test]
+    fn a_stack_of_80_layers_is_treated_as_a_70b() {
+        assert!(ladder(Ftype::Q3_K_S, 80, "attn_v", true).iter().all(|&t| t == DType::Q5_K));
+        assert!(ladder(Ftype::Q3_K_S, 79, "attn_v", true).iter().all(|&t| t == DType::Q3_K));
+    }
+
+    #[test]
+    fn an_imatrix_changes_early_ffn_down_of_the_symmetric_types() {
+        let with = ladder(Ftype::Q4_0, 16, "ffn_down", true);
+        assert_eq!(with[..3], [DType::Q4_1, DType::Q4_1, DType::Q4_0]);
+        assert!(ladder(Ftype::Q4_0, 16, "ffn_down", false).iter().all(|&t| t == DType::Q4_0));
+    }
+
+    #[test]
+    fn odd_rows_fall_back_and_norms_stay() {
+        let mut mix = Mix::new(Ftype::Q4_K_M, facts(32), false);
+        let choice = mix.choose(&weight("blk.0.attn_q.weight", 576));
+        assert_eq!(choice, Choice { dtype: DType::Q5_0, fallback_from: Some(DType::Q4_K) });
+        assert_eq!(mix.choose(&weight("blk.0.attn_q.weight", 100)).dtype, DType::F16);
+        assert_eq!(mix.choose(&weight("output.weight", 576)).dtype, DType::Q8_0);
+        let norm = TensorInfo::new("blk.0.attn_norm.weight", vec![512], DType::F32);
+        assert_eq!(mix.choose(&norm).dtype, DType::F32);
+    }
+
+    #[test]
+    fn only_q2_k_in_q2_k_s_needs_an_imatrix() {
+        assert!(requires_imatrix("blk.0.attn_q.weight", DType::Q2_K, Ftype::Q2_K_S));
+        assert!(!requires_imatrix("blk.0.attn_q.weight", DType::Q2_K, Ftype::Q2_K));
+        assert!(!requires_imatrix("token_embd.weight", DType::Q2_K, Ftype::Q2_K_S));
+    }
+}

@@ -1,0 +1,37 @@
+//! Q4_K: 256 weights in 8 sub-blocks, 4-bit codes: `d * scale * q - dmin * min`.
+//!
+//! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), codes (128). Code byte l of each
+//! quarter of 64 weights holds the weights l and l + 32.
+
+use super::codec::{self, Codec, DecodeBlock};
+use super::f16::read_f16;
+use super::scales6::scale_and_min;
+use crate::dtype::DType;
+
+pub(super) const CODEC: Codec = Codec {
+    dtype: DType::Q4_K,
+    decode: codec::decode_blocks::<Q4_K, 256, 144>,
+    quantize: None,
+    is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
+};
+
+#[allow(non_camel_case_types)] // The type's own spelling.
+struct Q4_K;
+
+impl DecodeBlock<256, 144> for Q4_K {
+    #[inline(always)]
+    fn decode_block(block: &[u8; 144], out: &mut [f32; 256]) {
+        let d = read_f16(block, 0);
+        let dmin = read_f16(block, 2);
+        for j in 0..8 {
+            let (scale, min) = scale_and_min(&block[4..16], j);
+            let scale = d * f32::from(scale);
+            let min = dmin * f32::from(min);
+            let codes = 16 + 32 * (j / 2);
+            let shift = 4 * (j % 2);
+            for i in 0..32 {
+                out[32 * j + i] = scale * f32::from((block[codes + i] >> shift) & 15) - min;
+            }
+        }
+    }
+}
