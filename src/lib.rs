@@ -4,13 +4,14 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod arch;
-pub mod quantize;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
 pub mod kernels;
+pub mod model;
 pub mod progress;
+pub mod quantize;
 pub mod quants;
 pub mod source;
 

@@ -69,7 +69,7 @@ fn exp(x: f32) -> f32 {
     // Adding it leaves an integer in the low bits of the mantissa, rounded to nearest.
     const ROUND: f32 = 12582912.0;
     // ln 2 in two parts; n times the first is exact.
-    const LN2_HIGH: f32 = 0.693359375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Comparisons, not min and max, which would lose a NaN.
     let x = if x < -87.33 { -87.33 } else { x };

@@ -156,6 +156,7 @@ pub fn multiply(
 ) -> Result<(), NonFinite> {
     let rows = out.len() / weights.outputs;
     assert_eq!(out.len(), rows * weights.outputs, "out holds no whole rows");
+    assert_eq!(x.width, weights.inputs, "inputs of x and of the weights");
     let mut tasks = split(out, weights.outputs, rows);
     let finite: Vec<bool> = tasks
         .par_iter_mut()
@@ -173,10 +174,17 @@ pub fn multiply(
     Err(NonFinite { row: row.expect("a tile of it is not finite") })
 }
 
-/// `out = x . W^T` on this thread, for row slices that need not be neighbours in memory; each is
-/// `weights.outputs()` long.
+/// `out = x . W^T` on this thread, for row slices that need not be neighbours in memory. Slices shorter
+/// than `weights.outputs()` take the first outputs, and rows of `x` narrower than `weights.inputs()`
+/// meet the first inputs, so that causal attention computes no more than it needs.
+///
+/// # Panics
+/// If the slices of `out` differ in length or do not fit the shapes.
 pub fn multiply_rows(x: Rows<'_>, weights: &PackedMatrix, out: &mut [&mut [f32]]) {
-    let panels = 0..weights.outputs.div_ceil(PANEL);
+    let outputs = out.first().map_or(0, |row| row.len());
+    assert!(outputs <= weights.outputs && x.width <= weights.inputs, "more than the weights have");
+    assert!(out.iter().all(|row| row.len() == outputs), "rows of different lengths");
+    let panels = 0..outputs.div_ceil(PANEL);
     multiply_tile(Level::current(), x, weights, panels, Multiply::default(), out);
 }
 
@@ -218,11 +226,10 @@ fn multiply_tile(
     extra: Multiply<'_>,
     out: &mut [&mut [f32]],
 ) {
-    assert_eq!(x.width, weights.inputs, "inputs of x and of the weights");
     let mut acc = [[0f32; PANEL]; GROUP];
     let mut block = [[0f32; DEPTH + SKEW]; GROUP];
-    for start in (0..weights.inputs).step_by(DEPTH) {
-        let depth = start..weights.inputs.min(start + DEPTH);
+    for start in (0..x.width).step_by(DEPTH) {
+        let depth = start..x.width.min(start + DEPTH);
         for (group, rows) in out.chunks_mut(GROUP).enumerate() {
             for (row, copy) in block.iter_mut().enumerate().take(rows.len()) {
                 let inputs = &x.row(group * GROUP + row)[depth.clone()];
@@ -305,14 +312,14 @@ fn product<'a>(
         }
         _ => {
             for (row, sums) in acc.iter_mut().enumerate().take(rows) {
-                *sums = product_portable(x(row), panel);
+                *sums = product_baseline(x(row), panel);
             }
         }
     }
 }
 
 /// One row by a panel; 32 accumulators are eight vectors of the smallest registers.
-fn product_portable(x: &[f32], panel: &[[f32; PANEL]]) -> [f32; PANEL] {
+fn product_baseline(x: &[f32], panel: &[[f32; PANEL]]) -> [f32; PANEL] {
     let mut sums = [0f32; PANEL];
     for (&a, columns) in x[..panel.len()].iter().zip(panel) {
         for (sum, &b) in sums.iter_mut().zip(columns) {

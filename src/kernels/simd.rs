@@ -6,14 +6,14 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// What the target always has: SSE2 on x86-64, NEON on AArch64.
-    Portable,
+    Baseline,
     /// AVX2 with fused multiply-add.
     Avx2,
     /// AVX-512 foundation, 512-bit vectors.
     Avx512,
 }
 
-/// The environment variable that lowers the level: `portable`, `avx2` or `avx512`. It never raises
+/// The environment variable that lowers the level: `baseline`, `avx2` or `avx512`. It never raises
 /// it over what the processor has.
 const VARIABLE: &str = "AQUEDUCT_SIMD";
 
@@ -30,7 +30,7 @@ impl Level {
                 return Level::Avx2;
             }
         }
-        Level::Portable
+        Level::Baseline
     }
 
     /// The level in use: the processor's, or a lower one that `AQUEDUCT_SIMD` asks for. Decided at
@@ -39,7 +39,7 @@ impl Level {
         static CURRENT: OnceLock<Level> = OnceLock::new();
         *CURRENT.get_or_init(|| {
             let asked = match std::env::var(VARIABLE).as_deref() {
-                Ok("portable") => Level::Portable,
+                Ok("baseline") => Level::Baseline,
                 Ok("avx2") => Level::Avx2,
                 _ => Level::Avx512,
             };
@@ -50,6 +50,6 @@ impl Level {
     /// Every level the processor can run, for tests.
     pub fn available() -> impl Iterator<Item = Level> {
         let best = Level::supported();
-        [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(move |l| *l <= best)
+        [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(move |l| *l <= best)
     }
 }
