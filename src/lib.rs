@@ -9,10 +9,14 @@ pub mod dtype;
 pub mod error;
 pub mod gguf;
 pub mod kernels;
+mod mmap;
 pub mod model;
+pub mod output;
 pub mod progress;
 pub mod quantize;
 pub mod quants;
+pub mod size;
 pub mod source;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
