@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod imatrix;
 pub mod kernels;
 mod mmap;
 pub mod model;
