@@ -4,13 +4,17 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod arch;
-pub mod quantize;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+mod mmap;
+pub mod output;
 pub mod progress;
+pub mod quantize;
 pub mod quants;
+pub mod size;
 pub mod source;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

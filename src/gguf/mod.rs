@@ -1,12 +1,19 @@
 //! GGUF files: values, reading, writing, splits.
 //!
 //! With [`crate::checkpoint`] and the imatrix file module, the only code that knows byte layouts of
-//! files. [`GgufModel`] is what every later stage works on, whether it came from a file or was
-//! converted on the fly.
+//! files. [`GgufModel`] is what every later stage works on, whether it came from a file ([`open`]) or
+//! was converted on the fly. [`GgufWriter`] writes version 3. Deliberately absent: big-endian files,
+//! version 1, arrays of arrays; llama.cpp reads none of them either.
 
+mod file;
+mod header;
 mod value;
+mod write;
 
+pub use file::{GgufFile, is_gguf, open, shard_name};
+pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
 pub use value::{Array, Metadata, Value};
+pub use write::{GgufWriter, Layout};
 
 use crate::source::TensorSource;
 use std::sync::Arc;

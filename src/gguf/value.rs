@@ -4,6 +4,7 @@
 //! How values look as bytes is the business of the reader and the writer.
 
 use crate::error::{Error, Result};
+use std::collections::HashSet;
 
 /// The elements of an array value. GGUF arrays are homogeneous; arrays of arrays are refused, as the
 /// peer's reader refuses them.
@@ -39,6 +40,30 @@ pub enum Value {
     U64(u64),
     I64(i64),
     F64(f64),
+}
+
+impl Array {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Array::U8(v) => v.len(),
+            Array::I8(v) => v.len(),
+            Array::U16(v) => v.len(),
+            Array::I16(v) => v.len(),
+            Array::U32(v) => v.len(),
+            Array::I32(v) => v.len(),
+            Array::F32(v) => v.len(),
+            Array::Bool(v) => v.len(),
+            Array::String(v) => v.len(),
+            Array::U64(v) => v.len(),
+            Array::I64(v) => v.len(),
+            Array::F64(v) => v.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Value {
@@ -124,6 +149,16 @@ pub struct Metadata {
 impl Metadata {
     pub fn new() -> Metadata {
         Metadata::default()
+    }
+
+    /// All of `entries` in their order; fails with a key that occurs twice. Linear in the number of
+    /// keys, unlike repeated [`Metadata::set`], so fit for files that lie.
+    pub fn from_entries(entries: Vec<(String, Value)>) -> Result<Metadata, String> {
+        let mut seen = HashSet::with_capacity(entries.len());
+        match entries.iter().find(|(key, _)| !seen.insert(key.as_str())) {
+            Some((key, _)) => Err(key.clone()),
+            None => Ok(Metadata { entries }),
+        }
     }
 
     /// All pairs, in order.

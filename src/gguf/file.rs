@@ -1,0 +1,213 @@
+//! GGUF files as tensor sources: one memory-mapped file, or all the shards of a split model.
+
+use super::GgufModel;
+use super::header::{Header, MAGIC};
+use crate::error::{Error, Result};
+use crate::mmap::Mmap;
+use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One GGUF file, mapped and validated. A shard of a split model holds part of the tensors.
+pub struct GgufFile {
+    map: Mmap,
+    header: Header,
+}
+
+impl GgufFile {
+    /// Maps `path` and checks its header and the place of every tensor.
+    pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
+        let map = Mmap::open(path.as_ref())?;
+        let header = Header::parse(map.path(), &map)?;
+        Ok(GgufFile { map, header })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+
+    /// Size of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes of tensor `index`.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn tensor_bytes(&self, index: usize) -> &[u8] {
+        let bytes = self.header.tensors[index].bytes().expect("checked at opening");
+        let start = self.header.offsets[index] as usize; // within the map, so within usize
+        &self.map[start..start + bytes]
+    }
+
+    /// Number of this shard, from 0, and how many there are; `None` if the model is in one file.
+    pub fn split(&self) -> Option<(u64, u64)> {
+        let count = self.header.metadata.u64(SPLIT_COUNT)?;
+        (count > 1).then(|| (self.header.metadata.u64(SPLIT_NO).unwrap_or(0), count))
+    }
+}
+
+// The keys of llama.cpp's gguf-split.
+const SPLIT_NO: &str = "split.no";
+const SPLIT_COUNT: &str = "split.count";
+const SPLIT_TENSORS: &str = "split.tensors.count";
+/// Shard numbers have five digits.
+const MAX_SHARDS: u64 = 99_999;
+
+/// Whether the file at `path` begins like a GGUF file. Fails if it cannot be read.
+pub fn is_gguf(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    file.take(4).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+    Ok(head == MAGIC)
+}
+
+/// Opens the model in `path`: a single GGUF file, or any shard of a split one, whose other shards must
+/// lie beside it. The metadata are the first shard's, without the `split.` keys.
+pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
+    let path = path.as_ref();
+    let file = GgufFile::open(path)?;
+    let shards = match file.split() {
+        None => vec![file],
+        Some((no, count)) => open_shards(file, no, count)?,
+    };
+    let mut metadata = shards[0].header.metadata.clone();
+    metadata.remove_if(|key| key.starts_with("split."));
+    let tensors = Arc::new(GgufSource::new(&path.display().to_string(), shards)?);
+    Ok(GgufModel { metadata, tensors })
+}
+
+/// The name of shard `no` (from 0) of `count`, by gguf-split's convention.
+pub fn shard_name(stem: &str, no: u64, count: u64) -> String {
+    format!("{stem}-{:05}-of-{count:05}.gguf", no + 1)
+}
+
+/// All shards of the model of which `file` is number `no`, in order.
+fn open_shards(file: GgufFile, no: u64, count: u64) -> Result<Vec<GgufFile>> {
+    let path = file.path().to_path_buf();
+    if no >= count || count > MAX_SHARDS {
+        return Err(Error::format(&path, format!("claims to be shard {no} (from 0) of {count}")));
+    }
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let Some(stem) = name.strip_suffix(&shard_name("", no, count)) else {
+        let detail = format!(
+            "holds shard {} of {count}, so its name must end in '{}'; without that the other shards \
+             cannot be found",
+            no + 1,
+            shard_name("", no, count)
+        );
+        return Err(Error::format(&path, detail));
+    };
+    let sibling = |i: u64| path.with_file_name(shard_name(stem, i, count));
+    check_siblings(&path, (0..count).map(sibling))?;
+    let mut own = Some(file);
+    let mut shards = Vec::new();
+    for i in 0..count {
+        let shard = match own.take_if(|_| i == no) {
+            Some(own) => own,
+            None => GgufFile::open(sibling(i))?,
+        };
+        if shard.split() != Some((i, count)) {
+            let detail = match shard.split() {
+                Some((no, of)) => format!("holds shard {} of {of}", no + 1),
+                None => "holds no shard".to_string(),
+            };
+            let path = shard.path();
+            return Err(Error::format(
+                path,
+                format!("is named {} of {count}, but {detail}", i + 1),
+            ));
+        }
+        shards.push(shard);
+    }
+    check_tensor_count(&shards)?;
+    Ok(shards)
+}
+
+fn check_siblings(path: &Path, names: impl Iterator<Item = PathBuf>) -> Result<()> {
+    let missing: Vec<_> = names.filter(|p| !p.exists()).collect();
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => {
+            let name = first.file_name().unwrap_or_default().to_string_lossy();
+            let more = match missing.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            Err(Error::format(path, format!("its sibling '{name}'{more} is missing")))
+        }
+    }
+}
+
+fn check_tensor_count(shards: &[GgufFile]) -> Result<()> {
+    let found: usize = shards.iter().map(|s| s.header.tensors.len()).sum();
+    match shards[0].header.metadata.u64(SPLIT_TENSORS) {
+        Some(told) if told != found as u64 => Err(Error::format(
+            shards[0].path(),
+            format!("says that the shards hold {told} tensors; they hold {found}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The tensors of a model in one or more GGUF files, in file order.
+struct GgufSource {
+    origin: String,
+    table: TensorTable,
+    shards: Vec<GgufFile>,
+    /// Shard, and index in it, of each tensor of the table.
+    places: Vec<(usize, usize)>,
+}
+
+impl GgufSource {
+    fn new(origin: &str, shards: Vec<GgufFile>) -> Result<GgufSource> {
+        let places = (shards.iter().enumerate())
+            .flat_map(|(s, shard)| (0..shard.header.tensors.len()).map(move |i| (s, i)))
+            .collect();
+        let infos = shards.iter().flat_map(|shard| shard.header.tensors.iter().cloned()).collect();
+        let table = TensorTable::new(origin, infos)?;
+        Ok(GgufSource { origin: origin.to_string(), table, shards, places })
+    }
+}
+
+impl TensorSource for GgufSource {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        let (shard, within) = self.places[index];
+        let shard = &self.shards[shard];
+        let TensorInfo { shape, dtype, .. } = &shard.header.tensors[within];
+        Ok(TensorData {
+            dtype: *dtype,
+            shape: shape.clone(),
+            bytes: Cow::Borrowed(shard.tensor_bytes(within)),
+        })
+    }
+}
+
+impl GgufModel {
+    /// What stands in the metadata of a model, for errors: the origin of its tensors.
+    pub fn origin(&self) -> &str {
+        self.tensors.origin()
+    }
+
+    /// `general.architecture`, which every model has.
+    pub fn architecture(&self) -> Result<&str> {
+        self.metadata.str("general.architecture").ok_or_else(|| {
+            Error::model(self.origin(), "'general.architecture' is missing: no model file")
+        })
+    }
+}

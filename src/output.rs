@@ -1,0 +1,326 @@
+//! Outputs that are whole or absent: written beside their target and renamed when complete.
+//!
+//! [`OutputFile`] is one file, [`OutputDir`] a folder. Dropped without a commit, by an error or an
+//! interruption, they leave nothing behind. The binary's signal handler calls [`remove_unfinished`] if
+//! it ends the process without unwinding; only a kill that cannot be caught leaves a hidden
+//! `.NAME.PID-N.part`, never anything under the final name.
+
+use crate::error::{Error, Result};
+use crate::progress::check_interrupted;
+use crate::size;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Paths of outputs under way, so that a signal handler can remove them.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+fn unfinished() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
+    // A panic elsewhere while the lock was held must not keep the rest from being cleaned up.
+    UNFINISHED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn remove(path: &Path) {
+    // Failures have nobody to hear them: this runs in destructors and at the process's end.
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// Removes every unfinished output of this process. For the moment before an exit that runs no
+/// destructors; writes to those outputs that are still going on will fail to commit.
+pub fn remove_unfinished() {
+    for path in std::mem::take(&mut *unfinished()) {
+        remove(&path);
+    }
+}
+
+/// A path that is removed on drop, unless [`Unfinished::keep`] was called.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    /// Registers a fresh hidden name beside `target`.
+    fn beside(target: &Path) -> Result<Unfinished> {
+        let name = target.file_name().ok_or_else(|| {
+            Error::Usage(format!("{}: not a name for an output", target.display()))
+        })?;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}-{serial}.part", std::process::id()));
+        let path = target.with_file_name(hidden);
+        unfinished().insert(path.clone());
+        Ok(Unfinished(path))
+    }
+
+    /// The path is finished: it stays.
+    fn keep(&self) {
+        unfinished().remove(&self.0);
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if unfinished().remove(&self.0) {
+            remove(&self.0);
+        }
+    }
+}
+
+/// Creates the folder that will hold `target` and gives its path.
+fn make_parent(target: &Path) -> Result<PathBuf> {
+    let parent = match target.parent() {
+        Some(p) if p != Path::new("") => p.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    fs::create_dir_all(&parent).map_err(Error::io(&parent, "create"))?;
+    Ok(parent)
+}
+
+/// Makes a rename durable. Not every filesystem can sync a folder, and the rename has happened, so
+/// failures are ignored.
+fn sync_folder(folder: &Path) {
+    if let Ok(handle) = File::open(folder) {
+        let _ = handle.sync_all();
+    }
+}
+
+/// Bytes free for this user on the filesystem that holds, or will hold, `path`; `None` where the
+/// system does not tell.
+pub fn free_space(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let existing = absolute.ancestors().find(|p| p.exists())?;
+    let stat = rustix::fs::statvfs(existing).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// Fails if fewer than `needed` bytes are free where `path` will be written. Call it before long work:
+/// it is cheap, though other programs may still fill the disk meanwhile.
+pub fn check_space(path: &Path, needed: u64) -> Result<()> {
+    match free_space(path) {
+        Some(free) if free < needed => Err(no_space(path, needed, "no space left on the disk")),
+        _ => Ok(()),
+    }
+}
+
+fn no_space(path: &Path, needed: u64, what: &str) -> Error {
+    let free = free_space(path).map_or(String::new(), |f| format!(", {} free", size::display(f)));
+    let text = format!("{what}: {} needed{free}", size::display(needed));
+    Error::io(path, "write")(io::Error::new(io::ErrorKind::StorageFull, text))
+}
+
+/// Fails if something that may not be replaced is at `target`.
+fn check_file_target(target: &Path, force: bool) -> Result<()> {
+    match fs::metadata(target) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(target, "examine")(e)),
+        Ok(meta) if !meta.is_file() => {
+            Err(Error::Usage(format!("{}: exists and is not a file", target.display())))
+        }
+        Ok(_) if !force => Err(exists(target)),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn exists(target: &Path) -> Error {
+    Error::Usage(format!("{}: exists already; --force replaces it", target.display()))
+}
+
+/// A file under a hidden name beside its target; [`OutputFile::commit`] gives it its name. Removed on
+/// drop otherwise.
+pub struct OutputFile {
+    /// Where the commit renames it to.
+    place: PathBuf,
+    /// The final name, also in errors. Differs from `place` inside an unfinished [`OutputDir`].
+    target: PathBuf,
+    file: File,
+    force: bool,
+    /// Where [`OutputFile::append`] continues.
+    end: u64,
+    /// The size that is known to be needed, for errors.
+    needed: u64,
+    unfinished: Unfinished,
+}
+
+impl OutputFile {
+    /// Begins the file `target`, creating its folder if need be. Fails if the target exists, unless
+    /// `force`.
+    pub fn create(target: impl AsRef<Path>, force: bool) -> Result<OutputFile> {
+        check_interrupted()?;
+        let target = target.as_ref().to_path_buf();
+        check_file_target(&target, force)?;
+        make_parent(&target)?;
+        let unfinished = Unfinished::beside(&target)?;
+        let file = File::create_new(&unfinished.0).map_err(Error::io(&target, "create"))?;
+        let place = target.clone();
+        Ok(OutputFile { place, target, file, force, end: 0, needed: 0, unfinished })
+    }
+
+    /// The name the file will have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Gives the file its final length, filled with zeros, and takes the space on the disk where the
+    /// filesystem can, so that a disk that is too small is reported now.
+    pub fn reserve(&mut self, bytes: u64) -> Result<()> {
+        self.needed = bytes;
+        check_space(&self.target, bytes)?;
+        #[cfg(target_os = "linux")]
+        if bytes > 0 {
+            let flags = rustix::fs::FallocateFlags::empty();
+            match rustix::fs::fallocate(&self.file, flags, 0, bytes) {
+                Ok(()) => return Ok(()),
+                // Filesystems without preallocation: the length alone must do.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                Err(e) => return Err(self.write_error(e.into())),
+            }
+        }
+        self.file.set_len(bytes).map_err(|e| self.write_error(e))
+    }
+
+    /// Writes `bytes` at `offset`. Any number of threads may write at once.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|e| self.write_error(e))
+    }
+
+    /// Writes `bytes` after what was appended before.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.end + bytes.len() as u64;
+        self.needed = self.needed.max(end);
+        self.write_at(self.end, bytes)?;
+        self.end = end;
+        Ok(())
+    }
+
+    fn write_error(&self, e: io::Error) -> Error {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match e.kind() {
+            StorageFull => no_space(&self.target, self.needed, "no space left on the disk"),
+            QuotaExceeded => no_space(&self.target, self.needed, "the disk quota is used up"),
+            FileTooLarge => no_space(&self.target, self.needed, "the system allows no larger file"),
+            _ => Error::io(&self.target, "write")(e),
+        }
+    }
+
+    /// Brings the data to the disk and gives the file its name.
+    pub fn commit(self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.write_error(e))?;
+        // Again: it may have come into being while this one was written.
+        check_file_target(&self.place, self.force)?;
+        fs::rename(&self.unfinished.0, &self.place).map_err(Error::io(&self.target, "rename"))?;
+        self.unfinished.keep();
+        sync_folder(&make_parent(&self.place)?);
+        Ok(())
+    }
+}
+
+/// Writes `bytes` as the whole file `target`.
+pub fn write_file(target: impl AsRef<Path>, bytes: &[u8], force: bool) -> Result<()> {
+    let mut file = OutputFile::create(target, force)?;
+    file.append(bytes)?;
+    file.commit()
+}
+
+/// A folder under a hidden name beside its target; [`OutputDir::commit`] gives it its name. Removed
+/// with its contents on drop otherwise.
+pub struct OutputDir {
+    target: PathBuf,
+    force: bool,
+    unfinished: Unfinished,
+}
+
+impl OutputDir {
+    /// Begins the folder `target`. Fails if the target exists, unless it is an empty folder or `force`
+    /// is given. Even then a folder that holds folders is not replaced: no output of this program has
+    /// any, and a slip such as `-o .. --force` must not cost a home directory.
+    pub fn create(target: impl AsRef<Path>, force: bool) -> Result<OutputDir> {
+        check_interrupted()?;
+        // Absolute, so that a target such as `out/.` has a name and a parent.
+        let target = target.as_ref();
+        let target = std::path::absolute(target).map_err(Error::io(target, "examine"))?;
+        check_dir_target(&target, force)?;
+        make_parent(&target)?;
+        let unfinished = Unfinished::beside(&target)?;
+        fs::create_dir(&unfinished.0).map_err(Error::io(&target, "create"))?;
+        Ok(OutputDir { target, force, unfinished })
+    }
+
+    /// Where the folder is while it is written: put files here.
+    pub fn path(&self) -> &Path {
+        &self.unfinished.0
+    }
+
+    /// The name the folder will have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Begins the file `name` in the folder.
+    pub fn file(&self, name: &str) -> Result<OutputFile> {
+        let mut file = OutputFile::create(self.path().join(name), false)?;
+        file.target = self.target.join(name);
+        Ok(file)
+    }
+
+    /// Gives the folder its name. With `force`, what was there before is set aside first and removed
+    /// after, so that one of the two is whole at any time.
+    pub fn commit(self) -> Result<()> {
+        let parent = make_parent(&self.target)?;
+        sync_folder(&self.unfinished.0);
+        let old = self.set_old_aside()?;
+        if let Err(e) = fs::rename(&self.unfinished.0, &self.target) {
+            if let Some(old) = old {
+                fs::rename(old, &self.target).map_err(Error::io(&self.target, "restore"))?;
+            }
+            return Err(Error::io(&self.target, "rename")(e));
+        }
+        self.unfinished.keep();
+        sync_folder(&parent);
+        if let Some(old) = old {
+            remove(&old);
+        }
+        Ok(())
+    }
+
+    /// Renames what is at the target to a hidden name. That is not registered as unfinished: it is the
+    /// only whole folder until the new one has its name.
+    fn set_old_aside(&self) -> Result<Option<PathBuf>> {
+        check_dir_target(&self.target, self.force)?;
+        if !self.target.exists() {
+            return Ok(None);
+        }
+        let aside = Unfinished::beside(&self.target)?;
+        aside.keep();
+        fs::rename(&self.target, &aside.0).map_err(Error::io(&self.target, "replace"))?;
+        Ok(Some(aside.0.clone()))
+    }
+}
+
+fn check_dir_target(target: &Path, force: bool) -> Result<()> {
+    let entries = match fs::read_dir(target) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Error::Usage(format!("{}: exists and is no folder", target.display())));
+        }
+        Err(e) => return Err(Error::io(target, "examine")(e)),
+        Ok(entries) => entries,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(target, "examine"))?;
+        if !force {
+            return Err(exists(target));
+        }
+        if entry.file_type().map_err(Error::io(target, "examine"))?.is_dir() {
+            return Err(Error::Usage(format!(
+                "{}: holds the folder {:?}, so it is not replaced; remove it yourself",
+                target.display(),
+                entry.file_name()
+            )));
+        }
+    }
+    Ok(())
+}
