@@ -15,5 +15,6 @@ pub mod quantize;
 pub mod quants;
 pub mod size;
 pub mod source;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -114,7 +114,7 @@ fn lay_out(name: String, table: &TensorTable, mut tensors: Vec<usize>) -> Shard 
     }
     let selected: Vec<_> = tensors.iter().map(|&i| &infos[i]).collect();
     let mut json = header_json(&selected, &ends);
-    while json.len() % HEADER_ALIGNMENT != 0 {
+    while !json.len().is_multiple_of(HEADER_ALIGNMENT) {
         json.push(' ');
     }
     let mut header = (json.len() as u64).to_le_bytes().to_vec();

@@ -8,10 +8,14 @@
 //! Deliberately absent: files, threads, progress, and the choice of a type for a tensor. Tensor names
 //! are unknown here, so errors speak of lengths and types; callers add the name.
 
+mod affine_k;
 mod bf16;
 mod codec;
 mod f16;
 mod f32;
+mod lanes;
+mod legacy;
+mod pack;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -23,6 +27,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scales6;
+mod search;
 mod simd;
 
 use crate::dtype::DType;

@@ -1,0 +1,162 @@
+//! Scale and minimum: x is approximated by `scale * q - min`, q in 0..=top.
+
+use super::super::lanes::{F32s, LANES, U8s};
+use super::nearest_int;
+
+/// The inverse scales to try, `(top + start + step * i) / extent` for i in 0..=steps, and how to
+/// measure them.
+#[derive(Clone, Copy)]
+pub(crate) struct AffineGrid {
+    /// The largest code.
+    pub top: i32,
+    pub start: f32,
+    pub step: f32,
+    pub steps: i32,
+    /// Whether the error is the mean absolute deviation rather than the mean square.
+    pub absolute: bool,
+}
+
+/// The best fit found so far, in each lane.
+struct Best {
+    error: F32s,
+    scale: F32s,
+    min: F32s,
+    /// What the codes follow from: inverse scale and minimum that they were rounded with, which
+    /// are not the scale and minimum that were then fitted to them.
+    code_inverse: F32s,
+    code_min: F32s,
+}
+
+/// Weighted search over a grid of inverse scales; at each, scale and minimum are fitted to the codes
+/// by least squares (`make_qkx2_quants`, `make_qkx3_quants`). Returns scale and minimum; the minimum
+/// is to be subtracted and never negative.
+#[inline(always)]
+pub(crate) fn fit_affine<const N: usize>(
+    x: &[F32s; N],
+    weights: &[F32s; N],
+    grid: AffineGrid,
+    codes: &mut [U8s; N],
+) -> (F32s, F32s) {
+    let (mut low, mut high) = (x[0], x[0]);
+    let mut sum_w = weights[0];
+    let mut sum_x = F32s::ZERO;
+    for k in 0..LANES {
+        sum_x[k] = weights[0][k] * x[0][k];
+    }
+    for i in 1..N {
+        for k in 0..LANES {
+            let v = x[i][k];
+            low[k] = if v < low[k] { v } else { low[k] };
+            high[k] = if v > high[k] { v } else { high[k] };
+            sum_w[k] += weights[i][k];
+            sum_x[k] += weights[i][k] * v;
+        }
+    }
+    for k in 0..LANES {
+        low[k] = if low[k] > 0.0 { 0.0 } else { low[k] };
+    }
+    let mut best = first_guess(x, weights, &grid, &low, &high);
+    for step in 0..=grid.steps {
+        try_step(x, weights, &grid, step, &high, (&sum_w, &sum_x), &mut best);
+    }
+
+    let (mut scale, mut min) = (best.scale, F32s::ZERO);
+    for i in 0..N {
+        for k in 0..LANES {
+            let code = nearest_int(best.code_inverse[k] * (x[i][k] - best.code_min[k]));
+            let code = code.max(0).min(grid.top) as u8;
+            codes[i][k] = if high[k] == low[k] { 0 } else { code };
+        }
+    }
+    for k in 0..LANES {
+        let flat = high[k] == low[k];
+        scale[k] = if flat { 0.0 } else { scale[k] };
+        min[k] = -(if flat { low[k] } else { best.min[k] });
+    }
+    (scale, min)
+}
+
+/// Codes spread evenly over the extent.
+#[inline(always)]
+fn first_guess<const N: usize>(
+    x: &[F32s; N],
+    weights: &[F32s; N],
+    grid: &AffineGrid,
+    low: &F32s,
+    high: &F32s,
+) -> Best {
+    let mut inverse = F32s::ZERO;
+    let mut scale = F32s::ZERO;
+    for k in 0..LANES {
+        inverse[k] = grid.top as f32 / (high[k] - low[k]);
+        scale[k] = 1.0 / inverse[k];
+    }
+    let mut error = F32s::ZERO;
+    for i in 0..N {
+        for k in 0..LANES {
+            let code = nearest_int(inverse[k] * (x[i][k] - low[k])).max(0).min(grid.top);
+            let off = scale[k] * code as f32 + low[k] - x[i][k];
+            error[k] += weights[i][k] * if grid.absolute { off.abs() } else { off * off };
+        }
+    }
+    Best { error, scale, min: *low, code_inverse: inverse, code_min: *low }
+}
+
+/// One inverse scale of the grid; `sums` are the sums of the weights and of the weighted values.
+#[inline(always)]
+fn try_step<const N: usize>(
+    x: &[F32s; N],
+    weights: &[F32s; N],
+    grid: &AffineGrid,
+    step: i32,
+    high: &F32s,
+    sums: (&F32s, &F32s),
+    best: &mut Best,
+) {
+    let (sum_w, sum_x) = sums;
+    let reach = grid.start + grid.step * step as f32 + grid.top as f32;
+    let mut inverse = F32s::ZERO;
+    let min = best.min;
+    for k in 0..LANES {
+        inverse[k] = reach / (high[k] - min[k]);
+    }
+    let mut levels = [F32s::ZERO; N];
+    let (mut sum_l, mut sum_l2, mut sum_xl) = (F32s::ZERO, F32s::ZERO, F32s::ZERO);
+    for i in 0..N {
+        for k in 0..LANES {
+            let code = nearest_int(inverse[k] * (x[i][k] - min[k])).max(0).min(grid.top);
+            let level = code as f32;
+            levels[i][k] = level;
+            let wl = weights[i][k] * level;
+            sum_l[k] += wl;
+            sum_l2[k] += wl * level;
+            sum_xl[k] += wl * x[i][k];
+        }
+    }
+    let (mut new_scale, mut new_min) = (F32s::ZERO, F32s::ZERO);
+    let mut solvable = [false; LANES];
+    for k in 0..LANES {
+        let determinant = sum_w[k] * sum_l2[k] - sum_l[k] * sum_l[k];
+        solvable[k] = determinant > 0.0;
+        let scale = (sum_w[k] * sum_xl[k] - sum_x[k] * sum_l[k]) / determinant;
+        let min = (sum_l2[k] * sum_x[k] - sum_l[k] * sum_xl[k]) / determinant;
+        // A minimum above zero cannot be stored; the best scale without one takes its place.
+        new_scale[k] = if min > 0.0 { sum_xl[k] / sum_l2[k] } else { scale };
+        new_min[k] = if min > 0.0 { 0.0 } else { min };
+    }
+    let mut error = F32s::ZERO;
+    for i in 0..N {
+        for k in 0..LANES {
+            let off = new_scale[k] * levels[i][k] + new_min[k] - x[i][k];
+            error[k] += weights[i][k] * if grid.absolute { off.abs() } else { off * off };
+        }
+    }
+    for k in 0..LANES {
+        let better = solvable[k] & (error[k] < best.error[k]);
+        best.error[k] = if better { error[k] } else { best.error[k] };
+        best.scale[k] = if better { new_scale[k] } else { best.scale[k] };
+        best.code_min[k] = if better { min[k] } else { best.code_min[k] };
+        best.min[k] = if better { new_min[k] } else { best.min[k] };
+        best.code_inverse[k] = if better { inverse[k] } else { best.code_inverse[k] };
+    }
+}
