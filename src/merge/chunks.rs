@@ -40,7 +40,11 @@ impl JobInput<'_> {
         let range = dtype.row_bytes(start).zip(dtype.row_bytes(out.len()));
         let bytes = range.and_then(|(from, len)| self.data.bytes.get(from..from.checked_add(len)?));
         let Some(bytes) = bytes else {
-            return Err(Error::tensor(&self.origin, &self.tensor, "fewer bytes than its shape needs"));
+            return Err(Error::tensor(
+                &self.origin,
+                &self.tensor,
+                "fewer bytes than its shape needs",
+            ));
         };
         quants::decode(dtype, bytes, out)
             .map_err(|e| Error::tensor(&self.origin, &self.tensor, e.to_string()))?;

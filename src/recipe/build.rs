@@ -1,7 +1,7 @@
 //! Planning one stage: its tensors, their inputs and parameters, its configuration.
 
-use super::method::{MethodSpec, PEER_METHODS, Scope};
 use super::diagnostics::nearest;
+use super::method::{MethodSpec, PEER_METHODS, Scope};
 use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan};
 use super::planner::{Planner, View};
 use super::schema::{Document, TokenizerSource};
@@ -208,7 +208,14 @@ impl<'d> Builder<'_, '_, 'd> {
         true
     }
 
-    fn tensor(&mut self, decl: &TensorDecl, slice: &Parts<'d>, place: Place, offset: usize, t: f64) {
+    fn tensor(
+        &mut self,
+        decl: &TensorDecl,
+        slice: &Parts<'d>,
+        place: Place,
+        offset: usize,
+        t: f64,
+    ) {
         let layer_of = |part: &Part| part.start + offset;
         let found: Vec<Option<Found>> = slice
             .list
@@ -313,7 +320,8 @@ impl<'d> Builder<'_, '_, 'd> {
         let weights = plan.inputs.iter().filter_map(|input| input.params.get("weight"));
         let sum: f64 = weights.sum();
         if plan.params.flag(flag) && sum.abs() < 1e-8 {
-            let message = "the weights of some tensors add up to 0, and the result is divided by that";
+            let message =
+                "the weights of some tensors add up to 0, and the result is divided by that";
             let remedy = format!("change the weights, or set '{flag}: false'");
             self.planner.problems.error(slice.pos, message, remedy);
             self.ok = false;

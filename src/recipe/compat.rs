@@ -179,8 +179,10 @@ pub(super) fn warn_of_zero_weights(planner: &mut Planner, slices: &[Parts], tens
             .filter_map(|input| input.params.get("weight"))
             .collect();
         if !weights.is_empty() && weights.iter().all(|&w| w == 0.0) {
-            let message =
-                format!("'{}' has weight 0 everywhere: no tensor uses it", planner.label(part.input));
+            let message = format!(
+                "'{}' has weight 0 everywhere: no tensor uses it",
+                planner.label(part.input)
+            );
             planner.problems.warn(part.pos, message, "give it a weight, or remove it");
         }
     }

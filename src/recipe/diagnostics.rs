@@ -100,10 +100,7 @@ pub fn render(file: &str, problems: &[Diagnostic]) -> String {
 }
 
 /// The candidate nearest to `word` by edits, if one is near enough to be a likely slip.
-pub fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1) + 1;
     candidates
         .into_iter()

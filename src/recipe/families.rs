@@ -22,7 +22,8 @@ struct Family {
 }
 
 /// Names that say a 7B model is of the Mistral 7B family.
-const MISTRAL: &[&str] = &["mistral", "zephyr", "openchat", "neural-chat", "starling-lm", "westlake"];
+const MISTRAL: &[&str] =
+    &["mistral", "zephyr", "openchat", "neural-chat", "starling-lm", "westlake"];
 
 #[rustfmt::skip]
 const FAMILIES: &[Family] = &[

@@ -95,7 +95,10 @@ mod tests {
             clauses: vec![clause(Some("mlp"), &[0.0, 1.0]), clause(Some("attn"), &[0.25])],
         };
         assert_eq!(setting.evaluate("model.layers.3.mlp.up_proj.weight", 0.5).unwrap().0, 0.5);
-        assert_eq!(setting.evaluate("model.layers.3.self_attn.q_proj.weight", 0.5).unwrap().0, 0.25);
+        assert_eq!(
+            setting.evaluate("model.layers.3.self_attn.q_proj.weight", 0.5).unwrap().0,
+            0.25
+        );
         assert!(setting.evaluate("model.norm.weight", 0.0).is_none());
     }
 }

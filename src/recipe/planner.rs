@@ -145,7 +145,11 @@ impl Planner<'_> {
         }
         for extra in documents.iter().filter(|d| d.name.is_none()).skip(1) {
             let message = "a second stage without a name; only the output may have none";
-            self.problems.error(extra.pos, message, "add 'name: NAME' to the stages before the output");
+            self.problems.error(
+                extra.pos,
+                message,
+                "add 'name: NAME' to the stages before the output",
+            );
         }
     }
 
@@ -215,7 +219,11 @@ impl Planner<'_> {
             Ok(read) => read,
             Err(e) => {
                 let message = format!("model '{}' cannot be used: {e}", reference.value);
-                self.problems.error(reference.pos, message, "choose a model of a known architecture");
+                self.problems.error(
+                    reference.pos,
+                    message,
+                    "choose a model of a known architecture",
+                );
                 return None;
             }
         };
@@ -227,7 +235,11 @@ impl Planner<'_> {
                  embedding; it is taken to be tied",
                 reference.value
             );
-            self.problems.warn(reference.pos, message, "set 'tie_word_embeddings' if that is right");
+            self.problems.warn(
+                reference.pos,
+                message,
+                "set 'tie_word_embeddings' if that is right",
+            );
             hyper.tied = true;
         }
         let pos = reference.pos;
@@ -238,7 +250,8 @@ impl Planner<'_> {
         match input {
             Input::Member(m) => {
                 let member = &self.members[m];
-                let (config, table) = (&member.checkpoint.config, member.checkpoint.tensors.table());
+                let (config, table) =
+                    (&member.checkpoint.config, member.checkpoint.tensors.table());
                 View { arch: member.arch, hyper: &member.hyper, config, table }
             }
             Input::Stage(s) => {
@@ -304,7 +317,8 @@ impl Order<'_> {
                     name(index),
                     name(to)
                 );
-                let remedy = "use another model here, or write its path with './' if a folder is meant";
+                let remedy =
+                    "use another model here, or write its path with './' if a folder is meant";
                 problems.error(pos, message, remedy);
             } else {
                 self.visit(to, out, problems);

@@ -22,7 +22,9 @@ impl ModelRef {
             return Err("the model's name is empty".to_string());
         }
         if let Some((model, lora)) = text.split_once('+') {
-            return Err(format!("'{model}' with the adapter '{lora}': adapters are not supported yet"));
+            return Err(format!(
+                "'{model}' with the adapter '{lora}': adapters are not supported yet"
+            ));
         }
         match text.split_once('@') {
             None => Ok(ModelRef::new(text.to_string(), None)),

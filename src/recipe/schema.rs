@@ -116,7 +116,8 @@ pub fn document(node: &Node, problems: &mut Diagnostics) -> Option<Document> {
 
 fn refuse_unsupported(map: &Mapping, problems: &mut Diagnostics) {
     if let Some((key, _)) = map.entry("modules") {
-        let remedy = "text models have one module: write its 'slices' or 'models' at the top instead";
+        let remedy =
+            "text models have one module: write its 'slices' or 'models' at the top instead";
         problems.error(key.pos, "'modules' is not supported yet", remedy);
     }
     if let Some((key, _)) = map.entry("chat_template") {
@@ -164,7 +165,11 @@ fn slice(node: &Node, problems: &mut Diagnostics) -> Option<Slice> {
     let remedy = "write '- sources: [{model: NAME, layer_range: [FIRST, END]}]'";
     let map = Mapping::read(node, "a slice", remedy, KEYS, problems)?;
     if let Some((key, _)) = map.entry("residual_weight") {
-        problems.warn(key.pos, "'residual_weight' has no effect (nor has it in mergekit)", "remove it");
+        problems.warn(
+            key.pos,
+            "'residual_weight' has no effect (nor has it in mergekit)",
+            "remove it",
+        );
     }
     let Some(sources_node) = map.get("sources") else {
         problems.error(node.pos, "the slice has no 'sources'", remedy);
@@ -289,8 +294,13 @@ fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
                 if let Some((key, value)) = map.entry(unsupported)
                     && value.value != Kind::Null
                 {
-                    let message = format!("'{unsupported}' in a model reference is not supported yet");
-                    problems.error(key.pos, message, "merge it into the model first and name the result");
+                    let message =
+                        format!("'{unsupported}' in a model reference is not supported yet");
+                    problems.error(
+                        key.pos,
+                        message,
+                        "merge it into the model first and name the result",
+                    );
                 }
             }
             let inner = map.get("model")?;
@@ -412,12 +422,7 @@ fn number(kind: &Kind) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-fn list<'a>(
-    node: &'a Node,
-    key: &str,
-    shape: &str,
-    problems: &mut Diagnostics,
-) -> &'a [Node] {
+fn list<'a>(node: &'a Node, key: &str, shape: &str, problems: &mut Diagnostics) -> &'a [Node] {
     match &node.value {
         Kind::Seq(items) => items,
         other => {

@@ -183,9 +183,8 @@ fn checked_range(
     {
         let message =
             format!("layer_range [{start}, {end}] goes beyond the {count} layers of '{model}'");
-        let remedy = format!(
-            "the end is the layer after the last, so {count} is the greatest possible"
-        );
+        let remedy =
+            format!("the end is the layer after the last, so {count} is the greatest possible");
         planner.problems.error(*pos, message, remedy);
         return None;
     }
@@ -205,7 +204,8 @@ fn check_count(planner: &mut Planner, spec: &MethodSpec, pos: Pos, count: usize)
         (low, usize::MAX) => format!("{low} or more"),
         (low, high) => format!("{low} to {high}"),
     };
-    let message = format!("merge_method '{}' takes {takes} models at a time, here are {count}", spec.name);
+    let message =
+        format!("merge_method '{}' takes {takes} models at a time, here are {count}", spec.name);
     let remedy = if high == 1 {
         "give each slice one source; use another method to combine models"
     } else {

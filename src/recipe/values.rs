@@ -133,7 +133,12 @@ fn unused_parameter(planner: &mut Planner, spec: &MethodSpec, name: &str, pos: P
 }
 
 /// Warns of filters that gave no tensor a value. `names` are all tensor names that were asked about.
-pub(super) fn warn_of_dead_filters(planner: &mut Planner, document: &Document, spec: &MethodSpec, names: &[&str]) {
+pub(super) fn warn_of_dead_filters(
+    planner: &mut Planner,
+    document: &Document,
+    spec: &MethodSpec,
+    names: &[&str],
+) {
     let slices = slices_of(document);
     let sources = slices.iter().flat_map(|slice| &slice.sources);
     let all = std::iter::once(&document.parameters)

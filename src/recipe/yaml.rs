@@ -103,7 +103,10 @@ fn node(raw: Spanned<Raw>) -> Node {
         Raw::Plain(kind) => kind,
         Raw::Seq(items) => Kind::Seq(items.into_iter().map(node).collect()),
         Raw::Map(entries) => Kind::Map(
-            entries.into_iter().map(|(k, v)| (At::new(k.value.clone(), Pos::of(&k)), node(v))).collect(),
+            entries
+                .into_iter()
+                .map(|(k, v)| (At::new(k.value.clone(), Pos::of(&k)), node(v)))
+                .collect(),
         ),
     };
     Node::new(kind, pos)

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary so that they link once.
 
 mod files;
+mod folders;
 mod merge;
 mod quants;
 mod recipe;

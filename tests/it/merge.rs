@@ -3,7 +3,7 @@
 use aqueduct::checkpoint::Checkpoint;
 use aqueduct::dtype::DType;
 use aqueduct::merge;
-use aqueduct::recipe::{Folders, MergePlan, Missing, MemberLookup, ModelRef, plan_text};
+use aqueduct::recipe::{Folders, MemberLookup, MergePlan, Missing, ModelRef, plan_text};
 use aqueduct::source::{MemorySource, TensorData, TensorInfo, TensorSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,11 +33,8 @@ fn check_golden(recipe: &str) {
             _ => DType::F32,
         };
         assert_eq!(actual.dtype, dtype, "{name}");
-        let expected = TensorData {
-            dtype,
-            shape: actual.shape.clone(),
-            bytes: expected.data().into(),
-        };
+        let expected =
+            TensorData { dtype, shape: actual.shape.clone(), bytes: expected.data().into() };
         match dtype {
             DType::F16 => check_one_ulp(name, &actual, &expected),
             _ => check_relative(name, &actual, &expected),
@@ -148,7 +145,8 @@ fn made(name: &str, tied: bool, dtype: DType, value: impl Fn(&str, usize) -> f32
         aqueduct::quants::encode_float(dtype, &values, &mut bytes).unwrap();
         (TensorInfo::new(&info.name, info.shape.clone(), dtype), bytes)
     });
-    let tensors: Arc<dyn TensorSource> = Arc::new(MemorySource::new(name, tensors.collect()).unwrap());
+    let tensors: Arc<dyn TensorSource> =
+        Arc::new(MemorySource::new(name, tensors.collect()).unwrap());
     Checkpoint { tensors, ..shapes }
 }
 
@@ -160,14 +158,16 @@ fn plan_made(members: Vec<(&'static str, Checkpoint)>, text: &str) -> MergePlan 
 
 #[test]
 fn nan_in_a_member_is_an_error_that_names_member_tensor_and_index() {
-    let bad = |name: &str, i: usize| if name.contains("up_proj") && i == 5 { f32::NAN } else { 1.0 };
+    let bad =
+        |name: &str, i: usize| if name.contains("up_proj") && i == 5 { f32::NAN } else { 1.0 };
     let members = || {
         vec![
             ("good", made("good", false, DType::F32, |_, _| 1.0)),
             ("bad", made("bad", false, DType::F32, bad)),
         ]
     };
-    let linear = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: good}, {model: bad}]";
+    let linear =
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: good}, {model: bad}]";
     let through = "merge_method: passthrough\nmodels: [{model: bad}]";
     for text in [linear, through] {
         let merged = merge::open(plan_made(members(), text));
@@ -196,8 +196,15 @@ fn overflow_of_the_output_type_is_an_error_with_the_remedy() {
 #[test]
 fn a_tied_member_gives_its_embedding_where_others_give_a_head() {
     let tied = made("tied", true, DType::F32, |_, _| 1.0);
-    let untied = made("untied", false, DType::F32, |name, _| if name == "lm_head.weight" { 5.0 } else { 3.0 });
-    let text = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: tied}, {model: untied}]";
+    let untied =
+        made(
+            "untied",
+            false,
+            DType::F32,
+            |name, _| if name == "lm_head.weight" { 5.0 } else { 3.0 },
+        );
+    let text =
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: tied}, {model: untied}]";
     let merged = merge::open(plan_made(vec![("tied", tied.clone()), ("untied", untied)], text));
     let head = merged.tensors.read_name("lm_head.weight").unwrap().to_f32().unwrap();
     assert_eq!(head, vec![3.0; 12]);
@@ -238,7 +245,8 @@ fn without_dtype_the_shared_type_is_kept_and_mixed_types_become_float32() {
     let f16 = made("f16", false, DType::F16, |_, _| 1.0);
     let bf16 = made("bf16", false, DType::BF16, |_, _| 3.0);
     let members = vec![("f16", f16), ("bf16", bf16)];
-    let both = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: f16}, {model: bf16}]";
+    let both =
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: f16}, {model: bf16}]";
     let merged = merge::open(plan_made(members.clone(), both));
     let norm = merged.tensors.read_name("model.norm.weight").unwrap();
     assert_eq!((norm.dtype, norm.to_f32().unwrap()[0]), (DType::F32, 2.0));
@@ -251,7 +259,9 @@ fn without_dtype_the_shared_type_is_kept_and_mixed_types_become_float32() {
 fn the_peak_counts_stages_that_are_held_together() {
     let member = || made("m", false, DType::F32, |_, _| 1.0);
     let stage = |name: &str| {
-        format!("name: {name}\nmerge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: m}}]\n---\n")
+        format!(
+            "name: {name}\nmerge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: m}}]\n---\n"
+        )
     };
     let text = format!(
         "{}{}merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: x}}, {{model: y}}]\n",

@@ -40,7 +40,11 @@ impl MemberLookup for Zoo {
             return Err(Missing { message, remedy: "download it".to_string() });
         };
         let plain = config.architecture().unwrap() == "FooForCausalLM";
-        let shapes = if plain { shape_checkpoint("a", self::config("a").unwrap()) } else { shape_checkpoint(&reference.path, config.clone()) };
+        let shapes = if plain {
+            shape_checkpoint("a", self::config("a").unwrap())
+        } else {
+            shape_checkpoint(&reference.path, config.clone())
+        };
         let mut checkpoint = Checkpoint { config, ..shapes.unwrap() };
         let spoiled = match reference.path.as_str() {
             "holey" => "model.layers.3.mlp.up_proj.weight",
@@ -100,7 +104,8 @@ fn warning(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Warning, place, message, remedy);
 }
 
-const MODELS: &str = "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n";
+const MODELS: &str =
+    "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n";
 
 fn linear(more: &str) -> String {
     format!("merge_method: linear\n{MODELS}{more}")
@@ -131,14 +136,24 @@ fn unknown_keys_with_the_nearest_known_one() {
     error(text, "3:3", "unknown key 'source' in a slice", "did you mean 'sources'?");
     let text = "merge_method: linear\nmodels: [{model: a, layer_range: [0, 6]}]\n";
     error(text, "2:21", "unknown key 'layer_range' in a source", "known keys are model");
-    error(&linear("parameters: {normalise: 1}\n"), "3:14", "no parameter 'normalise'", "did you mean 'normalize'?");
+    error(
+        &linear("parameters: {normalise: 1}\n"),
+        "3:14",
+        "no parameter 'normalise'",
+        "did you mean 'normalize'?",
+    );
     error(&linear("parameters: {wight: 1}\n"), "3:14", "no parameter 'wight'", "'weight'");
 }
 
 #[test]
 fn wrong_types() {
     error(&linear("dtype: int8\n"), "3:8", "unknown dtype: the text 'int8'", "bfloat16");
-    error(&linear("parameters: {weight: heavy}\n"), "3:22", "'weight' is the text 'heavy'", "a finite number");
+    error(
+        &linear("parameters: {weight: heavy}\n"),
+        "3:22",
+        "'weight' is the text 'heavy'",
+        "a finite number",
+    );
     error(&linear("parameters: {weight: .nan}\n"), "3:22", "not a number", "a finite number");
     error(&linear("parameters: {weight: []}\n"), "3:22", "empty list", "one number or more");
     error(&linear("parameters: 3\n"), "3:13", "'parameters' is the number 3", "write 'parameters:");
@@ -146,7 +161,12 @@ fn wrong_types() {
     let text = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: 6}]\n";
     error(text, "3:36", "'layer_range' is the number 6", "[FIRST, END]");
     error(&linear("name: [x]\n"), "3:7", "'name' is a list", "name: NAME");
-    error("merge_method: linear\nmodels: [{parameters: {weight: 1}}]\n", "2:10", "no 'model'", "model: NAME");
+    error(
+        "merge_method: linear\nmodels: [{parameters: {weight: 1}}]\n",
+        "2:10",
+        "no 'model'",
+        "model: NAME",
+    );
     error("merge_method: linear\nmodels: [{model: a+b}]\n", "2:18", "adapter 'b'", "");
 }
 
@@ -154,25 +174,65 @@ fn wrong_types() {
 fn what_is_known_but_not_supported_is_said_to_be() {
     error(&linear("tokenizer_source: union\n"), "3:19", "union", "use 'base' or name");
     error(&linear("tokenizer: {tokens: {x: {}}}\n"), "3:13", "not supported yet", "remove it");
-    error(&linear("chat_template: chatml\n"), "3:1", "'chat_template' is not supported yet", "remove it");
-    error("merge_method: linear\nmodules: {}\n", "2:1", "'modules' is not supported yet", "'slices'");
+    error(
+        &linear("chat_template: chatml\n"),
+        "3:1",
+        "'chat_template' is not supported yet",
+        "remove it",
+    );
+    error(
+        "merge_method: linear\nmodules: {}\n",
+        "2:1",
+        "'modules' is not supported yet",
+        "'slices'",
+    );
     let ties = "merge_method: ties\nbase_model: a\nmodels: [{model: b}]\n";
     error(ties, "1:15", "'ties' is not implemented yet", "implemented are linear");
-    error("merge_method: linaer\nmodels: [{model: b}]\n", "1:15", "unknown merge_method", "did you mean 'linear'?");
-    error("merge_method: zzz\nmodels: [{model: b}]\n", "1:15", "unknown merge_method", "known are linear");
+    error(
+        "merge_method: linaer\nmodels: [{model: b}]\n",
+        "1:15",
+        "unknown merge_method",
+        "did you mean 'linear'?",
+    );
+    error(
+        "merge_method: zzz\nmodels: [{model: b}]\n",
+        "1:15",
+        "unknown merge_method",
+        "known are linear",
+    );
     error(&linear("tokenizer_source: base\n"), "3:19", "there is none", "add 'base_model");
 }
 
 #[test]
 fn missing_members_and_parameters() {
-    error("merge_method: linear\nmodels: [{model: org/gone, parameters: {weight: 1}}]\n", "2:18", "'org/gone' is not on disk", "download it");
-    error("merge_method: linear\nmodels: [{model: alien, parameters: {weight: 1}}]\n", "2:18", "FooForCausalLM", "known architecture");
-    error("merge_method: linear\nmodels: [{model: a}]\n", "2:18", "'weight' is missing for source 'a'", "add 'parameters: {weight");
+    error(
+        "merge_method: linear\nmodels: [{model: org/gone, parameters: {weight: 1}}]\n",
+        "2:18",
+        "'org/gone' is not on disk",
+        "download it",
+    );
+    error(
+        "merge_method: linear\nmodels: [{model: alien, parameters: {weight: 1}}]\n",
+        "2:18",
+        "FooForCausalLM",
+        "known architecture",
+    );
+    error(
+        "merge_method: linear\nmodels: [{model: a}]\n",
+        "2:18",
+        "'weight' is missing for source 'a'",
+        "add 'parameters: {weight",
+    );
     let filtered = "merge_method: linear\nmodels: [{model: a, parameters: {weight: [{filter: mlp, value: 1}]}}]\n";
     error(filtered, "2:18", "'weight' is missing", "add an entry '{value: ...}'");
     let slerp = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\n";
     error(slerp, "1:15", "'t' is missing", "parameters: {t: 0.5}");
-    error("merge_method: slerp\nmodels: [{model: a}, {model: b}]\n", "1:15", "needs a 'base_model'", "add 'base_model");
+    error(
+        "merge_method: slerp\nmodels: [{model: a}, {model: b}]\n",
+        "1:15",
+        "needs a 'base_model'",
+        "add 'base_model",
+    );
 }
 
 #[test]
@@ -189,13 +249,34 @@ fn slices(list: &str) -> String {
 
 #[test]
 fn layer_ranges() {
-    error(&slices("- sources: [{model: a, layer_range: [4, 2]}]\n"), "3:36", "[4, 2] runs backwards", "write [2, 4]");
-    error(&slices("- sources: [{model: a, layer_range: [0, 7]}]\n"), "3:36", "beyond the 6 layers of 'a'", "6 is the greatest");
-    error(&slices("- sources: [{model: a}]\n"), "3:13", "no 'layer_range'", "add 'layer_range: [0, 6]'");
-    error(&slices("- sources: [{model: a, layer_range: [0, 0]}]\n"), "3:3", "no layers", "add a slice");
+    error(
+        &slices("- sources: [{model: a, layer_range: [4, 2]}]\n"),
+        "3:36",
+        "[4, 2] runs backwards",
+        "write [2, 4]",
+    );
+    error(
+        &slices("- sources: [{model: a, layer_range: [0, 7]}]\n"),
+        "3:36",
+        "beyond the 6 layers of 'a'",
+        "6 is the greatest",
+    );
+    error(
+        &slices("- sources: [{model: a}]\n"),
+        "3:13",
+        "no 'layer_range'",
+        "add 'layer_range: [0, 6]'",
+    );
+    error(
+        &slices("- sources: [{model: a, layer_range: [0, 0]}]\n"),
+        "3:3",
+        "no layers",
+        "add a slice",
+    );
     let text = "merge_method: linear\nparameters: {weight: 1}\nslices:\n- sources:\n  - {model: a, layer_range: [0, 6]}\n  - {model: b, layer_range: [0, 5]}\n";
     error(text, "6:5", "'b' gives 5, 'a' 6", "equally long");
-    let text = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: deep}]\n";
+    let text =
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: deep}]\n";
     error(text, "3:29", "'deep' has 12 layers, 'a' has 6", "layer_range");
     let text = "merge_method: task_arithmetic\nbase_model: a\nparameters: {weight: 1}\nslices:\n- sources: [{model: b, layer_range: [0, 6]}]\n";
     error(text, "5:3", "needs the base model 'a' among the sources", "{model: a, layer_range");
@@ -203,22 +284,62 @@ fn layer_ranges() {
 
 #[test]
 fn models_that_do_not_go_together() {
-    let with = |model: &str| format!("merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: a}}, {{model: {model}}}]\n");
+    let with = |model: &str| {
+        format!(
+            "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: a}}, {{model: {model}}}]\n"
+        )
+    };
     error(&with("wide"), "3:29", "hidden_size is 64, not 32", "the same sizes");
-    error(&with("wordy"), "3:29", "has shape [66, 32], that of 'a' has [64, 32]", "same vocabulary");
-    error(&with("biased"), "3:18", "lacks the tensor 'model.layers.0.self_attn.q_proj.bias' and", "");
-    error(&with("holey"), "3:29", "lacks the tensor 'model.layers.3.mlp.up_proj.weight'", "incomplete");
-    error(&with("liar"), "3:29", "has shape [32, 40], config.json says [32, 48]", "do not belong together");
-    let stack = slices("- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: wordy, layer_range: [0, 6]}]\n");
-    error(&stack, "1:1", "the embedding from 'a' has 64 rows, the head from 'wordy' has 66", "one vocabulary");
-    let stack = slices("- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: biased, layer_range: [0, 6]}]\n");
+    error(
+        &with("wordy"),
+        "3:29",
+        "has shape [66, 32], that of 'a' has [64, 32]",
+        "same vocabulary",
+    );
+    error(
+        &with("biased"),
+        "3:18",
+        "lacks the tensor 'model.layers.0.self_attn.q_proj.bias' and",
+        "",
+    );
+    error(
+        &with("holey"),
+        "3:29",
+        "lacks the tensor 'model.layers.3.mlp.up_proj.weight'",
+        "incomplete",
+    );
+    error(
+        &with("liar"),
+        "3:29",
+        "has shape [32, 40], config.json says [32, 48]",
+        "do not belong together",
+    );
+    let stack = slices(
+        "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: wordy, layer_range: [0, 6]}]\n",
+    );
+    error(
+        &stack,
+        "1:1",
+        "the embedding from 'a' has 64 rows, the head from 'wordy' has 66",
+        "one vocabulary",
+    );
+    let stack = slices(
+        "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: biased, layer_range: [0, 6]}]\n",
+    );
     error(&stack, "4:3", "differ in having self_attn.k_proj.bias", "agree");
-    error(&linear("base_model: wordy\n"), "1:1", "the configuration from 'wordy' says 66", "one vocabulary");
+    error(
+        &linear("base_model: wordy\n"),
+        "1:1",
+        "the configuration from 'wordy' says 66",
+        "one vocabulary",
+    );
 }
 
 #[test]
 fn mistral_and_llama_members_mix_with_a_word_about_constants() {
-    let text = slices("- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: m, layer_range: [0, 6]}]\n");
+    let text = slices(
+        "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: m, layer_range: [0, 6]}]\n",
+    );
     warning(&text, "4:20", "sliding_window 4096, now none", "base_model");
     let plan = plan(&text).unwrap_or_else(|_| panic!("mixed members are normal"));
     assert_eq!(plan.output().config.architecture().unwrap(), "LlamaForCausalLM");
@@ -227,10 +348,14 @@ fn mistral_and_llama_members_mix_with_a_word_about_constants() {
 
 #[test]
 fn stages() {
-    let stage = |name: &str, model: &str| format!("name: {name}\nmerge_method: passthrough\nmodels: [{{model: {model}}}]\n---\n");
-    let text = stage("x", "y") + &stage("y", "x") + "merge_method: passthrough\nmodels: [{model: x}]\n";
+    let stage = |name: &str, model: &str| {
+        format!("name: {name}\nmerge_method: passthrough\nmodels: [{{model: {model}}}]\n---\n")
+    };
+    let text =
+        stage("x", "y") + &stage("y", "x") + "merge_method: passthrough\nmodels: [{model: x}]\n";
     error(&text, "7:18", "stages go in a circle: 'y' uses 'x'", "another model");
-    let text = stage("x", "a") + &stage("x", "b") + "merge_method: passthrough\nmodels: [{model: x}]\n";
+    let text =
+        stage("x", "a") + &stage("x", "b") + "merge_method: passthrough\nmodels: [{model: x}]\n";
     error(&text, "5:7", "two stages are called 'x'; the other is at 1:7", "a name of its own");
     let text = "merge_method: passthrough\nmodels: [{model: a}]\n---\nmerge_method: passthrough\nmodels: [{model: b}]\n";
     error(text, "4:1", "a second stage without a name", "add 'name: NAME'");
@@ -251,11 +376,23 @@ fn things_that_have_no_effect() {
     warning(text, "2:55", "the filter 'mlp' never decides", "move it up");
     let zero = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 0}}]\n";
     warning(zero, "2:54", "'b' has weight 0 everywhere", "remove it");
-    warning(&linear("parameters: {density: 0.5}\n"), "3:14", "'density' has no effect", "remove it");
-    warning(&linear("dtype: float16\ndtype: float32\n"), "3:1", "'dtype' is given twice; the one at line 4 counts", "remove one");
+    warning(
+        &linear("parameters: {density: 0.5}\n"),
+        "3:14",
+        "'density' has no effect",
+        "remove it",
+    );
+    warning(
+        &linear("dtype: float16\ndtype: float32\n"),
+        "3:1",
+        "'dtype' is given twice; the one at line 4 counts",
+        "remove one",
+    );
     let t = "merge_method: slerp\nbase_model: a\nparameters: {t: 0}\nmodels: [{model: a, parameters: {t: 1}}, {model: b}]\n";
     warning(t, "4:34", "'t' is not read from a source", "move it");
-    let middle = slices("- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: b, layer_range: [1, 1]}]\n- sources: [{model: a, layer_range: [0, 6]}]\n");
+    let middle = slices(
+        "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: b, layer_range: [1, 1]}]\n- sources: [{model: a, layer_range: [0, 6]}]\n",
+    );
     warning(&middle, "4:3", "a slice without layers has no effect", "to the start or the end");
     let none = "merge_method: linear\nparameters: {normalize: true}\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n";
     error(none, "3:1", "add up to 0", "normalize: false");
@@ -268,7 +405,11 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
                 ---\nname: x\nmerge_method: tise\nmodels: [{model: b}]\n---\nname: x\nmerge_method: linear\nmodels: [{model: b}]\n";
     let all = problems(text);
     let places: Vec<String> = all.iter().map(|d| d.pos.to_string()).collect();
-    assert_eq!(places, ["1:1", "3:8", "6:29", "7:13", "7:32", "9:7", "10:15", "13:7", "13:7", "15:18"], "{all:#?}");
+    assert_eq!(
+        places,
+        ["1:1", "3:8", "6:29", "7:13", "7:32", "9:7", "10:15", "13:7", "13:7", "15:18"],
+        "{all:#?}"
+    );
     let rendered = aqueduct::recipe::render("dir/r.yml", &all);
     assert!(rendered.starts_with("dir/r.yml: 8 errors in the recipe\n"), "{rendered}");
     assert!(rendered.contains("\ndir/r.yml:6:29: error: layer_range [0, 9]"), "{rendered}");
@@ -281,10 +422,13 @@ fn wild_habits_are_understood() {
     let text = "x: &common {weight: \"1e-5\"}\n".replace("x: ", "parameters: ")
         + "merge_method: linear\nmodels:\n- {model: a, parameters: {<<: *common, weight: [0.5]}}\n- {model: b, parameters: *common}\n";
     let plan = plan(&text).map_err(|p| aqueduct::recipe::render("r", &p)).unwrap();
-    let weights: Vec<f64> = plan.output().tensors[3].inputs.iter().map(|i| i.params.need("weight")).collect();
+    let weights: Vec<f64> =
+        plan.output().tensors[3].inputs.iter().map(|i| i.params.need("weight")).collect();
     assert_eq!(weights, [0.5, 1e-5]);
     let text = linear("parameters: {normalize: no}\n");
-    assert!(!self::plan(&text).map_err(|_| ()).unwrap().output().tensors[0].params.flag("normalize"));
+    assert!(
+        !self::plan(&text).map_err(|_| ()).unwrap().output().tensors[0].params.flag("normalize")
+    );
 }
 
 #[test]
@@ -298,7 +442,11 @@ fn parameters_are_looked_up_from_the_source_outwards() {
         let index = output.table.find(name).unwrap();
         output.tensors[index].inputs.iter().map(|i| i.params.need("weight")).collect()
     };
-    assert_eq!(weights("model.layers.0.mlp.up_proj.weight"), [1.0, 4.0], "filters see the input's name");
+    assert_eq!(
+        weights("model.layers.0.mlp.up_proj.weight"),
+        [1.0, 4.0],
+        "filters see the input's name"
+    );
     assert_eq!(weights("model.layers.0.input_layernorm.weight"), [2.0, 2.0]);
     assert_eq!(weights("model.layers.1.self_attn.q_proj.weight"), [3.0, 3.0]);
     assert_eq!(weights("lm_head.weight"), [3.0, 3.0]);
@@ -334,7 +482,10 @@ fn the_summary_shows_layers_with_sources_and_values() {
     assert_eq!(row.params[0].by_filter[1].filter.as_deref(), Some("mlp"));
     assert_eq!(stage.embedding[0].params, []);
     assert_eq!(summary.bytes, summary.parameters * 2);
-    assert_eq!(summary.parameters, 2 * 64 * 32 + 32 + 6 * (2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32));
+    assert_eq!(
+        summary.parameters,
+        2 * 64 * 32 + 32 + 6 * (2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32)
+    );
     let json = serde_json::to_value(&summary).unwrap();
     assert_eq!(json["stages"][0]["layers"][5]["params"][0]["name"], "t");
 }

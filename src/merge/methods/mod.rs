@@ -40,5 +40,7 @@ pub fn specs() -> Vec<&'static MethodSpec> {
 /// # Panics
 /// If `spec` is none of [`specs`].
 pub fn find(spec: &MethodSpec) -> &'static dyn Method {
-    *ALL.iter().find(|method| method.spec().name == spec.name).expect("plans use registered methods")
+    *ALL.iter()
+        .find(|method| method.spec().name == spec.name)
+        .expect("plans use registered methods")
 }
