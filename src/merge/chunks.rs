@@ -138,7 +138,8 @@ impl Job<'_> {
     fn check_range(&self, start: usize, values: &[f32]) -> Result<()> {
         let limit = overflow_limit(self.info.dtype);
         // NaN fails the comparison too.
-        let Some(at) = values.iter().position(|v| !(v.abs() < limit)) else { return Ok(()) };
+        let holds = |v: &f32| v.abs() < limit;
+        let Some(at) = values.iter().position(|v| !holds(v)) else { return Ok(()) };
         let detail = format!(
             "element {} becomes {}, which {} cannot hold; set 'out_dtype: bfloat16' or 'float32' in \
              the recipe, or look for the member or weight that makes it so large",

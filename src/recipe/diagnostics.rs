@@ -82,7 +82,7 @@ impl Diagnostics {
 
     /// All problems in the order of the text.
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
-        self.list.sort_by(|a, b| a.pos.cmp(&b.pos));
+        self.list.sort_by_key(|problem| problem.pos);
         self.list
     }
 }

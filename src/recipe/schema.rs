@@ -410,13 +410,18 @@ fn numbers(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<f6
     (values.len() == items.len()).then_some(values)
 }
 
-/// Numbers may be quoted, and YAML 1.1 reads `1e-5` as text; flags are 0 and 1.
+/// Numbers may be quoted; flags are 0 and 1, and YAML 1.1, in which recipes in the wild are written, has
+/// `yes` and `on` for true.
 fn number(kind: &Kind) -> Option<f64> {
     let value = match kind {
         Kind::Bool(b) => f64::from(u8::from(*b)),
         Kind::Int(n) => *n as f64,
         Kind::Float(x) => *x,
-        Kind::Str(s) => s.trim().parse().ok()?,
+        Kind::Str(s) => match s.trim() {
+            "yes" | "Yes" | "YES" | "on" | "On" | "ON" => 1.0,
+            "no" | "No" | "NO" | "off" | "Off" | "OFF" => 0.0,
+            text => text.parse().ok()?,
+        },
         _ => return None,
     };
     value.is_finite().then_some(value)

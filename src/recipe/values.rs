@@ -105,14 +105,15 @@ fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings,
         let name = key.value.as_str();
         let known = spec.param(name);
         let problems = &mut planner.problems;
-        match known {
-            Some(param) if !param.ignored && !(of_source && param.scope == Scope::Tensor) => {}
-            Some(param) if !param.ignored => {
+        match known.filter(|param| !param.ignored) {
+            Some(param) if of_source && param.scope == Scope::Tensor => {
                 let message = format!("'{name}' is not read from a source: all share one value");
                 problems.warn(key.pos, message, "move it to the parameters of the slice or recipe");
             }
-            Some(_) => unused_parameter(planner, spec, name, key.pos),
-            None if PEER_PARAMS.contains(&name) => unused_parameter(planner, spec, name, key.pos),
+            Some(_) => {}
+            None if known.is_some() || PEER_PARAMS.contains(&name) => {
+                unused_parameter(planner, spec, name, key.pos);
+            }
             None => {
                 let own: Vec<&str> =
                     spec.params.iter().filter(|p| !p.ignored).map(|p| p.name).collect();

@@ -2,8 +2,7 @@
 //!
 //! A tree, not derived structs: a struct stops at the first problem, a tree lets the schema report all
 //! of them. Anchors and `<<:` are expanded by the parser; repeated keys are kept, since only the schema
-//! can say which of them counts. YAML 1.1's `yes`/`no`/`on`/`off` are booleans, as in PyYAML, which
-//! wrote the recipes in the wild.
+//! can say which of them counts.
 
 use super::diagnostics::Diagnostic;
 use serde::Serialize;
@@ -79,6 +78,8 @@ impl Kind {
 pub fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
     let options = serde_yaml::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        // A model may be called `y` or `on`; flags written so are understood where a flag is due.
+        strict_booleans: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
     let parsed = serde_yaml::from_multiple_with_options::<Spanned<Raw>>(text, options);
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn every_value_knows_its_place_and_aliases_point_at_their_text() {
-        let documents = parse("a: &x {k: [1, 2.5]}\nb: *x\n---\nc:\n  <<: {k: yes}\n").unwrap();
+        let documents = parse("a: &x {k: [1, 2.5]}\nb: *x\n---\nc:\n  <<: {k: true}\n").unwrap();
         assert_eq!(documents.len(), 2);
         let top = map(&documents[0]);
         assert_eq!(top[1].0.pos, Pos { line: 2, column: 1 });

@@ -159,7 +159,7 @@ fn wrong_types() {
     error(&linear("parameters: 3\n"), "3:13", "'parameters' is the number 3", "write 'parameters:");
     error(&linear("parameters: {weight: [{filter: mlp}]}\n"), "3:23", "no 'value'", "value: 0.5");
     let text = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: 6}]\n";
-    error(text, "3:36", "'layer_range' is the number 6", "[FIRST, END]");
+    error(text, "3:37", "'layer_range' is the number 6", "[FIRST, END]");
     error(&linear("name: [x]\n"), "3:7", "'name' is a list", "name: NAME");
     error(
         "merge_method: linear\nmodels: [{parameters: {weight: 1}}]\n",
@@ -251,13 +251,13 @@ fn slices(list: &str) -> String {
 fn layer_ranges() {
     error(
         &slices("- sources: [{model: a, layer_range: [4, 2]}]\n"),
-        "3:36",
+        "3:37",
         "[4, 2] runs backwards",
         "write [2, 4]",
     );
     error(
         &slices("- sources: [{model: a, layer_range: [0, 7]}]\n"),
-        "3:36",
+        "3:37",
         "beyond the 6 layers of 'a'",
         "6 is the greatest",
     );
@@ -277,7 +277,7 @@ fn layer_ranges() {
     error(text, "6:5", "'b' gives 5, 'a' 6", "equally long");
     let text =
         "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: deep}]\n";
-    error(text, "3:29", "'deep' has 12 layers, 'a' has 6", "layer_range");
+    error(text, "3:30", "'deep' has 12 layers, 'a' has 6", "layer_range");
     let text = "merge_method: task_arithmetic\nbase_model: a\nparameters: {weight: 1}\nslices:\n- sources: [{model: b, layer_range: [0, 6]}]\n";
     error(text, "5:3", "needs the base model 'a' among the sources", "{model: a, layer_range");
 }
@@ -289,10 +289,10 @@ fn models_that_do_not_go_together() {
             "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: a}}, {{model: {model}}}]\n"
         )
     };
-    error(&with("wide"), "3:29", "hidden_size is 64, not 32", "the same sizes");
+    error(&with("wide"), "3:30", "hidden_size is 64, not 32", "the same sizes");
     error(
         &with("wordy"),
-        "3:29",
+        "3:30",
         "has shape [66, 32], that of 'a' has [64, 32]",
         "same vocabulary",
     );
@@ -304,13 +304,13 @@ fn models_that_do_not_go_together() {
     );
     error(
         &with("holey"),
-        "3:29",
+        "3:30",
         "lacks the tensor 'model.layers.3.mlp.up_proj.weight'",
         "incomplete",
     );
     error(
         &with("liar"),
-        "3:29",
+        "3:30",
         "has shape [32, 40], config.json says [32, 48]",
         "do not belong together",
     );
@@ -340,7 +340,7 @@ fn mistral_and_llama_members_mix_with_a_word_about_constants() {
     let text = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: m, layer_range: [0, 6]}]\n",
     );
-    warning(&text, "4:20", "sliding_window 4096, now none", "base_model");
+    warning(&text, "4:21", "sliding_window 4096, now none", "base_model");
     let plan = plan(&text).unwrap_or_else(|_| panic!("mixed members are normal"));
     assert_eq!(plan.output().config.architecture().unwrap(), "LlamaForCausalLM");
     assert_eq!(plan.output().hyper.n_layer, 12);
@@ -375,7 +375,7 @@ fn things_that_have_no_effect() {
     let text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: [{value: 1}, {filter: mlp, value: 2}]}}]\n";
     warning(text, "2:55", "the filter 'mlp' never decides", "move it up");
     let zero = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 0}}]\n";
-    warning(zero, "2:54", "'b' has weight 0 everywhere", "remove it");
+    warning(zero, "2:55", "'b' has weight 0 everywhere", "remove it");
     warning(
         &linear("parameters: {density: 0.5}\n"),
         "3:14",
