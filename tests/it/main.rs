@@ -2,5 +2,7 @@
 
 mod files;
 mod folders;
+mod hostile;
+mod outputs;
 mod quants;
 mod tokenizer;
