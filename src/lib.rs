@@ -8,12 +8,16 @@ pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod imatrix;
+pub mod kernels;
 mod mmap;
+pub mod model;
 pub mod output;
 pub mod progress;
 pub mod quantize;
 pub mod quants;
 pub mod size;
 pub mod source;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

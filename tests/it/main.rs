@@ -1,4 +1,6 @@
 //! All integration tests, in one binary so that they link once.
 
 mod files;
+mod folders;
 mod quants;
+mod tokenizer;
