@@ -3,6 +3,8 @@
 mod files;
 mod folders;
 mod merge;
+mod hostile;
+mod outputs;
 mod quants;
 mod recipe;
 mod tokenizer;
