@@ -2,9 +2,10 @@
 
 mod files;
 mod folders;
-mod merge;
 mod hostile;
+mod merge;
 mod outputs;
 mod quants;
 mod recipe;
+mod recipes;
 mod tokenizer;
