@@ -128,3 +128,22 @@ fn a_name_of_no_known_family_is_an_error_with_the_way_out() {
         problems[0].remedy
     );
 }
+
+#[test]
+fn a_folder_with_only_config_json_is_enough_to_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("org/Mystery-9B");
+    std::fs::create_dir_all(&model).unwrap();
+    let config = r#"{"architectures": ["MistralForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 5, "num_attention_heads": 4, "vocab_size": 100, "torch_dtype": "bfloat16"}"#;
+    std::fs::write(model.join("config.json"), config).unwrap();
+    let recipe = dir.path().join("recipe.yml");
+    std::fs::write(&recipe, "merge_method: passthrough\nmodels: [{model: org/Mystery-9B}]\n")
+        .unwrap();
+    let plan = planned(&recipe);
+    assert_eq!(plan.output().hyper.n_layer, 5);
+    assert_eq!(plan.bytes(), 2 * plan.parameters());
+    let merged = merge::open(plan);
+    let error = merged.tensors.read(0).err().unwrap().to_string();
+    assert!(error.contains("only the shapes of this model are known"), "{error}");
+}
