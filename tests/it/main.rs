@@ -2,5 +2,6 @@
 
 mod files;
 mod folders;
+mod imatrix;
 mod quants;
 mod tokenizer;
