@@ -3,5 +3,6 @@
 mod files;
 mod folders;
 mod imatrix;
+mod model;
 mod quants;
 mod tokenizer;
