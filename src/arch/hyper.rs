@@ -130,7 +130,7 @@ impl HyperParams {
         if let Some((what, n)) = sizes.iter().find(|(_, n)| *n == 0 || *n > LIMIT) {
             return Err(Error::model(origin, format!("unusable number of {what}: {n}")));
         }
-        if self.n_head % self.n_head_kv != 0 || self.head_dim % 2 != 0 {
+        if !self.n_head.is_multiple_of(self.n_head_kv) || !self.head_dim.is_multiple_of(2) {
             let detail = format!(
                 "{} heads, {} key-value heads and head dimension {} do not go together",
                 self.n_head, self.n_head_kv, self.head_dim

@@ -95,7 +95,7 @@ fn gguf_of(checkpoint: &Checkpoint) -> GgufModel {
             Permute::KeyHeads => hyper.n_head_kv,
         };
         let row = data.bytes.len() / info.shape[0];
-        let half = if heads > 0 { info.shape[0] / heads / 2 } else { 0 };
+        let half = info.shape[0] / heads.max(1) / 2;
         let from = |to: usize| match heads {
             0 => to,
             _ => to / (2 * half) * 2 * half + to % 2 * half + to % (2 * half) / 2,

@@ -2,7 +2,11 @@
 
 mod files;
 mod folders;
+mod hostile;
 mod imatrix;
+mod merge;
 mod model;
+mod outputs;
 mod quants;
+mod recipe;
 mod tokenizer;
