@@ -16,6 +16,7 @@ pub mod output;
 pub mod progress;
 pub mod quantize;
 pub mod quants;
+pub mod report;
 pub mod size;
 pub mod source;
 pub mod tokenizer;

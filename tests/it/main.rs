@@ -3,6 +3,7 @@
 mod files;
 mod folders;
 mod hostile;
+mod inspect;
 mod outputs;
 mod quants;
 mod tokenizer;
