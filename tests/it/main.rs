@@ -4,6 +4,8 @@ mod files;
 mod folders;
 mod hostile;
 mod inspect;
+mod merge;
 mod outputs;
 mod quants;
+mod recipe;
 mod tokenizer;
