@@ -75,7 +75,8 @@ fn bytes_equal_the_peers_in_every_type_and_mode() {
             let expected = read(&format!("{dtype}.{mode}.bin"));
             let differing = differing_blocks(dtype, &found, &expected);
             if let Some(first) = differing.first() {
-                failures.push(format!("{dtype} {mode}: {} blocks, first {first:?}", differing.len()));
+                failures
+                    .push(format!("{dtype} {mode}: {} blocks, first {first:?}", differing.len()));
             }
         }
     }
