@@ -1,5 +1,8 @@
 //! All integration tests, in one binary so that they link once.
 
 mod files;
+mod folders;
+mod hostile;
+mod outputs;
 mod quants;
 mod tokenizer;

@@ -64,7 +64,7 @@ pub(crate) fn fit_affine<const N: usize>(
     for i in 0..N {
         for k in 0..LANES {
             let code = nearest_int(best.code_inverse[k] * (x[i][k] - best.code_min[k]));
-            let code = code.max(0).min(grid.top) as u8;
+            let code = code.clamp(0, grid.top) as u8;
             codes[i][k] = if high[k] == low[k] { 0 } else { code };
         }
     }
@@ -94,7 +94,7 @@ fn first_guess<const N: usize>(
     let mut error = F32s::ZERO;
     for i in 0..N {
         for k in 0..LANES {
-            let code = nearest_int(inverse[k] * (x[i][k] - low[k])).max(0).min(grid.top);
+            let code = nearest_int(inverse[k] * (x[i][k] - low[k])).clamp(0, grid.top);
             let off = scale[k] * code as f32 + low[k] - x[i][k];
             error[k] += weights[i][k] * if grid.absolute { off.abs() } else { off * off };
         }
@@ -124,7 +124,7 @@ fn try_step<const N: usize>(
     let (mut sum_l, mut sum_l2, mut sum_xl) = (F32s::ZERO, F32s::ZERO, F32s::ZERO);
     for i in 0..N {
         for k in 0..LANES {
-            let code = nearest_int(inverse[k] * (x[i][k] - min[k])).max(0).min(grid.top);
+            let code = nearest_int(inverse[k] * (x[i][k] - min[k])).clamp(0, grid.top);
             let level = code as f32;
             levels[i][k] = level;
             let wl = weights[i][k] * level;

@@ -38,7 +38,7 @@ impl<const N: usize> Descent<N> {
                     let rest_xl = self.xl[k] - w * x * old as f32;
                     let rest_l2 = self.l2[k] - w * old as f32 * old as f32;
                     let free = (rest_xl > 0.0) & (!codes.bytes | (rest_l2 > 0.0));
-                    let new = nearest_int(x * rest_l2 / rest_xl).max(codes.low).min(codes.high);
+                    let new = nearest_int(x * rest_l2 / rest_xl).clamp(codes.low, codes.high);
                     let xl = rest_xl + w * x * new as f32;
                     let l2 = rest_l2 + w * new as f32 * new as f32;
                     let better = xl * xl * self.l2[k] > self.xl[k] * self.xl[k] * l2;
@@ -87,7 +87,7 @@ pub(crate) fn fit_self_weighted<const N: usize>(
         for k in 0..LANES {
             let x = x[i][k];
             let w = x * x;
-            let level = nearest_int(inverse[k] * x).max(-half).min(half - 1);
+            let level = nearest_int(inverse[k] * x).clamp(-half, half - 1);
             weights[i][k] = w;
             descent.levels[i][k] = level;
             descent.xl[k] += w * x * level as f32;

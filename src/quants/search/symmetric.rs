@@ -42,7 +42,7 @@ pub(crate) fn fit_symmetric<const N: usize>(
     }
     for i in 0..N {
         for k in 0..LANES {
-            let code = nearest_int(code_inverse[k] * x[i][k]).max(-half).min(half - 1) + half;
+            let code = nearest_int(code_inverse[k] * x[i][k]).clamp(-half, half - 1) + half;
             codes[i][k] = if magnitude[k] < NEGLIGIBLE { 0 } else { code as u8 };
         }
     }
@@ -77,7 +77,7 @@ fn sums<const N: usize>(
     let (mut xl, mut l2) = (F32s::ZERO, F32s::ZERO);
     for i in 0..N {
         for k in 0..LANES {
-            let level = nearest_int(inverse[k] * x[i][k]).max(-half).min(half - 1) as f32;
+            let level = nearest_int(inverse[k] * x[i][k]).clamp(-half, half - 1) as f32;
             let w = weights[i][k];
             xl[k] += w * x[i][k] * level;
             l2[k] += w * level * level;
