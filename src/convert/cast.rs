@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 18;
 pub(super) fn interleave_heads(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
     let row_bytes = bytes.len() / rows;
     let dim = rows / heads;
-    assert!(rows == heads * dim && dim % 2 == 0, "checked against the hyperparameters");
+    assert!(rows == heads * dim && dim.is_multiple_of(2), "checked against the hyperparameters");
     let mut out = Vec::with_capacity(bytes.len());
     for head in 0..heads {
         for j in 0..dim / 2 {

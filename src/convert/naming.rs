@@ -139,7 +139,7 @@ fn is_encoding(lower: &str) -> bool {
         let mut chars = rest.chars();
         let pairs: Vec<char> = chars.by_ref().skip(1).collect();
         rest.starts_with(|c: char| c.is_ascii_digit())
-            && pairs.len() % 2 == 0
+            && pairs.len().is_multiple_of(2)
             && pairs
                 .chunks(2)
                 .all(|pair| pair[0] == '_' && (pair[1].is_alphanumeric() || pair[1] == '_'))

@@ -110,7 +110,7 @@ fn required(arch: &'static Architecture, hyper: &HyperParams) -> Vec<(String, St
     let mut names = Vec::new();
     for decl in arch.tensors {
         // A head may be missing only where the embedding serves as one.
-        if decl.optional && !(decl.role == Role::Head && !hyper.tied) {
+        if decl.optional && (decl.role != Role::Head || hyper.tied) {
             continue;
         }
         let layers = if decl.role == Role::Layer { hyper.n_layer } else { 1 };
