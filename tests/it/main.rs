@@ -3,7 +3,9 @@
 mod convert;
 mod files;
 mod folders;
+mod merge;
 mod hostile;
 mod outputs;
 mod quants;
+mod recipe;
 mod tokenizer;
