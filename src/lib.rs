@@ -5,6 +5,7 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod quantize;
 pub mod quants;
 pub mod recipe;
+pub mod report;
 pub mod size;
 pub mod source;
 pub mod tokenizer;
