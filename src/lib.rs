@@ -5,14 +5,21 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod imatrix;
+pub mod kernels;
+pub mod merge;
 mod mmap;
+pub mod model;
 pub mod output;
 pub mod progress;
 pub mod quantize;
 pub mod quants;
+pub mod recipe;
+pub mod report;
 pub mod size;
 pub mod source;
 pub mod tokenizer;

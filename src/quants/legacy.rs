@@ -6,24 +6,66 @@
 
 use super::f16::f32_to_f16;
 use super::lanes::{F32s, LANES, Panel, U8s, importance_weights, store_f16};
-use super::search::{AffineGrid, fit_affine, fit_symmetric};
+use super::search::{AffineGrid, fit_affine, fit_symmetric, nearest_int};
 
-/// `value` truncated to an integer.
+/// `value` truncated to an integer. By way of [`nearest_int`], because Rust's own conversion saturates,
+/// which keeps it from being vectorized.
 #[inline(always)]
-pub(super) fn truncate(value: f32) -> i32 {
-    if value.abs() < 2_147_483_648.0 { value as i32 } else { i32::MIN }
+fn truncate(value: f32) -> i32 {
+    let nearest = nearest_int(value);
+    let above = (value >= 0.0) & (nearest as f32 > value);
+    let below = (value < 0.0) & ((nearest as f32) < value);
+    let whole = nearest - i32::from(above) + i32::from(below);
+    if value.abs() < 4_194_304.0 { whole } else { i32::MIN }
+}
+
+/// The largest |x|. As integers, whose order is that of the floats they stand for: reductions of integers
+/// are vectorized, those of floats are not.
+#[inline(always)]
+pub(super) fn largest_magnitude(weights: &[f32; 32]) -> f32 {
+    let mut bits = 0i32;
+    for w in weights {
+        bits = bits.max((w.to_bits() & 0x7fff_ffff) as i32);
+    }
+    f32::from_bits(bits as u32)
 }
 
 /// The weight of largest magnitude, the first of equals; 0 if all are zero.
 #[inline(always)]
 fn largest(weights: &[f32; 32]) -> f32 {
-    let mut magnitude = 0f32;
+    let magnitude = largest_magnitude(weights);
+    let (mut positive, mut negative) = (false, false);
     for w in weights {
-        magnitude = if w.abs() > magnitude { w.abs() } else { magnitude };
+        positive |= *w == magnitude;
+        negative |= *w == -magnitude;
     }
-    // Both signs may occur at this magnitude: the first one counts.
-    let first = weights.iter().find(|w| magnitude > 0.0 && w.abs() == magnitude);
-    first.copied().unwrap_or(0.0)
+    match (positive, negative) {
+        (true, false) => magnitude,
+        (false, true) => -magnitude,
+        // Both signs occur at this magnitude: the first one counts; or all are zero.
+        _ if magnitude > 0.0 => {
+            weights.iter().copied().find(|w| w.abs() == magnitude).unwrap_or(magnitude)
+        }
+        _ => 0.0,
+    }
+}
+
+/// The smallest and the largest weight; of zeros of either sign, the first for the smallest.
+#[inline(always)]
+fn extent(weights: &[f32; 32]) -> (f32, f32) {
+    // Flipping the lower bits of negative floats makes integers of the same order.
+    let key = |bits: i32| bits ^ ((bits >> 31) & 0x7fff_ffff);
+    let (mut low, mut high) = (i32::MAX, i32::MIN);
+    for w in weights {
+        low = low.min(key(w.to_bits() as i32));
+        high = high.max(key(w.to_bits() as i32));
+    }
+    let value = |key_bits: i32| f32::from_bits(key(key_bits) as u32);
+    let (mut low, high) = (value(low), value(high));
+    if low == 0.0 {
+        low = weights.iter().copied().find(|w| *w == 0.0).unwrap_or(low);
+    }
+    (low, high)
 }
 
 /// Scale such that the weight of largest magnitude gets code 0 and zero gets code `half`; and what the
@@ -43,11 +85,7 @@ pub(super) fn spread_symmetric(weights: &[f32; 32], half: f32) -> (f32, [i32; 32
 /// the codes truncate: `(x - min) / scale + 0.5`.
 #[inline(always)]
 pub(super) fn spread_affine(weights: &[f32; 32], top: f32) -> (f32, f32, [i32; 32]) {
-    let (mut low, mut high) = (f32::MAX, -f32::MAX);
-    for &w in weights {
-        low = if w < low { w } else { low };
-        high = if w > high { w } else { high };
-    }
+    let (low, high) = extent(weights);
     let d = (high - low) / top;
     let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
     let mut codes = [0; 32];
@@ -117,4 +155,35 @@ pub(super) fn search_affine(panel: &Panel<32>, top: i32, out: &mut [U8s]) -> [U8
     store_f16(&d, &mut out[..2]);
     store_f16(&stored, &mut out[2..4]);
     codes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncation_is_that_of_a_cast() {
+        for i in -1_000_000..=1_000_000 {
+            let value = i as f32 / 8192.0;
+            assert_eq!(truncate(value), value as i32, "{value}");
+            let next = f32::from_bits(value.to_bits() + 1);
+            assert_eq!(truncate(next), next as i32, "{next}");
+        }
+        assert_eq!(truncate(f32::INFINITY), i32::MIN);
+        assert_eq!(truncate(f32::NAN), i32::MIN);
+    }
+
+    #[test]
+    fn extremes_keep_the_first_of_equals() {
+        let mut weights = [0.0f32; 32];
+        assert_eq!(largest(&weights).to_bits(), 0);
+        weights[0] = -0.0;
+        assert_eq!(largest(&weights).to_bits(), 0);
+        assert_eq!(extent(&weights).0.to_bits(), (-0.0f32).to_bits());
+        (weights[3], weights[9], weights[10]) = (-2.0, 2.0, -1.0);
+        assert_eq!(largest(&weights), -2.0);
+        assert_eq!(extent(&weights), (-2.0, 2.0));
+        weights[1] = 2.0;
+        assert_eq!(largest(&weights), 2.0);
+    }
 }

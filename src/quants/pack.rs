@@ -15,7 +15,7 @@ pub(super) fn requantize<const N: usize>(
 ) {
     for i in 0..N {
         for k in 0..LANES {
-            let code = nearest_int((x[i][k] + min[k]) / scale[k]).max(low).min(high) - low;
+            let code = nearest_int((x[i][k] + min[k]) / scale[k]).clamp(low, high) - low;
             codes[i][k] = if scale[k] != 0.0 { code as u8 } else { codes[i][k] };
         }
     }

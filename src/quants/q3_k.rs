@@ -112,7 +112,7 @@ fn search_plain(x: &[[F32s; 16]], codes: &mut [[U8s; 16]], tail: &mut [U8s]) {
         let inverse = -32.0 / largest[k];
         let some = largest[k] != 0.0;
         for j in 0..16 {
-            let code = i32::from(nearest_int(inverse * scales[j][k]) as i8).max(-32).min(31) + 32;
+            let code = i32::from(nearest_int(inverse * scales[j][k]) as i8).clamp(-32, 31) + 32;
             scale_codes[j][k] = if some { code as u8 } else { 0 };
         }
         d[k] = if some { 1.0 / inverse } else { 0.0 };

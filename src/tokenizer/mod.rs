@@ -1,18 +1,26 @@
 //! Text to token ids, and the tokenizer files of a checkpoint to a GGUF vocabulary.
 //!
-//! [`Tokenizer`] is always built from GGUF metadata and never from a model folder, so a recipe, a
-//! folder and a GGUF file give the same ids for the same text, and the ids are those of llama.cpp's
-//! `llama_tokenize`.
+//! Two directions meet here. [`Vocabulary`] reads what a checkpoint holds (a SentencePiece
+//! `tokenizer.model` or a `tokenizer.json`) and writes it as `tokenizer.*` metadata. [`Tokenizer`] is
+//! always built from that metadata and never from the checkpoint, so a recipe, a folder and a GGUF file
+//! give the same ids for the same text, and the ids are those of llama.cpp's `llama_tokenize`.
 //!
 //! Deliberately absent: decoding of ids, chat templates, and the tokenizer kinds that no model of the
 //! llama family uses (WordPiece, Unigram, RWKV).
 
 mod bpe;
+mod files;
+mod hf_bpe;
+mod hf_spm;
+mod known_hashes;
 mod pretokenizer;
+mod recognize;
+mod sentencepiece;
+mod special;
 mod spm;
 mod vocabulary;
 
-pub use vocabulary::TokenKind;
+pub use vocabulary::{TokenKind, Vocabulary};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};

@@ -1,5 +1,15 @@
 //! All integration tests, in one binary so that they link once.
 
+mod convert;
 mod files;
+mod folders;
+mod hostile;
+mod imatrix;
+mod inspect;
+mod merge;
+mod model;
+mod outputs;
 mod quants;
+mod recipe;
+mod recipes;
 mod tokenizer;

@@ -1,7 +1,10 @@
 //! Text to ids: special tokens, BOS and EOS, errors, and a real model's ids where one is at hand.
 
+use crate::convert::smollm2;
+use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::gguf::{Array, Metadata, Value};
 use aqueduct::tokenizer::{TokenKind, Tokenizer};
+use std::path::Path;
 
 fn strings(texts: &[&str]) -> Value {
     Value::Array(Array::String(texts.iter().map(|t| t.to_string()).collect()))
@@ -105,4 +108,16 @@ fn what_cannot_be_used_is_refused_by_name() {
     let mut scores = score_based();
     scores.set("tokenizer.ggml.scores", Value::Array(Array::F32(vec![0.0; 3])));
     assert!(error(&scores).contains("3 token scores"));
+}
+
+#[test]
+#[ignore = "needs SmolLM2-135M-Instruct: run scripts/fetch-smollm2"]
+fn smollm2_gives_the_peers_ids() {
+    let model = convert(&smollm2(), &ConvertOptions::default()).unwrap();
+    let tokenizer = Tokenizer::from_metadata("smollm2", &model.metadata).unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/smollm2");
+    let text = std::fs::read_to_string(data.join("gpl-3.txt")).unwrap();
+    let expected = std::fs::read_to_string(data.join("token-ids-gpl3.json")).unwrap();
+    let expected: Vec<u32> = serde_json::from_str(&expected).unwrap();
+    assert_eq!(tokenizer.encode_document(&text, false).unwrap(), expected);
 }

@@ -3,7 +3,7 @@
 //! The scale is never explicit on the way: with A = sum w x l and B = sum w l^2 the best scale is A/B
 //! and the error falls as A^2/B grows.
 
-use super::super::lanes::{F32s, LANES, U8s};
+use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::symmetric::largest;
 use super::{NEGLIGIBLE, nearest_int};
 
@@ -31,14 +31,14 @@ impl<const N: usize> Descent<N> {
     #[inline(always)]
     fn improve(&mut self, x: &[F32s; N], weights: &[F32s; N], codes: Codes) {
         for _ in 0..PASSES {
-            let mut changed = [false; LANES];
+            let mut changed = [0i32; LANES];
             for i in 0..N {
                 for k in 0..LANES {
                     let (x, w, old) = (x[i][k], weights[i][k], self.levels[i][k]);
                     let rest_xl = self.xl[k] - w * x * old as f32;
                     let rest_l2 = self.l2[k] - w * old as f32 * old as f32;
                     let free = (rest_xl > 0.0) & (!codes.bytes | (rest_l2 > 0.0));
-                    let new = nearest_int(x * rest_l2 / rest_xl).max(codes.low).min(codes.high);
+                    let new = nearest_int(x * rest_l2 / rest_xl).clamp(codes.low, codes.high);
                     let xl = rest_xl + w * x * new as f32;
                     let l2 = rest_l2 + w * new as f32 * new as f32;
                     let better = xl * xl * self.l2[k] > self.xl[k] * self.xl[k] * l2;
@@ -47,11 +47,11 @@ impl<const N: usize> Descent<N> {
                     self.levels[i][k] = if take { stored } else { old };
                     self.xl[k] = if take { xl } else { self.xl[k] };
                     self.l2[k] = if take { l2 } else { self.l2[k] };
-                    changed[k] |= take;
+                    changed[k] |= i32::from(take);
                 }
             }
             // A lane without a change is settled: another pass over it changes nothing.
-            if !changed.contains(&true) {
+            if changed.iter().fold(0, |any, c| any | c) == 0 {
                 break;
             }
         }
@@ -87,7 +87,7 @@ pub(crate) fn fit_self_weighted<const N: usize>(
         for k in 0..LANES {
             let x = x[i][k];
             let w = x * x;
-            let level = nearest_int(inverse[k] * x).max(-half).min(half - 1);
+            let level = nearest_int(inverse[k] * x).clamp(-half, half - 1);
             weights[i][k] = w;
             descent.levels[i][k] = level;
             descent.xl[k] += w * x * level as f32;
@@ -134,11 +134,12 @@ pub(crate) fn fit_non_negative<const N: usize>(
             candidate[k] = (0.1 * step as f32 + top as f32) / largest[k];
         }
         let error = square_error(x, weights, &candidate, top, -1);
+        let mut better = Mask::NONE;
         for k in 0..LANES {
-            let better = error[k] < best[k];
-            best[k] = if better { error[k] } else { best[k] };
-            inverse[k] = if better { candidate[k] } else { inverse[k] };
+            better.set(k, error[k] < best[k]);
         }
+        best = better.choose(&error, &best);
+        inverse = better.choose(&candidate, &inverse);
     }
     let mut descent = Descent { levels: [[0; LANES]; N], xl: F32s::ZERO, l2: F32s::ZERO };
     for i in 0..N {

@@ -7,6 +7,8 @@
 
 mod affine;
 mod descent;
+#[cfg(test)]
+mod oracle;
 mod symmetric;
 
 pub(super) use affine::{AffineGrid, fit_affine};

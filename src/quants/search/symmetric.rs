@@ -1,6 +1,6 @@
 //! Scale alone: x is approximated by `scale * (q - half)`, q in 0..2 half.
 
-use super::super::lanes::{F32s, LANES, U8s};
+use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::{NEGLIGIBLE, nearest_int};
 
 /// Weighted search over nineteen inverse scales around the one that maps the value of largest
@@ -32,17 +32,21 @@ pub(crate) fn fit_symmetric<const N: usize>(
             inverse[k] = -(half as f32 + 0.1 * step as f32) / largest[k];
         }
         let (xl, l2) = sums(x, weights, half, &inverse);
+        let (mut fitted, mut gain, mut better) = (F32s::ZERO, F32s::ZERO, Mask::NONE);
         for k in 0..LANES {
-            let better = (l2[k] > 0.0) & (xl[k] * xl[k] > best[k] * l2[k]);
-            let fitted = xl[k] / l2[k];
-            scale[k] = if better { fitted } else { scale[k] };
-            best[k] = if better { fitted * xl[k] } else { best[k] };
-            code_inverse[k] = if better { inverse[k] } else { code_inverse[k] };
+            fitted[k] = xl[k] / l2[k];
         }
+        for k in 0..LANES {
+            gain[k] = fitted[k] * xl[k];
+            better.set(k, (l2[k] > 0.0) & (xl[k] * xl[k] > best[k] * l2[k]));
+        }
+        scale = better.choose(&fitted, &scale);
+        best = better.choose(&gain, &best);
+        code_inverse = better.choose(&inverse, &code_inverse);
     }
     for i in 0..N {
         for k in 0..LANES {
-            let code = nearest_int(code_inverse[k] * x[i][k]).max(-half).min(half - 1) + half;
+            let code = nearest_int(code_inverse[k] * x[i][k]).clamp(-half, half - 1) + half;
             codes[i][k] = if magnitude[k] < NEGLIGIBLE { 0 } else { code as u8 };
         }
     }
@@ -77,7 +81,7 @@ fn sums<const N: usize>(
     let (mut xl, mut l2) = (F32s::ZERO, F32s::ZERO);
     for i in 0..N {
         for k in 0..LANES {
-            let level = nearest_int(inverse[k] * x[i][k]).max(-half).min(half - 1) as f32;
+            let level = nearest_int(inverse[k] * x[i][k]).clamp(-half, half - 1) as f32;
             let w = weights[i][k];
             xl[k] += w * x[i][k] * level;
             l2[k] += w * level * level;
