@@ -2,7 +2,7 @@
 
 use super::diagnostics::nearest;
 use super::method::{MethodSpec, PEER_METHODS, Scope};
-use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan};
+use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan, Values};
 use super::planner::{Planner, View};
 use super::schema::{Document, TokenizerSource};
 use super::slices::{self, Part, Parts};
@@ -42,23 +42,38 @@ pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) 
     };
     builder.all(&slices);
     builder.report_flaws();
-    let Builder { arch, tensors, ok, .. } = builder;
+    let Builder { tensors, ok, .. } = builder;
     if !ok || !compat::check_optional(planner, &slices, &tensors) {
         return None;
     }
     let names: Vec<&str> = tensors.iter().map(|(info, _)| info.name.as_str()).collect();
     values::warn_of_dead_filters(planner, document, spec, &names);
     compat::warn_of_zero_weights(planner, &slices, &tensors);
-    let vocab = tensors.first().map(|(info, _)| info.shape[0])?;
     compat::check_vocabulary(planner, document, &tensors, &donors)?;
+    finish(planner, document, spec, &slices, tensors, donors)
+}
+
+/// Puts together what has been found sound.
+fn finish(
+    planner: &mut Planner,
+    document: &Document,
+    spec: &'static MethodSpec,
+    slices: &[Parts],
+    tensors: Vec<(TensorInfo, TensorPlan)>,
+    donors: Donors,
+) -> Option<Stage> {
+    let ((donor, config_donor), tokenizer_donor) = donors;
     let slice_of_layer: Vec<usize> = slices
         .iter()
         .enumerate()
         .flat_map(|(index, slice)| std::iter::repeat_n(index, slice.layers))
         .collect();
+    let layers = slice_of_layer.len();
     let tied = !tensors.iter().any(|(_, plan)| plan.place == Place::Head);
-    let config = output_config::make(planner, donors.0.0, &tensors, layers, tied);
-    let mut hyper = planner.view(donors.0.0).hyper.clone();
+    let config = output_config::make(planner, donor, &tensors, layers, tied);
+    let view = planner.view(donor);
+    let (arch, mut hyper) = (view.arch, view.hyper.clone());
+    let vocab = tensors.first().map(|(info, _)| info.shape[0])?;
     (hyper.n_layer, hyper.n_vocab, hyper.tied) = (layers, vocab, tied);
     let (infos, tensors): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
     let name = document.name.as_ref().map(|name| name.value.clone());
@@ -74,8 +89,8 @@ pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) 
         method: spec,
         dtype: document.dtype.as_ref().map(|d| d.value),
         out_dtype: document.out_dtype.as_ref().map(|d| d.value),
-        config_donor: donors.0.1,
-        tokenizer_donor: donors.1,
+        config_donor,
+        tokenizer_donor,
         config,
         arch,
         hyper,
@@ -214,6 +229,7 @@ impl<'d> Builder<'_, '_, 'd> {
         true
     }
 
+    /// Plans the tensor `decl` of layer `offset` of `slice`, at gradient position `t`.
     fn tensor(
         &mut self,
         decl: &TensorDecl,
@@ -222,68 +238,80 @@ impl<'d> Builder<'_, '_, 'd> {
         offset: usize,
         t: f64,
     ) {
-        let layer_of = |part: &Part| part.start + offset;
         let found: Vec<Option<Found>> = slice
             .list
             .iter()
-            .map(|part| find(&self.planner.view(part.input), decl, layer_of(part)))
+            .map(|part| find(&self.planner.view(part.input), decl, part.start + offset))
             .collect();
         if decl.optional && decl.role != Role::Head && found.iter().all(Option::is_none) {
             return;
         }
-        let mut inputs = Vec::new();
-        for (at, (part, found)) in slice.list.iter().zip(found).enumerate() {
-            let Some(found) = found else {
-                let missing = &mut self.flaws.entry(part.input).or_default().missing;
-                missing.push(decl.hf_name(layer_of(part)));
-                self.ok = false;
-                continue;
-            };
-            self.check_tensor(part.input, &found, decl);
-            let is_base = slice.base == Some(at);
-            let name = decl.hf_name(layer_of(part));
-            let whose = format!("source '{}'", self.planner.label(part.input));
-            let (scope, tensor, pos) = (Scope::Source, name.as_str(), part.pos);
-            let ask = Ask { scope, tensor, t, is_base, pos, whose: &whose };
-            let places =
-                [Some(part.settings), Some(slice.settings), Some(&self.document.parameters)];
-            match values::evaluate(self.planner, self.spec, &places, &ask) {
-                Some(params) => inputs.push(TensorInput {
-                    from: part.input,
-                    index: found.index,
-                    layer: (decl.role == Role::Layer).then(|| layer_of(part)),
-                    params,
-                }),
-                None => self.ok = false,
-            }
-        }
+        let inputs = self.inputs(decl, slice, offset, t, found);
         let layer = if let Place::Layer(layer) = place { layer } else { 0 };
         let name = decl.hf_name(layer);
-        let pos = self.document.method.as_ref().map_or(self.document.pos, |method| method.pos);
-        let ask =
-            Ask { scope: Scope::Tensor, tensor: &name, t, is_base: false, pos, whose: "the merge" };
-        // A lone source is copied: parameters of the combination are not needed.
-        let lone = slice.list.len() == 1 && self.spec.lone_source_is_copied;
-        let places = [Some(slice.settings), Some(&self.document.parameters)];
-        let params = if lone {
-            Default::default()
-        } else {
-            match values::evaluate(self.planner, self.spec, &places, &ask) {
-                Some(params) => params,
-                None => {
-                    self.ok = false;
-                    return;
-                }
-            }
-        };
-        if inputs.len() != slice.list.len() {
+        let params = self.tensor_params(slice, &name, t);
+        let (Some(inputs), Some(params)) = (inputs, params) else {
+            self.ok = false;
             return;
-        }
+        };
         let plan = TensorPlan { place, inputs, base: slice.base, params };
         self.check_sum(&plan, slice);
         if let Some(info) = self.info(name, &plan, slice) {
             self.tensors.push((info, plan));
         }
+    }
+
+    /// The inputs of a tensor with their parameters; `None` if any has a flaw, all of which are noted.
+    fn inputs(
+        &mut self,
+        decl: &TensorDecl,
+        slice: &Parts<'d>,
+        offset: usize,
+        t: f64,
+        found: Vec<Option<Found>>,
+    ) -> Option<Vec<TensorInput>> {
+        let mut inputs = Vec::with_capacity(found.len());
+        for (at, (part, found)) in slice.list.iter().zip(found).enumerate() {
+            let layer = part.start + offset;
+            let name = decl.hf_name(layer);
+            let Some(found) = found else {
+                self.flaws.entry(part.input).or_default().missing.push(name);
+                continue;
+            };
+            self.check_tensor(part.input, &found, decl);
+            let whose = format!("source '{}'", self.planner.label(part.input));
+            let ask = Ask {
+                scope: Scope::Source,
+                tensor: &name,
+                t,
+                is_base: slice.base == Some(at),
+                pos: part.pos,
+                whose: &whose,
+            };
+            let places = [part.settings, slice.settings, &self.document.parameters];
+            if let Some(params) = values::evaluate(self.planner, self.spec, &places, &ask) {
+                let layer = (decl.role == Role::Layer).then_some(layer);
+                inputs.push(TensorInput { from: part.input, index: found.index, layer, params });
+            }
+        }
+        (inputs.len() == slice.list.len()).then_some(inputs)
+    }
+
+    /// Values of the parameters that all inputs of a tensor share.
+    fn tensor_params(&mut self, slice: &Parts<'d>, name: &str, t: f64) -> Option<Values> {
+        if slice.list.len() == 1 && self.spec.lone_source_is_copied {
+            return Some(Values::default()); // Nothing is combined, so nothing is asked for.
+        }
+        let ask = Ask {
+            scope: Scope::Tensor,
+            tensor: name,
+            t,
+            is_base: false,
+            pos: self.document.method.as_ref().map_or(self.document.pos, |method| method.pos),
+            whose: "the merge",
+        };
+        let places = [slice.settings, &self.document.parameters];
+        values::evaluate(self.planner, self.spec, &places, &ask)
     }
 
     /// The output's name, shape and type; inputs of different shapes are an error.

@@ -230,20 +230,33 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let table = checkpoint.tensors.table();
+        let has_head = self.check_names_of(reference, checkpoint.tensors.table(), arch, &hyper);
+        hyper.tied |= !has_head;
+        let pos = reference.pos;
+        Some(Member { reference: reference.value.clone(), pos, checkpoint, arch, hyper })
+    }
+
+    /// Warns of tensors that the architecture does not know and of a head that should be there; says
+    /// whether there is one.
+    fn check_names_of(
+        &mut self,
+        reference: &At<ModelRef>,
+        table: &TensorTable,
+        arch: &'static Architecture,
+        hyper: &HyperParams,
+    ) -> bool {
+        let model = &reference.value;
         let has_head = arch.with_role(Role::Head).any(|head| table.find(head.hf).is_some());
         if !has_head && !hyper.tied {
             let message = format!(
-                "model '{}' has no output head although its config.json does not tie it to the \
-                 embedding; it is taken to be tied",
-                reference.value
+                "model '{model}' has no output head although its config.json does not tie it to the \
+                 embedding; it is taken to be tied"
             );
             self.problems.warn(
                 reference.pos,
                 message,
                 "set 'tie_word_embeddings' if that is right",
             );
-            hyper.tied = true;
         }
         let strange = |name: &str| match arch.match_hf(name) {
             Some((_, layer)) => layer.is_some_and(|layer| layer >= hyper.n_layer),
@@ -253,17 +266,15 @@ impl Planner<'_> {
             table.infos().iter().map(|info| info.name.as_str()).filter(|n| strange(n)).collect();
         if let Some(first) = strangers.first() {
             let message = format!(
-                "model '{}' has {} tensors that architecture {} does not know, '{first}' for one; \
-                 they are left out",
-                reference.value,
+                "model '{model}' has {} tensors that architecture {} does not know, '{first}' for \
+                 one; they are left out",
                 strangers.len(),
                 arch.gguf_name
             );
             let remedy = "check that the model is what its config.json says";
             self.problems.warn(reference.pos, message, remedy);
         }
-        let pos = reference.pos;
-        Some(Member { reference: reference.value.clone(), pos, checkpoint, arch, hyper })
+        has_head
     }
 
     pub fn view(&self, input: Input) -> View<'_> {

@@ -9,7 +9,7 @@ use super::schema::{Document, Inputs, Slice};
 use super::yaml::Pos;
 
 /// The places where a parameter may be set, narrowest first.
-pub(super) type Places<'d> = [Option<&'d Settings>];
+pub(super) type Places<'d> = [&'d Settings];
 
 /// What is needed to evaluate the parameters of one tensor or one of its sources.
 pub(super) struct Ask<'a> {
@@ -38,7 +38,6 @@ pub(super) fn evaluate(
     for param in spec.params.iter().filter(|p| p.scope == ask.scope && !p.ignored) {
         let found = places
             .iter()
-            .flatten()
             .filter_map(|settings| find(settings, param.name))
             .find_map(|setting| setting.evaluate(ask.tensor, ask.t));
         match (found, param.default) {
@@ -68,7 +67,7 @@ fn report_missing(
     places: &Places,
 ) {
     let name = param.name;
-    let conditional = places.iter().flatten().any(|settings| find(settings, name).is_some());
+    let conditional = places.iter().any(|settings| find(settings, name).is_some());
     let message = format!("'{name}' is missing for {} (merge_method '{}')", ask.whose, spec.name);
     let remedy = if conditional {
         // The same words for every tensor, so that it is said once.
