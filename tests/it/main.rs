@@ -3,9 +3,10 @@
 mod convert;
 mod files;
 mod folders;
-mod merge;
 mod hostile;
+mod merge;
 mod outputs;
 mod quants;
 mod recipe;
 mod tokenizer;
+mod vocabulary;
