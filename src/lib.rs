@@ -19,6 +19,7 @@ pub mod progress;
 pub mod quantize;
 pub mod quants;
 pub mod recipe;
+pub mod report;
 pub mod size;
 pub mod source;
 pub mod tokenizer;

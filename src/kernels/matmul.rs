@@ -20,9 +20,9 @@ const DEPTH: usize = 512;
 /// What separates the copies of rows of a block: rows at a distance of a power of two would compete
 /// for the same few cache lines.
 const SKEW: usize = 16;
-/// Rows and panels of one task: 8 panels of a block are 512 kB.
+/// Rows and panels of one task, at most: 16 panels of a block are 1 MB.
 const TASK_ROWS: usize = 16 * GROUP;
-const TASK_PANELS: usize = 8;
+const TASK_PANELS: usize = 16;
 
 /// A weight matrix in panels, ready to multiply with.
 pub struct PackedMatrix {
@@ -199,18 +199,19 @@ struct Task<'a> {
 fn split(out: &mut [f32], outputs: usize, rows: usize) -> Vec<Task<'_>> {
     let panels = outputs.div_ceil(PANEL);
     let (across, down) = (panels.div_ceil(TASK_PANELS), rows.div_ceil(TASK_ROWS));
+    let width = panels.div_ceil(across);
     let mut tasks: Vec<Task> = (0..across * down)
         .map(|index| {
-            let first = index / down * TASK_PANELS;
+            let first = index / down * width;
             Task {
                 first_row: index % down * TASK_ROWS,
-                panels: first..panels.min(first + TASK_PANELS),
+                panels: first..panels.min(first + width),
                 out: Vec::with_capacity(TASK_ROWS),
             }
         })
         .collect();
     for (row, values) in out.chunks_exact_mut(outputs).enumerate() {
-        for (column, part) in values.chunks_mut(TASK_PANELS * PANEL).enumerate() {
+        for (column, part) in values.chunks_mut(width * PANEL).enumerate() {
             tasks[column * down + row / TASK_ROWS].out.push(part);
         }
     }
@@ -254,10 +255,12 @@ fn multiply_tile(
 /// Writes one row's sums, or adds them, with their part of the bias.
 #[inline(always)]
 fn store(sums: &[f32; PANEL], add: bool, bias: Option<&[f32]>, row: &mut [f32]) {
-    if add {
-        row.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
-    } else {
-        row.copy_from_slice(&sums[..row.len()]);
+    // A whole panel has a length the compiler knows; that saves a call for each.
+    match (<&mut [f32; PANEL]>::try_from(&mut *row), add) {
+        (Ok(row), true) => row.iter_mut().zip(sums).for_each(|(o, s)| *o += s),
+        (Ok(row), false) => *row = *sums,
+        (Err(_), true) => row.iter_mut().zip(sums).for_each(|(o, s)| *o += s),
+        (Err(_), false) => row.copy_from_slice(&sums[..row.len()]),
     }
     if let Some(bias) = bias {
         row.iter_mut().zip(bias).for_each(|(o, b)| *o += b);

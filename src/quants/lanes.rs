@@ -19,6 +19,31 @@ pub(super) const LANES: usize = 16;
 #[repr(C, align(64))]
 pub(super) struct F32s(pub [f32; LANES]);
 
+/// A condition for each of the blocks: all bits set or none.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Mask(pub [i32; LANES]);
+
+impl Mask {
+    pub const NONE: Mask = Mask([0; LANES]);
+
+    /// `yes` where the condition holds, `no` elsewhere. A loop of its own for each choice: several in one
+    /// loop stay scalar.
+    #[inline(always)]
+    pub fn choose(&self, yes: &F32s, no: &F32s) -> F32s {
+        let mut chosen = F32s::ZERO;
+        for k in 0..LANES {
+            chosen[k] = if self.0[k] != 0 { yes[k] } else { no[k] };
+        }
+        chosen
+    }
+
+    #[inline(always)]
+    pub fn set(&mut self, lane: usize, condition: bool) {
+        self.0[lane] = -i32::from(condition);
+    }
+}
+
 /// One byte for each of the blocks.
 pub(super) type U8s = [u8; LANES];
 

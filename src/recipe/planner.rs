@@ -242,6 +242,23 @@ impl Planner<'_> {
             );
             hyper.tied = true;
         }
+        let strange = |name: &str| match arch.match_hf(name) {
+            Some((_, layer)) => layer.is_some_and(|layer| layer >= hyper.n_layer),
+            None => !arch.ignores(name),
+        };
+        let strangers: Vec<&str> =
+            table.infos().iter().map(|info| info.name.as_str()).filter(|n| strange(n)).collect();
+        if let Some(first) = strangers.first() {
+            let message = format!(
+                "model '{}' has {} tensors that architecture {} does not know, '{first}' for one; \
+                 they are left out",
+                reference.value,
+                strangers.len(),
+                arch.gguf_name
+            );
+            let remedy = "check that the model is what its config.json says";
+            self.problems.warn(reference.pos, message, remedy);
+        }
         let pos = reference.pos;
         Some(Member { reference: reference.value.clone(), pos, checkpoint, arch, hyper })
     }

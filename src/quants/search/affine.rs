@@ -1,6 +1,6 @@
 //! Scale and minimum: x is approximated by `scale * q - min`, q in 0..=top.
 
-use super::super::lanes::{F32s, LANES, U8s};
+use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::nearest_int;
 
 /// The inverse scales to try, `(top + start + step * i) / extent` for i in 0..=steps, and how to
@@ -56,8 +56,10 @@ pub(crate) fn fit_affine<const N: usize>(
         low[k] = if low[k] > 0.0 { 0.0 } else { low[k] };
     }
     let mut best = first_guess(x, weights, &grid, &low, &high);
+    let problem = Problem { x, weights, grid, high, sum_w, sum_x };
+    let mut levels = [F32s::ZERO; N];
     for step in 0..=grid.steps {
-        try_step(x, weights, &grid, step, &high, (&sum_w, &sum_x), &mut best);
+        problem.try_step(step, &mut best, &mut levels);
     }
 
     let (mut scale, mut min) = (best.scale, F32s::ZERO);
@@ -102,61 +104,93 @@ fn first_guess<const N: usize>(
     Best { error, scale, min: *low, code_inverse: inverse, code_min: *low }
 }
 
-/// One inverse scale of the grid; `sums` are the sums of the weights and of the weighted values.
+/// What stays the same from step to step.
+struct Problem<'a, const N: usize> {
+    x: &'a [F32s; N],
+    weights: &'a [F32s; N],
+    grid: AffineGrid,
+    high: F32s,
+    /// The sums of the weights and of the weighted values.
+    sum_w: F32s,
+    sum_x: F32s,
+}
+
+impl<const N: usize> Problem<'_, N> {
+    /// One inverse scale of the grid. `levels` is scratch space.
+    #[inline(always)]
+    fn try_step(&self, step: i32, best: &mut Best, levels: &mut [F32s; N]) {
+        let Problem { x, weights, grid, high, sum_w, sum_x } = self;
+        let reach = grid.start + grid.step * step as f32 + grid.top as f32;
+        let mut inverse = F32s::ZERO;
+        let min = best.min;
+        for k in 0..LANES {
+            inverse[k] = reach / (high[k] - min[k]);
+        }
+        let (mut sum_l, mut sum_l2, mut sum_xl) = (F32s::ZERO, F32s::ZERO, F32s::ZERO);
+        for i in 0..N {
+            for k in 0..LANES {
+                let code = nearest_int(inverse[k] * (x[i][k] - min[k])).clamp(0, grid.top);
+                let level = code as f32;
+                levels[i][k] = level;
+                let wl = weights[i][k] * level;
+                sum_l[k] += wl;
+                sum_l2[k] += wl * level;
+                sum_xl[k] += wl * x[i][k];
+            }
+        }
+        let Line { determinant, scale: new_scale, min: new_min } =
+            fit_line((sum_w, sum_x), (&sum_l, &sum_l2, &sum_xl));
+        let mut error = F32s::ZERO;
+        for i in 0..N {
+            for k in 0..LANES {
+                let off = new_scale[k] * levels[i][k] + new_min[k] - x[i][k];
+                error[k] += weights[i][k] * if grid.absolute { off.abs() } else { off * off };
+            }
+        }
+        let mut better = Mask::NONE;
+        for k in 0..LANES {
+            better.set(k, (determinant[k] > 0.0) & (error[k] < best.error[k]));
+        }
+        best.error = better.choose(&error, &best.error);
+        best.scale = better.choose(&new_scale, &best.scale);
+        best.min = better.choose(&new_min, &best.min);
+        best.code_inverse = better.choose(&inverse, &best.code_inverse);
+        best.code_min = better.choose(&min, &best.code_min);
+    }
+}
+
+/// Least squares of x = scale * l + min; of no meaning unless the determinant is positive.
+struct Line {
+    determinant: F32s,
+    scale: F32s,
+    min: F32s,
+}
+
+/// Each loop has operations of one kind and no condition over a division: loops that mix them stay
+/// scalar.
 #[inline(always)]
-fn try_step<const N: usize>(
-    x: &[F32s; N],
-    weights: &[F32s; N],
-    grid: &AffineGrid,
-    step: i32,
-    high: &F32s,
-    sums: (&F32s, &F32s),
-    best: &mut Best,
-) {
-    let (sum_w, sum_x) = sums;
-    let reach = grid.start + grid.step * step as f32 + grid.top as f32;
-    let mut inverse = F32s::ZERO;
-    let min = best.min;
+fn fit_line(
+    (sum_w, sum_x): (&F32s, &F32s),
+    (sum_l, sum_l2, sum_xl): (&F32s, &F32s, &F32s),
+) -> Line {
+    let mut line = Line { determinant: F32s::ZERO, scale: F32s::ZERO, min: F32s::ZERO };
+    let mut scale_alone = F32s::ZERO;
     for k in 0..LANES {
-        inverse[k] = reach / (high[k] - min[k]);
-    }
-    let mut levels = [F32s::ZERO; N];
-    let (mut sum_l, mut sum_l2, mut sum_xl) = (F32s::ZERO, F32s::ZERO, F32s::ZERO);
-    for i in 0..N {
-        for k in 0..LANES {
-            let code = nearest_int(inverse[k] * (x[i][k] - min[k])).clamp(0, grid.top);
-            let level = code as f32;
-            levels[i][k] = level;
-            let wl = weights[i][k] * level;
-            sum_l[k] += wl;
-            sum_l2[k] += wl * level;
-            sum_xl[k] += wl * x[i][k];
-        }
-    }
-    let (mut new_scale, mut new_min) = (F32s::ZERO, F32s::ZERO);
-    let mut solvable = [false; LANES];
-    for k in 0..LANES {
-        let determinant = sum_w[k] * sum_l2[k] - sum_l[k] * sum_l[k];
-        solvable[k] = determinant > 0.0;
-        let scale = (sum_w[k] * sum_xl[k] - sum_x[k] * sum_l[k]) / determinant;
-        let min = (sum_l2[k] * sum_x[k] - sum_l[k] * sum_xl[k]) / determinant;
-        // A minimum above zero cannot be stored; the best scale without one takes its place.
-        new_scale[k] = if min > 0.0 { sum_xl[k] / sum_l2[k] } else { scale };
-        new_min[k] = if min > 0.0 { 0.0 } else { min };
-    }
-    let mut error = F32s::ZERO;
-    for i in 0..N {
-        for k in 0..LANES {
-            let off = new_scale[k] * levels[i][k] + new_min[k] - x[i][k];
-            error[k] += weights[i][k] * if grid.absolute { off.abs() } else { off * off };
-        }
+        line.determinant[k] = sum_w[k] * sum_l2[k] - sum_l[k] * sum_l[k];
+        line.scale[k] = sum_w[k] * sum_xl[k] - sum_x[k] * sum_l[k];
+        line.min[k] = sum_l2[k] * sum_x[k] - sum_l[k] * sum_xl[k];
+        scale_alone[k] = sum_xl[k] / sum_l2[k];
     }
     for k in 0..LANES {
-        let better = solvable[k] & (error[k] < best.error[k]);
-        best.error[k] = if better { error[k] } else { best.error[k] };
-        best.scale[k] = if better { new_scale[k] } else { best.scale[k] };
-        best.code_min[k] = if better { min[k] } else { best.code_min[k] };
-        best.min[k] = if better { new_min[k] } else { best.min[k] };
-        best.code_inverse[k] = if better { inverse[k] } else { best.code_inverse[k] };
+        line.scale[k] /= line.determinant[k];
+        line.min[k] /= line.determinant[k];
     }
+    // A minimum above zero cannot be stored; the best scale without one takes its place.
+    let mut positive = Mask::NONE;
+    for k in 0..LANES {
+        positive.set(k, line.min[k] > 0.0);
+    }
+    line.scale = positive.choose(&scale_alone, &line.scale);
+    line.min = positive.choose(&F32s::ZERO, &line.min);
+    line
 }

@@ -3,7 +3,7 @@
 //! The scale is never explicit on the way: with A = sum w x l and B = sum w l^2 the best scale is A/B
 //! and the error falls as A^2/B grows.
 
-use super::super::lanes::{F32s, LANES, U8s};
+use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::symmetric::largest;
 use super::{NEGLIGIBLE, nearest_int};
 
@@ -31,7 +31,7 @@ impl<const N: usize> Descent<N> {
     #[inline(always)]
     fn improve(&mut self, x: &[F32s; N], weights: &[F32s; N], codes: Codes) {
         for _ in 0..PASSES {
-            let mut changed = [false; LANES];
+            let mut changed = [0i32; LANES];
             for i in 0..N {
                 for k in 0..LANES {
                     let (x, w, old) = (x[i][k], weights[i][k], self.levels[i][k]);
@@ -47,11 +47,11 @@ impl<const N: usize> Descent<N> {
                     self.levels[i][k] = if take { stored } else { old };
                     self.xl[k] = if take { xl } else { self.xl[k] };
                     self.l2[k] = if take { l2 } else { self.l2[k] };
-                    changed[k] |= take;
+                    changed[k] |= i32::from(take);
                 }
             }
             // A lane without a change is settled: another pass over it changes nothing.
-            if !changed.contains(&true) {
+            if changed.iter().fold(0, |any, c| any | c) == 0 {
                 break;
             }
         }
@@ -134,11 +134,12 @@ pub(crate) fn fit_non_negative<const N: usize>(
             candidate[k] = (0.1 * step as f32 + top as f32) / largest[k];
         }
         let error = square_error(x, weights, &candidate, top, -1);
+        let mut better = Mask::NONE;
         for k in 0..LANES {
-            let better = error[k] < best[k];
-            best[k] = if better { error[k] } else { best[k] };
-            inverse[k] = if better { candidate[k] } else { inverse[k] };
+            better.set(k, error[k] < best[k]);
         }
+        best = better.choose(&error, &best);
+        inverse = better.choose(&candidate, &inverse);
     }
     let mut descent = Descent { levels: [[0; LANES]; N], xl: F32s::ZERO, l2: F32s::ZERO };
     for i in 0..N {

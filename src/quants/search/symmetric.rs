@@ -1,6 +1,6 @@
 //! Scale alone: x is approximated by `scale * (q - half)`, q in 0..2 half.
 
-use super::super::lanes::{F32s, LANES, U8s};
+use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::{NEGLIGIBLE, nearest_int};
 
 /// Weighted search over nineteen inverse scales around the one that maps the value of largest
@@ -32,13 +32,17 @@ pub(crate) fn fit_symmetric<const N: usize>(
             inverse[k] = -(half as f32 + 0.1 * step as f32) / largest[k];
         }
         let (xl, l2) = sums(x, weights, half, &inverse);
+        let (mut fitted, mut gain, mut better) = (F32s::ZERO, F32s::ZERO, Mask::NONE);
         for k in 0..LANES {
-            let better = (l2[k] > 0.0) & (xl[k] * xl[k] > best[k] * l2[k]);
-            let fitted = xl[k] / l2[k];
-            scale[k] = if better { fitted } else { scale[k] };
-            best[k] = if better { fitted * xl[k] } else { best[k] };
-            code_inverse[k] = if better { inverse[k] } else { code_inverse[k] };
+            fitted[k] = xl[k] / l2[k];
         }
+        for k in 0..LANES {
+            gain[k] = fitted[k] * xl[k];
+            better.set(k, (l2[k] > 0.0) & (xl[k] * xl[k] > best[k] * l2[k]));
+        }
+        scale = better.choose(&fitted, &scale);
+        best = better.choose(&gain, &best);
+        code_inverse = better.choose(&inverse, &code_inverse);
     }
     for i in 0..N {
         for k in 0..LANES {
