@@ -27,8 +27,10 @@ pub fn plan(path: &Path, lookup: &dyn MemberLookup) -> Result<MergePlan> {
     recipe::load(path, &methods::specs(), lookup)
 }
 
-/// The merged model: everything that accepts a model folder accepts this.
-pub fn open(plan: MergePlan) -> Checkpoint {
+/// The merged model: everything that accepts a model folder accepts this. Takes a [`MergePlan`], or an
+/// `Arc` of one where the caller goes on using it.
+pub fn open(plan: impl Into<Arc<MergePlan>>) -> Checkpoint {
+    let plan = plan.into();
     let file_stem = plan.path.file_stem();
     let name = plan.output().name.clone();
     let name = name

@@ -6,15 +6,16 @@ use crate::error::Result;
 use crate::recipe::{Input, MergePlan, TensorInput};
 use crate::source::{TensorData, TensorSource, TensorTable};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The output of a recipe as a source of tensors with Hugging Face names.
 pub struct MergeSource {
-    plan: MergePlan,
+    plan: Arc<MergePlan>,
     origin: String,
 }
 
 impl MergeSource {
-    pub fn new(plan: MergePlan) -> MergeSource {
+    pub fn new(plan: Arc<MergePlan>) -> MergeSource {
         let origin = plan.path.display().to_string();
         MergeSource { plan, origin }
     }

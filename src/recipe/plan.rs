@@ -11,7 +11,7 @@ use super::yaml::Pos;
 use crate::arch::{Architecture, HyperParams};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::dtype::DType;
-use crate::source::TensorTable;
+use crate::source::{TensorInfo, TensorTable};
 use std::path::PathBuf;
 
 /// A recipe, resolved.
@@ -179,30 +179,36 @@ impl MergePlan {
         table_bytes(self.tensors())
     }
 
-    /// The largest number of bytes that computing one output tensor holds at a time: the result and the
+    /// An upper bound of the bytes that computing one output tensor holds at a time: the result and the
     /// values of earlier stages; members' weights are mapped, not held.
     pub fn peak_tensor_bytes(&self) -> u64 {
-        let last = self.stages.len() - 1;
-        let tensors = self.output().tensors.len();
-        (0..tensors).map(|index| self.held(last, index)).max().unwrap_or(0)
-    }
-
-    fn held(&self, stage: usize, index: usize) -> u64 {
-        let own = self.stages[stage].table.infos()[index].bytes().unwrap_or(0) as u64;
-        let (mut kept, mut peak) = (0u64, 0u64);
-        for input in &self.stages[stage].tensors[index].inputs {
-            if let Input::Stage(s) = input.from {
-                peak = peak.max(kept + self.held(s, input.index));
-                kept += self.stages[s].table.infos()[input.index].bytes().unwrap_or(0) as u64;
-            }
+        // Stages come after those they use, so each finds its inputs' figures.
+        let mut held: Vec<Vec<u64>> = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let tensors = stage.tensors.iter().zip(stage.table.infos());
+            let peaks = tensors.map(|(plan, info)| {
+                let (mut kept, mut peak) = (0u64, 0u64);
+                for input in &plan.inputs {
+                    if let Input::Stage(s) = input.from {
+                        peak = peak.max(kept + held[s][input.index]);
+                        kept += info_bytes(&self.stages[s].table.infos()[input.index]);
+                    }
+                }
+                peak.max(kept + info_bytes(info))
+            });
+            held.push(peaks.collect());
         }
-        peak.max(kept + own)
+        held.last().and_then(|peaks| peaks.iter().copied().max()).unwrap_or(0)
     }
+}
+
+fn info_bytes(info: &TensorInfo) -> u64 {
+    info.bytes().unwrap_or(0) as u64
 }
 
 /// Bytes of all tensors of `table`.
 pub(super) fn table_bytes(table: &TensorTable) -> u64 {
-    table.infos().iter().map(|info| info.bytes().unwrap_or(0) as u64).sum()
+    table.infos().iter().map(info_bytes).sum()
 }
 
 impl Stage {

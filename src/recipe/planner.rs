@@ -3,7 +3,7 @@
 //! One stage's inside is planned in [`super::build`].
 
 use super::build;
-use super::diagnostics::{Diagnostic, Diagnostics, Severity};
+use super::diagnostics::{Diagnostic, Diagnostics};
 use super::members::MemberLookup;
 use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
@@ -43,13 +43,16 @@ pub fn plan_text(
         used_clauses: BTreeSet::new(),
     };
     planner.plan_documents(&documents);
-    let Planner { problems, members, stages, .. } = planner;
-    let failed = problems.has_errors() || stages.is_empty();
+    let Planner { mut problems, members, stages, .. } = planner;
+    if stages.is_empty() && !problems.has_errors() {
+        let message = "the recipe yields no output";
+        problems.error(Pos { line: 1, column: 1 }, message, "compare it with recipes/demo.yml");
+    }
+    let failed = problems.has_errors();
     let problems = problems.into_sorted();
     if failed {
         return Err(problems);
     }
-    debug_assert!(problems.iter().all(|p| p.severity == Severity::Warning));
     let (path, text) = (path.to_path_buf(), text.to_string());
     Ok(MergePlan { path, text, members, stages, warnings: problems })
 }
@@ -241,6 +244,23 @@ impl Planner<'_> {
                 "set 'tie_word_embeddings' if that is right",
             );
             hyper.tied = true;
+        }
+        let strange = |name: &str| match arch.match_hf(name) {
+            Some((_, layer)) => layer.is_some_and(|layer| layer >= hyper.n_layer),
+            None => !arch.ignores(name),
+        };
+        let strangers: Vec<&str> =
+            table.infos().iter().map(|info| info.name.as_str()).filter(|n| strange(n)).collect();
+        if let Some(first) = strangers.first() {
+            let message = format!(
+                "model '{}' has {} tensors that architecture {} does not know, '{first}' for one; \
+                 they are left out",
+                reference.value,
+                strangers.len(),
+                arch.gguf_name
+            );
+            let remedy = "check that the model is what its config.json says";
+            self.problems.warn(reference.pos, message, remedy);
         }
         let pos = reference.pos;
         Some(Member { reference: reference.value.clone(), pos, checkpoint, arch, hyper })

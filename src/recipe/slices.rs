@@ -200,12 +200,12 @@ fn check_count(planner: &mut Planner, spec: &MethodSpec, pos: Pos, count: usize)
     }
     let (low, high) = (*spec.sources.start(), *spec.sources.end());
     let takes = match (low, high) {
-        (low, high) if low == high => format!("{low}"),
-        (low, usize::MAX) => format!("{low} or more"),
-        (low, high) => format!("{low} to {high}"),
+        (1, 1) => "1 model".to_string(),
+        (low, high) if low == high => format!("{low} models"),
+        (low, usize::MAX) => format!("{low} or more models"),
+        (low, high) => format!("{low} to {high} models"),
     };
-    let message =
-        format!("merge_method '{}' takes {takes} models at a time, here are {count}", spec.name);
+    let message = format!("merge_method '{}' takes {takes} at a time, here are {count}", spec.name);
     let remedy = if high == 1 {
         "give each slice one source; use another method to combine models"
     } else {

@@ -11,4 +11,5 @@ mod model;
 mod outputs;
 mod quants;
 mod recipe;
+mod recipes;
 mod tokenizer;

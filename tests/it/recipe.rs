@@ -1,11 +1,12 @@
 //! Every kind of problem a recipe can have: where it is reported, and what to do about it.
 
 use aqueduct::checkpoint::{Checkpoint, Config};
+use aqueduct::dtype::DType;
 use aqueduct::merge;
 use aqueduct::recipe::{
     Diagnostic, MemberLookup, MergePlan, Missing, ModelRef, Severity, plan_text, shape_checkpoint,
 };
-use aqueduct::source::{MemorySource, TensorSource};
+use aqueduct::source::{MemorySource, TensorInfo, TensorSource};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ fn config(name: &str) -> Option<Config> {
     let (mut class, mut hidden, mut layers, mut vocab) = ("LlamaForCausalLM", 32, 6, 64);
     let mut more = "";
     match name {
-        "a" | "b" | "holey" | "liar" => {}
+        "a" | "b" | "holey" | "liar" | "strange" => {}
         "m" => (class, more) = ("MistralForCausalLM", r#", "sliding_window": 4096"#),
         "deep" => layers = 12,
         "wide" => hidden = 64,
@@ -49,14 +50,24 @@ impl MemberLookup for Zoo {
         let spoiled = match reference.path.as_str() {
             "holey" => "model.layers.3.mlp.up_proj.weight",
             "liar" => "model.layers.2.mlp.down_proj.weight",
+            "strange" => "model.layers.5.mlp.down_proj.weight",
             _ => return Ok(checkpoint),
         };
         let mut infos = checkpoint.tensors.table().infos().to_vec();
         let at = infos.iter().position(|info| info.name == spoiled).unwrap();
-        if reference.path == "holey" {
-            infos.remove(at);
-        } else {
-            infos[at].shape = vec![32, 40];
+        match reference.path.as_str() {
+            "holey" => drop(infos.remove(at)),
+            "liar" => infos[at].shape = vec![32, 40],
+            _ => {
+                for name in ["model.layers.6.mlp.up_proj.weight", "score.weight"] {
+                    infos.push(TensorInfo::new(name, vec![2], DType::F32));
+                }
+                infos.push(TensorInfo::new(
+                    "model.layers.0.self_attn.rotary_emb.inv_freq",
+                    vec![2],
+                    DType::F32,
+                ));
+            }
         }
         let tensors = infos.into_iter().map(|info| {
             let bytes = vec![0; info.bytes().unwrap()];
@@ -240,7 +251,7 @@ fn numbers_of_models() {
     let three = "merge_method: slerp\nbase_model: a\nparameters: {t: 0}\nmodels: [{model: a}, {model: b}, {model: m}]\n";
     error(three, "4:1", "takes 2 models at a time, here are 3", "change the list");
     let two = "merge_method: passthrough\nmodels: [{model: a}, {model: b}]\n";
-    error(two, "2:1", "takes 1 models at a time, here are 2", "one source");
+    error(two, "2:1", "takes 1 model at a time, here are 2", "one source");
 }
 
 fn slices(list: &str) -> String {
@@ -393,9 +404,58 @@ fn things_that_have_no_effect() {
     let middle = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: b, layer_range: [1, 1]}]\n- sources: [{model: a, layer_range: [0, 6]}]\n",
     );
+    let beyond = "merge_method: slerp\nbase_model: a\nparameters: {t: [0, 50]}\nmodels: [{model: a}, {model: b}]\n";
+    warning(beyond, "3:17", "'t' is 50, outside 0 to 1", "extrapolates");
     warning(&middle, "4:3", "a slice without layers has no effect", "to the start or the end");
     let none = "merge_method: linear\nparameters: {normalize: true}\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n";
     error(none, "3:1", "add up to 0", "normalize: false");
+}
+
+#[test]
+fn tensors_that_would_be_left_out_are_counted() {
+    let text = "merge_method: passthrough\nmodels: [{model: strange}]\n";
+    warning(text, "2:18", "2 tensors that architecture llama does not know", "config.json");
+}
+
+/// Recipes come from anywhere: whatever is wrong with one, there is an answer and no panic.
+#[test]
+fn damaged_recipes_never_panic() {
+    let text = "name: ends\nmerge_method: linear\nparameters: {normalize: true}\nmodels:\n\
+                - {model: a, parameters: {weight: [1, 0.5]}}\n- {model: b, parameters: {weight: [{filter: mlp, value: 1}, {value: 2}]}}\n\
+                ---\nname: mid\nmerge_method: slerp\nbase_model: a\nslices:\n\
+                - sources: [{model: a, layer_range: [0, 3]}, {model: deep, layer_range: [2, 5]}]\nparameters: {t: [0, 1]}\n\
+                ---\nmerge_method: passthrough\nslices:\n- sources: [{model: ends, layer_range: [0, 0]}]\n\
+                - sources: [{model: mid, layer_range: [0, 3]}]\n- sources: [{model: ends, layer_range: [1, 6]}]\ndtype: float16\n";
+    assert_eq!(problems(text), []);
+    let survives = |text: &str| {
+        if let Err(problems) = plan(text) {
+            assert!(
+                problems.iter().any(|d| d.severity == Severity::Error),
+                "no reason given: {text}"
+            );
+        }
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    for skipped in 0..lines.len() {
+        let kept: Vec<&str> =
+            lines.iter().enumerate().filter(|(i, _)| *i != skipped).map(|(_, l)| *l).collect();
+        survives(&kept.join("\n"));
+    }
+    let replacements =
+        ["", " ", "\n", "9", "-", "[", "}", ":", "99999999999999999999", "x", "&a ", "*a"];
+    for at in 0..text.len() {
+        let with = replacements[at % replacements.len()];
+        survives(&format!("{}{with}{}", &text[..at], &text[at + 1..]));
+        if at % 7 == 0 {
+            survives(&text[..at]);
+        }
+    }
+    survives(&"[".repeat(100_000));
+    survives(&"{a: ".repeat(100_000));
+    survives(&"- ".repeat(100_000));
+    let doubling: String =
+        (1..40).map(|i| format!("a{i}: &a{i} [*a{}, *a{}]\n", i - 1, i - 1)).collect();
+    survives(&format!("a0: &a0 [x, x]\n{doubling}"));
 }
 
 #[test]
