@@ -14,3 +14,4 @@ mod quants;
 mod recipe;
 mod recipes;
 mod tokenizer;
+mod vocabulary;
