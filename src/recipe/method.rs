@@ -34,20 +34,35 @@ pub struct ParamSpec {
     pub default: Default,
     /// Accepted for the sake of recipes that give it, without effect on this method.
     pub ignored: bool,
+    /// Values outside work, but are more likely a slip than meant.
+    pub usual: (f64, f64),
 }
+
+const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 impl ParamSpec {
     pub const fn source(name: &'static str, default: Default) -> ParamSpec {
-        ParamSpec { name, scope: Scope::Source, default, ignored: false }
+        ParamSpec { name, scope: Scope::Source, default, ignored: false, usual: ANY }
     }
 
     pub const fn tensor(name: &'static str, default: Default) -> ParamSpec {
-        ParamSpec { name, scope: Scope::Tensor, default, ignored: false }
+        ParamSpec { name, scope: Scope::Tensor, default, ignored: false, usual: ANY }
     }
 
     /// A parameter that recipes give to this method although it has no use for it.
     pub const fn ignored(name: &'static str) -> ParamSpec {
-        ParamSpec { name, scope: Scope::Source, default: Default::Absent, ignored: true }
+        ParamSpec {
+            name,
+            scope: Scope::Source,
+            default: Default::Absent,
+            ignored: true,
+            usual: ANY,
+        }
+    }
+
+    /// With a warning for values outside `low..=high`.
+    pub const fn usually(self, low: f64, high: f64) -> ParamSpec {
+        ParamSpec { usual: (low, high), ..self }
     }
 }
 

@@ -3,7 +3,7 @@
 //! One stage's inside is planned in [`super::build`].
 
 use super::build;
-use super::diagnostics::{Diagnostic, Diagnostics, Severity};
+use super::diagnostics::{Diagnostic, Diagnostics};
 use super::members::MemberLookup;
 use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
@@ -43,13 +43,16 @@ pub fn plan_text(
         used_clauses: BTreeSet::new(),
     };
     planner.plan_documents(&documents);
-    let Planner { problems, members, stages, .. } = planner;
-    let failed = problems.has_errors() || stages.is_empty();
+    let Planner { mut problems, members, stages, .. } = planner;
+    if stages.is_empty() && !problems.has_errors() {
+        let message = "the recipe yields no output";
+        problems.error(Pos { line: 1, column: 1 }, message, "compare it with recipes/demo.yml");
+    }
+    let failed = problems.has_errors();
     let problems = problems.into_sorted();
     if failed {
         return Err(problems);
     }
-    debug_assert!(problems.iter().all(|p| p.severity == Severity::Warning));
     let (path, text) = (path.to_path_buf(), text.to_string());
     Ok(MergePlan { path, text, members, stages, warnings: problems })
 }

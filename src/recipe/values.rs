@@ -101,7 +101,7 @@ pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &Met
 }
 
 fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings, of_source: bool) {
-    for (key, _) in settings {
+    for (key, setting) in settings {
         let name = key.value.as_str();
         let known = spec.param(name);
         let problems = &mut planner.problems;
@@ -110,7 +110,7 @@ fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings,
                 let message = format!("'{name}' is not read from a source: all share one value");
                 problems.warn(key.pos, message, "move it to the parameters of the slice or recipe");
             }
-            Some(_) => {}
+            Some(param) => warn_of_unusual(planner, param, setting),
             None if known.is_some() || PEER_PARAMS.contains(&name) => {
                 unused_parameter(planner, spec, name, key.pos);
             }
@@ -124,6 +124,17 @@ fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings,
                 let message = format!("merge_method '{}' has no parameter '{name}'", spec.name);
                 problems.error(key.pos, message, remedy);
             }
+        }
+    }
+}
+
+fn warn_of_unusual(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
+    let (low, high) = param.usual;
+    for clause in &setting.clauses {
+        if let Some(value) = clause.values.iter().find(|v| !(low..=high).contains(*v)) {
+            let message = format!("'{}' is {value}, outside {low} to {high}", param.name);
+            let remedy = "it is used as it is, and extrapolates; check that this is meant";
+            planner.problems.warn(clause.pos, message, remedy);
         }
     }
 }

@@ -404,6 +404,8 @@ fn things_that_have_no_effect() {
     let middle = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: b, layer_range: [1, 1]}]\n- sources: [{model: a, layer_range: [0, 6]}]\n",
     );
+    let beyond = "merge_method: slerp\nbase_model: a\nparameters: {t: [0, 50]}\nmodels: [{model: a}, {model: b}]\n";
+    warning(beyond, "3:17", "'t' is 50, outside 0 to 1", "extrapolates");
     warning(&middle, "4:3", "a slice without layers has no effect", "to the start or the end");
     let none = "merge_method: linear\nparameters: {normalize: true}\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n";
     error(none, "3:1", "add up to 0", "normalize: false");
@@ -425,21 +427,35 @@ fn damaged_recipes_never_panic() {
                 ---\nmerge_method: passthrough\nslices:\n- sources: [{model: ends, layer_range: [0, 0]}]\n\
                 - sources: [{model: mid, layer_range: [0, 3]}]\n- sources: [{model: ends, layer_range: [1, 6]}]\ndtype: float16\n";
     assert_eq!(problems(text), []);
+    let survives = |text: &str| {
+        if let Err(problems) = plan(text) {
+            assert!(
+                problems.iter().any(|d| d.severity == Severity::Error),
+                "no reason given: {text}"
+            );
+        }
+    };
     let lines: Vec<&str> = text.lines().collect();
     for skipped in 0..lines.len() {
         let kept: Vec<&str> =
             lines.iter().enumerate().filter(|(i, _)| *i != skipped).map(|(_, l)| *l).collect();
-        let _ = plan(&kept.join("\n"));
+        survives(&kept.join("\n"));
     }
     let replacements =
         ["", " ", "\n", "9", "-", "[", "}", ":", "99999999999999999999", "x", "&a ", "*a"];
     for at in 0..text.len() {
         let with = replacements[at % replacements.len()];
-        let _ = plan(&format!("{}{with}{}", &text[..at], &text[at + 1..]));
+        survives(&format!("{}{with}{}", &text[..at], &text[at + 1..]));
         if at % 7 == 0 {
-            let _ = plan(&text[..at]);
+            survives(&text[..at]);
         }
     }
+    survives(&"[".repeat(100_000));
+    survives(&"{a: ".repeat(100_000));
+    survives(&"- ".repeat(100_000));
+    let doubling: String =
+        (1..40).map(|i| format!("a{i}: &a{i} [*a{}, *a{}]\n", i - 1, i - 1)).collect();
+    survives(&format!("a0: &a0 [x, x]\n{doubling}"));
 }
 
 #[test]

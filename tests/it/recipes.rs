@@ -22,6 +22,18 @@ fn wild(text: &str) -> PlanSummary {
 }
 
 #[test]
+fn every_recipe_of_the_project_plans_without_a_warning() {
+    let folder = shipped("");
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let recipes: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "yml")).collect();
+    assert!(recipes.len() >= 2);
+    for path in recipes {
+        assert_eq!(planned(&path).warnings, [], "{}", path.display());
+    }
+}
+
+#[test]
 fn aqueducts_18b_has_80_layers_and_17_7_billion_parameters() {
     let plan = planned(&shipped("aqueducts-18b.yml"));
     let summary = plan.summary();

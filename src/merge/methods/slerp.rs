@@ -19,7 +19,7 @@ static SPEC: MethodSpec = MethodSpec {
     base: BaseRule::Required,
     sources: 2..=2,
     lone_source_is_copied: true,
-    params: &[ParamSpec::tensor("t", ParamDefault::Required)],
+    params: &[ParamSpec::tensor("t", ParamDefault::Required).usually(0.0, 1.0)],
     normalized_by: None,
 };
 
