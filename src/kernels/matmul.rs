@@ -16,10 +16,12 @@ pub const PANEL: usize = 32;
 /// Rows that one micro-kernel call computes.
 pub(super) const GROUP: usize = 12;
 /// Inputs in a block: 12 rows of 512 are 24 kB, a panel of 512 is 64 kB.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// What separates the copies of rows of a block: rows at a distance of a power of two would compete
 /// for the same few cache lines.
 const SKEW: usize = 16;
+/// A row of a block, with what separates it from the next.
+pub(super) const BLOCK: usize = DEPTH + SKEW;
 /// Rows and panels of one task, at most: 16 panels of a block are 1 MB.
 const TASK_ROWS: usize = 16 * GROUP;
 const TASK_PANELS: usize = 16;
@@ -228,7 +230,7 @@ fn multiply_tile(
     out: &mut [&mut [f32]],
 ) {
     let mut acc = [[0f32; PANEL]; GROUP];
-    let mut block = [[0f32; DEPTH + SKEW]; GROUP];
+    let mut block = [[0f32; BLOCK]; GROUP];
     for start in (0..x.width).step_by(DEPTH) {
         let depth = start..x.width.min(start + DEPTH);
         for (group, rows) in out.chunks_mut(GROUP).enumerate() {
@@ -238,7 +240,7 @@ fn multiply_tile(
             }
             for index in panels.clone() {
                 let panel = &weights.panels[index * weights.inputs..][depth.clone()];
-                product(level, rows.len(), |row| &block[row], panel, &mut acc);
+                product(level, rows.len(), &block, panel, &mut acc);
                 let column = (index - panels.start) * PANEL;
                 let bias = extra.bias.filter(|_| start == 0).map(|bias| &bias[index * PANEL..]);
                 let add = start > 0 || extra.accumulate;
@@ -267,11 +269,11 @@ fn store(sums: &[f32; PANEL], add: bool, bias: Option<&[f32]>, row: &mut [f32]) 
     }
 }
 
-/// `acc[r][c] = sum over k of x(r)[k] * panel[k][c]` for `rows` rows, at most [`GROUP`].
-fn product<'a>(
+/// `acc[r][c] = sum over k of x[r][k] * panel[k][c]` for the first `rows` rows.
+fn product(
     level: Level,
     rows: usize,
-    x: impl Fn(usize) -> &'a [f32],
+    x: &[[f32; BLOCK]; GROUP],
     panel: &[[f32; PANEL]],
     acc: &mut [[f32; PANEL]; GROUP],
 ) {
@@ -284,7 +286,7 @@ fn product<'a>(
             macro_rules! cases {
                 ($($m:literal)*) => {
                     match rows {
-                        $($m => product_avx512::<$m>(std::array::from_fn(x), panel, acc),)*
+                        $($m => product_avx512::<$m>(x, panel, acc),)*
                         _ => {}
                     }
                 };
@@ -295,7 +297,7 @@ fn product<'a>(
         Level::Avx2 => {
             use super::x86::product_avx2;
             for first in (0..rows).step_by(6) {
-                let x = |row: usize| x(first + row);
+                let x = &x[first..];
                 for half in 0..2 {
                     let acc = &mut acc[first..];
                     macro_rules! cases {
@@ -303,7 +305,7 @@ fn product<'a>(
                             match (rows - first).min(6) {
                                 // SAFETY: `Level` is Avx2 only where the processor has it.
                                 $($m => unsafe {
-                                    product_avx2::<$m>(std::array::from_fn(x), panel, half, acc)
+                                    product_avx2::<$m>(x, panel, half, acc)
                                 },)*
                                 _ => {}
                             }
@@ -315,7 +317,7 @@ fn product<'a>(
         }
         _ => {
             for (row, sums) in acc.iter_mut().enumerate().take(rows) {
-                *sums = product_baseline(x(row), panel);
+                *sums = product_baseline(&x[row], panel);
             }
         }
     }

@@ -3,20 +3,20 @@
 //! Both compute `acc[r][c] = sum over k of x[r][k] * panel[k][c]`, each sum in order of `k` with fused
 //! multiply-add, so an element does not depend on which rows it is computed with.
 
-use super::matmul::{GROUP, PANEL};
+use super::matmul::{BLOCK, DEPTH, PANEL};
 use std::arch::x86_64::*;
 
 /// `M` rows by a panel of 32 columns in 2 M + 3 of the 32 registers of 512 bits.
 ///
 /// # Panics
-/// If a row is shorter than the panel is deep.
+/// If the panel is deeper than a block, or `x` or `acc` has too few rows.
 #[target_feature(enable = "avx512f")]
 pub fn product_avx512<const M: usize>(
-    x: [&[f32]; M],
+    x: &[[f32; BLOCK]],
     panel: &[[f32; PANEL]],
-    acc: &mut [[f32; PANEL]; GROUP],
+    acc: &mut [[f32; PANEL]],
 ) {
-    let x = x.map(|row| &row[..panel.len()]);
+    assert!(panel.len() <= DEPTH && x.len() >= M && acc.len() >= M);
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     for (k, columns) in panel.iter().enumerate() {
         // SAFETY: a row of the panel holds 32 elements, two vectors; unaligned loads.
@@ -24,8 +24,7 @@ pub fn product_avx512<const M: usize>(
             [_mm512_loadu_ps(columns.as_ptr()), _mm512_loadu_ps(columns.as_ptr().add(16))]
         };
         for r in 0..M {
-            // SAFETY: every row was cut to the panel's depth above, and k is less than that.
-            let a = _mm512_set1_ps(unsafe { *x[r].get_unchecked(k) });
+            let a = _mm512_set1_ps(x[r][k]);
             sums[r][0] = _mm512_fmadd_ps(a, b[0], sums[r][0]);
             sums[r][1] = _mm512_fmadd_ps(a, b[1], sums[r][1]);
         }
@@ -39,20 +38,18 @@ pub fn product_avx512<const M: usize>(
     }
 }
 
-/// `M` rows by one half (columns `16 * half ..`) of a panel in 2 M + 3 of the 16 registers of 256 bits;
-/// results go to `acc[first ..]`.
+/// `M` rows by one half (columns `16 * half ..`) of a panel in 2 M + 3 of the 16 registers of 256 bits.
 ///
 /// # Panics
-/// If a row is shorter than the panel is deep, `half` is over 1 or `acc` has too few rows.
+/// If the panel is deeper than a block, `half` is over 1, or `x` or `acc` has too few rows.
 #[target_feature(enable = "avx2,fma")]
 pub fn product_avx2<const M: usize>(
-    x: [&[f32]; M],
+    x: &[[f32; BLOCK]],
     panel: &[[f32; PANEL]],
     half: usize,
     acc: &mut [[f32; PANEL]],
 ) {
-    assert!(half < 2 && acc.len() >= M);
-    let x = x.map(|row| &row[..panel.len()]);
+    assert!(panel.len() <= DEPTH && half < 2 && x.len() >= M && acc.len() >= M);
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (k, columns) in panel.iter().enumerate() {
         // SAFETY: half is 0 or 1, so the 16 elements lie within the panel's row of 32.
@@ -61,8 +58,7 @@ pub fn product_avx2<const M: usize>(
             [_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))]
         };
         for r in 0..M {
-            // SAFETY: every row was cut to the panel's depth above, and k is less than that.
-            let a = _mm256_set1_ps(unsafe { *x[r].get_unchecked(k) });
+            let a = _mm256_set1_ps(x[r][k]);
             sums[r][0] = _mm256_fmadd_ps(a, b[0], sums[r][0]);
             sums[r][1] = _mm256_fmadd_ps(a, b[1], sums[r][1]);
         }

@@ -15,12 +15,15 @@ use super::search::{AffineGrid, fit_affine, fit_non_negative, nearest_int};
 const TOP_SCALE: i32 = 63;
 
 /// Searches sixteen super-blocks. Fills `head`, the 16 bytes before the codes (`d`, `dmin`, packed scales),
-/// and returns the codes. `plain` is the grid without importance; `top` the largest code.
+/// and returns the codes. `plain` is the grid without importance.
+///
+/// A searched scale can come out negative where next to no weight has importance, and its code wraps as a
+/// byte; `scale_cap` is what codes are then capped to: 63 in Q5_K, not at all in Q4_K.
 #[inline(always)]
 pub(super) fn quantize(
     panel: &Panel<256>,
-    top: i32,
     plain: AffineGrid,
+    scale_cap: u8,
     head: &mut [U8s],
 ) -> [U8s; 256] {
     let mut codes = [[0; LANES]; 256];
@@ -30,7 +33,8 @@ pub(super) fn quantize(
     let mut scales = [F32s::ZERO; 8];
     let mut mins = [F32s::ZERO; 8];
     if panel.weighted {
-        let grid = AffineGrid { top, start: -0.9, step: 0.05, steps: 36, absolute: false };
+        let grid =
+            AffineGrid { top: plain.top, start: -0.9, step: 0.05, steps: 36, absolute: false };
         let mut sigma2 = sum_of_squares(&panel.weights);
         for k in 0..LANES {
             sigma2[k] = 2.0 * sigma2[k] / 256.0;
@@ -41,7 +45,7 @@ pub(super) fn quantize(
             weight_sums[j] = sum(&weights);
             (scales[j], mins[j]) = fit_affine(&x[j], &weights, grid, &mut sub_codes[j]);
         }
-        search_scales(&scales, &mins, &weight_sums, head);
+        search_scales(&scales, &mins, &weight_sums, scale_cap, head);
     } else {
         for j in 0..8 {
             let weights = deviation_weights(&x[j]);
@@ -59,7 +63,7 @@ pub(super) fn quantize(
             scale[k] = d[k] * f32::from(s);
             min[k] = dmin[k] * f32::from(m);
         }
-        requantize(&x[j], &scale, &min, (0, top), &mut sub_codes[j]);
+        requantize(&x[j], &scale, &min, (0, plain.top), &mut sub_codes[j]);
     }
     codes
 }
@@ -120,13 +124,23 @@ pub(super) fn largest<const N: usize>(values: &[F32s; N]) -> F32s {
 
 /// Searches `d` and `dmin` as the sub-blocks' scales were searched.
 #[inline(always)]
-fn search_scales(scales: &[F32s; 8], mins: &[F32s; 8], weight_sums: &[F32s; 8], head: &mut [U8s]) {
+fn search_scales(
+    scales: &[F32s; 8],
+    mins: &[F32s; 8],
+    weight_sums: &[F32s; 8],
+    scale_cap: u8,
+    head: &mut [U8s],
+) {
     let (mut scale_codes, mut min_codes) = ([[0; LANES]; 8], [[0; LANES]; 8]);
     let d = fit_non_negative(scales, weight_sums, TOP_SCALE, &mut scale_codes);
     let dmin = fit_non_negative(mins, weight_sums, TOP_SCALE, &mut min_codes);
     store_f16(&d, &mut head[..2]);
     store_f16(&dmin, &mut head[2..4]);
     for j in 0..8 {
+        for k in 0..LANES {
+            scale_codes[j][k] = scale_codes[j][k].min(scale_cap);
+            min_codes[j][k] = min_codes[j][k].min(scale_cap);
+        }
         pack_scale_and_min(&mut head[4..], j, &scale_codes[j], &min_codes[j]);
     }
 }

@@ -44,7 +44,7 @@ impl QuantizePanel<256, 144> for Q4_K {
     #[inline(always)]
     fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 144]) {
         let plain = AffineGrid { top: 15, start: -1.0, step: 0.1, steps: 20, absolute: false };
-        let codes = affine_k::quantize(panel, 15, plain, &mut out[..16]);
+        let codes = affine_k::quantize(panel, plain, u8::MAX, &mut out[..16]);
         for (codes, out) in codes.chunks_exact(64).zip(out[16..].chunks_exact_mut(32)) {
             nibbles(&codes[..32], &codes[32..], out);
         }

@@ -46,7 +46,7 @@ impl QuantizePanel<256, 176> for Q5_K {
     #[inline(always)]
     fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 176]) {
         let plain = AffineGrid { top: 31, start: -0.5, step: 0.1, steps: 15, absolute: false };
-        let codes = affine_k::quantize(panel, 31, plain, &mut out[..16]);
+        let codes = affine_k::quantize(panel, plain, 63, &mut out[..16]);
         bit_planes(&codes, 4, &mut out[16..48]);
         for (codes, out) in codes.chunks_exact(64).zip(out[48..].chunks_exact_mut(32)) {
             nibbles(&codes[..32], &codes[32..], out);

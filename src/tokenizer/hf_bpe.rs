@@ -7,7 +7,7 @@ use super::special::SpecialTokens;
 use super::vocabulary::{Scheme, TokenKind, Vocabulary, added_token, padding_token};
 use super::{pretokenizer, recognize};
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 /// The vocabulary of `json`, padded to `n_vocab` tokens. `bytes` are the file that `json` is.
@@ -86,10 +86,10 @@ fn added_tokens(
     for token in json.added_tokens.iter().cloned().chain(files.config_added_tokens()?) {
         added.insert(token.id, token);
     }
-    let named = files.named_specials();
+    let named: HashSet<&str> = files.named_specials().into_iter().collect();
     for (id, text) in vocab.iter().enumerate() {
         let (id, Some(text)) = (id as u32, text) else { continue };
-        if named.contains(&text.as_str()) {
+        if named.contains(text.as_str()) {
             let token = AddedToken { id, content: text.clone(), special: true };
             added.entry(id).or_insert(token);
         }

@@ -7,10 +7,10 @@
 
 use super::files::{Merge, TokenizerFiles, TokenizerJson};
 use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, TokenKind, Vocabulary, looks_special, padding_token};
+use super::vocabulary::{Scheme, TokenKind, Vocabulary, added_token, padding_token};
 use crate::error::{Error, Result};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// Score of tokens that were added to the model.
@@ -32,16 +32,10 @@ pub(super) fn vocabulary(
     n_vocab: usize,
 ) -> Result<Vocabulary> {
     let mut texts = json.vocab(path)?;
-    let base = texts.len();
-    let mut added_tokens = json.added_tokens.clone();
-    added_tokens.extend(files.config_added_tokens()?);
-    let specials = files.named_specials();
-    let is_special = |text: &str| {
-        specials.contains(&text) || added_tokens.iter().any(|t| t.special && t.content == text)
-    };
     let ranks = ranks(json);
     // Below every merge; only tokens that no merge makes have it.
     let unmerged = -(json.model.merges.len() as f32) - 1.0;
+    let specials: HashSet<&str> = files.named_specials().into_iter().collect();
     let mut kinds = Vec::with_capacity(n_vocab);
     let mut scores = Vec::with_capacity(n_vocab);
     for text in &texts {
@@ -54,18 +48,15 @@ pub(super) fn vocabulary(
             TokenKind::Byte
         } else if json.model.unk_token.as_ref() == Some(text) {
             TokenKind::Unknown
-        } else if is_special(text) {
+        } else if specials.contains(text.as_str()) {
             TokenKind::Control
         } else {
             TokenKind::Normal
         });
         scores.push(ranks.get(text.as_str()).map_or(unmerged, |&rank| -(rank as f32)));
     }
-    for added in &added_tokens {
+    for added in json.added_tokens.iter().cloned().chain(files.config_added_tokens()?) {
         let id = added.id as usize;
-        if id < base {
-            continue;
-        }
         if id >= n_vocab {
             return Err(too_many(path, id, n_vocab));
         }
@@ -74,9 +65,12 @@ pub(super) fn vocabulary(
             kinds.resize(id + 1, TokenKind::Unused);
             scores.resize(id + 1, ADDED_SCORE);
         }
-        let control = is_special(&added.content) || looks_special(&added.content);
-        kinds[id] = if control { TokenKind::Control } else { TokenKind::UserDefined };
-        texts[id] = Some(added.content.clone());
+        if kinds[id] == TokenKind::Unknown {
+            continue;
+        }
+        let special = added.special || specials.contains(added.content.as_str());
+        let (text, kind) = added_token(&added.content, special);
+        (texts[id], kinds[id]) = (Some(text), kind);
     }
     if texts.len() > n_vocab {
         return Err(too_many(path, texts.len() - 1, n_vocab));

@@ -123,7 +123,7 @@ impl Vocabulary {
 
 /// Whether a token that is not marked special is one by its looks.
 /// Source: llama.cpp `conversion/base.py` (`does_token_look_special`), October 2026.
-pub(super) fn looks_special(text: &str) -> bool {
+fn looks_special(text: &str) -> bool {
     let within = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
         || within("<|", "|>")

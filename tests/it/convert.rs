@@ -76,9 +76,9 @@ fn tensor_shapes() -> Vec<(String, Vec<usize>)> {
     shapes
 }
 
-type Tensors = Vec<(TensorInfo, Vec<u8>)>;
+pub type Tensors = Vec<(TensorInfo, Vec<u8>)>;
 
-fn tensors(dtype: DType) -> Tensors {
+pub fn tensors(dtype: DType) -> Tensors {
     let make = |(seed, (name, shape)): (usize, (String, Vec<usize>))| {
         let info = TensorInfo::new(name, shape, dtype);
         let values: Vec<f32> = (0..info.elements()).map(|i| value(seed, i)).collect();
@@ -88,7 +88,12 @@ fn tensors(dtype: DType) -> Tensors {
 }
 
 /// A checkpoint whose side files lie in `dir`, made of `files`.
-fn checkpoint(dir: &Path, config: &str, tensors: Tensors, files: &[(&str, &[u8])]) -> Checkpoint {
+pub fn checkpoint(
+    dir: &Path,
+    config: &str,
+    tensors: Tensors,
+    files: &[(&str, &[u8])],
+) -> Checkpoint {
     let write = |(name, bytes): &(&str, &[u8])| {
         let path = dir.join(name);
         std::fs::write(&path, bytes).unwrap();

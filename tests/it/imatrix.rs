@@ -1,13 +1,12 @@
 //! Importance matrices: the peer's files read and written, and, on a real model, its values met.
 
-use aqueduct::arch::{Architecture, HyperParams, Permute};
 use aqueduct::checkpoint::Checkpoint;
-use aqueduct::gguf::{GgufModel, Metadata};
+use aqueduct::convert::{self, ConvertOptions};
 use aqueduct::imatrix::{self, Format, ImportanceMatrix, Options};
 use aqueduct::progress::{Progress, Silent, Unit};
-use aqueduct::source::{MemorySource, TensorInfo};
+use aqueduct::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/smollm2").join(name)
@@ -81,50 +80,6 @@ impl Progress for Notes {
     fn end(&self) {}
 }
 
-/// A model folder in GGUF's names and row order, all in memory.
-fn gguf_of(checkpoint: &Checkpoint) -> GgufModel {
-    let arch = Architecture::for_gguf_name("test", "llama").unwrap();
-    let hyper = HyperParams::from_config(&checkpoint.config).unwrap();
-    let mut tensors = Vec::new();
-    for (index, info) in checkpoint.tensors.table().infos().iter().enumerate() {
-        let (decl, layer) = arch.match_hf(&info.name).unwrap();
-        let data = checkpoint.tensors.read(index).unwrap();
-        let heads = match decl.permute {
-            Permute::None => 0,
-            Permute::QueryHeads => hyper.n_head,
-            Permute::KeyHeads => hyper.n_head_kv,
-        };
-        let row = data.bytes.len() / info.shape[0];
-        let half = info.shape[0] / heads.max(1) / 2;
-        let from = |to: usize| match heads {
-            0 => to,
-            _ => to / (2 * half) * 2 * half + to % 2 * half + to % (2 * half) / 2,
-        };
-        let bytes = (0..info.shape[0]).flat_map(|to| &data.bytes[from(to) * row..][..row]);
-        let name = decl.gguf_name(layer.unwrap_or(0));
-        let moved = TensorInfo::new(name, info.shape.clone(), info.dtype);
-        tensors.push((moved, bytes.copied().collect()));
-    }
-    let mut metadata = Metadata::new();
-    metadata.set("general.architecture", "llama");
-    for (key, value) in [
-        ("block_count", hyper.n_layer),
-        ("context_length", hyper.n_ctx_train),
-        ("embedding_length", hyper.n_embd),
-        ("feed_forward_length", hyper.n_ff),
-        ("attention.head_count", hyper.n_head),
-        ("attention.head_count_kv", hyper.n_head_kv),
-        ("attention.key_length", hyper.head_dim),
-        ("vocab_size", hyper.n_vocab),
-    ] {
-        metadata.set(format!("llama.{key}"), value as u32);
-    }
-    metadata.set("llama.rope.freq_base", hyper.rope_theta);
-    metadata.set("llama.attention.layer_norm_rms_epsilon", hyper.rms_eps);
-    let source = MemorySource::new(&checkpoint.name, tensors).unwrap();
-    GgufModel { metadata, tensors: Arc::new(source) }
-}
-
 /// The largest relative L2 distance of an entry's means, and the tensor that has it.
 fn worst_distance(ours: &ImportanceMatrix, peer: &ImportanceMatrix) -> (f64, String) {
     let names = |m: &ImportanceMatrix| m.entries.keys().cloned().collect::<Vec<_>>();
@@ -148,9 +103,14 @@ fn worst_distance(ours: &ImportanceMatrix, peer: &ImportanceMatrix) -> (f64, Str
 fn smollm2_meets_the_peers_matrix_and_perplexity() {
     let folder = std::env::var("AQUEDUCT_SMOLLM2")
         .unwrap_or_else(|_| "models/SmolLM2-135M-Instruct".to_string());
-    let model = gguf_of(&Checkpoint::open(&folder).unwrap());
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let model = convert::convert(&checkpoint, &ConvertOptions::default()).unwrap();
+    let tokenizer = Tokenizer::from_metadata(&folder, &model.metadata).unwrap();
+    let text = std::fs::read_to_string(golden("gpl-3.txt")).unwrap();
+    let (tokens, bos) = imatrix::tokenize(&tokenizer, &[text]).unwrap();
     let ids = std::fs::read_to_string(golden("token-ids-gpl3.json")).unwrap();
-    let tokens: Vec<u32> = serde_json::from_str(&ids).unwrap();
+    assert_eq!(tokens, serde_json::from_str::<Vec<u32>>(&ids).unwrap());
+    assert_eq!(bos, None);
 
     let notes = Notes::default();
     let start = std::time::Instant::now();

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary so that they link once.
 
 mod convert;
+mod demo;
 mod files;
 mod folders;
 mod hostile;
@@ -13,3 +14,4 @@ mod quants;
 mod recipe;
 mod recipes;
 mod tokenizer;
+mod vocabulary;

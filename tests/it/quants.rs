@@ -88,13 +88,62 @@ fn dequantization_equals_the_gguf_packages() {
     for &BlockType(dtype, expected, ..) in BLOCK_TYPES {
         let mut values = vec![0f32; ROWS * ROW_LEN];
         quants::decode(dtype, &read(&format!("{dtype}.imatrix.bin")), &mut values).unwrap();
-        let mut hash = Sha256::new();
-        for value in &values {
-            hash.update(value.to_le_bytes());
-        }
-        let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(found, expected, "{dtype}");
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(sha256(&bytes), expected, "{dtype}");
     }
+}
+
+/// SHA-256 of what `ggml_quantize_chunk` writes for [`sparse_case`].
+/// Where all but a few weights have no importance, the search can end at a negative scale.
+#[rustfmt::skip]
+const SPARSE: &[(DType, &str)] = &[
+    (DType::Q4_0, "48b79e1bd28922845bcc70da5a8376d86399a57808a7b9a7c6f0f7debee5ffc7"),
+    (DType::Q4_1, "2d55e9f1409b2520e96e6fb8fc304416c86de87f523326c78910944977622c68"),
+    (DType::Q5_0, "74e530ab26396f35f55e21e80acf0eafaaef3a1aa135409c8f24346a7c0f8611"),
+    (DType::Q5_1, "a71de5c869ae4ed08a58b3b1d92b58e4fd6c687ace21fac35ac73c0b9bbe861d"),
+    (DType::Q2_K, "27c677288a4986c14de59e9d4365eee6ebccd5d2a4e485cf50fbe374be71ab2f"),
+    (DType::Q3_K, "67516cd9c113894867ffc3f7c8947caf1cec3c84c51f6df8e092ee09c44323b7"),
+    (DType::Q4_K, "6a0d31aa81b3621b4823cbb93c650eb099ac5f45dc8b0ab67dec911f061f18f2"),
+    (DType::Q5_K, "6dd7d23c2c18838fde09db5e22f259636665fcf0fb8a36bc5f48214b32e4b984"),
+    (DType::Q6_K, "6b8cfc9624d7bd7c3b9296405f2fec8526c6769ef55a641a2e5a017170560795"),
+];
+
+/// 256 rows of bell-shaped values, and importance that is zero but for about one column in sixty-four. Exact
+/// integer arithmetic and single f32 additions, so that any language makes the same.
+fn sparse_case() -> (Vec<f32>, Vec<f32>) {
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 40
+    };
+    let mut uniform = || next() as f32 / (1 << 24) as f32 - 0.5;
+    let importance = (0..ROW_LEN)
+        .map(|_| {
+            let (chance, value) = (uniform(), uniform());
+            if chance < -0.484_375 { value * value } else { 0.0 }
+        })
+        .collect();
+    let values =
+        (0..256 * ROW_LEN).map(|_| uniform() + uniform() + uniform() + uniform()).collect();
+    (values, importance)
+}
+
+#[test]
+fn bytes_equal_the_peers_under_sparse_importance() {
+    let (values, importance) = sparse_case();
+    let mut failures = Vec::new();
+    for (dtype, expected) in SPARSE {
+        let found = sha256(&quantize(*dtype, &values, Some(&importance)));
+        if found != *expected {
+            failures.push(format!("{dtype}: {found}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Root mean square error of quantizing gaussian weights of deviation 1, over 256 rows.
