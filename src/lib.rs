@@ -5,15 +5,24 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod imatrix;
+pub mod kernels;
+pub mod merge;
 mod mmap;
+pub mod model;
 pub mod output;
+pub mod pipeline;
 pub mod progress;
 pub mod quantize;
 pub mod quants;
+pub mod recipe;
+pub mod report;
 pub mod size;
 pub mod source;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -130,7 +130,7 @@ impl HyperParams {
         if let Some((what, n)) = sizes.iter().find(|(_, n)| *n == 0 || *n > LIMIT) {
             return Err(Error::model(origin, format!("unusable number of {what}: {n}")));
         }
-        if self.n_head % self.n_head_kv != 0 || self.head_dim % 2 != 0 {
+        if !self.n_head.is_multiple_of(self.n_head_kv) || !self.head_dim.is_multiple_of(2) {
             let detail = format!(
                 "{} heads, {} key-value heads and head dimension {} do not go together",
                 self.n_head, self.n_head_kv, self.head_dim
@@ -138,6 +138,35 @@ impl HyperParams {
             return Err(Error::model(origin, detail));
         }
         Ok(self)
+    }
+
+    /// The divisors of the rotary frequencies, one for each pair of a head, which GGUF holds as the
+    /// tensor `rope_freqs.weight`; `None` unless frequencies are scaled one by one (Llama 3.1).
+    ///
+    /// Long waves are slowed by `factor`, short ones stay, those between are blended. Source: Hugging
+    /// Face transformers, `_compute_llama3_parameters`; in f32, as llama.cpp's converter computes it.
+    pub fn rope_factors(&self) -> Option<Vec<f32>> {
+        let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } =
+            self.rope_scaling
+        else {
+            return None;
+        };
+        let longest = original_context / low_freq_factor;
+        let shortest = original_context / high_freq_factor;
+        let divisor = |pair: usize| {
+            let exponent = (2 * pair) as f32 / self.head_dim as f32;
+            let wavelength = std::f32::consts::TAU / (1.0 / self.rope_theta.powf(exponent));
+            if wavelength < shortest {
+                1.0
+            } else if wavelength > longest {
+                factor
+            } else {
+                let ratio = original_context / wavelength - low_freq_factor;
+                let smooth = ratio / (high_freq_factor - low_freq_factor);
+                1.0 / ((1.0 - smooth) / factor + smooth)
+            }
+        };
+        Some((0..self.head_dim / 2).map(divisor).collect())
     }
 
     /// The size of `dim`.

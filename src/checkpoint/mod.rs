@@ -1,11 +1,17 @@
 //! Checkpoints: Hugging Face model folders, read and written.
 //!
 //! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
-//! that accepts a folder accepts a merge.
+//! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write`] writes one.
+//! Deliberately absent: pickled weights (`pytorch_model.bin`) and weights quantized for other programs.
 
 mod config;
+mod folder;
+mod safetensors;
+mod write;
 
+pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use config::Config;
+pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
 use crate::source::TensorSource;
 use std::path::{Path, PathBuf};

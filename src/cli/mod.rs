@@ -9,12 +9,13 @@ mod convert;
 mod imatrix;
 mod inspect;
 mod merge;
+mod options;
 mod plan;
 mod progress;
 mod quantize;
 mod show;
-mod source;
 
+use aqueduct::pipeline::Source;
 use aqueduct::progress::Progress;
 use clap::{Args, Parser, Subcommand};
 use std::num::NonZeroUsize;
@@ -67,6 +68,20 @@ impl Context {
     fn progress(&self) -> &dyn Progress {
         &self.progress
     }
+
+    fn warn_all(&self, warnings: impl IntoIterator<Item = String>) {
+        warnings.into_iter().for_each(|w| self.progress.warn(&w));
+    }
+
+    /// Shows the warnings of a recipe's plan.
+    fn warn_of(&self, source: &Source) {
+        if let Source::Recipe { plan, .. } = source {
+            let at = |w: &aqueduct::recipe::Diagnostic| {
+                format!("{}:{}: {}", plan.path.display(), w.pos, w.message)
+            };
+            self.warn_all(plan.warnings.iter().map(at));
+        }
+    }
 }
 
 impl Cli {
@@ -76,8 +91,7 @@ impl Cli {
             rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
         }
         let quiet = self.global.quiet;
-        let context =
-            Context { progress: progress::Terminal::new(quiet), json: self.global.json };
+        let context = Context { progress: progress::Terminal::new(quiet), json: self.global.json };
         match self.command {
             Command::Plan(arguments) => arguments.run(&context),
             Command::Merge(arguments) => arguments.run(&context),

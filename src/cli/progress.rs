@@ -34,7 +34,8 @@ fn style(unit: Unit) -> ProgressStyle {
         Unit::Tokens => "{pos}/{len} layer-tokens {per_sec}",
         Unit::Items => "{pos}/{len} {per_sec}",
     };
-    let template = format!("{{prefix:9}} [{{bar:28}}] {{percent:>3}}% {counts} ETA {{eta}} {{msg}}");
+    let template =
+        format!("{{prefix:9}} [{{bar:28}}] {{percent:>3}}% {counts} ETA {{eta}} {{msg}}");
     ProgressStyle::with_template(&template)
         .expect("the template is constant and valid")
         .progress_chars("=> ")
@@ -45,7 +46,8 @@ impl Progress for Terminal {
         let mut bar = self.bar();
         bar.finish_and_clear();
         if self.draw {
-            *bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
+            *bar =
+                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
             bar.set_style(style(unit));
             bar.set_prefix(stage.to_string());
             bar.enable_steady_tick(Duration::from_millis(250));

@@ -1,9 +1,9 @@
 //! How results look on stdout: JSON or tables.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use aqueduct::quantize::Written;
+use aqueduct::{report, size};
 use serde::Serialize;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 /// Prints text on stdout. A reader that went away (`| head`) ends the printing, not the program.
 pub fn text(text: &str) {
@@ -16,27 +16,26 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A plain table: `headers`, and columns whose header starts with `>` right-aligned.
-pub fn table<const N: usize>(
-    headers: [&str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
-) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(headers.map(|h| h.trim_start_matches('>')));
-    for row in rows {
-        table.add_row(row);
-    }
-    for (column, header) in table.column_iter_mut().zip(headers) {
-        column.set_padding((0, 2));
-        if header.starts_with('>') {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.lines().map(|line| line.trim_end().to_string()).collect::<Vec<_>>().join("\n")
+/// The files that were written, one line each.
+pub fn files_table(files: &[Written]) -> String {
+    let rows = files.iter().map(|file| {
+        vec![
+            file.path.display().to_string(),
+            format!("{:.2}", file.bits_per_weight),
+            size::display(file.bytes),
+            format!("{:.1}", file.seconds),
+        ]
+    });
+    report::table(&["file", ">bits per weight", ">size", ">seconds"], rows)
 }
 
-/// The file to write for one TYPE of several: `Name-TYPE.gguf` in `folder`.
-pub fn quant_path(folder: &Path, name: &str, ftype: aqueduct::quantize::Ftype) -> PathBuf {
-    folder.join(format!("{name}-{ftype}.gguf"))
+/// A number of parameters as people say it: `135M`, `17.7B`.
+pub fn parameters(n: u64) -> String {
+    let n = n as f64;
+    match n {
+        _ if n >= 9.995e8 => format!("{:.1}B", n / 1e9),
+        _ if n >= 9.995e6 => format!("{:.0}M", n / 1e6),
+        _ if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        _ => format!("{:.0}K", n / 1e3),
+    }
 }

@@ -5,11 +5,13 @@
 //! was converted on the fly. [`GgufWriter`] writes version 3. Deliberately absent: big-endian files,
 //! version 1, arrays of arrays; llama.cpp reads none of them either.
 
+mod copy;
 mod file;
 mod header;
 mod value;
 mod write;
 
+pub use copy::write;
 pub use file::{GgufFile, is_gguf, open, shard_name};
 pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
 pub use value::{Array, Metadata, Value};

@@ -26,8 +26,9 @@ impl Importance {
     /// A value that is no finite number; it names the entry.
     pub fn new(matrix: &ImportanceMatrix, file: &str) -> Result<Importance> {
         let mut weights = BTreeMap::new();
-        for name in matrix.names() {
-            let values = matrix.weights(name);
+        for (name, entry) in &matrix.entries {
+            let Some(values) = matrix.weights_for(name, entry.sums.len()) else { continue };
+            let values = values?;
             if let Some(column) = values.iter().position(|v| !v.is_finite()) {
                 let detail = format!(
                     "importance of column {column} is {}; collect the matrix again",
@@ -35,7 +36,7 @@ impl Importance {
                 );
                 return Err(Error::tensor(file, name, detail));
             }
-            weights.insert(name.to_string(), values);
+            weights.insert(name.clone(), values);
         }
         let dataset = matrix.datasets.first().cloned();
         let chunks = u64::from(matrix.chunk_count);

@@ -9,7 +9,7 @@ use super::mix::{Mix, ModelFacts, allows_quantization, layer_of, requires_imatri
 use crate::arch::Category;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufModel, Metadata, Value};
+use crate::gguf::{GgufModel, Layout, Metadata, Value};
 use crate::quants;
 use crate::source::TensorInfo;
 use std::collections::BTreeMap;
@@ -69,10 +69,36 @@ impl QuantPlan {
         importance: Option<&Importance>,
         options: PlanOptions,
     ) -> Result<QuantPlan> {
+        let (mut plan, notes) =
+            QuantPlan::choose(model, ftype, importance, importance.is_some(), options)?;
+        plan.warnings = notes.finish(model.origin(), ftype)?;
+        Ok(plan)
+    }
+
+    /// The plan as it will be once there is an importance matrix that covers everything: for sizes
+    /// told, and problems found, before the matrix is computed.
+    pub fn expecting_imatrix(
+        model: &GgufModel,
+        ftype: Ftype,
+        options: PlanOptions,
+    ) -> Result<QuantPlan> {
+        let (mut plan, mut notes) = QuantPlan::choose(model, ftype, None, true, options)?;
+        notes.missing.clear();
+        plan.warnings = notes.finish(model.origin(), ftype)?;
+        Ok(plan)
+    }
+
+    fn choose(
+        model: &GgufModel,
+        ftype: Ftype,
+        importance: Option<&Importance>,
+        has_imatrix: bool,
+        options: PlanOptions,
+    ) -> Result<(QuantPlan, Notes)> {
         let origin = model.tensors.origin();
         let infos = model.tensors.table().infos();
         let facts = ModelFacts::new(origin, &model.metadata, infos)?;
-        let mut mix = Mix::new(ftype, facts, importance.is_some());
+        let mut mix = Mix::new(ftype, facts, has_imatrix);
         let mut notes = Notes::default();
         let mut tensors = Vec::with_capacity(infos.len());
         for source in file_order(infos) {
@@ -95,13 +121,19 @@ impl QuantPlan {
                 weighted,
             });
         }
-        let warnings = notes.finish(origin, ftype)?;
-        Ok(QuantPlan { ftype, metadata: metadata(model, ftype, importance), tensors, warnings })
+        let metadata = metadata(model, ftype, importance);
+        Ok((QuantPlan { ftype, metadata, tensors, warnings: Vec::new() }, notes))
     }
 
     /// The tensors' infos in file order.
     pub fn infos(&self) -> Vec<TensorInfo> {
         self.tensors.iter().map(|t| t.info.clone()).collect()
+    }
+
+    /// Size of the file in bytes, exact but for the few bytes by which the record of an imatrix that is
+    /// still to come may differ.
+    pub fn file_bytes(&self) -> Result<u64> {
+        Ok(Layout::new(self.ftype.name(), &self.metadata, &self.infos())?.file_bytes())
     }
 
     /// Number of weights in the file.

@@ -173,7 +173,8 @@ impl<'a> Decoded<'a> {
         if values.is_empty() {
             return Ok(values);
         }
-        let groups = values.par_chunks_mut(rows * row).zip(self.data.bytes.par_chunks(rows * row_bytes));
+        let groups =
+            values.par_chunks_mut(rows * row).zip(self.data.bytes.par_chunks(rows * row_bytes));
         groups
             .map(|(values, bytes)| quants::decode(self.info.dtype, bytes, values))
             .collect::<Result<()>>()
@@ -217,7 +218,8 @@ impl<'a> Decoded<'a> {
             out.par_chunks_mut(rows * row_bytes)
                 .zip(values.par_chunks(rows * row))
                 .map(|(out, values)| {
-                    quants::quantize(target, values, row, weights, out).map_err(|e| self.fail(e))?;
+                    quants::quantize(target, values, row, weights, out)
+                        .map_err(|e| self.fail(e))?;
                     self.check_blocks(target, out, values)
                 })
                 .collect::<Result<()>>()?;

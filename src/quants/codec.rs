@@ -16,7 +16,6 @@ pub(super) struct Codec {
 
 /// Rows to quantize.
 #[derive(Clone, Copy)]
-#[expect(dead_code)]
 pub(super) struct Rows<'a> {
     /// Row after row.
     pub values: &'a [f32],

@@ -8,10 +8,17 @@
 //! Deliberately absent: files, threads, progress, and the choice of a type for a tensor. Tensor names
 //! are unknown here, so errors speak of lengths and types; callers add the name.
 
+// Code over lanes indexes several arrays by the same two numbers; iterators would hide that.
+#![allow(clippy::needless_range_loop)]
+
+mod affine_k;
 mod bf16;
 mod codec;
 mod f16;
 mod f32;
+mod lanes;
+mod legacy;
+mod pack;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -23,6 +30,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scales6;
+mod search;
 mod simd;
 
 use crate::dtype::DType;
@@ -169,5 +177,80 @@ fn check_length(dtype: DType, elements: usize, bytes: usize) -> Result<()> {
             "{elements} elements are no whole number of {dtype} blocks of {}",
             dtype.block_len()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of very different sizes, from denormal to near the largest, with zero stretches.
+    fn wild_values(count: usize) -> Vec<f32> {
+        let mut state = 7u64;
+        (0..count)
+            .map(|i| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                let unit = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+                let sizes = [1.0, 0.02, 1e-42, 1e38, 1e-12, 0.0, 300.0, 1e-5];
+                unit * sizes[(i / 96) % sizes.len()]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn registry_lines_are_unique_and_can_do_what_the_public_functions_say() {
+        for (i, codec) in REGISTRY.iter().enumerate() {
+            assert!(REGISTRY[..i].iter().all(|other| other.dtype != codec.dtype));
+            assert!(can_decode(codec.dtype) && can_quantize(codec.dtype), "{}", codec.dtype);
+        }
+        assert!(!can_decode(DType::Q8_1) && !can_quantize(DType::I32));
+    }
+
+    #[test]
+    fn every_simd_level_gives_the_same_bytes_and_values() {
+        const ROW: usize = 768;
+        let values = wild_values(ROW * 9);
+        let importance: Vec<f32> = wild_values(ROW).iter().map(|v| v.abs().min(1e3)).collect();
+        for codec in REGISTRY {
+            let size = codec.dtype.row_bytes(values.len()).unwrap();
+            for importance in [None, Some(&importance[..])] {
+                let mut expected: Option<(Vec<u8>, Vec<u32>)> = None;
+                for level in Level::available() {
+                    let mut bytes = vec![0x55; size];
+                    quantize_at(level, codec.dtype, &values, ROW, importance, &mut bytes).unwrap();
+                    let mut decoded = vec![0f32; values.len()];
+                    (codec.decode)(level, &bytes, &mut decoded);
+                    let bits = decoded
+                        .iter()
+                        .map(|v| if v.is_nan() { f32::NAN } else { *v }.to_bits())
+                        .collect();
+                    let found = (bytes, bits);
+                    let expected = expected.get_or_insert_with(|| found.clone());
+                    assert!(*expected == found, "{} at {level:?}", codec.dtype);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn block_validity_follows_scales() {
+        let mut bytes = vec![0u8; 3 * 144];
+        assert_eq!(first_invalid_block(DType::Q4_K, &bytes), None);
+        bytes[2 * 144 + 3] = 0x7c; // dmin of the third block: infinity
+        assert_eq!(first_invalid_block(DType::Q4_K, &bytes), Some(2));
+        let halves = [0x00, 0x3c, 0x00, 0x7e];
+        assert_eq!(first_invalid_block(DType::F16, &halves), Some(1));
+        let infinity = f32::NEG_INFINITY.to_le_bytes();
+        assert_eq!(first_invalid_block(DType::F32, &infinity), Some(0));
+    }
+
+    #[test]
+    fn the_first_non_finite_value_is_found_anywhere() {
+        let mut values = vec![1.0f32; 200];
+        assert_eq!(first_non_finite(&values), None);
+        values[199] = f32::INFINITY;
+        assert_eq!(first_non_finite(&values), Some(199));
+        values[64] = f32::NAN;
+        assert_eq!(first_non_finite(&values), Some(64));
     }
 }

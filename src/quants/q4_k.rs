@@ -3,15 +3,19 @@
 //! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), codes (128). Code byte l of each
 //! quarter of 64 weights holds the weights l and l + 32.
 
+use super::affine_k;
 use super::codec::{self, Codec, DecodeBlock};
 use super::f16::read_f16;
+use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use super::pack::nibbles;
 use super::scales6::scale_and_min;
+use super::search::AffineGrid;
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q4_K,
     decode: codec::decode_blocks::<Q4_K, 256, 144>,
-    quantize: None,
+    quantize: Some(quantize_panels::<Q4_K, 256, 144>),
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
@@ -32,6 +36,17 @@ impl DecodeBlock<256, 144> for Q4_K {
             for i in 0..32 {
                 out[32 * j + i] = scale * f32::from((block[codes + i] >> shift) & 15) - min;
             }
+        }
+    }
+}
+
+impl QuantizePanel<256, 144> for Q4_K {
+    #[inline(always)]
+    fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 144]) {
+        let plain = AffineGrid { top: 15, start: -1.0, step: 0.1, steps: 20, absolute: false };
+        let codes = affine_k::quantize(panel, plain, u8::MAX, &mut out[..16]);
+        for (codes, out) in codes.chunks_exact(64).zip(out[16..].chunks_exact_mut(32)) {
+            nibbles(&codes[..32], &codes[32..], out);
         }
     }
 }

@@ -2,14 +2,20 @@
 //!
 //! Bytes: scale (2), the fifth bits of all 32 codes (4), then the low nibbles as in Q4_0.
 
-use super::codec::{self, Codec, DecodeBlock};
+use super::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
 use super::f16::read_f16;
+use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use super::legacy::{
+    f16_bytes, fifth_bit_columns, fifth_bits, low_nibbles, search_symmetric, spread_symmetric,
+};
+use super::pack::nibbles;
+use super::simd::Level;
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q5_0,
     decode: codec::decode_blocks::<Q5_0, 32, 22>,
-    quantize: None,
+    quantize: Some(quantize),
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
@@ -27,5 +33,36 @@ impl DecodeBlock<32, 22> for Q5_0 {
             out[i] = (low_half as i32 - 16) as f32 * d;
             out[i + 16] = (high_half as i32 - 16) as f32 * d;
         }
+    }
+}
+
+fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
+    match rows.importance {
+        None => codec::encode_blocks::<Q5_0, 32, 22>(level, rows, out),
+        Some(_) => quantize_panels::<Q5_0, 32, 22>(level, rows, out),
+    }
+}
+
+impl EncodeBlock<32, 22> for Q5_0 {
+    #[inline(always)]
+    fn encode_block(weights: &[f32; 32], out: &mut [u8; 22]) {
+        let (d, mut codes) = spread_symmetric(weights, 16.0);
+        for code in &mut codes {
+            *code = i32::from(*code as i8).min(31);
+        }
+        out[..2].copy_from_slice(&f16_bytes(d));
+        out[2..6].copy_from_slice(&fifth_bits(&codes));
+        low_nibbles(&codes, &mut out[6..]);
+    }
+}
+
+impl QuantizePanel<32, 22> for Q5_0 {
+    const NEEDS_ROW_MEAN_SQUARE: bool = true;
+
+    #[inline(always)]
+    fn quantize_panel(panel: &Panel<32>, out: &mut [U8s; 22]) {
+        let codes = search_symmetric(panel, 16, &mut out[..2]);
+        fifth_bit_columns(&codes, &mut out[2..6]);
+        nibbles(&codes[..16], &codes[16..], &mut out[6..]);
     }
 }

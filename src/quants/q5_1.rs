@@ -2,14 +2,20 @@
 //!
 //! Bytes: scale (2), minimum (2), the fifth bits of all 32 codes (4), then the low nibbles as in Q4_0.
 
-use super::codec::{self, Codec, DecodeBlock};
+use super::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
 use super::f16::read_f16;
+use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use super::legacy::{
+    f16_bytes, fifth_bit_columns, fifth_bits, low_nibbles, search_affine, spread_affine,
+};
+use super::pack::nibbles;
+use super::simd::Level;
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q5_1,
     decode: codec::decode_blocks::<Q5_1, 32, 24>,
-    quantize: None,
+    quantize: Some(quantize),
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
@@ -28,5 +34,34 @@ impl DecodeBlock<32, 24> for Q5_1 {
             out[i] = low_half as f32 * d + m;
             out[i + 16] = high_half as f32 * d + m;
         }
+    }
+}
+
+fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
+    match rows.importance {
+        None => codec::encode_blocks::<Q5_1, 32, 24>(level, rows, out),
+        Some(_) => quantize_panels::<Q5_1, 32, 24>(level, rows, out),
+    }
+}
+
+impl EncodeBlock<32, 24> for Q5_1 {
+    #[inline(always)]
+    fn encode_block(weights: &[f32; 32], out: &mut [u8; 24]) {
+        let (d, min, codes) = spread_affine(weights, 31.0);
+        out[..2].copy_from_slice(&f16_bytes(d));
+        out[2..4].copy_from_slice(&f16_bytes(min));
+        out[4..8].copy_from_slice(&fifth_bits(&codes));
+        low_nibbles(&codes, &mut out[8..]);
+    }
+}
+
+impl QuantizePanel<32, 24> for Q5_1 {
+    const NEEDS_ROW_MEAN_SQUARE: bool = true;
+
+    #[inline(always)]
+    fn quantize_panel(panel: &Panel<32>, out: &mut [U8s; 24]) {
+        let codes = search_affine(panel, 31, &mut out[..4]);
+        fifth_bit_columns(&codes, &mut out[4..8]);
+        nibbles(&codes[..16], &codes[16..], &mut out[8..]);
     }
 }

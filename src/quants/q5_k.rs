@@ -3,15 +3,19 @@
 //! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), fifth bits (32; bit j of byte l is
 //! that of weight 32 j + l), low nibbles as in Q4_K (128).
 
+use super::affine_k;
 use super::codec::{self, Codec, DecodeBlock};
 use super::f16::read_f16;
+use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use super::pack::{bit_planes, nibbles};
 use super::scales6::scale_and_min;
+use super::search::AffineGrid;
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q5_K,
     decode: codec::decode_blocks::<Q5_K, 256, 176>,
-    quantize: None,
+    quantize: Some(quantize_panels::<Q5_K, 256, 176>),
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
@@ -34,6 +38,18 @@ impl DecodeBlock<256, 176> for Q5_K {
                 let high = (block[16 + i] >> j) & 1;
                 out[32 * j + i] = scale * f32::from(low | high << 4) - min;
             }
+        }
+    }
+}
+
+impl QuantizePanel<256, 176> for Q5_K {
+    #[inline(always)]
+    fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 176]) {
+        let plain = AffineGrid { top: 31, start: -0.5, step: 0.1, steps: 15, absolute: false };
+        let codes = affine_k::quantize(panel, plain, 63, &mut out[..16]);
+        bit_planes(&codes, 4, &mut out[16..48]);
+        for (codes, out) in codes.chunks_exact(64).zip(out[48..].chunks_exact_mut(32)) {
+            nibbles(&codes[..32], &codes[32..], out);
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
 use super::f16::{f32_to_f16, read_f16};
+use super::legacy::largest_magnitude;
+use super::search::nearest_int;
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
@@ -28,11 +30,7 @@ impl DecodeBlock<32, 34> for Q8_0 {
 impl EncodeBlock<32, 34> for Q8_0 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 32], out: &mut [u8; 34]) {
-        let mut largest = 0f32;
-        for w in weights {
-            largest = if w.abs() > largest { w.abs() } else { largest };
-        }
-        let d = largest / 127.0;
+        let d = largest_magnitude(weights) / 127.0;
         let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
         out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
         for i in 0..32 {
@@ -41,12 +39,31 @@ impl EncodeBlock<32, 34> for Q8_0 {
     }
 }
 
-/// C's `roundf` and conversion to an integer as x86-64 does it: i32::MIN for what does not fit, which a
-/// block of denormals gives. `f32::round` would be a library call a weight on the baseline.
+/// C's `roundf`, ties away from zero, as an integer; `f32::round` would be a library call a weight on the
+/// baseline. What does not fit, which only blocks of denormals give, is i32::MIN as on x86-64.
 #[inline(always)]
 fn round_half_away(value: f32) -> i32 {
-    let whole = value as i32;
-    let fraction = value - whole as f32;
-    let rounded = whole + i32::from(fraction >= 0.5) - i32::from(fraction <= -0.5);
-    if value.abs() < 8_388_608.0 { rounded } else { i32::MIN }
+    let even = nearest_int(value);
+    let off = value - even as f32;
+    let up = (off == 0.5) & (value > 0.0);
+    let down = (off == -0.5) & (value < 0.0);
+    let away = even + i32::from(up) - i32::from(down);
+    if value.abs() < 4_194_304.0 { away } else { i32::MIN }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_half_away_from_zero() {
+        for i in -2_000_000..=2_000_000 {
+            let value = i as f32 / 8192.0;
+            assert_eq!(round_half_away(value), value.round() as i32, "{value}");
+            let next = f32::from_bits(value.to_bits() + 1);
+            assert_eq!(round_half_away(next), next.round() as i32, "{next}");
+        }
+        assert_eq!(round_half_away(f32::INFINITY) as u8, 0);
+        assert_eq!(round_half_away(f32::NAN) as u8, 0);
+    }
 }

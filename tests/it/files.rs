@@ -2,7 +2,7 @@
 
 use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, Array, GgufFile, GgufModel, GgufWriter, Layout, Metadata, Value};
-use aqueduct::source::{TensorInfo, TensorSource};
+use aqueduct::source::TensorInfo;
 use std::path::Path;
 
 /// Metadata with a value and an array of every type.

@@ -1,4 +1,18 @@
 //! All integration tests, in one binary so that they link once.
 
+mod convert;
+mod demo;
 mod files;
+mod folders;
+mod hostile;
+mod imatrix;
+mod inspect;
 mod layering;
+mod merge;
+mod model;
+mod outputs;
+mod quants;
+mod recipe;
+mod recipes;
+mod tokenizer;
+mod vocabulary;

@@ -1,0 +1,346 @@
+//! Reading a Hugging Face folder: which files belong to it, and its tensors as a source.
+
+use super::safetensors::SafetensorsFile;
+use super::{Checkpoint, Config};
+use crate::error::{Error, Result};
+use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+/// The file of a model that is not sharded.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// Which shard holds which tensor.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Files that travel with the weights unchanged. Not config.json, which merging edits.
+const SIDE_FILES: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+impl Checkpoint {
+    /// Opens the Hugging Face folder `dir`: config.json and safetensors weights, in one file or in
+    /// shards. Headers are checked now, data are read when asked for.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
+        let dir = dir.as_ref();
+        let meta = std::fs::metadata(dir).map_err(Error::io(dir, "open"))?;
+        if !meta.is_dir() {
+            return Err(Error::format(dir, "not a folder, so not a Hugging Face model"));
+        }
+        let config_path = dir.join("config.json");
+        if !config_path.is_file() {
+            return Err(Error::format(dir, no_config(dir)));
+        }
+        let config = Config::read(&config_path)?;
+        let tensors = Arc::new(FolderSource::open(dir)?);
+        let side_files =
+            SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect();
+        Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files })
+    }
+}
+
+fn no_config(dir: &Path) -> &'static str {
+    if dir.join("adapter_config.json").is_file() {
+        "holds an adapter (LoRA), not a model: merge it into its base model first"
+    } else {
+        "no config.json in this folder, so it is no Hugging Face model"
+    }
+}
+
+/// What people call the model in `dir`: the folder's name, or the repository's for a snapshot in the
+/// hub's cache (`models--OWNER--NAME/snapshots/HASH`).
+fn folder_name(dir: &Path) -> String {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    // `canonicalize` only where the path does not end in a name: links are often named on purpose.
+    let named =
+        if dir.file_name().is_some() { absolute } else { dir.canonicalize().unwrap_or(absolute) };
+    let text = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let in_cache = || {
+        let snapshots =
+            named.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"))?;
+        let repository = text(snapshots.parent()?)?;
+        Some(repository.strip_prefix("models--")?.rsplit("--").next()?.to_string())
+    };
+    in_cache().or_else(|| text(&named)).unwrap_or_else(|| "model".to_string())
+}
+
+/// The tensors of a folder: shard after shard, each in the order of its data, so that reading the
+/// source in order reads the disk in order.
+struct FolderSource {
+    origin: String,
+    table: TensorTable,
+    shards: Vec<SafetensorsFile>,
+    /// Shard, and index in it, of each tensor of the table.
+    places: Vec<(usize, usize)>,
+}
+
+impl FolderSource {
+    fn open(dir: &Path) -> Result<FolderSource> {
+        let origin = dir.display().to_string();
+        let index = dir.join(INDEX);
+        let weight_map = if index.is_file() { read_index(&index)? } else { BTreeMap::new() };
+        let names = if index.is_file() {
+            weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        } else {
+            find_shards(dir)?
+        };
+        check_present(dir, &names)?;
+        let shards = (names.iter())
+            .map(|name| SafetensorsFile::open(dir.join(name)))
+            .collect::<Result<Vec<_>>>()?;
+        let (infos, places) = collect_tensors(&shards)?;
+        check_index(&index, &weight_map, &names, &shards)?;
+        let table = TensorTable::new(&origin, infos)?;
+        Ok(FolderSource { origin, table, shards, places })
+    }
+}
+
+impl TensorSource for FolderSource {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        let (shard, within) = self.places[index];
+        let info = &self.table.infos()[index];
+        Ok(TensorData {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes: Cow::Borrowed(self.shards[shard].tensor_bytes(within)),
+        })
+    }
+}
+
+/// The weights of a folder without an index.
+fn find_shards(dir: &Path) -> Result<Vec<String>> {
+    if dir.join(SINGLE).is_file() {
+        return Ok(vec![SINGLE.to_string()]);
+    }
+    let (mut tensors, mut pickles) = (BTreeSet::new(), false);
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let name = entry.map_err(Error::io(dir, "list"))?.file_name();
+        let name = name.to_string_lossy();
+        pickles |= name.starts_with("pytorch_model") && name.ends_with(".bin");
+        if name.ends_with(".safetensors") && !name.starts_with("adapter") {
+            tensors.insert(name.into_owned());
+        }
+    }
+    let fail = |detail: String| Err(Error::format(dir, detail));
+    let numbered = tensors.iter().find_map(|name| shard_count(name));
+    match (tensors.len(), numbered) {
+        (0, _) if pickles => fail(
+            "holds only pytorch_model*.bin weights; convert them to safetensors first (load with \
+             transformers, save_pretrained)"
+                .to_string(),
+        ),
+        (0, _) => fail("no safetensors weights in this folder".to_string()),
+        (_, Some((stem, count))) => Ok(numbered_shards(&stem, count)),
+        (1, None) => Ok(tensors.into_iter().collect()),
+        (n, None) => fail(format!(
+            "{n} safetensors files and no {INDEX} to say which of them make the model"
+        )),
+    }
+}
+
+/// Stem and shard count of a name such as `model-00001-of-00003.safetensors`.
+fn shard_count(name: &str) -> Option<(String, u32)> {
+    let rest = name.strip_suffix(".safetensors")?;
+    let (rest, count) = rest.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(number) || !digits(count) {
+        return None;
+    }
+    let count = count.parse().ok().filter(|n| *n > 0)?;
+    Some((stem.to_string(), count))
+}
+
+/// The names of all shards.
+pub(super) fn numbered_shards(stem: &str, count: u32) -> Vec<String> {
+    (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}.safetensors")).collect()
+}
+
+/// Reads the index: tensor name to file name, every file name checked.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: UniqueMap,
+    }
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let index: Index = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::format(path, format!("no usable index: {e}")))?;
+    let map = index.weight_map.0;
+    if map.is_empty() {
+        return Err(Error::format(path, "its weight_map is empty"));
+    }
+    match map.iter().find(|(_, file)| !is_plain_name(file)) {
+        Some((tensor, file)) => {
+            let detail =
+                format!("puts tensor '{tensor}' into '{file}', which is no plain file name");
+            Err(Error::format(path, detail))
+        }
+        None => Ok(map),
+    }
+}
+
+/// Whether `name` names a file in a folder and nothing outside it, on any system.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(n)), None) if n == name)
+        && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// A JSON object of strings in which no key occurs twice.
+struct UniqueMap(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for UniqueMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UniqueMap, D::Error> {
+        struct MapVisitor;
+
+        impl<'de> Visitor<'de> for MapVisitor {
+            type Value = UniqueMap;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of tensor names and file names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMap, A::Error> {
+                let mut out = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if let Some(first) = out.insert(key.clone(), value) {
+                        let text = format!("tensor '{key}' occurs twice, first in '{first}'");
+                        return Err(A::Error::custom(text));
+                    }
+                }
+                Ok(UniqueMap(out))
+            }
+        }
+
+        deserializer.deserialize_map(MapVisitor)
+    }
+}
+
+fn check_present(dir: &Path, names: &[String]) -> Result<()> {
+    let missing: Vec<_> = names.iter().filter(|n| !dir.join(n).is_file()).collect();
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => {
+            let of = names.len();
+            let detail = match missing.len() {
+                1 => format!("shard '{first}' is missing"),
+                n => format!("{n} of {of} shards are missing, '{first}' first"),
+            };
+            Err(Error::format(dir, detail))
+        }
+    }
+}
+
+type Places = Vec<(usize, usize)>;
+
+/// The tensors of all shards and their places. Integer and boolean tensors are buffers such as
+/// position_ids, which no model of today needs: they are left out. Where they hold weights, those are
+/// quantized in a form that cannot be read here.
+fn collect_tensors(shards: &[SafetensorsFile]) -> Result<(Vec<TensorInfo>, Places)> {
+    let (mut infos, mut places) = (Vec::new(), Vec::new());
+    let mut homes: BTreeMap<&str, &SafetensorsFile> = BTreeMap::new();
+    for (s, shard) in shards.iter().enumerate() {
+        for (i, entry) in shard.entries().iter().enumerate() {
+            let fail = |detail| {
+                Err(Error::tensor(shard.path().display().to_string(), &entry.name, detail))
+            };
+            if let Some(first) = homes.insert(&entry.name, shard) {
+                return fail(format!("is in {} too", first.path().display()));
+            }
+            match entry.info() {
+                Some(info) if info.dtype.is_float() => {
+                    infos.push(info);
+                    places.push((s, i));
+                }
+                _ if is_buffer(entry) => {}
+                _ => {
+                    return fail(format!(
+                        "type {} cannot be read; use the model's F32, F16 or BF16 weights",
+                        entry.dtype
+                    ));
+                }
+            }
+        }
+    }
+    Ok((infos, places))
+}
+
+/// Whether an entry of a type that is not read may be passed over.
+fn is_buffer(entry: &super::SafetensorsEntry) -> bool {
+    use safetensors::Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    let integer = matches!(entry.dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
+    // bitsandbytes and GPTQ: `weight`, `qweight`.
+    integer && !entry.name.ends_with("weight")
+}
+
+/// Checks that every tensor of the index is in the shard that the index names.
+fn check_index(
+    index: &Path,
+    weight_map: &BTreeMap<String, String>,
+    names: &[String],
+    shards: &[SafetensorsFile],
+) -> Result<()> {
+    let mut found = BTreeSet::new();
+    for (name, shard) in names.iter().zip(shards) {
+        found.extend(shard.entries().iter().map(|e| (e.name.as_str(), name.as_str())));
+    }
+    match weight_map.iter().find(|(t, f)| !found.contains(&(t.as_str(), f.as_str()))) {
+        None => Ok(()),
+        Some((tensor, file)) => {
+            let origin = index.display().to_string();
+            Err(Error::tensor(origin, tensor, format!("is said to be in '{file}', which lacks it")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_plain() {
+        assert!(is_plain_name("model-00001-of-00002.safetensors"));
+        assert!(is_plain_name("..model"));
+        for bad in ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "C:a", "a/", "a\0"] {
+            assert!(!is_plain_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_cached_snapshots_are_the_repositories() {
+        let name = |path: &str| folder_name(Path::new(path));
+        assert_eq!(name("/models/Fimbulvetr-11B-v2/"), "Fimbulvetr-11B-v2");
+        assert_eq!(
+            name("/hub/models--Sao10K--Fimbulvetr-11B-v2/snapshots/0a1b2c"),
+            "Fimbulvetr-11B-v2"
+        );
+    }
+
+    #[test]
+    fn shard_names_parse() {
+        assert_eq!(shard_count("model-00001-of-00003.safetensors"), Some(("model".into(), 3)));
+        assert_eq!(shard_count("model-1-of-3.safetensors"), None);
+        assert_eq!(shard_count("model-00000-of-00000.safetensors"), None);
+        assert_eq!(numbered_shards("m", 2)[1], "m-00002-of-00002.safetensors");
+    }
+}

@@ -1,0 +1,69 @@
+//! `aqueduct convert SOURCE -o FILE.gguf`: a source as one GGUF file of plain numbers.
+
+use super::options::ConvertArguments;
+use super::{Context, show};
+use aqueduct::convert::OutputType;
+use aqueduct::pipeline::Source;
+use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan};
+use aqueduct::{gguf, size};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Write a source as a GGUF file of floats.
+#[derive(Args)]
+pub struct Arguments {
+    /// A recipe, a Hugging Face folder or a GGUF file.
+    source: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE.gguf")]
+    output: PathBuf,
+    /// Type of the matrices: f16, bf16, f32, or auto for that of the source's first matrix.
+    #[arg(long = "type", value_name = "TYPE", default_value = "auto")]
+    output_type: OutputType,
+    #[command(flatten)]
+    convert: ConvertArguments,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let source = Source::open(&self.source)?;
+        context.warn_of(&source);
+        let model = source.to_gguf(&self.convert.options(self.output_type))?;
+        let target = match self.output_type {
+            OutputType::F32 => Some(Ftype::F32),
+            OutputType::F16 => Some(Ftype::F16),
+            OutputType::BF16 => Some(Ftype::BF16),
+            OutputType::Auto => None,
+        };
+        let written = match (&source, target) {
+            // A GGUF file's matrices still have their own types, and may be quantized.
+            (Source::Gguf { .. }, Some(ftype)) => {
+                let options = PlanOptions { allow_requantize: true };
+                let plan = QuantPlan::new(&model, ftype, None, options)?;
+                let output = Output { plan, path: self.output.clone() };
+                let written =
+                    quantize::run(&model, vec![output], None, self.force, context.progress())?;
+                written.into_iter().map(|w| w.bytes).sum()
+            }
+            _ => gguf::write(&model, &self.output, self.force, context.progress())?,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let tensors = model.tensors.table().infos().len();
+        if context.json {
+            return show::json(&serde_json::json!({
+                "path": self.output,
+                "tensors": tensors,
+                "bytes": written,
+                "seconds": seconds,
+            }));
+        }
+        let (path, bytes) = (self.output.display(), size::display(written));
+        show::text(&format!("{path}: {tensors} tensors, {bytes}, {seconds:.1} s"));
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! `aqueduct inspect FILE`: what is in a GGUF, safetensors or imatrix file.
+
+use super::{Context, show};
+use aqueduct::report;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Show what is in a GGUF, safetensors or imatrix file.
+#[derive(Args)]
+pub struct Arguments {
+    /// The file; its kind is told from its content.
+    file: PathBuf,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let inspection = report::inspect(&self.file)?;
+        if context.json {
+            return show::json(&inspection);
+        }
+        show::text(inspection.render().trim_end());
+        Ok(())
+    }
+}

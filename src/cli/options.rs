@@ -1,0 +1,34 @@
+//! Arguments that several subcommands share.
+
+use aqueduct::convert::{ConvertOptions, OutputType};
+use clap::Args;
+
+/// How a model folder or a merge is converted to GGUF terms on the fly.
+#[derive(Args)]
+pub struct ConvertArguments {
+    /// Name the tokenizer's pre-tokenizer (tokenizer.ggml.pre) where it cannot be recognised.
+    #[arg(long, value_name = "NAME")]
+    pre_tokenizer: Option<String>,
+    /// The model's name in the metadata [default: made from the recipe's or folder's name].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+impl ConvertArguments {
+    pub fn options(&self, output_type: OutputType) -> ConvertOptions {
+        ConvertOptions {
+            output_type,
+            name: self.name.clone(),
+            base_models: Vec::new(),
+            pre_tokenizer: self.pre_tokenizer.clone(),
+        }
+    }
+}
+
+/// Parses a number of tokens or chunks: 1 or more.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number of 1 or more".to_string()),
+        Ok(n) => Ok(n),
+    }
+}

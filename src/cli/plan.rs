@@ -1,0 +1,136 @@
+//! `aqueduct plan RECIPE|SOURCE`: what would be made of what, how large, with how much memory.
+
+use super::quantize::distinct;
+use super::{Context, show};
+use aqueduct::convert::ConvertOptions;
+use aqueduct::merge;
+use aqueduct::pipeline::{self, BuildOptions, Calibration, Forecast, Kind, Source};
+use aqueduct::quantize::{Ftype, PlanOptions};
+use aqueduct::recipe::{self, Diagnostic, Folders, MemberLookup, MergePlan, ShapesOnly};
+use aqueduct::{Error, report, size};
+use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Show what a build would make and need, without doing any of it.
+#[derive(Args)]
+pub struct Arguments {
+    /// A recipe, a Hugging Face folder or a GGUF file.
+    source: PathBuf,
+    /// Plan a recipe whose members are not on disk: shapes come from a config.json alone, or from a
+    /// table of well-known model families by name.
+    #[arg(long)]
+    no_members: bool,
+    /// The types whose sizes to tell, with commas between them.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "Q4_K_M,Q5_K_M,Q6_K,Q8_0,F16"
+    )]
+    types: Vec<Ftype>,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let source = match Kind::of(&self.source)? {
+            Kind::Recipe => match self.plan_recipe()? {
+                Ok(plan) => {
+                    let plan = Arc::new(plan);
+                    Source::Recipe { checkpoint: merge::open(plan.clone()), plan }
+                }
+                Err(problems) => return self.report_problems(context, &problems),
+            },
+            Kind::Folder | Kind::Gguf => Source::open(&self.source)?,
+        };
+        let options = BuildOptions {
+            types: distinct(&self.types),
+            calibration: Calibration::built_in(),
+            ctx: 512,
+            chunks: None,
+            keep_stack: None,
+            force: false,
+            convert: ConvertOptions::default(),
+            // Sizes of a source that is quantized already are worth knowing too.
+            plan: PlanOptions { allow_requantize: true },
+        };
+        let forecast = pipeline::forecast(&source, &options)?;
+        if context.json {
+            return print_json(&source, &forecast);
+        }
+        context.warn_of(&source);
+        if let Source::Recipe { plan, .. } = &source {
+            show::text(&report::render_merge(&plan.summary()));
+            show::text("");
+        }
+        show::text(&render(&source, &forecast));
+        Ok(())
+    }
+
+    /// The recipe's plan, or all that is wrong with it.
+    fn plan_recipe(&self) -> Result<Result<MergePlan, Vec<Diagnostic>>, Error> {
+        let path = self.source.as_path();
+        let lookup: &dyn MemberLookup = match self.no_members {
+            true => &ShapesOnly::beside(path, &[]),
+            false => &Folders::beside(path, &[]),
+        };
+        recipe::check(path, &merge::methods::specs(), lookup)
+    }
+
+    fn report_problems(&self, context: &Context, problems: &[Diagnostic]) -> anyhow::Result<()> {
+        if context.json {
+            show::json(&serde_json::json!({ "recipe": self.source, "problems": problems }))?;
+        }
+        let text = recipe::render(&self.source.display().to_string(), problems);
+        Err(Error::Recipe(text).into())
+    }
+}
+
+fn print_json(source: &Source, forecast: &Forecast) -> anyhow::Result<()> {
+    let merge = match source {
+        Source::Recipe { plan, .. } => Some(plan.summary()),
+        Source::Folder(_) | Source::Gguf { .. } => None,
+    };
+    show::json(&serde_json::json!({
+        "name": source.name(),
+        "merge": merge,
+        "build": forecast,
+    }))
+}
+
+/// Stages, sizes and needs of a build.
+fn render(source: &Source, forecast: &Forecast) -> String {
+    let flow = match source {
+        Source::Recipe { .. } => "merge -> convert -> imatrix -> quantize",
+        Source::Folder(_) => "convert -> imatrix -> quantize",
+        Source::Gguf { .. } => "imatrix -> quantize",
+    };
+    let rows = forecast.files.iter().map(|file| {
+        vec![
+            format!("{}-{}.gguf", source.name(), file.ftype),
+            format!("{:.2}", file.bits_per_weight),
+            size::display(file.bytes),
+            file.warnings.join("; "),
+        ]
+    });
+    let mut text = format!(
+        "{}: {} layers, {} parameters\nstages: {flow}\n\n{}\n\n",
+        source.name(),
+        forecast.layers,
+        show::parameters(forecast.parameters),
+        report::table(&["output", ">bits per weight", ">size", ""], rows)
+    );
+    if forecast.without_tokenizer {
+        text.push_str("sizes are without the tokenizer, which is not at hand\n");
+    }
+    for stage in &forecast.memory {
+        text += &format!("memory for {:9} {}\n", stage.stage, size::display(stage.bytes));
+    }
+    text += &format!(
+        "peak memory {}, disk {} for the files above; calibration {} tokens",
+        size::display(forecast.peak_memory),
+        size::display(forecast.disk),
+        forecast.calibration_tokens
+    );
+    text
+}

@@ -1,0 +1,144 @@
+//! Conversion: a checkpoint (a Hugging Face folder or a merge) as a GGUF model.
+//!
+//! Only metadata are made here; tensors are renamed, reordered and cast when they are read, one at a
+//! time, and not copied where nothing changes. So conversion takes no time and no memory of note, and
+//! the imatrix and quantize stages work on a checkpoint as on a GGUF file. Which tensors there are, and
+//! how they are named and permuted, is declared in [`crate::arch`].
+
+mod cast;
+mod metadata;
+mod naming;
+mod tensors;
+
+use crate::arch::{Architecture, HyperParams};
+use crate::checkpoint::Checkpoint;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::gguf::GgufModel;
+use crate::tokenizer::Vocabulary;
+use std::str::FromStr;
+use std::sync::Arc;
+use tensors::ConvertedSource;
+
+/// The float type of a converted model's matrices. Norms and biases are always F32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutputType {
+    /// The type of the checkpoint's first matrix that is F16 or BF16; F16 if there is none.
+    #[default]
+    Auto,
+    F16,
+    BF16,
+    F32,
+}
+
+impl FromStr for OutputType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OutputType, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(OutputType::Auto),
+            "f16" => Ok(OutputType::F16),
+            "bf16" => Ok(OutputType::BF16),
+            "f32" => Ok(OutputType::F32),
+            _ => Err(format!("unknown type '{text}'; known are f16, bf16, f32 and auto")),
+        }
+    }
+}
+
+/// A model that a merge was made of, for `general.base_model.*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BaseModel {
+    /// As people say it: `Mistral 7B v0.1`.
+    pub name: String,
+    pub organization: Option<String>,
+    pub version: Option<String>,
+    pub repo_url: Option<String>,
+}
+
+impl BaseModel {
+    /// What a reference of a recipe tells: `org/name` is a model of the hub, anything else a folder,
+    /// of which only the last part counts.
+    pub fn from_reference(reference: &str) -> BaseModel {
+        let hub = reference.matches('/').count() == 1 && !reference.starts_with(['.', '/', '~']);
+        let id = if hub { reference } else { reference.trim_end_matches('/') };
+        let id = if hub { id } else { id.rsplit('/').next().unwrap_or(id) };
+        let parts = naming::NameParts::parse(id, 0);
+        BaseModel {
+            name: naming::title(&parts.full_name),
+            organization: parts.organization.as_deref().map(naming::title),
+            version: parts.version,
+            repo_url: hub.then(|| format!("https://huggingface.co/{reference}")),
+        }
+    }
+}
+
+/// How to convert.
+#[derive(Clone, Debug, Default)]
+pub struct ConvertOptions {
+    pub output_type: OutputType,
+    /// `general.name`; else it is made from the checkpoint's name.
+    pub name: Option<String>,
+    /// The members of a merge, in the recipe's order; empty for a model that is none.
+    pub base_models: Vec<BaseModel>,
+    /// `tokenizer.ggml.pre`, where it cannot be recognised.
+    pub pre_tokenizer: Option<String>,
+}
+
+/// The GGUF model that `checkpoint` is. Reads the tokenizer's files but no weights.
+///
+/// # Errors
+/// If the architecture is unknown, tensors are missing, unexpected or of the wrong shape (all of them
+/// are named), or there is no usable tokenizer. Reading a tensor later fails if a value is not finite
+/// or too large for F16.
+pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<GgufModel> {
+    let config = &checkpoint.config;
+    let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
+    let hyper = HyperParams::from_config(config)?;
+    let dtype = matrix_type(checkpoint, options.output_type);
+    let tensors = ConvertedSource::new(checkpoint, arch, &hyper, dtype)?;
+    let vocabulary =
+        Vocabulary::from_checkpoint(checkpoint, hyper.n_vocab, options.pre_tokenizer.as_deref())?;
+    let parameters = tensors.parameters();
+    let sources = metadata::Sources {
+        checkpoint,
+        options,
+        arch,
+        hyper: &hyper,
+        dtype,
+        parameters,
+        vocabulary,
+    };
+    Ok(GgufModel { metadata: sources.into_metadata()?, tensors: Arc::new(tensors) })
+}
+
+/// The type of the matrices. config.json's `torch_dtype` does not count: some fine-tunes lie.
+fn matrix_type(checkpoint: &Checkpoint, wanted: OutputType) -> DType {
+    let matrices =
+        || checkpoint.tensors.table().infos().iter().filter(|info| info.shape.len() >= 2);
+    let half = |dtype: &DType| matches!(dtype, DType::F16 | DType::BF16);
+    match wanted {
+        OutputType::F16 => DType::F16,
+        OutputType::BF16 => DType::BF16,
+        OutputType::F32 => DType::F32,
+        OutputType::Auto => matrices().map(|info| info.dtype).find(half).unwrap_or(DType::F16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_of_members_tell_names() {
+        let hub = BaseModel::from_reference("mistralai/Mistral-7B-v0.1");
+        assert_eq!(hub.name, "Mistral 7B v0.1");
+        assert_eq!(hub.organization.as_deref(), Some("Mistralai"));
+        assert_eq!(hub.version.as_deref(), Some("v0.1"));
+        assert_eq!(
+            hub.repo_url.as_deref(),
+            Some("https://huggingface.co/mistralai/Mistral-7B-v0.1")
+        );
+        let folder = BaseModel::from_reference("/models/solar-10.7b/");
+        assert_eq!((folder.name.as_str(), folder.repo_url), ("Solar 10.7b", None));
+    }
+}

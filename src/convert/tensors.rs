@@ -1,0 +1,182 @@
+//! The tensors of a checkpoint under GGUF names, shapes and types: a source over a source.
+
+use super::cast;
+use crate::arch::{Architecture, HyperParams, Permute, Role};
+use crate::checkpoint::Checkpoint;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// The divisors of rotary frequencies, a tensor no checkpoint has.
+const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// Where a tensor's data come from.
+enum Origin {
+    /// Tensor `index` of the checkpoint, its rows reordered within this many heads if any.
+    Checkpoint { index: usize, heads: Option<usize> },
+    /// Computed once from the hyperparameters.
+    Computed(Vec<u8>),
+}
+
+/// A checkpoint's tensors as GGUF has them, converted when they are read.
+pub(super) struct ConvertedSource {
+    inner: Arc<dyn TensorSource>,
+    table: TensorTable,
+    origins: Vec<Origin>,
+}
+
+impl ConvertedSource {
+    /// Plans the conversion of matrices to `dtype`; reads no data. The order is the checkpoint's, as in
+    /// the peer's converter, after the tensors that are computed.
+    ///
+    /// # Errors
+    /// One that names every tensor that is missing, unexpected or of the wrong shape.
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        arch: &'static Architecture,
+        hyper: &HyperParams,
+        dtype: DType,
+    ) -> Result<ConvertedSource> {
+        let inner = Arc::clone(&checkpoint.tensors);
+        let mut problems = Vec::new();
+        let (mut infos, mut origins) = (Vec::new(), Vec::new());
+        if let Some(factors) = hyper.rope_factors() {
+            infos.push(TensorInfo::new(ROPE_FREQS, vec![factors.len()], DType::F32));
+            let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
+            origins.push(Origin::Computed(bytes));
+        }
+        let mut found = HashSet::new();
+        for (index, info) in inner.table().infos().iter().enumerate() {
+            if arch.ignores(&info.name) {
+                continue;
+            }
+            let Some((decl, layer)) = arch.match_hf(&info.name) else {
+                problems.push(format!("'{}' is not a tensor of this architecture", info.name));
+                continue;
+            };
+            if layer.is_some_and(|layer| layer >= hyper.n_layer) {
+                problems.push(format!("'{}' is beyond the {} layers", info.name, hyper.n_layer));
+                continue;
+            }
+            let shape = decl.shape(hyper);
+            if info.shape != shape {
+                let (name, has) = (&info.name, &info.shape);
+                problems
+                    .push(format!("'{name}' has shape {has:?}, the configuration says {shape:?}"));
+                continue;
+            }
+            if !info.dtype.is_float() {
+                let (name, has) = (&info.name, info.dtype);
+                problems
+                    .push(format!("'{name}' is {has}; only F32, F16 and BF16 can be converted"));
+                continue;
+            }
+            let name = decl.gguf_name(layer.unwrap_or(0));
+            let target = if stays_f32(&name, shape.len()) { DType::F32 } else { dtype };
+            let heads = match decl.permute {
+                Permute::None => None,
+                Permute::QueryHeads => Some(hyper.n_head),
+                Permute::KeyHeads => Some(hyper.n_head_kv),
+            };
+            found.insert(name.clone());
+            infos.push(TensorInfo::new(name, shape, target));
+            origins.push(Origin::Checkpoint { index, heads });
+        }
+        // A tensor that is there but wrong was named already and is not missing as well.
+        let present = |name: &str| inner.table().find(name).is_some();
+        for (hf, gguf) in required(arch, hyper) {
+            if !found.contains(&gguf) && !present(&hf) {
+                problems.push(format!("'{hf}' is missing"));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::model(inner.origin(), list(&problems)));
+        }
+        let table = TensorTable::new(inner.origin(), infos)?;
+        Ok(ConvertedSource { inner, table, origins })
+    }
+
+    /// Parameters in all tensors.
+    pub(super) fn parameters(&self) -> u64 {
+        self.table.infos().iter().map(|info| info.elements() as u64).sum()
+    }
+}
+
+/// The names, in the checkpoint and in GGUF, of every tensor that the model cannot lack.
+fn required(arch: &'static Architecture, hyper: &HyperParams) -> Vec<(String, String)> {
+    let mut names = Vec::new();
+    for decl in arch.tensors {
+        // A head may be missing only where the embedding serves as one.
+        if decl.optional && (decl.role != Role::Head || hyper.tied) {
+            continue;
+        }
+        let layers = if decl.role == Role::Layer { hyper.n_layer } else { 1 };
+        names.extend((0..layers).map(|layer| (decl.hf_name(layer), decl.gguf_name(layer))));
+    }
+    names
+}
+
+/// Whether a tensor is F32 whatever the file's type. Source: llama.cpp `conversion/base.py`
+/// (`prepare_tensors`), October 2026.
+fn stays_f32(name: &str, dims: usize) -> bool {
+    dims < 2
+        || name.ends_with("_norm.weight")
+        || name.ends_with("ffn_gate_inp.weight")
+        || !name.ends_with(".weight")
+}
+
+/// All problems, one a line; a checkpoint of another architecture would else fill screens.
+fn list(problems: &[String]) -> String {
+    const SHOWN: usize = 40;
+    let mut text = format!("{} tensors do not fit the configuration:", problems.len());
+    for problem in problems.iter().take(SHOWN) {
+        text.push_str("\n  ");
+        text.push_str(problem);
+    }
+    if problems.len() > SHOWN {
+        text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
+    }
+    text
+}
+
+impl TensorSource for ConvertedSource {
+    fn origin(&self) -> &str {
+        self.inner.origin()
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        let info = &self.table.infos()[index];
+        let (source, heads) = match &self.origins[index] {
+            Origin::Computed(bytes) => {
+                let (dtype, shape, bytes) =
+                    (info.dtype, info.shape.clone(), Cow::Borrowed(&bytes[..]));
+                return Ok(TensorData { dtype, shape, bytes });
+            }
+            Origin::Checkpoint { index, heads } => (*index, *heads),
+        };
+        let source_info = &self.inner.table().infos()[source];
+        let data = self.inner.read(source)?;
+        let (origin, name) = (self.inner.origin(), source_info.name.as_str());
+        if TensorInfo::new(name, info.shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
+            let detail = format!("{} bytes do not fill shape {:?}", data.bytes.len(), info.shape);
+            return Err(Error::tensor(origin, name, detail));
+        }
+        let mut bytes = data.bytes;
+        if data.dtype == info.dtype {
+            cast::check_finite(origin, name, data.dtype, &bytes)?;
+        } else {
+            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, info.dtype)?);
+        }
+        if let Some(heads) = heads {
+            bytes = Cow::Owned(cast::interleave_heads(&bytes, info.shape[0], heads));
+        }
+        Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    }
+}

@@ -1,0 +1,51 @@
+//! A whole model to one file, tensors as they are.
+
+use super::{GgufModel, GgufWriter};
+use crate::error::Result;
+use crate::progress::{Progress, Unit, check_interrupted};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Tensors in flight. Threads of their own rather than rayon's, whose workers begin another tensor
+/// while they wait for the parts of one, so that memory would have no bound.
+const IN_FLIGHT: usize = 3;
+
+/// Writes `model` to `path`, a few tensors at a time, and returns the file's size in bytes. The file
+/// appears under its name when it is whole.
+///
+/// # Errors
+/// Whatever reading a tensor fails with, and output that cannot be written; of several, the one of the
+/// first tensor.
+pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progress) -> Result<u64> {
+    let infos = model.tensors.table().infos();
+    let writer = GgufWriter::create(path, force, &model.metadata, infos.to_vec())?;
+    let total = infos.iter().map(|t| t.bytes().unwrap_or(0) as u64).sum();
+    progress.begin("write", total, Unit::Bytes);
+    let next = AtomicUsize::new(0);
+    let work = || -> (usize, Result<()>) {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(info) = infos.get(index) else { return (index, Ok(())) };
+            progress.detail(&info.name);
+            let copied = check_interrupted()
+                .and_then(|()| model.tensors.read(index))
+                .and_then(|data| writer.write_tensor(index, &data.bytes));
+            if copied.is_err() {
+                // The others finish the tensor they are at and find nothing more.
+                next.fetch_max(infos.len(), Ordering::Relaxed);
+                return (index, copied);
+            }
+            progress.advance(info.bytes().unwrap_or(0) as u64);
+        }
+    };
+    let mut outcomes: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..IN_FLIGHT).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|t| t.join().expect("a copying thread panicked")).collect()
+    });
+    outcomes.sort_by_key(|outcome| outcome.0);
+    outcomes.into_iter().try_for_each(|outcome| outcome.1)?;
+    progress.end();
+    let bytes = writer.layout().file_bytes();
+    writer.finish()?;
+    Ok(bytes)
+}

@@ -1,0 +1,85 @@
+//! Sums of squared activations, as llama-imatrix collects them.
+//!
+//! Source of the rules (which products count, `acc[j] += x * x` in f32, one count for each row):
+//! llama.cpp `tools/imatrix/imatrix.cpp`, October 2026.
+
+use super::{Entry, ImportanceMatrix};
+use crate::error::{Error, Result};
+use crate::kernels::all_finite;
+use crate::model::Activations;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Products with fewer rows are not counted.
+pub(super) const MIN_ROWS: usize = 16;
+/// Columns that one task sums.
+const COLUMNS: usize = 128;
+
+/// Tensors that are multiplied with the same input, and so share their sums.
+struct Shared {
+    tensors: Vec<String>,
+    sums: Vec<f32>,
+    count: i64,
+}
+
+/// Collects sums over all products of the layers and, if asked to, of `output.weight`. A head tied to
+/// the embedding has no entry.
+pub(super) struct Collector {
+    process_output: bool,
+    /// By the first tensor of each.
+    inputs: BTreeMap<String, Shared>,
+}
+
+impl Collector {
+    pub fn new(process_output: bool) -> Collector {
+        Collector { process_output, inputs: BTreeMap::new() }
+    }
+
+    fn wants(&self, tensor: &str) -> bool {
+        tensor.starts_with("blk.") || (self.process_output && tensor == "output.weight")
+    }
+
+    /// Adds one chunk's input of the products with `input.tensors`. Fails if a sum overflows.
+    pub fn add(&mut self, input: &Activations<'_>) -> Result<()> {
+        let rows = input.values.len() / input.row_len;
+        let first = input.tensors[0];
+        if rows < MIN_ROWS || !self.wants(first) {
+            return Ok(());
+        }
+        let shared = self.inputs.entry(first.to_string()).or_insert_with(|| Shared {
+            tensors: input.tensors.iter().map(|t| t.to_string()).collect(),
+            sums: vec![0.0; input.row_len],
+            count: 0,
+        });
+        shared.sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(part, sums)| {
+            for row in input.values.chunks_exact(input.row_len) {
+                let columns = &row[part * COLUMNS..][..sums.len()];
+                sums.iter_mut().zip(columns).for_each(|(sum, x)| *sum += x * x);
+            }
+        });
+        shared.count += rows as i64;
+        if all_finite(&shared.sums) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the squares of its inputs overflow at chunk {}: the activations are too large for an \
+             importance matrix",
+            input.chunk + 1
+        );
+        Err(Error::tensor("importance matrix", first, detail))
+    }
+
+    /// One entry for each tensor.
+    pub fn finish(
+        self,
+        datasets: Vec<String>,
+        chunk_count: u32,
+        chunk_size: u32,
+    ) -> ImportanceMatrix {
+        let entries = self.inputs.into_values().flat_map(|shared| {
+            let entry = Entry { sums: shared.sums, counts: vec![shared.count] };
+            shared.tensors.into_iter().map(move |tensor| (tensor, entry.clone()))
+        });
+        ImportanceMatrix { entries: entries.collect(), datasets, chunk_count, chunk_size }
+    }
+}

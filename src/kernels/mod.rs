@@ -1,0 +1,17 @@
+//! Arithmetic kernels: matrix products against packed weights, and element-wise loops.
+//!
+//! The bottom of the tolerant side of the arithmetic (see ARCHITECTURE.md, "two numeric classes"):
+//! f32 accumulation, results within an error budget of exact arithmetic, and equal at any number of
+//! threads, because work is split by shape alone and every output is summed by one task in one order.
+//! Results may differ in the last bits between instruction sets. Exact arithmetic (merging, quantizing)
+//! is not here. With the memory map, the only place for `unsafe`.
+
+mod elementwise;
+mod matmul;
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use elementwise::{all_finite, log_sum_exp, rms_norm, softmax, swiglu};
+pub use matmul::{Multiply, NonFinite, PANEL, PackedMatrix, Rows, multiply, multiply_rows};
+pub use simd::Level;

@@ -1,0 +1,67 @@
+//! Merging: a tensor source computed from a [`MergePlan`].
+//!
+//! Nothing is merged before it is read: [`MergeSource`] computes one output tensor from its inputs, and
+//! inputs that are stages of the same recipe are computed in turn, with nothing written in between. A
+//! stage's values are rounded to its own type, as if they had been written and read back, so a recipe
+//! in stages gives the same as its stages run one by one.
+//!
+//! Arithmetic is plain f32 over fixed chunks, sums in the order of the sources, reductions in f64 over
+//! chunks in index order, and one rounding at the end: equal bytes at any number of threads.
+//!
+//! Deliberately absent: caching. A stage that two tensors use is computed twice.
+
+mod chunks;
+pub mod methods;
+mod source;
+
+pub use source::MergeSource;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::recipe::{self, MemberLookup, MergePlan};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Reads the recipe at `path` and plans it with every method this program has.
+pub fn plan(path: &Path, lookup: &dyn MemberLookup) -> Result<MergePlan> {
+    recipe::load(path, &methods::specs(), lookup)
+}
+
+/// The merged model: everything that accepts a model folder accepts this. Takes a [`MergePlan`], or an
+/// `Arc` of one where the caller goes on using it.
+pub fn open(plan: impl Into<Arc<MergePlan>>) -> Checkpoint {
+    let plan = plan.into();
+    let file_stem = plan.path.file_stem();
+    let name = plan.output().name.clone();
+    let name = name
+        .or(file_stem.map(|stem| stem.to_string_lossy().into_owned()))
+        .unwrap_or_else(|| "merge".to_string());
+    let config = plan.output().config.clone();
+    let side_files = side_files(&plan);
+    Checkpoint { name, config, tensors: Arc::new(MergeSource::new(plan)), side_files }
+}
+
+/// Files that belong to the tokenizer; all others follow the configuration.
+const TOKENIZER_FILES: &[&str] = &[
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
+fn side_files(plan: &MergePlan) -> Vec<PathBuf> {
+    let output = plan.output();
+    let of_tokenizer = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| TOKENIZER_FILES.contains(&name.as_ref()))
+    };
+    let files = |member: usize| plan.members[member].checkpoint.side_files.iter();
+    let tokenizer = files(output.tokenizer_donor.member).filter(|path| of_tokenizer(path));
+    let others = files(output.config_donor.member).filter(|path| !of_tokenizer(path));
+    tokenizer.chain(others).cloned().collect()
+}

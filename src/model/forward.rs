@@ -1,0 +1,375 @@
+//! The schedule: groups of chunks through one layer at a time, then the head in tiles of rows.
+//!
+//! A group is as many chunks as work buffers of a fixed size take. Within a group every step runs over
+//! all rows in parallel; steps follow each other, so no more than one set of buffers exists.
+
+use super::attention::attend;
+use super::rope::RopeTable;
+use super::weights::{Checked, Linear, Norm};
+use super::{Activations, Logits, Observer};
+use crate::arch::HyperParams;
+use crate::error::{Error, Result};
+use crate::kernels::{Multiply, NonFinite, Rows, all_finite, multiply, rms_norm, swiglu};
+use crate::progress::{Progress, Unit, check_interrupted};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Work buffers of a group, in bytes, unless one chunk needs more.
+pub(super) const GROUP_BYTES: usize = 256 << 20;
+/// A tile of logits, in bytes, unless 16 rows need more.
+pub(super) const LOGIT_BYTES: usize = 64 << 20;
+
+/// Elements of all work buffers for one row.
+pub(super) fn work_floats_per_row(hyper: &HyperParams) -> usize {
+    let (query, kv) = (hyper.n_head * hyper.head_dim, hyper.n_head_kv * hyper.head_dim);
+    hyper.n_embd + 2 * query + 2 * kv + 2 * hyper.n_ff
+}
+
+/// Buffers that every group reuses; rows of the widths their names say.
+#[derive(Default)]
+struct Work {
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+impl Work {
+    /// Makes every buffer exactly `rows` long.
+    fn resize(&mut self, hyper: &HyperParams, rows: usize) {
+        let (query, kv) = (hyper.n_head * hyper.head_dim, hyper.n_head_kv * hyper.head_dim);
+        let fit = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        fit(&mut self.normed, hyper.n_embd);
+        fit(&mut self.q, query);
+        fit(&mut self.k, kv);
+        fit(&mut self.v, kv);
+        fit(&mut self.attended, query);
+        fit(&mut self.gate, hyper.n_ff);
+        fit(&mut self.up, hyper.n_ff);
+    }
+}
+
+/// Consecutive chunks, taken through a layer together.
+#[derive(Clone)]
+struct Group {
+    chunks: Range<usize>,
+    /// Among all rows of the pass.
+    rows: Range<usize>,
+}
+
+/// The state of a forward pass.
+pub(super) struct Pass<'a> {
+    model: &'a Checked<'a>,
+    observer: &'a mut dyn Observer,
+    progress: &'a dyn Progress,
+    lengths: Vec<usize>,
+    groups: Vec<Group>,
+    rope: RopeTable,
+    /// Hidden states, a row of `n_embd` for each token of each chunk.
+    hidden: Vec<f32>,
+    work: Work,
+}
+
+impl<'a> Pass<'a> {
+    /// Looks up the embeddings of all chunks.
+    pub fn new(
+        model: &'a Checked<'a>,
+        chunks: &[Vec<u32>],
+        observer: &'a mut dyn Observer,
+        progress: &'a dyn Progress,
+    ) -> Result<Pass<'a>> {
+        let lengths: Vec<usize> = chunks.iter().map(Vec::len).collect();
+        let hidden = model.embed(chunks.iter().flatten())?;
+        let rope = model.rope(lengths.iter().copied().max().unwrap_or(0))?;
+        let limit = GROUP_BYTES / size_of::<f32>() / work_floats_per_row(&model.hyper);
+        let pass = Pass {
+            model,
+            observer,
+            progress,
+            groups: groups(&lengths, limit),
+            lengths,
+            rope,
+            hidden,
+            work: Work::default(),
+        };
+        match first_bad_row(&pass.hidden, model.hyper.n_embd) {
+            None => Ok(pass),
+            Some(row) => Err(pass.non_finite("token_embd.weight", "the embedding", row)),
+        }
+    }
+
+    /// Tokens of all chunks.
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// Takes all chunks through layer `index`.
+    pub fn layer(&mut self, index: usize) -> Result<()> {
+        check_interrupted()?;
+        self.progress.detail(&format!("layer {index}"));
+        let layer = self.model.layer(index)?;
+        for group in self.groups.clone() {
+            check_interrupted()?;
+            self.work.resize(&self.model.hyper, group.rows.len());
+            let mut step = Step { pass: self, group: &group, layer: index };
+            step.attention(&layer)?;
+            step.feed_forward(&layer)?;
+            self.progress.advance(group.rows.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The final norm, and logits of the positions `wanted` of each chunk.
+    pub fn head(&mut self, wanted: Range<usize>) -> Result<()> {
+        let norm = self.model.output_norm()?;
+        let name = self.model.head_name();
+        let head = match wanted.is_empty() {
+            true => None,
+            false => Some(self.model.linear(name.to_string())?),
+        };
+        let (n_embd, n_vocab) = (self.model.hyper.n_embd, self.model.hyper.n_vocab);
+        let tile = (LOGIT_BYTES / size_of::<f32>() / n_vocab).max(16);
+        self.progress.begin("logits", self.tokens() as u64, Unit::Tokens);
+        let mut logits = Vec::new();
+        let mut first = 0;
+        for (chunk, &length) in self.lengths.iter().enumerate() {
+            check_interrupted()?;
+            let normed = &mut self.work.normed;
+            normed.resize(length * n_embd, 0.0);
+            let hidden = &self.hidden[first * n_embd..][..length * n_embd];
+            if let Some(row) = normalize(&norm, self.model.hyper.rms_eps, hidden, normed) {
+                return Err(self.non_finite(&norm.name, "the final norm", first + row));
+            }
+            let values = &self.work.normed[..];
+            let tensors = &[name];
+            self.observer.activations(&Activations { tensors, chunk, row_len: n_embd, values })?;
+            if let Some(head) = &head {
+                let end = wanted.end.min(length);
+                for position in (wanted.start..end).step_by(tile) {
+                    let rows = tile.min(end - position);
+                    logits.resize(rows * n_vocab, 0.0);
+                    let x = Rows::dense(values, n_embd).skip(position);
+                    multiply(x, &head.weight, head.extra(false), &mut logits).map_err(|at| {
+                        self.non_finite(name, "the product", first + position + at.row)
+                    })?;
+                    let values = &logits;
+                    self.observer.logits(&Logits { chunk, position, n_vocab, values })?;
+                }
+            }
+            self.progress.advance(length as u64);
+            first += length;
+        }
+        self.progress.end();
+        Ok(())
+    }
+
+    /// The error for a value that is not finite in `row` of all rows; `what` made it from `tensor`.
+    fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
+        let mut position = row;
+        let mut chunk = 0;
+        while position >= self.lengths[chunk] {
+            position -= self.lengths[chunk];
+            chunk += 1;
+        }
+        let layer = tensor.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
+        let layer = layer.map_or(String::new(), |layer| format!("layer {layer}, "));
+        let cause = self.model.explain_non_finite(tensor);
+        let detail = format!(
+            "{what} is not finite at {layer}chunk {}, position {position}; {cause}",
+            chunk + 1
+        );
+        Error::tensor(self.model.origin(), tensor, detail)
+    }
+}
+
+/// One group in one layer.
+struct Step<'p, 'a> {
+    pass: &'p mut Pass<'a>,
+    group: &'p Group,
+    layer: usize,
+}
+
+/// The buffer that a product reads.
+#[derive(Clone, Copy)]
+enum Input {
+    Normed,
+    Attended,
+    Gate,
+}
+
+impl Step<'_, '_> {
+    fn hidden(&mut self) -> Range<usize> {
+        let n_embd = self.pass.model.hyper.n_embd;
+        self.group.rows.start * n_embd..self.group.rows.end * n_embd
+    }
+
+    /// `hidden += attn_output . attention(norm(hidden))`.
+    fn attention(&mut self, layer: &super::weights::LayerWeights) -> Result<()> {
+        self.norm(&layer.attn_norm)?;
+        self.observe(&[&layer.attn_q, &layer.attn_k, &layer.attn_v], Input::Normed)?;
+        let work = &mut self.pass.work;
+        let normed = Rows::dense(&work.normed, self.pass.model.hyper.n_embd);
+        let result = product(&layer.attn_q, normed, &mut work.q)
+            .and_then(|()| product(&layer.attn_k, normed, &mut work.k))
+            .and_then(|()| product(&layer.attn_v, normed, &mut work.v));
+        self.finite(result)?;
+        self.rotate();
+        let lengths = &self.pass.lengths[self.group.chunks.clone()];
+        let work = &mut self.pass.work;
+        let heads = self.pass.model.heads();
+        attend(heads, lengths, &work.q, &work.k, &work.v, &mut work.attended);
+        let width = heads.n_head * heads.head_dim;
+        if let Some(row) = first_bad_row(&work.attended, width) {
+            return Err(self.error(&layer.attn_output.name, "its input, the attention,", row));
+        }
+        self.observe(&[&layer.attn_output], Input::Attended)?;
+        self.add_to_hidden(&layer.attn_output, Input::Attended)
+    }
+
+    /// `hidden += ffn_down . (silu(ffn_gate . norm(hidden)) * (ffn_up . norm(hidden)))`.
+    fn feed_forward(&mut self, layer: &super::weights::LayerWeights) -> Result<()> {
+        self.norm(&layer.ffn_norm)?;
+        self.observe(&[&layer.ffn_gate, &layer.ffn_up], Input::Normed)?;
+        let hyper = &self.pass.model.hyper;
+        let work = &mut self.pass.work;
+        let normed = Rows::dense(&work.normed, hyper.n_embd);
+        let result = product(&layer.ffn_gate, normed, &mut work.gate)
+            .and_then(|()| product(&layer.ffn_up, normed, &mut work.up));
+        let rows = work.gate.par_chunks_mut(hyper.n_ff).zip(work.up.par_chunks(hyper.n_ff));
+        rows.for_each(|(gate, up)| swiglu(gate, up));
+        self.finite(result)?;
+        if let Some(row) = first_bad_row(&self.pass.work.gate, self.pass.model.hyper.n_ff) {
+            return Err(self.error(&layer.ffn_down.name, "its input, the gated product,", row));
+        }
+        self.observe(&[&layer.ffn_down], Input::Gate)?;
+        self.add_to_hidden(&layer.ffn_down, Input::Gate)
+    }
+
+    fn norm(&mut self, norm: &Norm) -> Result<()> {
+        let range = self.hidden();
+        let pass = &mut *self.pass;
+        let eps = pass.model.hyper.rms_eps;
+        match normalize(norm, eps, &pass.hidden[range], &mut pass.work.normed) {
+            None => Ok(()),
+            Some(row) => Err(self.error(&norm.name, "the norm", row)),
+        }
+    }
+
+    /// Rotary embedding of queries and keys.
+    fn rotate(&mut self) {
+        let pass = &mut *self.pass;
+        let lengths = &pass.lengths[self.group.chunks.clone()];
+        let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
+        let heads = pass.model.heads();
+        let turn = |buffer: &mut [f32], n_head: usize| {
+            let rows = buffer.par_chunks_mut(n_head * heads.head_dim).zip(&positions);
+            rows.for_each(|(row, &position)| pass.rope.apply(position, heads.head_dim, row));
+        };
+        turn(&mut pass.work.q, heads.n_head);
+        turn(&mut pass.work.k, heads.n_head_kv);
+    }
+
+    fn add_to_hidden(&mut self, linear: &Linear, input: Input) -> Result<()> {
+        let range = self.hidden();
+        let pass = &mut *self.pass;
+        let x = Rows::dense(pass.work.buffer(input), linear.weight.inputs());
+        let result = multiply(x, &linear.weight, linear.extra(true), &mut pass.hidden[range]);
+        self.finite(result.map_err(|at| (linear.name.as_str(), at)))
+    }
+
+    /// Shows the observer what `linears` read, chunk by chunk.
+    fn observe(&mut self, linears: &[&Linear], input: Input) -> Result<()> {
+        let tensors: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
+        let row_len = linears[0].weight.inputs();
+        let pass = &mut *self.pass;
+        let mut rest = pass.work.buffer(input);
+        for chunk in self.group.chunks.clone() {
+            let (values, tail) = rest.split_at(pass.lengths[chunk] * row_len);
+            rest = tail;
+            let tensors = tensors.as_slice();
+            pass.observer.activations(&Activations { tensors, chunk, row_len, values })?;
+        }
+        Ok(())
+    }
+
+    fn finite(&self, result: Result<(), (&str, NonFinite)>) -> Result<()> {
+        result.map_err(|(name, at)| self.error(name, "the product", at.row))
+    }
+
+    fn error(&self, tensor: &str, what: &str, row: usize) -> Error {
+        debug_assert!(tensor.starts_with(&format!("blk.{}.", self.layer)));
+        self.pass.non_finite(tensor, what, self.group.rows.start + row)
+    }
+}
+
+impl Work {
+    fn buffer(&self, input: Input) -> &[f32] {
+        match input {
+            Input::Normed => &self.normed,
+            Input::Attended => &self.attended,
+            Input::Gate => &self.gate,
+        }
+    }
+}
+
+impl Linear {
+    fn extra(&self, accumulate: bool) -> Multiply<'_> {
+        Multiply { bias: self.bias.as_deref(), accumulate }
+    }
+}
+
+fn product<'l>(
+    linear: &'l Linear,
+    x: Rows<'_>,
+    out: &mut [f32],
+) -> Result<(), (&'l str, NonFinite)> {
+    let result = multiply(x, &linear.weight, linear.extra(false), out);
+    result.map_err(|at| (linear.name.as_str(), at))
+}
+
+/// Normalizes rows; gives the first row that is not finite.
+fn normalize(norm: &Norm, eps: f32, x: &[f32], out: &mut [f32]) -> Option<usize> {
+    let width = norm.weight.len();
+    let rows = out.par_chunks_mut(width).zip(x.par_chunks(width));
+    rows.for_each(|(out, x)| rms_norm(x, &norm.weight, eps, out));
+    first_bad_row(out, width)
+}
+
+fn first_bad_row(values: &[f32], width: usize) -> Option<usize> {
+    values.par_chunks(width).position_first(|row| !all_finite(row))
+}
+
+/// Cuts chunks into groups of at most `limit` rows, and at least one chunk.
+fn groups(lengths: &[usize], limit: usize) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut row = 0;
+    for (chunk, &length) in lengths.iter().enumerate() {
+        match groups.last_mut() {
+            Some(last) if last.rows.len() + length <= limit => {
+                last.chunks.end = chunk + 1;
+                last.rows.end = row + length;
+            }
+            _ => groups.push(Group { chunks: chunk..chunk + 1, rows: row..row + length }),
+        }
+        row += length;
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_take_whole_chunks_up_to_the_limit() {
+        let cut = |limit| -> Vec<(Range<usize>, Range<usize>)> {
+            groups(&[4, 4, 2, 9], limit).into_iter().map(|g| (g.chunks, g.rows)).collect()
+        };
+        assert_eq!(cut(8), [(0..2, 0..8), (2..3, 8..10), (3..4, 10..19)]);
+        assert_eq!(cut(1).len(), 4);
+        assert_eq!(cut(1000), [(0..4, 0..19)]);
+    }
+}

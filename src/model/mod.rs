@@ -1,0 +1,108 @@
+//! The forward pass of the llama family, layer by layer over all chunks.
+//!
+//! [`run`] reads a layer's weights once, decodes them to f32, takes every chunk through, reports the
+//! input of each matrix product to an [`Observer`], and drops the weights; between layers only the
+//! chunks' hidden states stay. So a model far larger than memory can be evaluated, at the price that
+//! all logits come at the very end. Chunks are independent: positions start at 0 in each.
+//!
+//! Products accumulate in f32; results do not depend on the number of threads. Deliberately absent:
+//! generating text, a key-value cache, quantized arithmetic, and any knowledge of what observers do.
+
+mod attention;
+mod forward;
+mod memory;
+mod rope;
+mod weights;
+
+pub use memory::memory_estimate;
+
+use crate::error::{Error, Result};
+use crate::gguf::GgufModel;
+use crate::progress::{Progress, Unit};
+use std::ops::Range;
+
+/// The input of matrix products: what one chunk feeds to one or more weight tensors.
+pub struct Activations<'a> {
+    /// The tensors that are multiplied with this input; `blk.0.attn_q.weight` and so on.
+    pub tensors: &'a [&'a str],
+    /// Which chunk, from 0.
+    pub chunk: usize,
+    /// Length of a row: the weight tensors' innermost dimension.
+    pub row_len: usize,
+    /// A row for each token of the chunk.
+    pub values: &'a [f32],
+}
+
+/// Logits of consecutive positions of one chunk.
+pub struct Logits<'a> {
+    /// Which chunk, from 0.
+    pub chunk: usize,
+    /// The first row's position in the chunk; it predicts the token after it.
+    pub position: usize,
+    pub n_vocab: usize,
+    /// A row of `n_vocab` for each position.
+    pub values: &'a [f32],
+}
+
+/// Sees what goes through the model. Calls come from one thread, and chunks in order for each tensor;
+/// tensors come layer by layer.
+pub trait Observer {
+    /// The input of products. All values are finite.
+    fn activations(&mut self, input: &Activations<'_>) -> Result<()>;
+
+    /// Logits, chunk by chunk and position by position, once all layers are done. All values are
+    /// finite.
+    fn logits(&mut self, _logits: &Logits<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What [`run`] computes besides the layers.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The positions of each chunk whose logits are wanted; empty for none, and then the head is
+    /// never read. What lies beyond a chunk's end is passed over.
+    pub logits: Range<usize>,
+}
+
+/// Takes `chunks` of token ids through `model`, telling `observer` what it meets.
+///
+/// Fails before any work if the model lacks a tensor, has one of a wrong shape or one the architecture
+/// does not know, or if a token id is outside the vocabulary; later if a value is not finite, naming
+/// tensor, layer (from 0) and chunk (from 1).
+pub fn run(
+    model: &GgufModel,
+    chunks: &[Vec<u32>],
+    observer: &mut dyn Observer,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let checked = weights::Checked::new(model)?;
+    let n_vocab = checked.hyper.n_vocab;
+    for (index, chunk) in chunks.iter().enumerate() {
+        if let Some(token) = chunk.iter().find(|&&token| token as usize >= n_vocab) {
+            let detail = format!(
+                "token {token} of chunk {} is outside the vocabulary of {n_vocab}; the text was \
+                 tokenized for another model",
+                index + 1
+            );
+            return Err(Error::model(checked.origin(), detail));
+        }
+    }
+    let longest = chunks.iter().map(Vec::len).max().unwrap_or(0);
+    if longest > checked.hyper.n_ctx_train {
+        let trained = checked.hyper.n_ctx_train;
+        progress.warn(&format!(
+            "chunks of {longest} tokens are longer than the context of {trained} the model was \
+             trained for"
+        ));
+    }
+    let layers = checked.hyper.n_layer;
+    let mut pass = forward::Pass::new(&checked, chunks, observer, progress)?;
+    progress.begin("forward pass", (pass.tokens() * layers) as u64, Unit::Tokens);
+    for layer in 0..layers {
+        pass.layer(layer)?;
+    }
+    progress.end();
+    pass.head(options.logits.clone())
+}

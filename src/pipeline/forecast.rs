@@ -1,0 +1,177 @@
+//! What a build would make and need, told without reading a weight.
+
+use super::build::BuildOptions;
+use super::source::Source;
+use crate::arch::{Architecture, HyperParams};
+use crate::checkpoint::Checkpoint;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::gguf::{GgufModel, Metadata, Value};
+use crate::imatrix;
+use crate::model;
+use crate::quantize::{Ftype, PlanOptions, QuantPlan};
+use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::tokenizer::Tokenizer;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What a build would make and need.
+#[derive(Clone, Debug, Serialize)]
+pub struct Forecast {
+    pub parameters: u64,
+    /// Layers of the model.
+    pub layers: usize,
+    /// The source as GGUF terms have it, then each quantized file.
+    pub files: Vec<ForecastFile>,
+    /// Tokens of calibration text that the forward pass would take, in whole chunks.
+    pub calibration_tokens: usize,
+    /// Bytes held at the most, by stage; memory maps of files are not counted.
+    pub memory: Vec<StageMemory>,
+    pub peak_memory: u64,
+    /// Bytes that the quantized files take together.
+    pub disk: u64,
+    /// Whether sizes lack the tokenizer, which was not at hand.
+    pub without_tokenizer: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ForecastFile {
+    /// The type's name.
+    pub ftype: String,
+    pub bits_per_weight: f64,
+    pub bytes: u64,
+    /// Problems that are known already: types that fall back, for example.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StageMemory {
+    pub stage: &'static str,
+    pub bytes: u64,
+}
+
+/// Bytes of English and code that a token stands for, roughly, where there is no tokenizer to ask.
+const BYTES_PER_TOKEN: usize = 3;
+
+/// Looks ahead at a build of `source`. Where the tokenizer's files are not at hand, as in a plan
+/// without members, sizes are told without them.
+pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
+    let (model, without_tokenizer) = match (source.to_gguf(&options.convert), source.checkpoint()) {
+        (Ok(model), _) => (model, false),
+        (Err(_), Some(checkpoint)) if checkpoint.side_files.is_empty() => {
+            (shapes_as_gguf(checkpoint)?, true)
+        }
+        (Err(e), _) => return Err(e),
+    };
+    let table = model.tensors.table();
+    let parameters = table.infos().iter().map(|t| t.elements() as u64).sum();
+    let tied = table.find("output.weight").is_none();
+    let hyper = HyperParams::from_metadata(model.origin(), &model.metadata, tied)?;
+    let tokens = calibration_tokens(&model, options)?;
+    let files = options
+        .types
+        .iter()
+        .map(|&ftype| forecast_file(&model, ftype, options.plan))
+        .collect::<Result<Vec<_>>>()?;
+    let in_flight = match source {
+        Source::Recipe { plan, .. } => plan.peak_tensor_bytes(),
+        Source::Folder(_) | Source::Gguf { .. } => 0,
+    };
+    let memory = vec![
+        StageMemory {
+            stage: "imatrix",
+            bytes: model::memory_estimate(&hyper, tokens, options.ctx) + in_flight,
+        },
+        StageMemory { stage: "quantize", bytes: quantize_memory(table) + in_flight },
+    ];
+    Ok(Forecast {
+        parameters,
+        layers: hyper.n_layer,
+        disk: files.iter().map(|f| f.bytes).sum(),
+        files,
+        calibration_tokens: tokens,
+        peak_memory: memory.iter().map(|m| m.bytes).max().unwrap_or(0),
+        memory,
+        without_tokenizer,
+    })
+}
+
+fn forecast_file(model: &GgufModel, ftype: Ftype, options: PlanOptions) -> Result<ForecastFile> {
+    let plan = QuantPlan::expecting_imatrix(model, ftype, options)?;
+    Ok(ForecastFile {
+        ftype: ftype.to_string(),
+        bits_per_weight: plan.bits_per_weight(),
+        bytes: plan.file_bytes()?,
+        warnings: plan.warnings,
+    })
+}
+
+/// The most that quantizing one tensor holds: its own bytes, its values as f32, and its bytes in the
+/// widest type.
+fn quantize_memory(table: &TensorTable) -> u64 {
+    let held = |t: &TensorInfo| 2 * t.bytes().unwrap_or(0) as u64 + 4 * t.elements() as u64;
+    table.infos().iter().map(held).max().unwrap_or(0)
+}
+
+fn calibration_tokens(model: &GgufModel, options: &BuildOptions) -> Result<usize> {
+    let texts = &options.calibration.texts;
+    let tokens = match Tokenizer::from_metadata(model.origin(), &model.metadata) {
+        Ok(tokenizer) => imatrix::tokenize(&tokenizer, texts)?.0.len(),
+        Err(_) => texts.iter().map(String::len).sum::<usize>() / BYTES_PER_TOKEN,
+    };
+    let chunks = (tokens / options.ctx).min(options.chunks.unwrap_or(usize::MAX));
+    Ok(chunks * options.ctx)
+}
+
+/// Names, shapes and hyperparameters of `checkpoint` in GGUF terms, without tokenizer or weights.
+fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
+    let config = &checkpoint.config;
+    let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
+    let hyper = HyperParams::from_config(config)?;
+    let source = checkpoint.tensors.table().infos().iter();
+    let renamed = source.filter_map(|info| {
+        let (decl, layer) = arch.match_hf(&info.name)?;
+        let dtype = if info.shape.len() > 1 { DType::F16 } else { DType::F32 };
+        Some(TensorInfo::new(decl.gguf_name(layer.unwrap_or(0)), info.shape.clone(), dtype))
+    });
+    let table = TensorTable::new(config.origin(), renamed.collect())?;
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", arch.gguf_name);
+    let counts = [
+        ("block_count", hyper.n_layer),
+        ("vocab_size", hyper.n_vocab),
+        ("context_length", hyper.n_ctx_train),
+        ("embedding_length", hyper.n_embd),
+        ("feed_forward_length", hyper.n_ff),
+        ("attention.head_count", hyper.n_head),
+        ("attention.head_count_kv", hyper.n_head_kv),
+        ("attention.key_length", hyper.head_dim),
+    ];
+    for (key, n) in counts {
+        metadata.set(format!("{}.{key}", arch.gguf_name), Value::U64(n as u64));
+    }
+    let tensors = Shapes { origin: config.origin().to_string(), table, of: checkpoint.clone() };
+    Ok(GgufModel { metadata, tensors: Arc::new(tensors) })
+}
+
+/// Shapes of tensors whose weights nobody will read.
+struct Shapes {
+    origin: String,
+    table: TensorTable,
+    of: Checkpoint,
+}
+
+impl TensorSource for Shapes {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        // Only a plan uses this source; the checkpoint itself tells why it cannot be read.
+        self.of.tensors.read_name(&self.table.infos()[index].name)
+    }
+}

@@ -1,0 +1,15 @@
+//! The whole flow, and the one question that comes before it: what is this SOURCE?
+//!
+//! [`Source::open`] tells a recipe, a Hugging Face folder and a GGUF file apart by content, and turns
+//! any of them into the GGUF terms that the later stages work on. [`build`] runs all stages.
+//! Deliberately absent: resuming an interrupted build.
+
+mod build;
+mod calibration;
+mod forecast;
+mod source;
+
+pub use build::{Build, BuildOptions, build, file_stem, recipe_files};
+pub use calibration::Calibration;
+pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
+pub use source::{Kind, Source};

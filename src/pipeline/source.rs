@@ -1,0 +1,150 @@
+//! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
+
+use super::build::file_stem;
+use crate::checkpoint::{Checkpoint, looks_like_safetensors};
+use crate::convert::{BaseModel, ConvertOptions, convert};
+use crate::error::{Error, Result};
+use crate::gguf::{self, GgufModel};
+use crate::merge;
+use crate::recipe::{Folders, MergePlan};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a SOURCE turned out to be. Nothing but headers and texts has been read so far.
+pub enum Source {
+    /// A merge recipe; the checkpoint's tensors are computed when they are read.
+    Recipe { plan: Arc<MergePlan>, checkpoint: Checkpoint },
+    /// A Hugging Face model folder.
+    Folder(Checkpoint),
+    /// A GGUF file, or any of several shards.
+    Gguf { path: PathBuf, model: GgufModel },
+}
+
+impl Source {
+    /// Opens `path`. A folder must hold a model; a file is a GGUF file if it begins like one, and a
+    /// recipe otherwise.
+    ///
+    /// # Errors
+    /// Whatever the reader of that kind finds wrong; for a file of weights alone, or an imatrix, what
+    /// to give instead.
+    pub fn open(path: &Path) -> Result<Source> {
+        match Kind::of(path)? {
+            Kind::Folder => Ok(Source::Folder(Checkpoint::open(path)?)),
+            Kind::Gguf => {
+                let model = gguf::open(path)?;
+                if model.metadata.str("general.type") == Some("imatrix") {
+                    let detail = "an importance matrix, not a model; give it with --imatrix";
+                    return Err(Error::format(path, detail));
+                }
+                Ok(Source::Gguf { path: path.to_path_buf(), model })
+            }
+            Kind::Recipe => {
+                let plan = Arc::new(merge::plan(path, &Folders::beside(path, &[]))?);
+                let checkpoint = merge::open(plan.clone());
+                Ok(Source::Recipe { plan, checkpoint })
+            }
+        }
+    }
+
+    /// The model in GGUF terms; a folder or merge is converted on the fly. Options that concern
+    /// conversion do nothing for a GGUF file.
+    pub fn to_gguf(&self, options: &ConvertOptions) -> Result<GgufModel> {
+        match self {
+            Source::Gguf { model, .. } => Ok(model.clone()),
+            Source::Folder(checkpoint) => convert(checkpoint, options),
+            Source::Recipe { plan, checkpoint } => {
+                let mut options = options.clone();
+                if options.base_models.is_empty() {
+                    let members = plan.members.iter().map(|m| m.reference.to_string());
+                    options.base_models = members.map(|m| BaseModel::from_reference(&m)).collect();
+                }
+                convert(checkpoint, &options)
+            }
+        }
+    }
+
+    /// The model in Hugging Face terms, unless it is a GGUF file.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match self {
+            Source::Recipe { checkpoint, .. } | Source::Folder(checkpoint) => Some(checkpoint),
+            Source::Gguf { .. } => None,
+        }
+    }
+
+    /// What to call files that are made from this source: the recipe's or folder's name, or the GGUF
+    /// file's without its float type and shard number.
+    pub fn name(&self) -> String {
+        match self {
+            Source::Recipe { checkpoint, .. } | Source::Folder(checkpoint) => {
+                file_stem(&checkpoint.name)
+            }
+            Source::Gguf { path, .. } => {
+                let stem = path.file_stem().map_or("model".into(), |s| s.to_string_lossy());
+                file_stem(strip_type(strip_shard(&stem)))
+            }
+        }
+    }
+}
+
+/// The three kinds of SOURCE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Recipe,
+    Folder,
+    Gguf,
+}
+
+impl Kind {
+    /// Looks at `path` and the first bytes of a file.
+    pub fn of(path: &Path) -> Result<Kind> {
+        let meta = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+        if meta.is_dir() {
+            return Ok(Kind::Folder);
+        }
+        if gguf::is_gguf(path)? {
+            return Ok(Kind::Gguf);
+        }
+        let mut head = Vec::new();
+        let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+        file.take(16).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+        if looks_like_safetensors(&head, meta.len()) {
+            let detail = "a file of weights alone; name the folder that it and its config.json \
+                          are in";
+            return Err(Error::format(path, detail));
+        }
+        Ok(Kind::Recipe)
+    }
+}
+
+/// `stem` without `-00001-of-00003`.
+fn strip_shard(stem: &str) -> &str {
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    match stem.rsplit_once("-of-").map(|(head, count)| (head.rsplit_once('-'), count)) {
+        Some((Some((name, number)), count)) if digits(number) && digits(count) => name,
+        _ => stem,
+    }
+}
+
+/// `stem` without a float type at its end, which would be wrong of a quantized file.
+fn strip_type(stem: &str) -> &str {
+    let types = ["f32", "f16", "bf16"];
+    match stem.rsplit_once(['-', '.']) {
+        Some((name, end)) if types.contains(&end.to_ascii_lowercase().as_str()) => name,
+        _ => stem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_shard_numbers_and_float_types() {
+        assert_eq!(strip_shard("Model-F16-00001-of-00003"), "Model-F16");
+        assert_eq!(strip_shard("best-of-5"), "best-of-5");
+        assert_eq!(strip_type("Model-F16"), "Model");
+        assert_eq!(strip_type("model.bf16"), "model");
+        assert_eq!(strip_type("Model-7B"), "Model-7B");
+    }
+}

@@ -1,0 +1,189 @@
+//! Whether the models of a stage go together: sizes, architecture, vocabulary, constants.
+
+use super::build::Donors;
+use super::plan::{Input, Place, TensorPlan};
+use super::planner::Planner;
+use super::schema::Document;
+use super::slices::Parts;
+use crate::arch::HyperParams;
+use crate::source::TensorInfo;
+use std::collections::BTreeSet;
+
+type Planned = [(TensorInfo, TensorPlan)];
+
+/// The sizes that all layers of a model share.
+fn sizes(hyper: &HyperParams) -> [(&'static str, usize); 5] {
+    [
+        ("hidden_size", hyper.n_embd),
+        ("intermediate_size", hyper.n_ff),
+        ("num_attention_heads", hyper.n_head),
+        ("num_key_value_heads", hyper.n_head_kv),
+        ("head_dim", hyper.head_dim),
+    ]
+}
+
+/// Compares every source with the first one, reporting exact numbers; and warns where a model's layers
+/// will run with constants of `donor` that are not its own.
+pub(super) fn check(planner: &mut Planner, slices: &[Parts], donor: Input) -> bool {
+    let Some(first) = slices.first().and_then(|slice| slice.list.first()) else { return false };
+    let mut ok = true;
+    let mut seen = BTreeSet::from([first.input]);
+    let parts = slices.iter().flat_map(|slice| &slice.list);
+    for part in parts.filter(|part| seen.insert(part.input)) {
+        let (ours, theirs) = (planner.view(first.input), planner.view(part.input));
+        let (name, other) = (planner.label(part.input), planner.label(first.input));
+        if ours.arch.gguf_name != theirs.arch.gguf_name {
+            let message = format!(
+                "'{name}' has architecture {}, '{other}' has {}",
+                theirs.arch.gguf_name, ours.arch.gguf_name
+            );
+            planner.problems.error(part.pos, message, "models of one merge must share it");
+            ok = false;
+            continue;
+        }
+        let differing: Vec<String> = sizes(theirs.hyper)
+            .iter()
+            .zip(sizes(ours.hyper))
+            .filter(|(theirs, ours)| theirs.1 != ours.1)
+            .map(|(theirs, ours)| format!("{} is {}, not {}", theirs.0, theirs.1, ours.1))
+            .collect();
+        if !differing.is_empty() {
+            let message =
+                format!("'{name}' does not fit '{other}': its {}", differing.join(", its "));
+            let remedy = "choose models of the same sizes; only the number of layers may differ";
+            planner.problems.error(part.pos, message, remedy);
+            ok = false;
+        }
+    }
+    let mut seen = BTreeSet::from([donor]);
+    for slice in slices.iter().filter(|slice| slice.layers > 0) {
+        for part in slice.list.iter().filter(|part| seen.insert(part.input)) {
+            if let Some(message) = foreign_constants(planner, part.input, donor) {
+                let remedy = "make the model whose constants shall rule the 'base_model'";
+                planner.problems.warn(part.pos, message, remedy);
+            }
+        }
+    }
+    ok
+}
+
+/// Constants of the forward pass in which `input` and the donor differ. The output has one value of
+/// each for all layers, the donor's.
+fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<String> {
+    let (own, ruling) = (planner.view(input), planner.view(donor));
+    let window = |config: &crate::checkpoint::Config| match config.usize("sliding_window") {
+        Some(n) => n.to_string(),
+        None => "none".to_string(),
+    };
+    let pairs = [
+        ("rope_theta", own.hyper.rope_theta.to_string(), ruling.hyper.rope_theta.to_string()),
+        ("rms_norm_eps", own.hyper.rms_eps.to_string(), ruling.hyper.rms_eps.to_string()),
+        (
+            "rope_scaling",
+            format!("{:?}", own.hyper.rope_scaling),
+            format!("{:?}", ruling.hyper.rope_scaling),
+        ),
+        ("sliding_window", window(own.config), window(ruling.config)),
+    ];
+    let differing: Vec<String> = pairs
+        .iter()
+        .filter(|(_, own, ruling)| own != ruling)
+        .map(|(key, own, ruling)| format!("{key} {own}, now {ruling}"))
+        .collect();
+    (!differing.is_empty()).then(|| {
+        format!(
+            "the layers of '{}' will run with constants of the donor '{}': {}",
+            planner.label(input),
+            planner.label(donor),
+            differing.join("; ")
+        )
+    })
+}
+
+/// Layers must all have the same optional tensors (biases): a model has one layout.
+pub(super) fn check_optional(planner: &mut Planner, slices: &[Parts], tensors: &Planned) -> bool {
+    let suffix = |name: &str| name.splitn(4, '.').nth(3).unwrap_or_default().to_string();
+    let mut layouts: Vec<BTreeSet<String>> = Vec::new();
+    for (info, plan) in tensors {
+        if let Place::Layer(layer) = plan.place {
+            layouts.resize(layouts.len().max(layer + 1), BTreeSet::new());
+            layouts[layer].insert(suffix(&info.name));
+        }
+    }
+    let Some(first) = layouts.first().cloned() else { return true };
+    let mut layer = 0;
+    for slice in slices {
+        if slice.layers > 0 && layouts[layer] != first {
+            let odd: Vec<&str> =
+                layouts[layer].symmetric_difference(&first).map(String::as_str).collect();
+            let message = format!(
+                "layers of this slice and of the first differ in having {}",
+                odd.join(", ")
+            );
+            let remedy = "a model has the same tensors in all layers: choose models that agree";
+            planner.problems.error(slice.pos, message, remedy);
+            return false;
+        }
+        layer += slice.layers;
+    }
+    true
+}
+
+/// Embedding, head and tokenizer must speak of the same tokens.
+pub(super) fn check_vocabulary(
+    planner: &mut Planner,
+    document: &Document,
+    tensors: &Planned,
+    donors: &Donors,
+) -> Option<()> {
+    let rows = |place: Place| {
+        let found = tensors.iter().find(|(_, plan)| plan.place == place);
+        found.map(|(info, plan)| (info.shape[0], planner.label(plan.inputs[0].from)))
+    };
+    let (embedding, source) = rows(Place::Embedding)?;
+    let mut wrong = Vec::new();
+    if let Some((head, from)) = rows(Place::Head)
+        && head != embedding
+    {
+        wrong.push(format!("the head from '{from}' has {head}"));
+    }
+    let config = planner.view(donors.0.0).hyper.n_vocab;
+    if config != embedding {
+        wrong.push(format!("the configuration from '{}' says {config}", planner.label(donors.0.0)));
+    }
+    let tokenizer = &planner.members[donors.1.member];
+    let tokens = tokenizer.hyper.n_vocab;
+    if tokens != embedding && tokens != config {
+        wrong.push(format!("the tokenizer's model '{}' has {tokens}", tokenizer.reference));
+    }
+    if wrong.is_empty() {
+        return Some(());
+    }
+    let message = format!(
+        "vocabularies differ: the embedding from '{source}' has {embedding} rows, {}",
+        wrong.join(", ")
+    );
+    let remedy = "take embedding, head, base_model and tokenizer from models with one vocabulary";
+    planner.problems.error(document.pos, message, remedy);
+    None
+}
+
+/// A source whose weight is 0 in every tensor changes nothing; some recipes list one for the sake of
+/// its tokenizer, others by mistake.
+pub(super) fn warn_of_zero_weights(planner: &mut Planner, slices: &[Parts], tensors: &Planned) {
+    for part in slices.iter().flat_map(|slice| &slice.list) {
+        let weights: Vec<f64> = tensors
+            .iter()
+            .flat_map(|(_, plan)| &plan.inputs)
+            .filter(|input| input.from == part.input)
+            .filter_map(|input| input.params.get("weight"))
+            .collect();
+        if !weights.is_empty() && weights.iter().all(|&w| w == 0.0) {
+            let message = format!(
+                "'{}' has weight 0 everywhere: no tensor uses it",
+                planner.label(part.input)
+            );
+            planner.problems.warn(part.pos, message, "give it a weight, or remove it");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Recipes: YAML text -> a validated [`MergePlan`].
+//!
+//! `yaml` (a tree with positions) -> `schema` (keys and types) -> `planner` (stages in order, members)
+//! -> `slices`, `values`, `compat`, `build` (one stage's tensors) -> `plan`. Every part reports what
+//! it finds wrong and carries on, so that one run shows all problems of a recipe, each with line,
+//! column and remedy, before any weight is read.
+//!
+//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes' `modules`,
+//! `chat_template` and vocabulary unions, which are refused by name.
+
+mod build;
+mod compat;
+mod diagnostics;
+mod families;
+mod members;
+mod method;
+mod output_config;
+mod params;
+mod plan;
+mod planner;
+mod reference;
+mod schema;
+mod slices;
+mod summary;
+mod values;
+mod yaml;
+
+pub use diagnostics::{Diagnostic, Severity, render};
+pub use members::{Folders, MemberLookup, Missing, ShapesOnly, shape_checkpoint};
+pub use method::{BaseRule, Default as ParamDefault, MethodSpec, ParamSpec, Scope};
+pub use output_config::torch_name;
+pub use plan::{
+    Donor, Input, Member, MergePlan, Place, Stage, TensorInput, TensorPlan, Value, Values,
+};
+pub use planner::plan_text;
+pub use reference::ModelRef;
+pub use summary::*;
+pub use yaml::Pos;
+
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// Reads and plans the recipe at `path`. All problems come in one [`Error::Recipe`].
+pub fn load(
+    path: &Path,
+    methods: &[&'static MethodSpec],
+    lookup: &dyn MemberLookup,
+) -> Result<MergePlan> {
+    check(path, methods, lookup)?
+        .map_err(|problems| Error::Recipe(render(&path.display().to_string(), &problems)))
+}
+
+/// As [`load`], with the problems as data. Fails only if the file cannot be read.
+pub fn check(
+    path: &Path,
+    methods: &[&'static MethodSpec],
+    lookup: &dyn MemberLookup,
+) -> Result<std::result::Result<MergePlan, Vec<Diagnostic>>> {
+    /// A recipe is a page of text; more is some other file.
+    const LIMIT: u64 = 16 << 20;
+    let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+    if size > LIMIT {
+        return Err(Error::format(path, format!("{size} bytes are too many for a recipe")));
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    Ok(plan_text(path, &text, methods, lookup))
+}

@@ -1,0 +1,219 @@
+//! The validated plan of a merge: every output tensor, its inputs and the parameters that apply.
+//!
+//! A [`MergePlan`] exists only for a recipe without errors: all names are resolved to indices, all
+//! shapes agree, all parameters are evaluated. What remains is arithmetic ([`crate::merge`]) or showing
+//! it ([`super::summary`]).
+
+use super::diagnostics::Diagnostic;
+use super::method::MethodSpec;
+use super::reference::ModelRef;
+use super::yaml::Pos;
+use crate::arch::{Architecture, HyperParams};
+use crate::checkpoint::{Checkpoint, Config};
+use crate::dtype::DType;
+use crate::source::{TensorInfo, TensorTable};
+use std::path::PathBuf;
+
+/// A recipe, resolved.
+pub struct MergePlan {
+    /// The recipe's file.
+    pub path: PathBuf,
+    /// Its text, which travels with the merged model.
+    pub text: String,
+    /// In the order in which the recipe first names them.
+    pub members: Vec<Member>,
+    /// The stages that the output needs, each after the stages it uses; the last one is the output.
+    pub stages: Vec<Stage>,
+    /// In the order of the text.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// A model that exists before the merge.
+pub struct Member {
+    pub reference: ModelRef,
+    /// Where the recipe first names it.
+    pub pos: Pos,
+    pub checkpoint: Checkpoint,
+    pub arch: &'static Architecture,
+    pub hyper: HyperParams,
+}
+
+/// What a tensor can come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Input {
+    /// An index into [`MergePlan::members`].
+    Member(usize),
+    /// An index into [`MergePlan::stages`].
+    Stage(usize),
+}
+
+/// Where the result's configuration or tokenizer comes from.
+#[derive(Clone, Debug)]
+pub struct Donor {
+    /// An index into [`MergePlan::members`].
+    pub member: usize,
+    /// Why this one, for the user.
+    pub reason: String,
+}
+
+/// One merge of the recipe.
+pub struct Stage {
+    pub name: Option<String>,
+    pub method: &'static MethodSpec,
+    /// As the recipe gives them. The result is rounded once, to `out_dtype`, else to `dtype`, else to
+    /// the type that the inputs share.
+    pub dtype: Option<DType>,
+    pub out_dtype: Option<DType>,
+    pub config_donor: Donor,
+    pub tokenizer_donor: Donor,
+    /// The donor's, with the layer count, element type and tied head of this stage.
+    pub config: Config,
+    pub arch: &'static Architecture,
+    pub hyper: HyperParams,
+    /// Output tensors in the order embedding, layers, final norm, head.
+    pub table: TensorTable,
+    /// How each tensor of the table is made, index by index.
+    pub tensors: Vec<TensorPlan>,
+    /// For each output layer, the number of the slice it belongs to.
+    pub slice_of_layer: Vec<usize>,
+}
+
+/// How one tensor is made.
+#[derive(Clone, Debug)]
+pub struct TensorPlan {
+    pub place: Place,
+    /// In the recipe's order, the base model where it stands or last.
+    pub inputs: Vec<TensorInput>,
+    /// Which input is the base model's.
+    pub base: Option<usize>,
+    /// Values of the method's tensor-scoped parameters.
+    pub params: Values,
+}
+
+/// Where in the stack a tensor stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Embedding,
+    Layer(usize),
+    FinalNorm,
+    Head,
+}
+
+/// A tensor that goes into another.
+#[derive(Clone, Debug)]
+pub struct TensorInput {
+    pub from: Input,
+    /// Index in the table of tensors of `from`.
+    pub index: usize,
+    /// The layer it belongs to there.
+    pub layer: Option<usize>,
+    /// Values of the method's source-scoped parameters.
+    pub params: Values,
+}
+
+/// Evaluated parameters by name, in the order of the method's list.
+#[derive(Clone, Debug, Default)]
+pub struct Values(pub Vec<Value>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    pub name: &'static str,
+    pub value: f64,
+    /// The filter of the clause it came from.
+    pub filter: Option<String>,
+}
+
+impl Values {
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|v| v.name == name).map(|v| v.value)
+    }
+
+    /// The value of a parameter that the method's list requires or gives a default.
+    ///
+    /// # Panics
+    /// If it is not there; a plan that exists has it.
+    pub fn need(&self, name: &str) -> f64 {
+        self.get(name).unwrap_or_else(|| panic!("the plan lacks parameter '{name}'"))
+    }
+
+    /// Whether the flag `name` is set.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|v| v != 0.0)
+    }
+}
+
+impl MergePlan {
+    /// The stage that is the result.
+    pub fn output(&self) -> &Stage {
+        self.stages.last().expect("a plan has a stage")
+    }
+
+    /// What the recipe calls `input`.
+    pub fn label(&self, input: Input) -> String {
+        match input {
+            Input::Member(m) => self.members[m].reference.to_string(),
+            Input::Stage(s) => self.stages[s].label(),
+        }
+    }
+
+    /// The tensors of `input`.
+    pub fn table_of(&self, input: Input) -> &TensorTable {
+        match input {
+            Input::Member(m) => self.members[m].checkpoint.tensors.table(),
+            Input::Stage(s) => &self.stages[s].table,
+        }
+    }
+
+    /// The tensors of the result: names, shapes and types, without touching a weight.
+    pub fn tensors(&self) -> &TensorTable {
+        &self.output().table
+    }
+
+    /// Parameters of the result.
+    pub fn parameters(&self) -> u64 {
+        self.tensors().infos().iter().map(|info| info.elements() as u64).sum()
+    }
+
+    /// Bytes of the result's weights.
+    pub fn bytes(&self) -> u64 {
+        table_bytes(self.tensors())
+    }
+
+    /// An upper bound of the bytes that computing one output tensor holds at a time: the result and the
+    /// values of earlier stages; members' weights are mapped, not held.
+    pub fn peak_tensor_bytes(&self) -> u64 {
+        // Stages come after those they use, so each finds its inputs' figures.
+        let mut held: Vec<Vec<u64>> = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let tensors = stage.tensors.iter().zip(stage.table.infos());
+            let peaks = tensors.map(|(plan, info)| {
+                let (mut kept, mut peak) = (0u64, 0u64);
+                for input in &plan.inputs {
+                    if let Input::Stage(s) = input.from {
+                        peak = peak.max(kept + held[s][input.index]);
+                        kept += info_bytes(&self.stages[s].table.infos()[input.index]);
+                    }
+                }
+                peak.max(kept + info_bytes(info))
+            });
+            held.push(peaks.collect());
+        }
+        held.last().and_then(|peaks| peaks.iter().copied().max()).unwrap_or(0)
+    }
+}
+
+fn info_bytes(info: &TensorInfo) -> u64 {
+    info.bytes().unwrap_or(0) as u64
+}
+
+/// Bytes of all tensors of `table`.
+pub(super) fn table_bytes(table: &TensorTable) -> u64 {
+    table.infos().iter().map(info_bytes).sum()
+}
+
+impl Stage {
+    /// The stage's name; the last document often has none.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "output".to_string())
+    }
+}

@@ -1,0 +1,361 @@
+//! Documents -> stages in the order of their dependencies: names, cycles, members, the final output.
+//!
+//! One stage's inside is planned in [`super::build`].
+
+use super::build;
+use super::diagnostics::{Diagnostic, Diagnostics};
+use super::members::MemberLookup;
+use super::method::MethodSpec;
+use super::plan::{Input, Member, MergePlan, Stage};
+use super::reference::ModelRef;
+use super::schema::{self, Document, Inputs, TokenizerSource};
+use super::yaml::{self, At, Pos};
+use crate::arch::{Architecture, HyperParams, Role};
+use crate::checkpoint::Config;
+use crate::source::TensorTable;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Plans the recipe `text` of the file `path`. Without an error among the problems there is a plan;
+/// with one there is none, and the problems are all that were found, in the order of the text.
+pub fn plan_text(
+    path: &Path,
+    text: &str,
+    methods: &[&'static MethodSpec],
+    lookup: &dyn MemberLookup,
+) -> std::result::Result<MergePlan, Vec<Diagnostic>> {
+    let nodes = yaml::parse(text).map_err(|problem| vec![problem])?;
+    let mut problems = Diagnostics::default();
+    let documents: Vec<Document> =
+        nodes.iter().filter_map(|node| schema::document(node, &mut problems)).collect();
+    if nodes.is_empty() {
+        let remedy = "write 'merge_method', and 'models' or 'slices'";
+        problems.error(Pos { line: 1, column: 1 }, "the recipe is empty", remedy);
+    }
+    let mut planner = Planner {
+        methods,
+        lookup,
+        problems,
+        members: Vec::new(),
+        opened: BTreeMap::new(),
+        stages: Vec::new(),
+        stage_of_name: BTreeMap::new(),
+        used_clauses: BTreeSet::new(),
+    };
+    planner.plan_documents(&documents);
+    let Planner { mut problems, members, stages, .. } = planner;
+    if stages.is_empty() && !problems.has_errors() {
+        let message = "the recipe yields no output";
+        problems.error(Pos { line: 1, column: 1 }, message, "compare it with recipes/demo.yml");
+    }
+    let failed = problems.has_errors();
+    let problems = problems.into_sorted();
+    if failed {
+        return Err(problems);
+    }
+    let (path, text) = (path.to_path_buf(), text.to_string());
+    Ok(MergePlan { path, text, members, stages, warnings: problems })
+}
+
+/// What planning knows so far.
+pub(super) struct Planner<'a> {
+    pub methods: &'a [&'static MethodSpec],
+    lookup: &'a dyn MemberLookup,
+    pub problems: Diagnostics,
+    pub members: Vec<Member>,
+    /// Members looked up before; `None` for those that could not be had.
+    opened: BTreeMap<ModelRef, Option<usize>>,
+    pub stages: Vec<Stage>,
+    /// Names of stages; `None` until the stage is planned, and for ever if it has errors.
+    stage_of_name: BTreeMap<String, Option<usize>>,
+    /// Clauses of conditional settings that gave some tensor its value.
+    pub used_clauses: BTreeSet<Pos>,
+}
+
+/// What planning must know of an input, be it a member or a stage.
+#[derive(Clone, Copy)]
+pub(super) struct View<'p> {
+    pub arch: &'static Architecture,
+    pub hyper: &'p HyperParams,
+    pub config: &'p Config,
+    pub table: &'p TensorTable,
+}
+
+impl Planner<'_> {
+    fn plan_documents(&mut self, documents: &[Document]) {
+        self.check_names(documents);
+        let by_name: BTreeMap<&str, usize> = documents
+            .iter()
+            .enumerate()
+            .rev()
+            .filter_map(|(i, d)| Some((d.name.as_ref()?.value.as_str(), i)))
+            .collect();
+        let edges: Vec<Vec<(usize, Pos)>> = documents
+            .iter()
+            .map(|document| {
+                let uses = references(document).into_iter();
+                uses.filter(|r| r.value.revision.is_none())
+                    .filter_map(|r| Some((*by_name.get(r.value.path.as_str())?, r.pos)))
+                    .collect()
+            })
+            .collect();
+        let Some(last) = self.final_document(documents, &edges) else { return };
+        let mut order = Order { edges: &edges, documents, state: vec![Mark::New; documents.len()] };
+        let mut needed = Vec::new();
+        order.visit(last, &mut needed, &mut self.problems);
+        let mut unused = Vec::new();
+        for index in 0..documents.len() {
+            order.visit(index, &mut unused, &mut self.problems);
+        }
+        self.stage_of_name = by_name.keys().map(|name| (name.to_string(), None)).collect();
+        for &index in &needed {
+            self.plan_document(&documents[index], index == last);
+        }
+        // Stages that nothing uses are checked like the others, but are no part of the plan.
+        let kept = (self.stages.len(), self.members.len());
+        for &index in &unused {
+            let document = &documents[index];
+            self.plan_document(document, false);
+            let label = document.name.as_ref().map_or("without a name", |n| n.value.as_str());
+            let pos = document.name.as_ref().map_or(document.pos, |n| n.pos);
+            let message = format!("the stage '{label}' is not used");
+            self.problems.warn(pos, message, "name it as a model in another stage, or remove it");
+        }
+        self.stages.truncate(kept.0);
+        self.members.truncate(kept.1);
+    }
+
+    fn plan_document(&mut self, document: &Document, is_final: bool) {
+        let stage = build::stage(self, document, is_final);
+        let Some(stage) = stage else { return };
+        let index = self.stages.len();
+        if let Some(name) = &document.name {
+            self.stage_of_name.insert(name.value.clone(), Some(index));
+        }
+        self.stages.push(stage);
+    }
+
+    fn check_names(&mut self, documents: &[Document]) {
+        let mut seen: BTreeMap<&str, Pos> = BTreeMap::new();
+        for name in documents.iter().filter_map(|d| d.name.as_ref()) {
+            if let Some(first) = seen.get(name.value.as_str()) {
+                let message =
+                    format!("two stages are called '{}'; the other is at {first}", name.value);
+                self.problems.error(name.pos, message, "give each stage a name of its own");
+            } else {
+                seen.insert(&name.value, name.pos);
+            }
+        }
+        for extra in documents.iter().filter(|d| d.name.is_none()).skip(1) {
+            let message = "a second stage without a name; only the output may have none";
+            self.problems.error(
+                extra.pos,
+                message,
+                "add 'name: NAME' to the stages before the output",
+            );
+        }
+    }
+
+    /// The document without a name, else the one that no other uses.
+    fn final_document(
+        &mut self,
+        documents: &[Document],
+        edges: &[Vec<(usize, Pos)>],
+    ) -> Option<usize> {
+        if let Some(unnamed) = documents.iter().position(|d| d.name.is_none()) {
+            return Some(unnamed);
+        }
+        let used: BTreeSet<usize> = edges.iter().flatten().map(|&(to, _)| to).collect();
+        let sinks: Vec<usize> = (0..documents.len()).filter(|i| !used.contains(i)).collect();
+        if let &[one] = sinks.as_slice() {
+            return Some(one);
+        }
+        if sinks.is_empty() && !documents.is_empty() {
+            // Every stage is used by another: a cycle, which the walk from any of them reports.
+            return Some(documents.len() - 1);
+        }
+        for &sink in sinks.iter().skip(1) {
+            let document = &documents[sink];
+            let pos = document.name.as_ref().map_or(document.pos, |n| n.pos);
+            let message = "more than one stage could be the output: all have names and none of \
+                           these is used by another";
+            self.problems.error(pos, message, "remove the name of the stage that is the output");
+        }
+        None
+    }
+
+    /// The member or stage that `reference` means, opened at its first use. `None` if it could not be
+    /// had, which is reported once.
+    pub fn input(&mut self, reference: &At<ModelRef>) -> Option<Input> {
+        let name = &reference.value.path;
+        if reference.value.revision.is_none()
+            && let Some(stage) = self.stage_of_name.get(name)
+        {
+            return stage.map(Input::Stage);
+        }
+        if let Some(known) = self.opened.get(&reference.value) {
+            return known.map(Input::Member);
+        }
+        let member = self.open(reference);
+        let index = member.map(|member| {
+            self.members.push(member);
+            self.members.len() - 1
+        });
+        self.opened.insert(reference.value.clone(), index);
+        index.map(Input::Member)
+    }
+
+    fn open(&mut self, reference: &At<ModelRef>) -> Option<Member> {
+        let checkpoint = match self.lookup.open(&reference.value) {
+            Ok(checkpoint) => checkpoint,
+            Err(missing) => {
+                self.problems.error(reference.pos, missing.message, missing.remedy);
+                return None;
+            }
+        };
+        let config = &checkpoint.config;
+        let read = config.architecture().and_then(|class| {
+            let arch = Architecture::for_hf_class(config.origin(), class)?;
+            Ok((arch, HyperParams::from_config(config)?))
+        });
+        let (arch, mut hyper) = match read {
+            Ok(read) => read,
+            Err(e) => {
+                let message = format!("model '{}' cannot be used: {e}", reference.value);
+                self.problems.error(
+                    reference.pos,
+                    message,
+                    "choose a model of a known architecture",
+                );
+                return None;
+            }
+        };
+        let has_head = self.check_names_of(reference, checkpoint.tensors.table(), arch, &hyper);
+        hyper.tied |= !has_head;
+        let pos = reference.pos;
+        Some(Member { reference: reference.value.clone(), pos, checkpoint, arch, hyper })
+    }
+
+    /// Warns of tensors that the architecture does not know and of a head that should be there; says
+    /// whether there is one.
+    fn check_names_of(
+        &mut self,
+        reference: &At<ModelRef>,
+        table: &TensorTable,
+        arch: &'static Architecture,
+        hyper: &HyperParams,
+    ) -> bool {
+        let model = &reference.value;
+        let has_head = arch.with_role(Role::Head).any(|head| table.find(head.hf).is_some());
+        if !has_head && !hyper.tied {
+            let message = format!(
+                "model '{model}' has no output head although its config.json does not tie it to the \
+                 embedding; it is taken to be tied"
+            );
+            self.problems.warn(
+                reference.pos,
+                message,
+                "set 'tie_word_embeddings' if that is right",
+            );
+        }
+        let strange = |name: &str| match arch.match_hf(name) {
+            Some((_, layer)) => layer.is_some_and(|layer| layer >= hyper.n_layer),
+            None => !arch.ignores(name),
+        };
+        let strangers: Vec<&str> =
+            table.infos().iter().map(|info| info.name.as_str()).filter(|n| strange(n)).collect();
+        if let Some(first) = strangers.first() {
+            let message = format!(
+                "model '{model}' has {} tensors that architecture {} does not know, '{first}' for \
+                 one; they are left out",
+                strangers.len(),
+                arch.gguf_name
+            );
+            let remedy = "check that the model is what its config.json says";
+            self.problems.warn(reference.pos, message, remedy);
+        }
+        has_head
+    }
+
+    pub fn view(&self, input: Input) -> View<'_> {
+        match input {
+            Input::Member(m) => {
+                let member = &self.members[m];
+                let (config, table) =
+                    (&member.checkpoint.config, member.checkpoint.tensors.table());
+                View { arch: member.arch, hyper: &member.hyper, config, table }
+            }
+            Input::Stage(s) => {
+                let Stage { arch, hyper, config, table, .. } = &self.stages[s];
+                View { arch, hyper, config, table }
+            }
+        }
+    }
+
+    pub fn label(&self, input: Input) -> String {
+        match input {
+            Input::Member(m) => self.members[m].reference.to_string(),
+            Input::Stage(s) => self.stages[s].label(),
+        }
+    }
+}
+
+/// Every model that a document names, in the order of the text's meaning.
+fn references(document: &Document) -> Vec<&At<ModelRef>> {
+    let slices = match &document.inputs {
+        Inputs::Models(slice) => std::slice::from_ref(slice),
+        Inputs::Slices(slices) => slices.as_slice(),
+        Inputs::None => &[],
+    };
+    let mut all: Vec<&At<ModelRef>> = document.base_model.iter().collect();
+    for slice in slices {
+        all.extend(&slice.base_model);
+        all.extend(slice.sources.iter().map(|source| &source.model));
+    }
+    if let Some(TokenizerSource::Model(model)) = &document.tokenizer_source {
+        all.push(model);
+    }
+    all
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mark {
+    New,
+    Open,
+    Done,
+}
+
+/// A walk of the stages, used before users.
+struct Order<'a> {
+    edges: &'a [Vec<(usize, Pos)>],
+    documents: &'a [Document],
+    state: Vec<Mark>,
+}
+
+impl Order<'_> {
+    fn visit(&mut self, index: usize, out: &mut Vec<usize>, problems: &mut Diagnostics) {
+        if self.state[index] != Mark::New {
+            return;
+        }
+        self.state[index] = Mark::Open;
+        for &(to, pos) in &self.edges[index] {
+            if self.state[to] == Mark::Open {
+                let name = |i: usize| {
+                    self.documents[i].name.as_ref().map_or("output", |name| name.value.as_str())
+                };
+                let message = format!(
+                    "stages go in a circle: '{}' uses '{}', which is made from it",
+                    name(index),
+                    name(to)
+                );
+                let remedy =
+                    "use another model here, or write its path with './' if a folder is meant";
+                problems.error(pos, message, remedy);
+            } else {
+                self.visit(to, out, problems);
+            }
+        }
+        self.state[index] = Mark::Done;
+        out.push(index);
+    }
+}

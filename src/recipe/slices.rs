@@ -1,0 +1,260 @@
+//! Slices of a stage, with their members opened and their layer ranges checked.
+
+use super::method::{BaseRule, MethodSpec};
+use super::params::Settings;
+use super::plan::Input;
+use super::planner::Planner;
+use super::reference::ModelRef;
+use super::schema::{Document, Inputs, Range, Slice, Source};
+use super::yaml::{At, Pos};
+
+/// One source of a slice, resolved.
+pub(super) struct Part<'d> {
+    pub input: Input,
+    /// Where the recipe names the model.
+    pub pos: Pos,
+    /// First layer.
+    pub start: usize,
+    pub settings: &'d Settings,
+}
+
+/// A slice, resolved: every source gives `layers` layers from its start on.
+pub(super) struct Parts<'d> {
+    pub pos: Pos,
+    pub list: Vec<Part<'d>>,
+    pub layers: usize,
+    pub settings: &'d Settings,
+    /// Which of `list` is the base model.
+    pub base: Option<usize>,
+}
+
+static NO_SETTINGS: Settings = Vec::new();
+
+/// The slices of `document`. `None` if any has an error; all of them are reported.
+pub(super) fn resolve<'d>(
+    planner: &mut Planner,
+    document: &'d Document,
+    spec: &MethodSpec,
+) -> Option<Vec<Parts<'d>>> {
+    match &document.inputs {
+        Inputs::None => None,
+        Inputs::Models(slice) => Some(vec![whole_models(planner, document, slice, spec)?]),
+        Inputs::Slices(slices) => {
+            let resolved: Vec<_> =
+                slices.iter().map(|slice| ranges(planner, document, slice, spec)).collect();
+            warn_of_empty_middle(planner, &resolved);
+            resolved.into_iter().collect()
+        }
+    }
+}
+
+/// `models`: one slice over all layers. A base model that the method needs is added at the end, as the
+/// peer does.
+fn whole_models<'d>(
+    planner: &mut Planner,
+    document: &'d Document,
+    slice: &'d Slice,
+    spec: &MethodSpec,
+) -> Option<Parts<'d>> {
+    let mut ok = true;
+    let mut list = Vec::new();
+    for source in &slice.sources {
+        match planner.input(&source.model) {
+            Some(input) => list.push(part(source, input, 0)),
+            None => ok = false,
+        }
+    }
+    let mut base = None;
+    if let Some(reference) = &document.base_model {
+        let listed = position_of(&slice.sources, &reference.value);
+        if spec.base == BaseRule::Required && listed.is_none() {
+            match planner.input(reference) {
+                Some(input) => {
+                    let (pos, settings) = (reference.pos, &NO_SETTINGS);
+                    list.push(Part { input, pos, start: 0, settings });
+                    base = Some(list.len() - 1);
+                }
+                None => ok = false,
+            }
+        } else {
+            base = listed;
+        }
+    }
+    if !ok {
+        return None;
+    }
+    check_count(planner, spec, slice.pos, list.len())?;
+    require_base(planner, document, spec, slice, list.len(), base)?;
+    let first = list.first()?;
+    let layers = planner.view(first.input).hyper.n_layer;
+    for part in &list[1..] {
+        let own = planner.view(part.input).hyper.n_layer;
+        if own != layers {
+            let message = format!(
+                "'{}' has {own} layers, '{}' has {layers}",
+                planner.label(part.input),
+                planner.label(first.input)
+            );
+            let remedy = "use 'slices' with a 'layer_range' for each model";
+            planner.problems.error(part.pos, message, remedy);
+            ok = false;
+        }
+    }
+    let (pos, settings) = (slice.pos, &slice.parameters);
+    ok.then_some(Parts { pos, list, layers, settings, base })
+}
+
+/// One of `slices`: given ranges of equal length.
+fn ranges<'d>(
+    planner: &mut Planner,
+    document: &'d Document,
+    slice: &'d Slice,
+    spec: &MethodSpec,
+) -> Option<Parts<'d>> {
+    let mut ok = check_count(planner, spec, slice.pos, slice.sources.len()).is_some();
+    let mut list = Vec::new();
+    let mut layers: Option<(usize, &Source)> = None;
+    for source in &slice.sources {
+        let input = planner.input(&source.model);
+        let range = checked_range(planner, source, input);
+        let (Some(input), Some((start, end))) = (input, range) else {
+            ok = false;
+            continue;
+        };
+        let own = end - start;
+        match layers {
+            Some((count, first)) if count != own => {
+                let message = format!(
+                    "the sources of a slice must have equally many layers: '{}' gives {own}, '{}' {count}",
+                    source.model.value, first.model.value
+                );
+                planner.problems.error(source.pos, message, "make the layer ranges equally long");
+                ok = false;
+            }
+            Some(_) => {}
+            None => layers = Some((own, source)),
+        }
+        list.push(part(source, input, start));
+    }
+    let reference = slice.base_model.as_ref().or(document.base_model.as_ref());
+    let base = reference.and_then(|r| position_of(&slice.sources, &r.value));
+    ok &= require_base(planner, document, spec, slice, slice.sources.len(), base).is_some();
+    let (layers, _) = layers?;
+    let (pos, settings) = (slice.pos, &slice.parameters);
+    ok.then_some(Parts { pos, list, layers, settings, base })
+}
+
+fn part<'d>(source: &'d Source, input: Input, start: usize) -> Part<'d> {
+    Part { input, pos: source.model.pos, start, settings: &source.parameters }
+}
+
+fn position_of(sources: &[Source], reference: &ModelRef) -> Option<usize> {
+    sources.iter().position(|source| source.model.value == *reference)
+}
+
+/// First layer and the one after the last, if they are a range of the model's layers.
+fn checked_range(
+    planner: &mut Planner,
+    source: &Source,
+    input: Option<Input>,
+) -> Option<(usize, usize)> {
+    let count = input.map(|input| planner.view(input).hyper.n_layer);
+    let model = &source.model.value;
+    let At { value: (start, end), pos } = match &source.range {
+        Range::Given(range) => range,
+        Range::Bad => return None,
+        Range::All => {
+            let remedy = match count {
+                Some(n) => format!("add 'layer_range: [0, {n}]' for all layers of '{model}'"),
+                None => "add 'layer_range: [FIRST, END]'".to_string(),
+            };
+            planner.problems.error(source.pos, "the source has no 'layer_range'", remedy);
+            return None;
+        }
+    };
+    if start > end {
+        let message = format!("layer_range [{start}, {end}] runs backwards");
+        let remedy = format!("write [{end}, {start}]: first layer, then the one after the last");
+        planner.problems.error(*pos, message, remedy);
+        return None;
+    }
+    if let Some(count) = count
+        && *end > count
+    {
+        let message =
+            format!("layer_range [{start}, {end}] goes beyond the {count} layers of '{model}'");
+        let remedy =
+            format!("the end is the layer after the last, so {count} is the greatest possible");
+        planner.problems.error(*pos, message, remedy);
+        return None;
+    }
+    Some((*start, *end))
+}
+
+fn check_count(planner: &mut Planner, spec: &MethodSpec, pos: Pos, count: usize) -> Option<()> {
+    if spec.sources.contains(&count) || (count == 1 && spec.lone_source_is_copied) {
+        return Some(());
+    }
+    if count == 0 {
+        return None; // An empty list of sources has been reported, or its entries have.
+    }
+    let (low, high) = (*spec.sources.start(), *spec.sources.end());
+    let takes = match (low, high) {
+        (1, 1) => "1 model".to_string(),
+        (low, high) if low == high => format!("{low} models"),
+        (low, usize::MAX) => format!("{low} or more models"),
+        (low, high) => format!("{low} to {high} models"),
+    };
+    let message = format!("merge_method '{}' takes {takes} at a time, here are {count}", spec.name);
+    let remedy = if high == 1 {
+        "give each slice one source; use another method to combine models"
+    } else {
+        "change the list, or the method; a 'base_model' that is not listed counts as a model too"
+    };
+    planner.problems.error(pos, message, remedy);
+    None
+}
+
+fn require_base(
+    planner: &mut Planner,
+    document: &Document,
+    spec: &MethodSpec,
+    slice: &Slice,
+    count: usize,
+    base: Option<usize>,
+) -> Option<()> {
+    let copied = count == 1 && spec.lone_source_is_copied;
+    if spec.base == BaseRule::DonorOnly || base.is_some() || copied || count == 0 {
+        return Some(());
+    }
+    match slice.base_model.as_ref().or(document.base_model.as_ref()) {
+        Some(reference) => {
+            let message = format!(
+                "merge_method '{}' needs the base model '{}' among the sources of this slice",
+                spec.name, reference.value
+            );
+            let remedy = format!(
+                "add '- {{model: {}, layer_range: [FIRST, END]}}' to the sources",
+                reference.value
+            );
+            planner.problems.error(slice.pos, message, remedy);
+        }
+        None => {
+            let pos = document.method.as_ref().map_or(document.pos, |method| method.pos);
+            let message = format!("merge_method '{}' needs a 'base_model'", spec.name);
+            planner.problems.error(pos, message, "add 'base_model: NAME'");
+        }
+    }
+    None
+}
+
+fn warn_of_empty_middle(planner: &mut Planner, slices: &[Option<Parts>]) {
+    if slices.len() < 3 {
+        return;
+    }
+    for slice in slices[1..slices.len() - 1].iter().flatten().filter(|slice| slice.layers == 0) {
+        let message = "a slice without layers has no effect here: only the first gives the \
+                       embedding, only the last the final norm and head";
+        planner.problems.warn(slice.pos, message, "remove it, or move it to the start or the end");
+    }
+}

@@ -1,0 +1,187 @@
+//! Evaluating parameters for tensors, and saying which settings have no effect.
+
+use super::diagnostics::nearest;
+use super::method::{Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
+use super::params::{Setting, Settings, find};
+use super::plan::{Value, Values};
+use super::planner::Planner;
+use super::schema::{Document, Inputs, Slice};
+use super::yaml::Pos;
+
+/// The places where a parameter may be set, narrowest first.
+pub(super) type Places<'d> = [&'d Settings];
+
+/// What is needed to evaluate the parameters of one tensor or one of its sources.
+pub(super) struct Ask<'a> {
+    pub scope: Scope,
+    /// The name that filters are tested against.
+    pub tensor: &'a str,
+    /// Gradient position.
+    pub t: f64,
+    /// The base model needs no required values.
+    pub is_base: bool,
+    /// Where to complain of a missing value, and whose it is.
+    pub pos: Pos,
+    pub whose: &'a str,
+}
+
+/// The values of the method's parameters with `ask.scope`; `None` if a required one is missing, which
+/// is reported once for a source.
+pub(super) fn evaluate(
+    planner: &mut Planner,
+    spec: &MethodSpec,
+    places: &Places,
+    ask: &Ask,
+) -> Option<Values> {
+    let mut values = Vec::new();
+    let mut ok = true;
+    for param in spec.params.iter().filter(|p| p.scope == ask.scope && !p.ignored) {
+        let found = places
+            .iter()
+            .filter_map(|settings| find(settings, param.name))
+            .find_map(|setting| setting.evaluate(ask.tensor, ask.t));
+        match (found, param.default) {
+            (Some((value, clause)), _) => {
+                planner.used_clauses.insert(clause.pos);
+                let filter = clause.filter.clone();
+                values.push(Value { name: param.name, value, filter });
+            }
+            (None, Default::Value(value)) => {
+                values.push(Value { name: param.name, value, filter: None });
+            }
+            (None, Default::Required) if !ask.is_base => {
+                ok = false;
+                report_missing(planner, spec, param, ask, places);
+            }
+            (None, _) => {}
+        }
+    }
+    ok.then_some(Values(values))
+}
+
+fn report_missing(
+    planner: &mut Planner,
+    spec: &MethodSpec,
+    param: &ParamSpec,
+    ask: &Ask,
+    places: &Places,
+) {
+    let name = param.name;
+    let conditional = places.iter().any(|settings| find(settings, name).is_some());
+    let message = format!("'{name}' is missing for {} (merge_method '{}')", ask.whose, spec.name);
+    let remedy = if conditional {
+        // The same words for every tensor, so that it is said once.
+        format!("its filters leave some tensors out: add an entry '{{value: ...}}' to '{name}'")
+    } else if param.scope == Scope::Source {
+        format!("add 'parameters: {{{name}: 1.0}}' to the source")
+    } else {
+        format!("add 'parameters: {{{name}: 0.5}}' to the recipe or the slice")
+    };
+    planner.problems.error(ask.pos, message, remedy);
+}
+
+fn slices_of(document: &Document) -> &[Slice] {
+    match &document.inputs {
+        Inputs::Models(slice) => std::slice::from_ref(slice),
+        Inputs::Slices(slices) => slices,
+        Inputs::None => &[],
+    }
+}
+
+/// Names of parameters that the method does not know, or does not read where they stand.
+pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &MethodSpec) {
+    check_settings(planner, spec, &document.parameters, false);
+    for slice in slices_of(document) {
+        check_settings(planner, spec, &slice.parameters, false);
+        for source in &slice.sources {
+            check_settings(planner, spec, &source.parameters, true);
+        }
+    }
+}
+
+fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings, of_source: bool) {
+    for (key, setting) in settings {
+        let name = key.value.as_str();
+        let known = spec.param(name);
+        let problems = &mut planner.problems;
+        match known.filter(|param| !param.ignored) {
+            Some(param) if of_source && param.scope == Scope::Tensor => {
+                let message = format!("'{name}' is not read from a source: all share one value");
+                problems.warn(key.pos, message, "move it to the parameters of the slice or recipe");
+            }
+            Some(param) => warn_of_unusual(planner, param, setting),
+            None if known.is_some() || PEER_PARAMS.contains(&name) => {
+                unused_parameter(planner, spec, name, key.pos);
+            }
+            None => {
+                let own: Vec<&str> =
+                    spec.params.iter().filter(|p| !p.ignored).map(|p| p.name).collect();
+                let remedy = match nearest(name, own.iter().copied()) {
+                    Some(near) => format!("did you mean '{near}'?"),
+                    None => format!("it has {}", own.join(", ")),
+                };
+                let message = format!("merge_method '{}' has no parameter '{name}'", spec.name);
+                problems.error(key.pos, message, remedy);
+            }
+        }
+    }
+}
+
+fn warn_of_unusual(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
+    let (low, high) = param.usual;
+    for clause in &setting.clauses {
+        if let Some(value) = clause.values.iter().find(|v| !(low..=high).contains(*v)) {
+            let message = format!("'{}' is {value}, outside {low} to {high}", param.name);
+            let remedy = "it is used as it is, and extrapolates; check that this is meant";
+            planner.problems.warn(clause.pos, message, remedy);
+        }
+    }
+}
+
+fn unused_parameter(planner: &mut Planner, spec: &MethodSpec, name: &str, pos: Pos) {
+    let message = format!("'{name}' has no effect on merge_method '{}'", spec.name);
+    planner.problems.warn(pos, message, "remove it, or choose the method that uses it");
+}
+
+/// Warns of filters that gave no tensor a value. `names` are all tensor names that were asked about.
+pub(super) fn warn_of_dead_filters(
+    planner: &mut Planner,
+    document: &Document,
+    spec: &MethodSpec,
+    names: &[&str],
+) {
+    let slices = slices_of(document);
+    let sources = slices.iter().flat_map(|slice| &slice.sources);
+    let all = std::iter::once(&document.parameters)
+        .chain(slices.iter().map(|slice| &slice.parameters))
+        .chain(sources.map(|source| &source.parameters));
+    for (key, setting) in all.flatten() {
+        if spec.param(&key.value).is_some_and(|param| !param.ignored) {
+            warn_of_dead_clauses(planner, setting, names);
+        }
+    }
+}
+
+fn warn_of_dead_clauses(planner: &mut Planner, setting: &Setting, names: &[&str]) {
+    for clause in &setting.clauses {
+        let Some(filter) = &clause.filter else { continue };
+        if planner.used_clauses.contains(&clause.pos) {
+            continue;
+        }
+        if names.iter().any(|name| name.contains(filter.as_str())) {
+            let message = format!(
+                "the filter '{filter}' never decides: earlier entries or closer settings take all \
+                 tensors it matches"
+            );
+            planner.problems.warn(clause.pos, message, "move it up, or remove it");
+        } else {
+            let message = format!("the filter '{filter}' matches no tensor");
+            let example = names.iter().find(|n| n.contains("layers")).or(names.first());
+            let remedy = format!(
+                "a filter is a part of names such as '{}'",
+                example.copied().unwrap_or("model.norm.weight")
+            );
+            planner.problems.warn(clause.pos, message, remedy);
+        }
+    }
+}

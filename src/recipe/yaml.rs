@@ -1,0 +1,216 @@
+//! YAML text -> a tree in which every value and key knows its line and column.
+//!
+//! A tree, not derived structs: a struct stops at the first problem, a tree lets the schema report all
+//! of them. Anchors and `<<:` are expanded by the parser; repeated keys are kept, since only the schema
+//! can say which of them counts.
+
+use super::diagnostics::Diagnostic;
+use serde::Serialize;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Spanned};
+use std::fmt;
+
+/// A place in the recipe's text, both numbers counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Pos {
+    pub line: u64,
+    pub column: u64,
+}
+
+impl Pos {
+    fn of<T>(spanned: &Spanned<T>) -> Pos {
+        // Where the text stands, not where an alias repeats it: that is the place to mend.
+        Pos { line: spanned.defined.line(), column: spanned.defined.column() }
+    }
+}
+
+impl fmt::Display for Pos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct At<T> {
+    pub value: T,
+    pub pos: Pos,
+}
+
+impl<T> At<T> {
+    pub fn new(value: T, pos: Pos) -> At<T> {
+        At { value, pos }
+    }
+}
+
+/// A YAML value with its position.
+pub type Node = At<Kind>;
+
+/// What a YAML value is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(String),
+    Seq(Vec<Node>),
+    /// In the order of the text; keys may repeat.
+    Map(Vec<(At<String>, Node)>),
+}
+
+impl Kind {
+    /// What to call the value in a message: "a list", "the number 3".
+    pub fn describe(&self) -> String {
+        match self {
+            Kind::Null => "nothing".to_string(),
+            Kind::Bool(b) => format!("the boolean {b}"),
+            Kind::Int(n) => format!("the number {n}"),
+            Kind::Float(x) => format!("the number {x}"),
+            Kind::Str(s) => format!("the text '{s}'"),
+            Kind::Seq(_) => "a list".to_string(),
+            Kind::Map(_) => "a mapping".to_string(),
+        }
+    }
+}
+
+/// Parses every document of `text`; empty ones are left out. Fails with the first syntax error.
+pub fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
+    let options = serde_yaml::options! {
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        // A model may be called `y` or `on`; flags written so are understood where a flag is due.
+        strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+    };
+    let parsed = serde_yaml::from_multiple_with_options::<Spanned<Raw>>(text, options);
+    match parsed {
+        Ok(documents) => Ok(documents.into_iter().map(node).collect()),
+        Err(e) => {
+            let pos = e.location().map_or(Pos { line: 1, column: 1 }, |at| Pos {
+                line: at.line(),
+                column: at.column(),
+            });
+            let whole = e.without_snippet().to_string();
+            let message = whole.lines().next().unwrap_or("not valid YAML").to_string();
+            let remedy = "mend the YAML here; nothing after it was looked at";
+            Err(Diagnostic::error(pos, message, remedy))
+        }
+    }
+}
+
+fn node(raw: Spanned<Raw>) -> Node {
+    let pos = Pos::of(&raw);
+    let kind = match raw.value {
+        Raw::Plain(kind) => kind,
+        Raw::Seq(items) => Kind::Seq(items.into_iter().map(node).collect()),
+        Raw::Map(entries) => Kind::Map(
+            entries
+                .into_iter()
+                .map(|(k, v)| (At::new(k.value.clone(), Pos::of(&k)), node(v)))
+                .collect(),
+        ),
+    };
+    Node::new(kind, pos)
+}
+
+/// What the parser delivers: positions hang on every level through [`Spanned`].
+enum Raw {
+    Plain(Kind),
+    Seq(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Plain(Kind::Null))
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
+        self.visit_unit()
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Plain(Kind::Bool(value)))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Plain(Kind::Int(value)))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Raw, E> {
+        let kind = i64::try_from(value).map_or(Kind::Float(value as f64), Kind::Int);
+        Ok(Raw::Plain(kind))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Plain(Kind::Float(value)))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Plain(Kind::Str(value.to_string())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::Seq(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = access.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Raw::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(node: &Node) -> &[(At<String>, Node)] {
+        let Kind::Map(entries) = &node.value else { panic!("not a mapping: {node:?}") };
+        entries
+    }
+
+    #[test]
+    fn every_value_knows_its_place_and_aliases_point_at_their_text() {
+        let documents = parse("a: &x {k: [1, 2.5]}\nb: *x\n---\nc:\n  <<: {k: true}\n").unwrap();
+        assert_eq!(documents.len(), 2);
+        let top = map(&documents[0]);
+        assert_eq!(top[1].0.pos, Pos { line: 2, column: 1 });
+        let (_, list) = &map(&top[1].1)[0];
+        let Kind::Seq(items) = &list.value else { panic!("no list") };
+        assert_eq!(items[1], Node::new(Kind::Float(2.5), Pos { line: 1, column: 15 }));
+        assert_eq!(map(&map(&documents[1])[0].1)[0].1.value, Kind::Bool(true));
+    }
+
+    #[test]
+    fn repeated_keys_are_kept_for_the_schema() {
+        let documents = parse("a: 1\na: 2\n").unwrap();
+        assert_eq!(map(&documents[0]).len(), 2);
+    }
+
+    #[test]
+    fn syntax_errors_carry_their_place() {
+        let problem = parse("a: 1\nb: c: d\n").unwrap_err();
+        assert_eq!(problem.pos, Pos { line: 2, column: 5 });
+    }
+}

@@ -1,0 +1,54 @@
+//! The README.md beside a merged model: what it is made of and how, with the front matter that the
+//! Hugging Face hub reads.
+
+use crate::recipe::{MemberSummary, PlanSummary};
+use crate::size;
+use std::fmt::Write;
+
+/// Whether `reference` has the form of a hub name, `org/model`.
+fn is_hub_name(reference: &str) -> bool {
+    reference.matches('/').count() == 1 && !reference.starts_with(['.', '/', '~'])
+}
+
+/// The README of the merge `summary`, called `name`, made by the recipe `recipe`.
+pub fn merge_readme(name: &str, summary: &PlanSummary, recipe: &str) -> String {
+    let mut text = String::from("---\n");
+    let hub: Vec<&MemberSummary> =
+        summary.members.iter().filter(|m| is_hub_name(&m.reference)).collect();
+    if !hub.is_empty() {
+        text.push_str("base_model:\n");
+        hub.iter().for_each(|m| writeln!(text, "- {}", m.reference).expect("to a string"));
+    }
+    text.push_str("library_name: transformers\ntags:\n- mergekit\n- merge\n---\n");
+    let layers = summary.stages.last().map_or(0, |stage| stage.layers.len());
+    let billions = summary.parameters as f64 / 1e9;
+    let bytes = size::display(summary.bytes);
+    write!(
+        text,
+        "# {name}\n\nA merge of {layers} layers, {billions:.2}B parameters ({bytes}), made with \
+         Aqueduct {}.\n\n## Members\n\n| model | class | layers |\n|---|---|---|\n",
+        env!("CARGO_PKG_VERSION")
+    )
+    .expect("to a string");
+    for member in &summary.members {
+        let MemberSummary { reference, class, layers, .. } = member;
+        writeln!(text, "| {reference} | {class} | {layers} |").expect("to a string");
+    }
+    text.push_str("\n## Stages\n\n");
+    for stage in &summary.stages {
+        let (stage, method, layers) = (&stage.name, stage.method, stage.layers.len());
+        writeln!(text, "- `{stage}`: {method}, {layers} layers").expect("to a string");
+    }
+    if let Some(output) = summary.stages.last() {
+        let (config, tokenizer) = (&output.config_donor, &output.tokenizer_donor);
+        write!(
+            text,
+            "\nConfiguration from {} ({}), tokenizer from {} ({}).\n",
+            config.member, config.reason, tokenizer.member, tokenizer.reason
+        )
+        .expect("to a string");
+    }
+    let end = if recipe.ends_with('\n') { "" } else { "\n" };
+    write!(text, "\n## Recipe\n\n```yaml\n{recipe}{end}```\n").expect("to a string");
+    text
+}

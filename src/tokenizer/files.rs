@@ -1,0 +1,180 @@
+//! The tokenizer files of a checkpoint, parsed: `tokenizer.json`, `tokenizer_config.json` and the small
+//! ones beside them. Only reading happens here; what the values mean is decided by the callers.
+
+use crate::checkpoint::{Checkpoint, Config};
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// No tokenizer file of the field comes near this; a larger one is not read into memory.
+const MAX_BYTES: u64 = 512 << 20;
+
+/// A token that `tokenizer.json` or `tokenizer_config.json` adds to the model's vocabulary.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct AddedToken {
+    #[serde(default)]
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub special: bool,
+}
+
+/// A merge, in the old spelling or in the new one.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Merge {
+    Text(String),
+    Pair(String, String),
+}
+
+/// The `model` object of `tokenizer.json`.
+#[derive(Debug, Deserialize)]
+pub(super) struct ModelJson {
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    #[serde(default)]
+    pub vocab: Value,
+    #[serde(default)]
+    pub merges: Vec<Merge>,
+    pub unk_token: Option<String>,
+    #[serde(default)]
+    pub byte_fallback: bool,
+    #[serde(default)]
+    pub ignore_merges: bool,
+}
+
+/// What this program needs of `tokenizer.json`.
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenizerJson {
+    #[serde(default)]
+    pub added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    pub normalizer: Value,
+    #[serde(default)]
+    pub pre_tokenizer: Value,
+    #[serde(default)]
+    pub post_processor: Value,
+    #[serde(default)]
+    pub decoder: Value,
+    pub model: ModelJson,
+}
+
+impl TokenizerJson {
+    /// The vocabulary of a BPE model, by id; `None` where no token has the id.
+    pub fn vocab(&self, path: &Path) -> Result<Vec<Option<String>>> {
+        let fail = |detail: String| Error::format(path, detail);
+        let map = self.model.vocab.as_object().ok_or_else(|| fail("no BPE vocabulary".into()))?;
+        let mut tokens = vec![None; map.len()];
+        for (text, id) in map {
+            let id = id
+                .as_u64()
+                .filter(|&id| id < 1 << 30)
+                .ok_or_else(|| fail(format!("the id of token '{text}' is no usable number")))?
+                as usize;
+            if id >= tokens.len() {
+                // Gaps are legal but cannot be wide: the ids of the rest fill the space below.
+                if id >= 4 * map.len() + 1024 {
+                    return Err(fail(format!("the id {id} of token '{text}' is out of all range")));
+                }
+                tokens.resize(id + 1, None);
+            }
+            if let Some(other) = tokens[id].replace(text.clone()) {
+                return Err(fail(format!("tokens '{other}' and '{text}' share the id {id}")));
+            }
+        }
+        Ok(tokens)
+    }
+}
+
+/// The files that were found; the paths are for errors.
+pub(super) struct TokenizerFiles {
+    pub sentencepiece: Option<(PathBuf, Vec<u8>)>,
+    pub json: Option<(PathBuf, Vec<u8>, TokenizerJson)>,
+    /// `tokenizer_config.json`.
+    pub config: Option<Config>,
+    /// `added_tokens.json`: text to id.
+    pub added_tokens: Map<String, Value>,
+    /// What `chat_template.jinja` or else `chat_template.json` holds.
+    pub chat_template: Option<Value>,
+}
+
+impl TokenizerFiles {
+    pub fn read(checkpoint: &Checkpoint) -> Result<TokenizerFiles> {
+        let read = |name: &str| checkpoint.side_file(name).map(|path| (path, read_bytes(path)));
+        let config = |name: &str| checkpoint.side_file(name).map(Config::read).transpose();
+        let sentencepiece = match read("tokenizer.model") {
+            Some((path, bytes)) => Some((path.to_path_buf(), bytes?)),
+            None => None,
+        };
+        let json = match read("tokenizer.json") {
+            Some((path, bytes)) => {
+                let bytes = bytes?;
+                let parsed = serde_json::from_slice(&bytes)
+                    .map_err(|e| Error::format(path, format!("no usable tokenizer: {e}")))?;
+                Some((path.to_path_buf(), bytes, parsed))
+            }
+            None => None,
+        };
+        let chat_template = match read("chat_template.jinja") {
+            Some((path, bytes)) => {
+                let text = String::from_utf8(bytes?)
+                    .map_err(|_| Error::format(path, "the chat template is not UTF-8"))?;
+                Some(Value::String(text))
+            }
+            None => config("chat_template.json")?.and_then(|c| c.get("chat_template").cloned()),
+        };
+        Ok(TokenizerFiles {
+            sentencepiece,
+            json,
+            config: config("tokenizer_config.json")?,
+            added_tokens: config("added_tokens.json")?.map(|c| c.map().clone()).unwrap_or_default(),
+            chat_template,
+        })
+    }
+
+    /// `added_tokens_decoder` of `tokenizer_config.json`, in its order.
+    pub fn config_added_tokens(&self) -> Result<Vec<AddedToken>> {
+        let Some(config) = &self.config else { return Ok(Vec::new()) };
+        let Some(Value::Object(map)) = config.get("added_tokens_decoder") else {
+            return Ok(Vec::new());
+        };
+        let parse = |(id, token): (&String, &Value)| {
+            let detail = || format!("'added_tokens_decoder' has an unusable entry '{id}'");
+            let id = id.parse().map_err(|_| Error::model(config.origin(), detail()))?;
+            let token: AddedToken = serde_json::from_value(token.clone())
+                .map_err(|e| Error::model(config.origin(), format!("{}: {e}", detail())))?;
+            Ok(AddedToken { id, ..token })
+        };
+        map.iter().map(parse).collect()
+    }
+
+    /// The text of special token `kind` (`bos`, `eos`, ..) that `tokenizer_config.json` names.
+    pub fn named_token(&self, kind: &str) -> Option<&str> {
+        token_text(self.config.as_ref()?.get(&format!("{kind}_token"))?)
+    }
+
+    /// All texts that `tokenizer_config.json` declares special by name.
+    pub fn named_specials(&self) -> Vec<&str> {
+        let kinds = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
+        let mut texts: Vec<&str> = kinds.iter().filter_map(|kind| self.named_token(kind)).collect();
+        let more = self.config.as_ref().and_then(|c| c.get("additional_special_tokens"));
+        if let Some(Value::Array(more)) = more {
+            texts.extend(more.iter().filter_map(token_text));
+        }
+        texts
+    }
+}
+
+/// A token given as its text or as an object with `content`.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+    if size > MAX_BYTES {
+        return Err(Error::format(path, format!("{size} bytes are too many for a tokenizer")));
+    }
+    std::fs::read(path).map_err(Error::io(path, "read"))
+}

@@ -1,0 +1,169 @@
+//! Which pre-tokenizer a byte-level `tokenizer.json` needs: told by the hash of the ids of a fixed text,
+//! as llama.cpp's converter does, else by the structure of its `pre_tokenizer`.
+//!
+//! The hash knows vocabularies, so a model with a new vocabulary is new to it even where its rules are
+//! old ones. The structure knows rules.
+
+use super::files::TokenizerJson;
+use super::known_hashes::{KNOWN, PROBE};
+use crate::error::{Error, Result};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// A step of a pre-tokenizer, as far as it decides where text is cut.
+#[derive(Debug, PartialEq)]
+enum Step<'a> {
+    /// Matches stand alone, and so does what is between them.
+    Split(&'a str),
+    /// Every digit stands alone.
+    Digits,
+    /// GPT-2's words.
+    Gpt2,
+}
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+
+/// Whether the peer knows the name.
+pub(super) fn is_known(name: &str) -> bool {
+    KNOWN.iter().any(|(_, known)| *known == name)
+}
+
+/// The name for `tokenizer.ggml.pre`; an error that says how to give it if it cannot be told.
+pub(super) fn pre_tokenizer(path: &Path, bytes: &[u8], json: &TokenizerJson) -> Result<String> {
+    let hash = probe_hash(bytes);
+    let by_hash = hash
+        .as_ref()
+        .ok()
+        .and_then(|hash| KNOWN.iter().find(|(known, _)| known == hash).map(|(_, name)| *name));
+    if let Some(name) = by_hash.or_else(|| by_structure(json)) {
+        return Ok(name.to_string());
+    }
+    let why = match hash {
+        Ok(hash) => format!("the hash {hash} of its ids is not among the known ones"),
+        Err(e) => format!("it cannot be tried ({e})"),
+    };
+    let detail = format!(
+        "cannot tell the pre-tokenizer: {why}, and neither is the structure of its 'pre_tokenizer'; \
+         name one with --pre-tokenizer NAME (llama-bpe, qwen2, gpt-2, smollm, tekken, ...)"
+    );
+    Err(Error::format(path, detail))
+}
+
+/// SHA-256 of the ids of the probe, printed as a Python list.
+fn probe_hash(bytes: &[u8]) -> Result<String, String> {
+    let tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+    let encoding = tokenizer.encode(PROBE, true).map_err(|e| e.to_string())?;
+    let digest = Sha256::digest(format!("{:?}", encoding.get_ids()));
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn by_structure(json: &TokenizerJson) -> Option<&'static str> {
+    // llama.cpp normalizes nothing before byte-level BPE; NFC changes few texts and is accepted there.
+    let normalizer = json.normalizer.get("type").and_then(Value::as_str);
+    if !matches!(normalizer, None | Some("NFC")) {
+        return None;
+    }
+    let mut steps = Vec::new();
+    collect(&json.pre_tokenizer, &mut steps)?;
+    let whole_words_first = json.model.ignore_merges;
+    match steps[..] {
+        [Step::Gpt2] | [Step::Split(GPT2)] if !whole_words_first => Some("gpt-2"),
+        [Step::Digits, Step::Gpt2] if !whole_words_first => Some("smollm"),
+        [Step::Split(LLAMA3)] => Some(if whole_words_first { "llama-bpe" } else { "smaug-bpe" }),
+        [Step::Split(QWEN2)] if !whole_words_first => Some("qwen2"),
+        [Step::Split(QWEN35)] if !whole_words_first => Some("qwen35"),
+        [Step::Split(TEKKEN)] if whole_words_first => Some("tekken"),
+        [Step::Split(GPT4O)] if !whole_words_first => Some("gpt-4o"),
+        [
+            Step::Split(r"\p{N}{1,3}"),
+            Step::Split("[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+"),
+            Step::Split(DEEPSEEK3),
+        ] if !whole_words_first => Some("deepseek-v3"),
+        _ => None,
+    }
+}
+
+/// The steps of `value`, or `None` if one of them has no counterpart here.
+fn collect<'a>(value: &'a Value, steps: &mut Vec<Step<'a>>) -> Option<()> {
+    let flag = |key: &str, default: bool| value.get(key).map_or(Some(default), Value::as_bool);
+    match value.get("type")?.as_str()? {
+        "Sequence" => {
+            for step in value.get("pretokenizers")?.as_array()? {
+                collect(step, steps)?;
+            }
+        }
+        "Digits" if flag("individual_digits", false)? => steps.push(Step::Digits),
+        "ByteLevel" if !flag("add_prefix_space", true)? => {
+            if flag("use_regex", true)? {
+                steps.push(Step::Gpt2);
+            }
+        }
+        "Split" if !flag("invert", false)? => {
+            let behaviour = value.get("behavior")?.as_str()?;
+            if !matches!(behaviour, "Isolated") {
+                return None;
+            }
+            steps.push(Step::Split(value.get("pattern")?.get("Regex")?.as_str()?));
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recognized(pre_tokenizer: &str, ignore_merges: bool) -> Option<&'static str> {
+        let text = format!(
+            r#"{{"pre_tokenizer": {pre_tokenizer}, "model": {{"type": "BPE",
+                "ignore_merges": {ignore_merges}, "vocab": {{}}, "merges": []}}}}"#
+        );
+        by_structure(&serde_json::from_str(&text).unwrap())
+    }
+
+    fn split(pattern: &str) -> String {
+        let pattern = serde_json::to_string(pattern).unwrap();
+        let byte_level = r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}"#;
+        format!(
+            r#"{{"type":"Sequence","pretokenizers":[{{"type":"Split","pattern":{{"Regex":{pattern}}},
+                "behavior":"Isolated","invert":false}},{byte_level}]}}"#
+        )
+    }
+
+    #[test]
+    fn structures_are_told_apart() {
+        let byte_level = r#"{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}"#;
+        let digits = format!(
+            r#"{{"type":"Sequence","pretokenizers":[{{"type":"Digits","individual_digits":true}},{byte_level}]}}"#
+        );
+        assert_eq!(recognized(byte_level, false), Some("gpt-2"));
+        assert_eq!(recognized(&digits, false), Some("smollm"));
+        assert_eq!(recognized(&split(LLAMA3), true), Some("llama-bpe"));
+        assert_eq!(recognized(&split(LLAMA3), false), Some("smaug-bpe"));
+        assert_eq!(recognized(&split(QWEN2), false), Some("qwen2"));
+        assert_eq!(recognized(&split(TEKKEN), true), Some("tekken"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_guessed() {
+        let prefix = r#"{"type":"ByteLevel","add_prefix_space":true,"use_regex":true}"#;
+        assert_eq!(recognized(prefix, false), None);
+        assert_eq!(recognized(&split(r"\p{L}+"), false), None);
+        assert_eq!(recognized(r#"{"type":"Whitespace"}"#, false), None);
+        assert_eq!(recognized("null", false), None);
+    }
+
+    #[test]
+    fn the_probe_is_the_known_text() {
+        let digest = Sha256::digest(PROBE);
+        assert_eq!(digest[..4], [0xa3, 0x61, 0x79, 0xc1], "the hashes fit this text only");
+    }
+}

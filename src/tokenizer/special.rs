@@ -1,0 +1,274 @@
+//! Special token ids, whether BOS and EOS are added, and the chat template of a checkpoint.
+//!
+//! The rules and the order of the resulting keys are those of llama.cpp's `gguf-py/gguf/vocab.py`
+//! (`SpecialVocab`), October 2026: the post-processor of `tokenizer.json` decides what is added,
+//! `tokenizer_config.json` names the tokens, config.json fills in ids that are still missing.
+
+use super::files::{AddedToken, TokenizerFiles};
+use crate::checkpoint::Config;
+use crate::gguf::{Array, Metadata, Value};
+use serde_json::Value as Json;
+
+/// What `tokenizer_config.json` calls a special token, and what GGUF does.
+#[rustfmt::skip]
+const ID_KEYS: &[(&str, &str)] = &[
+    ("bos", "tokenizer.ggml.bos_token_id"),
+    ("eos", "tokenizer.ggml.eos_token_id"),
+    ("unk", "tokenizer.ggml.unknown_token_id"),
+    ("sep", "tokenizer.ggml.seperator_token_id"), // The format's own spelling.
+    ("pad", "tokenizer.ggml.padding_token_id"),
+    ("mask", "tokenizer.ggml.mask_token_id"),
+    ("eot", "tokenizer.ggml.eot_token_id"),
+    ("eom", "tokenizer.ggml.eom_token_id"),
+];
+
+const ADD_KEYS: &[(&str, &str)] = &[
+    ("bos", "tokenizer.ggml.add_bos_token"),
+    ("eos", "tokenizer.ggml.add_eos_token"),
+    ("sep", "tokenizer.ggml.add_sep_token"),
+];
+
+fn key(keys: &[(&str, &'static str)], kind: &str) -> Option<&'static str> {
+    keys.iter().find(|(k, _)| *k == kind).map(|(_, key)| *key)
+}
+
+/// The special part of a vocabulary, in the order in which it is written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct SpecialTokens {
+    ids: Vec<(&'static str, u32)>,
+    adds: Vec<(&'static str, bool)>,
+    /// Named templates; the one called `default` is the model's own.
+    chat_templates: Vec<(String, String)>,
+}
+
+/// The special tokens' texts while the files are being read.
+struct Texts {
+    kinds: Vec<&'static str>,
+    texts: Vec<(&'static str, String)>,
+}
+
+impl Texts {
+    fn get(&self, kind: &str) -> Option<&str> {
+        self.texts.iter().find(|(k, _)| *k == kind).map(|(_, text)| text.as_str())
+    }
+
+    fn set(&mut self, kind: &'static str, text: &str) {
+        self.texts.retain(|(k, _)| *k != kind);
+        self.texts.push((kind, text.to_string()));
+    }
+
+    fn is(&self, text: &str, kinds: &[&str]) -> bool {
+        kinds.iter().any(|kind| self.get(kind) == Some(text))
+    }
+}
+
+impl SpecialTokens {
+    /// Ids of `n_vocab` and above are left out.
+    pub fn read(files: &TokenizerFiles, model_config: &Config, n_vocab: usize) -> SpecialTokens {
+        let mut special = SpecialTokens::default();
+        let kinds = vec!["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
+        let mut texts = Texts { kinds, texts: Vec::new() };
+        for kind in texts.kinds.clone() {
+            if let Some(text) = files.named_token(kind) {
+                texts.set(kind, text);
+            }
+        }
+        for (main, alias) in [("bos", "cls"), ("eos", "sep")] {
+            if texts.get(main).is_none()
+                && let Some(text) = texts.get(alias).map(str::to_string)
+            {
+                texts.set(main, &text);
+            }
+        }
+        let added = files.json.as_ref().map(|(_, _, json)| json.added_tokens.as_slice());
+        if let Some((_, _, json)) = &files.json {
+            special.read_post_processor(&json.post_processor, &mut texts);
+        }
+        if let Some(config) = &files.config {
+            special.read_tokenizer_config(config, &texts, added.unwrap_or_default(), n_vocab);
+            let template = config.get("chat_template").or(files.chat_template.as_ref());
+            special.chat_templates = template.map(chat_templates).unwrap_or_default();
+        } else {
+            special.chat_templates =
+                files.chat_template.as_ref().map(chat_templates).unwrap_or_default();
+        }
+        for kind in &texts.kinds {
+            let id = model_config.get(&format!("{kind}_token_id")).and_then(Json::as_u64);
+            special.set_id(kind, id, n_vocab);
+        }
+        special
+    }
+
+    fn set_id(&mut self, kind: &'static str, id: Option<u64>, n_vocab: usize) {
+        if let Some(id) = id.filter(|&id| (id as usize) < n_vocab)
+            && !self.ids.iter().any(|(k, _)| *k == kind)
+        {
+            self.ids.push((kind, id as u32));
+        }
+    }
+
+    fn set_add(&mut self, kind: &'static str, add: bool) {
+        match self.adds.iter_mut().find(|(k, _)| *k == kind) {
+            Some(entry) => entry.1 = add,
+            None => self.adds.push((kind, add)),
+        }
+    }
+
+    fn read_post_processor(&mut self, processor: &Json, texts: &mut Texts) {
+        let single = std::slice::from_ref(processor);
+        let processors = processor.get("processors").and_then(Json::as_array);
+        for processor in processors.map_or(single, Vec::as_slice) {
+            match processor.get("type").and_then(Json::as_str) {
+                Some("ByteLevel") => {
+                    for kind in ["bos", "eos"] {
+                        if !self.adds.iter().any(|(k, _)| *k == kind) {
+                            self.adds.push((kind, false));
+                        }
+                    }
+                }
+                Some("RobertaProcessing") => {
+                    for kind in ["bos", "eos", "sep"] {
+                        self.set_add(kind, true);
+                    }
+                    for kind in ["cls", "sep"] {
+                        let text = processor.get(kind).and_then(|v| v.get(0)?.as_str());
+                        if let (None, Some(text)) = (texts.get(kind), text) {
+                            texts.set(kind, text);
+                        }
+                    }
+                }
+                Some("TemplateProcessing") => self.read_template(processor, texts),
+                _ => {}
+            }
+        }
+    }
+
+    /// `TemplateProcessing`: a special token that begins or ends the single sequence is added.
+    fn read_template(&mut self, processor: &Json, texts: &mut Texts) {
+        let items = |key: &str| processor.get(key).and_then(Json::as_array);
+        let special = |item: &'_ Json| -> Option<String> {
+            Some(item.get("SpecialToken")?.get("id")?.as_str()?.to_string())
+        };
+        let single = items("single").map_or(&[][..], Vec::as_slice);
+        let (mut first, mut last) = (None, None);
+        if single.len() > 1 {
+            first = single.first().and_then(special);
+            last = single.last().and_then(special);
+        }
+        if let Some(first) = &first {
+            if !texts.is(first, &["bos", "cls"]) {
+                for kind in ["bos", "cls"] {
+                    if texts.get(kind).is_none() {
+                        texts.set(kind, first);
+                    }
+                }
+            }
+            self.set_add("bos", texts.is(first, &["bos", "cls"]));
+        }
+        if let Some(last) = &last {
+            if let Some(old) = texts.get("eos").filter(|old| old != last).map(str::to_string) {
+                // The old end of sequence lives on as end of turn, or of message.
+                if let Some(kind) = ["eot", "eom"].into_iter().find(|k| !texts.kinds.contains(k)) {
+                    texts.kinds.push(kind);
+                    texts.set(kind, &old);
+                }
+            }
+            texts.set("eos", last);
+            self.set_add("eos", true);
+        }
+        let mut pair = items("pair").map_or(&[][..], Vec::as_slice);
+        if first.is_some() && pair.first().and_then(special) == first {
+            pair = &pair[1..];
+        }
+        if last.is_some() && pair.last().and_then(special) == last {
+            pair = &pair[..pair.len() - 1];
+        }
+        let sequence = |item: Option<&Json>, id: &str| {
+            item.and_then(|v| v.get("Sequence")?.get("id")?.as_str()) == Some(id)
+        };
+        if pair.len() > 2 && sequence(pair.first(), "A") && sequence(pair.last(), "B") {
+            self.read_separator(&pair[1..pair.len() - 1], last.is_some(), texts);
+        }
+    }
+
+    /// What stands between the two sequences of a pair.
+    fn read_separator(&mut self, between: &[Json], ends: bool, texts: &mut Texts) {
+        let separates = |item: Option<&Json>| {
+            let text = item.and_then(|v| v.get("SpecialToken")?.get("id")?.as_str());
+            text.is_some_and(|text| texts.is(text, &["sep", "eos"]))
+        };
+        let second = between.len() == 2 && separates(between.get(1));
+        let add = (separates(between.first()) && !ends) || second;
+        self.set_add("sep", add);
+        if add
+            && texts.get("sep").is_none()
+            && let Some(eos) = texts.get("eos").map(str::to_string)
+        {
+            texts.set("sep", &eos);
+        }
+    }
+
+    fn read_tokenizer_config(
+        &mut self,
+        config: &Config,
+        texts: &Texts,
+        added: &[AddedToken],
+        n_vocab: usize,
+    ) {
+        for &kind in &texts.kinds {
+            let add = config.bool(&format!("add_{kind}_token"));
+            if let Some(add) = add
+                && !self.adds.iter().any(|(k, _)| *k == kind)
+            {
+                self.adds.push((kind, add));
+            }
+            let text = texts.get(kind);
+            let id = added.iter().find(|token| Some(token.content.as_str()) == text);
+            self.set_id(kind, id.map(|token| token.id.into()), n_vocab);
+        }
+    }
+
+    /// Writes the keys: ids, then what is added, then chat templates.
+    pub fn write_to(&self, metadata: &mut Metadata) {
+        for (kind, id) in &self.ids {
+            if let Some(key) = key(ID_KEYS, kind) {
+                metadata.set(key, *id);
+            }
+        }
+        for (kind, add) in &self.adds {
+            if let Some(key) = key(ADD_KEYS, kind) {
+                metadata.set(key, *add);
+            }
+        }
+        let named: Vec<_> = self.chat_templates.iter().filter(|(n, _)| n != "default").collect();
+        for (name, template) in &named {
+            metadata.set(format!("tokenizer.chat_template.{name}"), template.as_str());
+        }
+        if !named.is_empty() {
+            let names = named.iter().map(|(name, _)| name.clone()).collect();
+            metadata.set("tokenizer.chat_templates", Value::Array(Array::String(names)));
+        }
+        if let Some((_, template)) = self.chat_templates.iter().find(|(n, _)| n == "default") {
+            metadata.set("tokenizer.chat_template", template.as_str());
+        }
+    }
+}
+
+/// One template as a string, or a list of named ones. Names keep ASCII letters and digits only.
+fn chat_templates(value: &Json) -> Vec<(String, String)> {
+    if let Some(template) = value.as_str() {
+        return vec![("default".to_string(), template.to_string())];
+    }
+    let mut templates: Vec<(String, String)> = Vec::new();
+    for choice in value.as_array().map_or(&[][..], Vec::as_slice) {
+        let text = |key: &str| choice.get(key).and_then(Json::as_str);
+        let name = text("name").unwrap_or_default();
+        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        let name: String = name.chars().map(safe).collect();
+        if let Some(template) = text("template").filter(|_| !name.is_empty()) {
+            templates.retain(|(known, _)| *known != name);
+            templates.push((name, template.to_string()));
+        }
+    }
+    templates
+}
