@@ -23,7 +23,7 @@ pub fn files_table(files: &[Written]) -> String {
             file.path.display().to_string(),
             format!("{:.2}", file.bits_per_weight),
             size::display(file.bytes),
-            format!("{:.1}", file.seconds),
+            format!("{:.2}", file.seconds),
         ]
     });
     report::table(&["file", ">bits per weight", ">size", ">seconds"], rows)

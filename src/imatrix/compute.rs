@@ -94,8 +94,8 @@ pub fn chunk_tokens(tokens: &[u32], options: &Options) -> Result<Vec<Vec<u32>>> 
 
 /// Takes `tokens` through `model` and returns the importance matrix and the perplexity.
 ///
-/// Reports running perplexity by [`Progress::note`], a line for each chunk as llama-imatrix prints
-/// it. As layers are the outer loop, these come together at the end. Fails as [`chunk_tokens`] and
+/// Reports running perplexity by [`Progress::note`] as llama-imatrix prints it. As layers are the outer
+/// loop, the figures come together at the end. Fails as [`chunk_tokens`] and
 /// [`model::run`] do.
 pub fn compute(
     model: &GgufModel,
@@ -112,17 +112,25 @@ pub fn compute(
         chunks: &chunks,
         total: Sum::default(),
         perplexity: Perplexity::default(),
-        progress,
     };
     // The last position predicts a token of the next chunk, which is not counted.
     let options_run = model::Options { logits: options.ctx / 2..options.ctx - 1 };
     model::run(model, &chunks, &mut observer, &options_run, progress)?;
     let perplexity = observer.finish();
     let (estimate, error) = (perplexity.estimate, perplexity.error);
+    progress.note(&running_text(&perplexity.running));
     progress.note(&format!("Final estimate: PPL = {estimate:.4} +/- {error:.5}"));
     let (count, size) = (chunks.len() as u32, options.ctx as u32);
     let imatrix = observer.collector.finish(options.datasets.clone(), count, size);
     Ok(Computed { imatrix, perplexity })
+}
+
+/// Running perplexities as llama-imatrix prints them: `[1]16.2622,[2]17.6857`, a few to a line.
+fn running_text(running: &[f64]) -> String {
+    const A_LINE: usize = 8;
+    let shown: Vec<_> =
+        running.iter().enumerate().map(|(i, ppl)| format!("[{}]{ppl:.4}", i + 1)).collect();
+    shown.chunks(A_LINE).map(|line| line.join(",")).collect::<Vec<_>>().join(",\n")
 }
 
 /// Negative log-likelihoods, their squares, and how many.
@@ -139,7 +147,6 @@ struct Calibration<'a> {
     chunks: &'a [Vec<u32>],
     total: Sum,
     perplexity: Perplexity,
-    progress: &'a dyn Progress,
 }
 
 impl Observer for Calibration<'_> {
@@ -164,7 +171,6 @@ impl Observer for Calibration<'_> {
         if logits.position + nll.len() + 1 == chunk.len() {
             let running = (self.total.nll / self.total.tokens as f64).exp();
             self.perplexity.running.push(running);
-            self.progress.note(&format!("[{}]{running:.4}", logits.chunk + 1));
         }
         Ok(())
     }

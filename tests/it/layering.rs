@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by level, lowest first; a module may import only from lower levels.
 const LEVELS: &[&[&str]] = &[
-    &["dtype", "error", "progress", "output", "mmap", "kernels"],
+    &["dtype", "error", "progress", "size", "output", "mmap", "kernels"],
     &["quants"],
     &["source"],
     &["gguf", "checkpoint"],
@@ -19,13 +19,13 @@ const LEVELS: &[&[&str]] = &[
 const SIDEWAYS: &[(&str, &str)] = &[
     ("output", "error"),
     ("output", "progress"),
+    ("output", "size"),
     ("mmap", "error"),
     ("progress", "error"),
     ("recipe", "arch"),
     ("imatrix", "model"),
     ("quantize", "imatrix"),
     ("report", "imatrix"),
-    ("report", "quantize"),
 ];
 
 /// Output belongs to the command line.
