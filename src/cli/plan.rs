@@ -7,7 +7,7 @@ use aqueduct::merge;
 use aqueduct::pipeline::{self, BuildOptions, Calibration, Forecast, Kind, Source};
 use aqueduct::quantize::{Ftype, PlanOptions};
 use aqueduct::recipe::{self, Diagnostic, Folders, MemberLookup, MergePlan, ShapesOnly};
-use aqueduct::{Error, report, size};
+use aqueduct::{Error, report};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Arguments {
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "Q4_K_M,Q5_K_M,Q6_K,Q8_0,F16"
+        default_value = "Q4_K_M,Q5_K_M,Q6_K,Q8_0"
     )]
     types: Vec<Ftype>,
 }
@@ -63,7 +63,7 @@ impl Arguments {
             show::text(&report::render_merge(&plan.summary()));
             show::text("");
         }
-        show::text(&render(&source, &forecast));
+        show::text(&forecast.render());
         Ok(())
     }
 
@@ -92,45 +92,8 @@ fn print_json(source: &Source, forecast: &Forecast) -> anyhow::Result<()> {
         Source::Folder(_) | Source::Gguf { .. } => None,
     };
     show::json(&serde_json::json!({
-        "name": source.name(),
+        "name": forecast.name,
         "merge": merge,
         "build": forecast,
     }))
-}
-
-/// Stages, sizes and needs of a build.
-fn render(source: &Source, forecast: &Forecast) -> String {
-    let flow = match source {
-        Source::Recipe { .. } => "merge -> convert -> imatrix -> quantize",
-        Source::Folder(_) => "convert -> imatrix -> quantize",
-        Source::Gguf { .. } => "imatrix -> quantize",
-    };
-    let rows = forecast.files.iter().map(|file| {
-        vec![
-            format!("{}-{}.gguf", source.name(), file.ftype),
-            format!("{:.2}", file.bits_per_weight),
-            size::display(file.bytes),
-            file.warnings.join("; "),
-        ]
-    });
-    let mut text = format!(
-        "{}: {} layers, {} parameters\nstages: {flow}\n\n{}\n\n",
-        source.name(),
-        forecast.layers,
-        show::parameters(forecast.parameters),
-        report::table(&["output", ">bits per weight", ">size", ""], rows)
-    );
-    if forecast.without_tokenizer {
-        text.push_str("sizes are without the tokenizer, which is not at hand\n");
-    }
-    for stage in &forecast.memory {
-        text += &format!("memory for {:9} {}\n", stage.stage, size::display(stage.bytes));
-    }
-    text += &format!(
-        "peak memory {}, disk {} for the files above; calibration {} tokens",
-        size::display(forecast.peak_memory),
-        size::display(forecast.disk),
-        forecast.calibration_tokens
-    );
-    text
 }

@@ -10,6 +10,8 @@ use crate::gguf::{GgufModel, Metadata, Value};
 use crate::imatrix;
 use crate::model;
 use crate::quantize::{Ftype, PlanOptions, QuantPlan};
+use crate::report;
+use crate::size;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::tokenizer::Tokenizer;
 use serde::Serialize;
@@ -18,17 +20,25 @@ use std::sync::Arc;
 /// What a build would make and need.
 #[derive(Clone, Debug, Serialize)]
 pub struct Forecast {
+    /// The model's name, as files have it.
+    pub name: String,
+    /// The stages of the flow, in order.
+    pub stages: Vec<&'static str>,
     pub parameters: u64,
     /// Layers of the model.
     pub layers: usize,
-    /// The source as GGUF terms have it, then each quantized file.
+    /// The importance matrix.
+    pub imatrix: ForecastFile,
+    /// The quantized files, one for each type.
     pub files: Vec<ForecastFile>,
+    /// What is written only on request: the unquantized GGUF file, the merged stack.
+    pub on_request: Vec<ForecastFile>,
     /// Tokens of calibration text that the forward pass would take, in whole chunks.
     pub calibration_tokens: usize,
     /// Bytes held at the most, by stage; memory maps of files are not counted.
     pub memory: Vec<StageMemory>,
     pub peak_memory: u64,
-    /// Bytes that the quantized files take together.
+    /// Bytes that the files of a build take together, without those on request.
     pub disk: u64,
     /// Whether sizes lack the tokenizer, which was not at hand.
     pub without_tokenizer: bool,
@@ -36,10 +46,13 @@ pub struct Forecast {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct ForecastFile {
-    /// The type's name.
-    pub ftype: String,
-    pub bits_per_weight: f64,
+    pub name: String,
+    /// The type's name; none of the importance matrix and the stack.
+    pub ftype: Option<String>,
+    pub bits_per_weight: Option<f64>,
     pub bytes: u64,
+    /// The command that writes this file, where a build without options does not.
+    pub command: Option<&'static str>,
     /// Problems that are known already: types that fall back, for example.
     pub warnings: Vec<String>,
 }
@@ -52,6 +65,54 @@ pub struct StageMemory {
 
 /// Bytes of English and code that a token stands for, roughly, where there is no tokenizer to ask.
 const BYTES_PER_TOKEN: usize = 3;
+
+/// The stages that a build of `source` goes through.
+fn stages(source: &Source) -> Vec<&'static str> {
+    let all = ["merge", "convert", "imatrix", "quantize"];
+    let done = match source {
+        Source::Recipe { .. } => 0,
+        Source::Folder(_) => 1,
+        Source::Gguf { .. } => 2,
+    };
+    all[done..].to_vec()
+}
+
+impl Forecast {
+    /// Stages, sizes and needs as text, without a newline at the end.
+    pub fn render(&self) -> String {
+        let files = std::iter::once(&self.imatrix).chain(&self.files).chain(&self.on_request);
+        let rows = files.map(|file| {
+            let mut notes: Vec<String> = file.warnings.clone();
+            notes.extend(file.command.map(|command| format!("on request: {command}")));
+            vec![
+                file.name.clone(),
+                file.bits_per_weight.map_or(String::new(), |bits| format!("{bits:.2}")),
+                size::display(file.bytes),
+                notes.join("; "),
+            ]
+        });
+        let mut text = format!(
+            "{}: {} layers, {} parameters\nstages: {}\n\n{}\n\n",
+            self.name,
+            self.layers,
+            size::parameters(self.parameters),
+            self.stages.join(" -> "),
+            report::table(&["output", ">bits per weight", ">size", ""], rows)
+        );
+        if self.without_tokenizer {
+            text.push_str("sizes are without the tokenizer, which is not at hand\n");
+        }
+        let memory = |m: &StageMemory| format!("{} {}", m.stage, size::display(m.bytes));
+        let memory: Vec<String> = self.memory.iter().map(memory).collect();
+        let (peak, disk) = (size::display(self.peak_memory), size::display(self.disk));
+        text += &format!(
+            "peak memory {peak} ({}), disk {disk} for a build; {} tokens of calibration text",
+            memory.join(", "),
+            self.calibration_tokens
+        );
+        text
+    }
+}
 
 /// Looks ahead at a build of `source`. Where the tokenizer's files are not at hand, as in a plan
 /// without members, sizes are told without them.
@@ -68,11 +129,10 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     let tied = table.find("output.weight").is_none();
     let hyper = HyperParams::from_metadata(model.origin(), &model.metadata, tied)?;
     let tokens = calibration_tokens(&model, options)?;
-    let files = options
-        .types
-        .iter()
-        .map(|&ftype| forecast_file(&model, ftype, options.plan))
-        .collect::<Result<Vec<_>>>()?;
+    let name = source.name();
+    let imatrix = plain_file(format!("{name}-imatrix.gguf"), imatrix_bytes(&model), None);
+    let quantized = |&ftype: &Ftype| quantized_file(&name, &model, ftype, options.plan);
+    let files = options.types.iter().map(quantized).collect::<Result<Vec<_>>>()?;
     let in_flight = match source {
         Source::Recipe { plan, .. } => plan.peak_tensor_bytes(),
         Source::Folder(_) | Source::Gguf { .. } => 0,
@@ -85,9 +145,13 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
         StageMemory { stage: "quantize", bytes: quantize_memory(table) + in_flight },
     ];
     Ok(Forecast {
+        stages: stages(source),
         parameters,
         layers: hyper.n_layer,
-        disk: files.iter().map(|f| f.bytes).sum(),
+        disk: files.iter().chain([&imatrix]).map(|f| f.bytes).sum(),
+        on_request: files_on_request(source, &model, options)?,
+        imatrix,
+        name,
         files,
         calibration_tokens: tokens,
         peak_memory: memory.iter().map(|m| m.bytes).max().unwrap_or(0),
@@ -96,14 +160,52 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     })
 }
 
-fn forecast_file(model: &GgufModel, ftype: Ftype, options: PlanOptions) -> Result<ForecastFile> {
+fn quantized_file(
+    name: &str,
+    model: &GgufModel,
+    ftype: Ftype,
+    options: PlanOptions,
+) -> Result<ForecastFile> {
     let plan = QuantPlan::expecting_imatrix(model, ftype, options)?;
     Ok(ForecastFile {
-        ftype: ftype.to_string(),
-        bits_per_weight: plan.bits_per_weight(),
+        name: format!("{name}-{ftype}.gguf"),
+        ftype: Some(ftype.to_string()),
+        bits_per_weight: Some(plan.bits_per_weight()),
         bytes: plan.file_bytes()?,
+        command: None,
         warnings: plan.warnings,
     })
+}
+
+/// The merged stack and the unquantized GGUF file.
+fn files_on_request(
+    source: &Source,
+    model: &GgufModel,
+    options: &BuildOptions,
+) -> Result<Vec<ForecastFile>> {
+    let (name, mut files) = (source.name(), Vec::new());
+    if source.checkpoint().is_some() && !options.types.contains(&Ftype::F16) {
+        let plain = quantized_file(&name, model, Ftype::F16, options.plan)?;
+        files.push(ForecastFile { command: Some("convert --type f16"), ..plain });
+    }
+    if let Source::Recipe { plan, .. } = source {
+        let command = Some("build --keep-stack, or merge");
+        files.push(plain_file(format!("{name}-stack/"), plan.bytes(), command));
+    }
+    Ok(files)
+}
+
+fn plain_file(name: String, bytes: u64, command: Option<&'static str>) -> ForecastFile {
+    let (ftype, bits_per_weight) = (None, None);
+    ForecastFile { name, ftype, bits_per_weight, bytes, command, warnings: Vec::new() }
+}
+
+/// About the size of the importance matrix: a sum of squares for each column of the layers' matrices, a
+/// count for each matrix, and some 200 bytes to name them in the header.
+fn imatrix_bytes(model: &GgufModel) -> u64 {
+    let infos = model.tensors.table().infos().iter();
+    let matrices = infos.filter(|t| t.name.starts_with("blk.") && t.shape.len() == 2);
+    matrices.map(|t| 4 * (t.row_len() as u64 + 1) + 200).sum()
 }
 
 /// The most that quantizing one tensor holds: its own bytes, its values as f32, and its bytes in the

@@ -113,6 +113,11 @@ impl Kind {
                           are in";
             return Err(Error::format(path, detail));
         }
+        let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        if is_json && path.with_file_name("config.json").exists() {
+            let detail = "a file of a model folder; name the folder";
+            return Err(Error::format(path, detail));
+        }
         Ok(Kind::Recipe)
     }
 }

@@ -1,6 +1,7 @@
 //! The plan as plain data, for tables and JSON: stages, members, and what makes each layer.
 
 use super::diagnostics::Diagnostic;
+use super::method::{Default, MethodSpec};
 use super::output_config::torch_name;
 use super::plan::{Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes};
 use super::yaml::Pos;
@@ -51,11 +52,11 @@ pub struct StageSummary {
     pub out_dtype: Option<&'static str>,
     pub config_donor: DonorSummary,
     pub tokenizer_donor: DonorSummary,
-    pub embedding: Vec<SourceCell>,
+    pub embedding: EndRow,
     pub layers: Vec<LayerRow>,
-    pub final_norm: Vec<SourceCell>,
-    /// Empty if the head is tied to the embedding.
-    pub head: Vec<SourceCell>,
+    pub final_norm: EndRow,
+    /// Without sources if the head is tied to the embedding.
+    pub head: EndRow,
     pub parameters: u64,
     pub bytes: u64,
 }
@@ -74,6 +75,14 @@ pub struct LayerRow {
     pub slice: usize,
     pub sources: Vec<SourceCell>,
     /// Parameters of the combination (`t`, `normalize`).
+    pub params: Vec<ParamCell>,
+}
+
+/// An end of the stack: embedding, final norm or head.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndRow {
+    pub sources: Vec<SourceCell>,
+    /// Parameters of the combination, as in [`LayerRow::params`].
     pub params: Vec<ParamCell>,
 }
 
@@ -97,6 +106,8 @@ pub struct ParamCell {
     /// Equal unless filters give tensors of the layer different values.
     pub min: f64,
     pub max: f64,
+    /// Whether this is what the method takes when the recipe says nothing.
+    pub is_default: bool,
     /// The values by filter where they differ, in the order of the tensors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_filter: Vec<FilterValue>,
@@ -145,9 +156,15 @@ impl MergePlan {
         };
         let row = |layer: usize| {
             let tensors = at(Place::Layer(layer));
-            let params = cells(&tensors.iter().map(|plan| &plan.params).collect::<Vec<_>>());
-            let (slice, sources) = (stage.slice_of_layer[layer], self.sources(&tensors));
+            let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
+            let params = cells(stage.method, &params);
+            let (slice, sources) = (stage.slice_of_layer[layer], self.sources(stage, &tensors));
             LayerRow { layer, slice, sources, params }
+        };
+        let end = |place: Place| -> EndRow {
+            let tensors = at(place);
+            let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
+            EndRow { sources: self.sources(stage, &tensors), params: cells(stage.method, &params) }
         };
         StageSummary {
             name: stage.label(),
@@ -156,10 +173,10 @@ impl MergePlan {
             out_dtype: stage.out_dtype.map(torch_name),
             config_donor: self.donor_summary(&stage.config_donor),
             tokenizer_donor: self.donor_summary(&stage.tokenizer_donor),
-            embedding: self.sources(&at(Place::Embedding)),
+            embedding: end(Place::Embedding),
             layers: (0..stage.slice_of_layer.len()).map(row).collect(),
-            final_norm: self.sources(&at(Place::FinalNorm)),
-            head: self.sources(&at(Place::Head)),
+            final_norm: end(Place::FinalNorm),
+            head: end(Place::Head),
             parameters: stage.table.infos().iter().map(|info| info.elements() as u64).sum(),
             bytes: table_bytes(&stage.table),
         }
@@ -171,7 +188,7 @@ impl MergePlan {
     }
 
     /// The sources of tensors that stand in the same place and so have the same sources.
-    fn sources(&self, tensors: &[&TensorPlan]) -> Vec<SourceCell> {
+    fn sources(&self, stage: &Stage, tensors: &[&TensorPlan]) -> Vec<SourceCell> {
         let Some(first) = tensors.first() else { return Vec::new() };
         let cell = |at: usize| {
             let values: Vec<&Values> = tensors.iter().map(|plan| &plan.inputs[at].params).collect();
@@ -180,15 +197,15 @@ impl MergePlan {
                 is_stage: matches!(first.inputs[at].from, Input::Stage(_)),
                 layer: first.inputs[at].layer,
                 is_base: first.base == Some(at),
-                params: cells(&values),
+                params: cells(stage.method, &values),
             }
         };
         (0..first.inputs.len()).map(cell).collect()
     }
 }
 
-/// One cell for each parameter that any of the tensors has.
-fn cells(tensors: &[&Values]) -> Vec<ParamCell> {
+/// One cell for each parameter of `method` that any of the tensors has.
+fn cells(method: &MethodSpec, tensors: &[&Values]) -> Vec<ParamCell> {
     let mut cells: Vec<ParamCell> = Vec::new();
     for value in tensors.iter().flat_map(|values| &values.0) {
         let given = FilterValue { filter: value.filter.clone(), value: value.value };
@@ -197,6 +214,7 @@ fn cells(tensors: &[&Values]) -> Vec<ParamCell> {
                 name: value.name,
                 min: value.value,
                 max: value.value,
+                is_default: false,
                 by_filter: vec![given],
             }),
             Some(cell) => {
@@ -211,6 +229,8 @@ fn cells(tensors: &[&Values]) -> Vec<ParamCell> {
     for cell in &mut cells {
         if cell.min == cell.max {
             cell.by_filter.clear();
+            let default = method.param(cell.name).map(|param| param.default);
+            cell.is_default = default == Some(Default::Value(cell.min));
         }
     }
     cells

@@ -1,18 +1,30 @@
 //! The plan of a merge as text: members, stages, and what each layer of the result is made of.
+//!
+//! Members get letters, so that a row stays on a line however many models go into it: `0.8 A:5` is
+//! layer 5 of member A with weight 0.8. Parameters that have their method's default are not shown.
 
 use super::table::table;
-use crate::recipe::{LayerRow, MemberSummary, ParamCell, PlanSummary, SourceCell, StageSummary};
+use crate::recipe::{
+    EndRow, LayerRow, MemberSummary, ParamCell, PlanSummary, SourceCell, StageSummary,
+};
 use crate::size;
 
 /// The whole plan as tables, without a newline at the end.
 pub fn render_merge(summary: &PlanSummary) -> String {
     let Some(output) = summary.stages.last() else { return String::new() };
-    let rows = std::iter::once(end_row("embedding", &output.embedding, summary))
-        .chain(output.layers.iter().map(|row| layer_row(row, summary)))
-        .chain([
-            end_row("norm", &output.final_norm, summary),
-            end_row("head", &output.head, summary),
-        ]);
+    let end = |name: &str, end: fn(&StageSummary) -> &EndRow| {
+        let EndRow { sources, params } = end(output);
+        Formulas { summary, end }.row(name.to_string(), output.method, sources, params)
+    };
+    let layer = |row: &LayerRow| {
+        // A layer is made of layers, so this end is never looked at.
+        let formulas = Formulas { summary, end: |stage| &stage.embedding };
+        formulas.row(row.layer.to_string(), output.method, &row.sources, &row.params)
+    };
+    let rows = std::iter::once(end("embedding", |stage| &stage.embedding))
+        .chain(output.layers.iter().map(layer))
+        .chain([end("norm", |stage| &stage.final_norm), end("head", |stage| &stage.head)]);
+    let legend = "A:3 is layer 3 of member A, 0.5 before it its weight; * marks the base model";
     let donors = format!(
         "config.json from {} ({})\ntokenizer from {} ({})",
         output.config_donor.member,
@@ -20,23 +32,33 @@ pub fn render_merge(summary: &PlanSummary) -> String {
         output.tokenizer_donor.member,
         output.tokenizer_donor.reason
     );
-    [members(summary), stages(summary), table(&[">layer", "from", "made of"], rows), donors]
-        .join("\n\n")
+    let layers = table(&[">layer", "stage", "made of"], rows);
+    [members(summary), stages(summary), format!("{layers}\n\n{legend}"), donors].join("\n\n")
+}
+
+/// `A` to `Z`, then `A1` to `Z1` and so on.
+fn letter(index: usize) -> String {
+    let letter = char::from(b'A' + (index % 26) as u8);
+    match index / 26 {
+        0 => letter.to_string(),
+        round => format!("{letter}{round}"),
+    }
 }
 
 fn members(summary: &PlanSummary) -> String {
-    let rows = summary.members.iter().map(|member| {
+    let rows = summary.members.iter().enumerate().map(|(index, member)| {
         let MemberSummary { reference, class, layers, vocabulary, parameters, bytes, .. } = member;
         vec![
+            letter(index),
             reference.clone(),
             class.clone(),
             layers.to_string(),
             vocabulary.to_string(),
-            format!("{:.3}B", *parameters as f64 / 1e9),
+            size::parameters(*parameters),
             size::display(*bytes),
         ]
     });
-    table(&["member", "class", ">layers", ">vocabulary", ">parameters", ">size"], rows)
+    table(&["", "member", "class", ">layers", ">vocabulary", ">parameters", ">size"], rows)
 }
 
 fn stages(summary: &PlanSummary) -> String {
@@ -46,71 +68,112 @@ fn stages(summary: &PlanSummary) -> String {
             stage.method.to_string(),
             stage.layers.len().to_string(),
             stage.out_dtype.or(stage.dtype).unwrap_or("as its inputs").to_string(),
-            format!("{:.3}B", stage.parameters as f64 / 1e9),
+            size::parameters(stage.parameters),
         ]
     });
     table(&["stage", "method", ">layers", "type", ">parameters"], rows)
 }
 
-fn layer_row(row: &LayerRow, summary: &PlanSummary) -> Vec<String> {
-    vec![
-        row.layer.to_string(),
-        row.sources.iter().map(place).collect::<Vec<_>>().join(" + "),
-        made_of(&row.sources, &row.params, summary),
-    ]
+/// Writes down what tensors are made of, down to the members.
+struct Formulas<'a> {
+    summary: &'a PlanSummary,
+    /// Which end of a stage is meant where a source names no layer.
+    end: fn(&StageSummary) -> &EndRow,
 }
 
-fn end_row(name: &str, sources: &[SourceCell], summary: &PlanSummary) -> Vec<String> {
-    let from = sources.iter().map(place).collect::<Vec<_>>().join(" + ");
-    if from.is_empty() {
-        return vec![name.to_string(), "tied to the embedding".to_string(), String::new()];
+impl Formulas<'_> {
+    /// A row of the table of layers.
+    fn row(
+        &self,
+        name: String,
+        method: &str,
+        sources: &[SourceCell],
+        params: &[ParamCell],
+    ) -> Vec<String> {
+        let stage = match sources {
+            [] => return vec![name, String::new(), "tied to the embedding".to_string()],
+            [only] if only.is_stage => place(&only.from, only.layer),
+            _ => String::new(),
+        };
+        vec![name, stage, self.combination(method, sources, params)]
     }
-    vec![name.to_string(), from, made_of(sources, &[], summary)]
-}
 
-/// A source and its layer: `ends`, `lower 2`.
-fn place(source: &SourceCell) -> String {
-    match source.layer {
-        Some(layer) => format!("{} {layer}", source.from),
-        None => source.from.clone(),
+    /// `linear: 0.8 A:0 + 0.2 B:0`; a source that is handed through stands alone.
+    fn combination(&self, method: &str, sources: &[SourceCell], params: &[ParamCell]) -> String {
+        let params = shown(params);
+        if let ([only], true) = (sources, params.is_empty())
+            && shown(&only.params).is_empty()
+        {
+            return self.origin(only, true);
+        }
+        let terms: Vec<_> = sources.iter().map(|source| self.term(source)).collect();
+        let params = params.iter().map(|param| format!(", {param}"));
+        format!("{method}: {}{}", terms.join(" + "), params.collect::<String>())
+    }
+
+    /// A source with its weight before it and its other parameters after it.
+    fn term(&self, source: &SourceCell) -> String {
+        let plain_weight = |p: &&ParamCell| p.name == "weight" && p.by_filter.is_empty();
+        let weight = source.params.iter().find(plain_weight);
+        let weight = weight.map_or(String::new(), |p| format!("{} ", number(p.min)));
+        let others: Vec<_> = source.params.iter().filter(|p| !plain_weight(p)).cloned().collect();
+        let others = match shown(&others) {
+            list if list.is_empty() => String::new(),
+            list => format!(" [{}]", list.join(", ")),
+        };
+        let base = if source.is_base { "*" } else { "" };
+        format!("{weight}{}{base}{others}", self.origin(source, false))
+    }
+
+    /// The member's letter, or what the stage makes of members: `alone` where no other term follows.
+    fn origin(&self, source: &SourceCell, alone: bool) -> String {
+        if !source.is_stage {
+            let index = self.summary.members.iter().position(|m| m.reference == source.from);
+            return place(&index.map_or(source.from.clone(), letter), source.layer);
+        }
+        let label = place(&source.from, source.layer);
+        let stage = self.summary.stages.iter().find(|stage| stage.name == source.from);
+        let Some(stage) = stage else { return label };
+        let (sources, params) = match source.layer.and_then(|layer| stage.layers.get(layer)) {
+            Some(row) => (&row.sources, &row.params),
+            None => {
+                let EndRow { sources, params } = (self.end)(stage);
+                (sources, params)
+            }
+        };
+        let inner = self.combination(stage.method, sources, params);
+        if alone { inner } else { format!("{label} ({inner})") }
     }
 }
 
-/// The members that `sources` come from in the end, with weights; stages are looked through.
-fn made_of(sources: &[SourceCell], params: &[ParamCell], summary: &PlanSummary) -> String {
-    let terms: Vec<_> = sources.iter().map(|source| term(source, summary)).collect();
-    let joined = terms.join(" + ");
-    if params.is_empty() { joined } else { format!("{joined} ({})", cells(params)) }
+/// `lower:2`, or only the name for embedding, norm and head.
+fn place(name: &str, layer: Option<usize>) -> String {
+    match layer {
+        Some(layer) => format!("{name}:{layer}"),
+        None => name.to_string(),
+    }
 }
 
-fn term(source: &SourceCell, summary: &PlanSummary) -> String {
-    let weights = cells(&source.params);
-    let weights = if weights.is_empty() { weights } else { format!(" [{weights}]") };
-    let stage = summary.stages.iter().find(|s| source.is_stage && s.name == source.from);
-    let Some(stage) = stage else { return format!("{}{weights}", place(source)) };
-    let StageSummary { method, layers, embedding, .. } = stage;
-    // Embedding, norm and head of a stage are made of the same members in the same way.
-    let (inner, params) = match source.layer.and_then(|layer| layers.get(layer)) {
-        Some(row) => (&row.sources, row.params.as_slice()),
-        None => (embedding, &[][..]),
-    };
-    format!("{method}({}){weights}", made_of(inner, params, summary))
-}
-
-/// `weight 0.3, scale 0.4..0.6`; filters by name where tensors differ.
-fn cells(params: &[ParamCell]) -> String {
-    let number = |v: f64| {
-        let text = format!("{v:.3}");
-        text.trim_end_matches('0').trim_end_matches('.').to_string()
-    };
+/// The parameters that are not the default: `t 0.5 (mlp 0.4)`, where filters give some tensors another
+/// value than the rest.
+fn shown(params: &[ParamCell]) -> Vec<String> {
     let cell = |cell: &ParamCell| {
-        let values: Vec<String> = cell
-            .by_filter
-            .iter()
+        if cell.by_filter.is_empty() {
+            return format!("{} {}", cell.name, number(cell.min));
+        }
+        let rest = cell.by_filter.iter().find(|v| v.filter.is_none()).map(|v| v.value);
+        let others = cell.by_filter.iter().filter(|v| Some(v.value) != rest);
+        let others: Vec<_> = others
             .map(|v| format!("{} {}", v.filter.as_deref().unwrap_or("rest"), number(v.value)))
             .collect();
-        let value = if values.is_empty() { number(cell.min) } else { values.join("; ") };
-        format!("{} {value}", cell.name)
+        let rest = rest.map_or(String::new(), |value| format!(" {}", number(value)));
+        format!("{}{rest} ({})", cell.name, others.join(", "))
     };
-    params.iter().map(cell).collect::<Vec<_>>().join(", ")
+    params.iter().filter(|param| !param.is_default).map(cell).collect()
+}
+
+/// Three decimals at the most.
+fn number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
 }

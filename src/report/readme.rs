@@ -21,11 +21,11 @@ pub fn merge_readme(name: &str, summary: &PlanSummary, recipe: &str) -> String {
     }
     text.push_str("library_name: transformers\ntags:\n- mergekit\n- merge\n---\n");
     let layers = summary.stages.last().map_or(0, |stage| stage.layers.len());
-    let billions = summary.parameters as f64 / 1e9;
+    let parameters = size::parameters(summary.parameters);
     let bytes = size::display(summary.bytes);
     write!(
         text,
-        "# {name}\n\nA merge of {layers} layers, {billions:.2}B parameters ({bytes}), made with \
+        "# {name}\n\nA merge of {layers} layers, {parameters} parameters ({bytes}), made with \
          Aqueduct {}.\n\n## Members\n\n| model | class | layers |\n|---|---|---|\n",
         env!("CARGO_PKG_VERSION")
     )

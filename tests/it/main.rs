@@ -11,6 +11,7 @@ mod layering;
 mod merge;
 mod model;
 mod outputs;
+mod plan;
 mod quants;
 mod recipe;
 mod recipes;

@@ -540,7 +540,7 @@ fn the_summary_shows_layers_with_sources_and_values() {
     assert_eq!((row.params[0].name, row.params[0].min, row.params[0].max), ("t", 0.5, 1.0));
     assert_eq!(row.params[0].by_filter.len(), 2);
     assert_eq!(row.params[0].by_filter[1].filter.as_deref(), Some("mlp"));
-    assert_eq!(stage.embedding[0].params, []);
+    assert_eq!(stage.embedding.sources[0].params, []);
     assert_eq!(summary.bytes, summary.parameters * 2);
     assert_eq!(
         summary.parameters,

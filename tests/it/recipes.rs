@@ -1,7 +1,7 @@
 //! The recipes that come with the project, and recipes as they are found in the wild, planned by shape.
 
 use aqueduct::merge;
-use aqueduct::recipe::{MergePlan, PlanSummary, ShapesOnly, plan_text, render};
+use aqueduct::recipe::{EndRow, MergePlan, PlanSummary, ShapesOnly, plan_text, render};
 use std::path::{Path, PathBuf};
 
 fn shipped(name: &str) -> PathBuf {
@@ -45,9 +45,11 @@ fn aqueducts_18b_has_80_layers_and_17_7_billion_parameters() {
     assert_eq!(summary.parameters / 100_000_000, 177);
     assert_eq!(summary.warnings, []);
     assert_eq!(summary.members.len(), 6);
-    assert_eq!((stack.embedding[0].from.as_str(), stack.head[0].from.as_str()), ("ends", "ends"));
+    let from = |end: &EndRow| end.sources[0].from.clone();
+    assert_eq!((from(&stack.embedding), from(&stack.head)), ("ends".into(), "ends".into()));
     let ends = summary.stages.iter().find(|stage| stage.name == "ends").unwrap();
-    assert_eq!((ends.embedding.len(), ends.head.len(), ends.layers.len()), (6, 6, 0));
+    let sources = [&ends.embedding, &ends.head].map(|end| end.sources.len());
+    assert_eq!((sources, ends.layers.len()), ([6, 6], 0));
     let crossing = summary.stages.iter().find(|stage| stage.name == "first-crossing").unwrap();
     let t =
         |layer: usize| (crossing.layers[layer].params[0].min, crossing.layers[layer].params[0].max);
