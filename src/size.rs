@@ -1,4 +1,4 @@
-//! Sizes as people write them: `5GB`, `500MB`, `1GiB`.
+//! Sizes and counts as people write them: `5GB`, `500MB`, `1GiB`; `135M` parameters.
 
 /// Units in bytes, the longer names first so that `GiB` is not read as `B`.
 const UNITS: &[(&str, u64)] = &[
@@ -54,6 +54,17 @@ pub fn display(bytes: u64) -> String {
     }
 }
 
+/// A number of parameters as people say it: `135M`, `17.7B`.
+pub fn count(n: u64) -> String {
+    let n = n as f64;
+    match n {
+        _ if n >= 9.995e8 => format!("{:.1}B", n / 1e9),
+        _ if n >= 9.995e6 => format!("{:.0}M", n / 1e6),
+        _ if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        _ => format!("{:.0}K", n / 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +79,12 @@ mod tests {
         for bad in ["", "GB", "0", "5XB", "-1GB", "1..5GB", "99999999999TB", "1e999", "nan"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn parameters_are_counted_as_people_do() {
+        let shown: Vec<_> = [2_200_000, 134_515_008, 999_600_000, 17_711_000_000].map(count).into();
+        assert_eq!(shown, ["2.2M", "135M", "1.0B", "17.7B"]);
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn render(source: &Source, forecast: &Forecast) -> String {
         "{}: {} layers, {} parameters\nstages: {flow}\n\n{}\n\n",
         source.name(),
         forecast.layers,
-        show::parameters(forecast.parameters),
+        size::count(forecast.parameters),
         report::table(&["output", ">bits per weight", ">size", ""], rows)
     );
     if forecast.without_tokenizer {

@@ -28,14 +28,3 @@ pub fn files_table(files: &[Written]) -> String {
     });
     report::table(&["file", ">bits per weight", ">size", ">seconds"], rows)
 }
-
-/// A number of parameters as people say it: `135M`, `17.7B`.
-pub fn parameters(n: u64) -> String {
-    let n = n as f64;
-    match n {
-        _ if n >= 9.995e8 => format!("{:.1}B", n / 1e9),
-        _ if n >= 9.995e6 => format!("{:.0}M", n / 1e6),
-        _ if n >= 1e6 => format!("{:.1}M", n / 1e6),
-        _ => format!("{:.0}K", n / 1e3),
-    }
-}
