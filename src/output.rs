@@ -112,8 +112,9 @@ fn no_space(path: &Path, needed: u64, what: &str) -> Error {
     Error::io(path, "write")(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
-/// Fails if something that may not be replaced is at `target`.
-fn check_file_target(target: &Path, force: bool) -> Result<()> {
+/// Fails if something is at `target` that a file may not replace: a folder, or a file unless `force` is
+/// given. Creating and committing check it too; call it before long work.
+pub fn check_file_target(target: &Path, force: bool) -> Result<()> {
     match fs::metadata(target) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io(target, "examine")(e)),
@@ -300,7 +301,8 @@ impl OutputDir {
     }
 }
 
-fn check_dir_target(target: &Path, force: bool) -> Result<()> {
+/// Fails if something is at `target` that a folder may not replace, see [`OutputDir::create`].
+pub fn check_dir_target(target: &Path, force: bool) -> Result<()> {
     let entries = match fs::read_dir(target) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {

@@ -1,4 +1,4 @@
-//! Sizes and counts as people write them: `5GB`, `500MB`, `1GiB`; `17.7B` parameters.
+//! Sizes and counts as people write them: `5GB`, `500MB`, `1GiB`; `135M` parameters.
 
 /// Units in bytes, the longer names first so that `GiB` is not read as `B`.
 const UNITS: &[(&str, u64)] = &[
@@ -55,7 +55,7 @@ pub fn display(bytes: u64) -> String {
 }
 
 /// A number of parameters as people say it: `135M`, `17.7B`.
-pub fn parameters(n: u64) -> String {
+pub fn count(n: u64) -> String {
     let n = n as f64;
     match n {
         _ if n >= 9.995e8 => format!("{:.1}B", n / 1e9),
@@ -82,6 +82,12 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_counted_as_people_do() {
+        let shown: Vec<_> = [2_200_000, 134_515_008, 999_600_000, 17_711_000_000].map(count).into();
+        assert_eq!(shown, ["2.2M", "135M", "1.0B", "17.7B"]);
+    }
+
+    #[test]
     fn sizes_display_with_three_digits() {
         let shown: Vec<_> = [999, 1000, 9_994_999, 12_345_678, 123_456_789_000].map(display).into();
         assert_eq!(shown, ["999 B", "1.00 kB", "9.99 MB", "12.3 MB", "123 GB"]);
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn parameters_display_with_the_letter_people_use() {
-        let shown: Vec<_> = [2_500, 1_149_000, 134_515_008, 17_711_500_000].map(parameters).into();
+        let shown: Vec<_> = [2_500, 1_149_000, 134_515_008, 17_711_500_000].map(count).into();
         assert_eq!(shown, ["2K", "1.1M", "135M", "17.7B"]);
     }
 }

@@ -41,6 +41,9 @@ pub struct Arguments {
     /// Largest size of a safetensors shard of the stack.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size::parse)]
     max_shard_size: u64,
+    /// Accept a source that is quantized already, though quality suffers twice.
+    #[arg(long)]
+    allow_requantize: bool,
     #[command(flatten)]
     convert: ConvertArguments,
     /// Replace files that exist.
@@ -60,7 +63,7 @@ impl Arguments {
             keep_stack: self.keep_stack.then_some(self.max_shard_size),
             force: self.force,
             convert: self.convert.options(OutputType::Auto),
-            plan: PlanOptions::default(),
+            plan: PlanOptions { allow_requantize: self.allow_requantize },
         };
         if self.keep_stack && source.checkpoint().is_none() {
             context.warn_all(["--keep-stack does nothing for a GGUF file".to_string()]);

@@ -2,7 +2,6 @@
 
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
-use aqueduct::Error;
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Format};
 use aqueduct::output;
@@ -54,11 +53,7 @@ enum Layout {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        if self.output.exists() && !self.force {
-            let text = format!("{}: exists already; --force replaces it", self.output.display());
-            return Err(Error::Usage(text).into());
-        }
-        output::check_space(&self.output, 0)?;
+        output::check_file_target(&self.output, self.force)?;
         let source = Source::open(&self.source)?;
         context.warn_of(&source);
         let calibration = Calibration::read_or_built_in(&self.texts)?;

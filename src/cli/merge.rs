@@ -57,7 +57,7 @@ impl Arguments {
             "{}: {} tensors, {} parameters, {} in {} shard{}, {seconds:.1} s",
             self.output.display(),
             written.tensors,
-            size::parameters(written.parameters),
+            size::count(written.parameters),
             size::display(written.bytes),
             written.shards,
             if written.shards == 1 { "" } else { "s" },

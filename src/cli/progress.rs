@@ -4,7 +4,7 @@
 //! unless `--quiet`.
 
 use aqueduct::progress::{Progress, Unit};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -31,13 +31,17 @@ impl Terminal {
 fn style(unit: Unit) -> ProgressStyle {
     let counts = match unit {
         Unit::Bytes => "{bytes}/{total_bytes} {binary_bytes_per_sec}",
-        Unit::Tokens => "{pos}/{len} layer-tokens {per_sec}",
-        Unit::Items => "{pos}/{len} {per_sec}",
+        Unit::Tokens => "{pos}/{len} layer-tokens {rate}",
+        Unit::Items => "{pos}/{len} {rate}",
     };
     let template =
-        format!("{{prefix:9}} [{{bar:28}}] {{percent:>3}}% {counts} ETA {{eta}} {{msg}}");
+        format!("{{prefix:12}} [{{bar:28}}] {{percent:>3}}% {counts} ETA {{eta}} {{msg}}");
     ProgressStyle::with_template(&template)
         .expect("the template is constant and valid")
+        .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // A rate that cannot be shown leaves a gap in the bar.
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        })
         .progress_chars("=> ")
 }
 

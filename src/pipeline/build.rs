@@ -154,13 +154,11 @@ impl Paths {
     /// Refuses what would fail after hours of work: files that exist, a disk that is too small, types
     /// that cannot be made of this source.
     fn check(&self, source: &Source, model: &GgufModel, options: &BuildOptions) -> Result<()> {
-        if !options.force {
-            let stack = options.keep_stack.map(|_| &self.stack);
-            let mut all = self.quants.iter().chain([&self.imatrix]).chain(stack);
-            if let Some(path) = all.find(|p| p.exists()) {
-                let text = format!("{}: exists already; --force replaces it", path.display());
-                return Err(Error::Usage(text));
-            }
+        for path in self.quants.iter().chain([&self.imatrix]) {
+            output::check_file_target(path, options.force)?;
+        }
+        if options.keep_stack.is_some() && source.checkpoint().is_some() {
+            output::check_dir_target(&self.stack, options.force)?;
         }
         let mut bytes = 0;
         for &ftype in &options.types {

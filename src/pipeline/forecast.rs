@@ -95,7 +95,7 @@ impl Forecast {
             "{}: {} layers, {} parameters\nstages: {}\n\n{}\n\n",
             self.name,
             self.layers,
-            size::parameters(self.parameters),
+            size::count(self.parameters),
             self.stages.join(" -> "),
             report::table(&["output", ">bits per weight", ">size", ""], rows)
         );

@@ -6,7 +6,7 @@ use crate::convert::{BaseModel, ConvertOptions, convert};
 use crate::error::{Error, Result};
 use crate::gguf::{self, GgufModel};
 use crate::merge;
-use crate::recipe::{Folders, MergePlan};
+use crate::recipe::{Folders, Member, MergePlan};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,8 +56,7 @@ impl Source {
             Source::Recipe { plan, checkpoint } => {
                 let mut options = options.clone();
                 if options.base_models.is_empty() {
-                    let members = plan.members.iter().map(|m| m.reference.to_string());
-                    options.base_models = members.map(|m| BaseModel::from_reference(&m)).collect();
+                    options.base_models = plan.members.iter().map(base_model).collect();
                 }
                 convert(checkpoint, &options)
             }
@@ -85,6 +84,12 @@ impl Source {
             }
         }
     }
+}
+
+/// What the metadata say of a member. Members are folders on disk: `models/mistral` looks like a name on
+/// the hub and is none, so only the folder's name counts and no address is made up.
+fn base_model(member: &Member) -> BaseModel {
+    BaseModel::from_reference(&format!("./{}", member.reference))
 }
 
 /// The three kinds of SOURCE.

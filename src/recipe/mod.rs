@@ -62,6 +62,10 @@ pub fn check(
     if size > LIMIT {
         return Err(Error::format(path, format!("{size} bytes are too many for a recipe")));
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let Ok(text) = String::from_utf8(bytes) else {
+        let detail = "neither UTF-8 text nor a GGUF file, so neither a recipe nor a model";
+        return Err(Error::format(path, detail));
+    };
     Ok(plan_text(path, &text, methods, lookup))
 }

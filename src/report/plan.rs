@@ -54,7 +54,7 @@ fn members(summary: &PlanSummary) -> String {
             class.clone(),
             layers.to_string(),
             vocabulary.to_string(),
-            size::parameters(*parameters),
+            size::count(*parameters),
             size::display(*bytes),
         ]
     });
@@ -68,7 +68,7 @@ fn stages(summary: &PlanSummary) -> String {
             stage.method.to_string(),
             stage.layers.len().to_string(),
             stage.out_dtype.or(stage.dtype).unwrap_or("as its inputs").to_string(),
-            size::parameters(stage.parameters),
+            size::count(stage.parameters),
         ]
     });
     table(&["stage", "method", ">layers", "type", ">parameters"], rows)

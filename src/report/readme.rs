@@ -1,27 +1,17 @@
-//! The README.md beside a merged model: what it is made of and how, with the front matter that the
-//! Hugging Face hub reads.
+//! The README.md beside a merged model: what it is made of and how, with front matter for the
+//! Hugging Face hub. Deliberately absent: links to the members, whose folders do not tell where they came
+//! from.
 
 use crate::recipe::{MemberSummary, PlanSummary};
 use crate::size;
 use std::fmt::Write;
 
-/// Whether `reference` has the form of a hub name, `org/model`.
-fn is_hub_name(reference: &str) -> bool {
-    reference.matches('/').count() == 1 && !reference.starts_with(['.', '/', '~'])
-}
-
 /// The README of the merge `summary`, called `name`, made by the recipe `recipe`.
 pub fn merge_readme(name: &str, summary: &PlanSummary, recipe: &str) -> String {
     let mut text = String::from("---\n");
-    let hub: Vec<&MemberSummary> =
-        summary.members.iter().filter(|m| is_hub_name(&m.reference)).collect();
-    if !hub.is_empty() {
-        text.push_str("base_model:\n");
-        hub.iter().for_each(|m| writeln!(text, "- {}", m.reference).expect("to a string"));
-    }
     text.push_str("library_name: transformers\ntags:\n- mergekit\n- merge\n---\n");
     let layers = summary.stages.last().map_or(0, |stage| stage.layers.len());
-    let parameters = size::parameters(summary.parameters);
+    let parameters = size::count(summary.parameters);
     let bytes = size::display(summary.bytes);
     write!(
         text,

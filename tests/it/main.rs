@@ -1,5 +1,7 @@
 //! All integration tests, in one binary so that they link once.
 
+mod build;
+mod cli;
 mod convert;
 mod demo;
 mod files;

@@ -138,7 +138,9 @@ fn in_child(action: &str, dir: &Path, setup: &str) -> String {
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn child() {
-    let dir = PathBuf::from(std::env::var("AQUEDUCT_TEST_DIR").expect("set by in_child"));
+    // Whoever runs all ignored tests runs this one too, with nothing for it to do.
+    let Ok(dir) = std::env::var("AQUEDUCT_TEST_DIR") else { return };
+    let dir = PathBuf::from(dir);
     let write = |checkpoint: &Checkpoint| {
         checkpoint::write(checkpoint, &dir.join("out"), &WriteOptions::default(), &Silent)
     };
