@@ -6,6 +6,7 @@
 
 use super::{Entry, ImportanceMatrix, check_entry};
 use crate::error::{Error, Result};
+use byteorder::{ByteOrder, LittleEndian};
 use std::path::Path;
 
 /// Bytes of the smallest entry: three lengths, a one-letter name and a value.
@@ -35,8 +36,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn i32(&mut self, what: &str) -> Result<i32> {
-        let bytes = self.take(4, what)?;
-        Ok(i32::from_le_bytes(bytes.try_into().expect("four bytes")))
+        Ok(LittleEndian::read_i32(self.take(4, what)?))
     }
 
     /// A number of items of `size` bytes or more that follow.
@@ -66,9 +66,10 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<ImportanceMatrix> {
         let name = cursor.text(len, "a name")?;
         let calls = cursor.i32("the number of calls")?;
         let len = cursor.count("the number of values", 4)?;
-        let values = cursor.take(len * 4, "the values")?.chunks_exact(4);
-        let value = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
-        let entry = Entry { sums: values.map(value).collect(), counts: vec![calls.into()] };
+        let bytes = cursor.take(len * 4, "the values")?;
+        let mut sums = vec![0.0; len];
+        LittleEndian::read_f32_into(bytes, &mut sums);
+        let entry = Entry { sums, counts: vec![calls.into()] };
         check_entry(path, &name, &entry)?;
         if matrix.entries.insert(name.clone(), entry).is_some() {
             return cursor.fail(format!("a second entry for '{name}'"));

@@ -7,6 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{Array, GgufFile, GgufWriter, Metadata, Value};
 use crate::source::TensorInfo;
+use byteorder::{ByteOrder, LittleEndian};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -68,8 +69,10 @@ fn floats(path: &Path, file: &GgufFile, index: usize) -> Result<Vec<f32>> {
         let detail = format!("type {}, where F32 is needed", info.dtype);
         return Err(Error::tensor(path.display().to_string(), &info.name, detail));
     }
-    let value = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
-    Ok(file.tensor_bytes(index).chunks_exact(4).map(value).collect())
+    let bytes = file.tensor_bytes(index);
+    let mut values = vec![0.0; bytes.len() / 4];
+    LittleEndian::read_f32_into(bytes, &mut values);
+    Ok(values)
 }
 
 /// Writes `matrix` as the GGUF file `path`. A matrix counted in chunks is counted in tokens of
