@@ -4,7 +4,7 @@ use super::diagnostics::nearest;
 use super::method::{MethodSpec, PEER_METHODS, Scope};
 use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan, Values};
 use super::planner::{Planner, View};
-use super::schema::{Document, Inputs, TokenizerSource};
+use super::schema::{Document, TokenizerSource};
 use super::slices::{self, Part, Parts};
 use super::values::{self, Ask};
 use super::{compat, output_config};
@@ -20,14 +20,7 @@ pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) 
     if let Some(base) = &document.base_model {
         planner.input(base);
     }
-    let given = match &document.inputs {
-        Inputs::Models(slice) => std::slice::from_ref(slice),
-        Inputs::Slices(slices) => slices,
-        Inputs::None => &[],
-    };
-    for source in given.iter().flat_map(|slice| &slice.sources) {
-        planner.input(&source.model);
-    }
+    slices::look_up(planner, document, spec.is_none());
     let spec = spec?;
     values::check_names(planner, document, spec);
     let slices = slices::resolve(planner, document, spec)?;

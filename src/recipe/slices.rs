@@ -48,6 +48,22 @@ pub(super) fn resolve<'d>(
     }
 }
 
+/// Looks for the models of `document`; with `check_ranges` for faults of their layer ranges too, which
+/// [`resolve`] finds where the method is known.
+pub(super) fn look_up(planner: &mut Planner, document: &Document, check_ranges: bool) {
+    let (given, ranged) = match &document.inputs {
+        Inputs::Models(slice) => (std::slice::from_ref(slice), false),
+        Inputs::Slices(slices) => (slices.as_slice(), check_ranges),
+        Inputs::None => return,
+    };
+    for source in given.iter().flat_map(|slice| &slice.sources) {
+        let input = planner.input(&source.model);
+        if ranged {
+            checked_range(planner, source, input);
+        }
+    }
+}
+
 /// `models`: one slice over all layers. A base model that the method needs is added at the end, as the
 /// peer does.
 fn whole_models<'d>(

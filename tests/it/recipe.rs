@@ -211,6 +211,8 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "unknown merge_method",
         "known are linear",
     );
+    let unknown = "merge_method: zzz\nslices: [{sources: [{model: b, layer_range: [2, 1]}]}]\n";
+    error(unknown, "2:45", "runs backwards", "write [1, 2]");
     error(&linear("tokenizer_source: base\n"), "3:19", "there is none", "add 'base_model");
 }
 
