@@ -1,0 +1,142 @@
+"""llama.cpp's own quantizer, to compare with: the prebuilt library of an npm package, driven by ctypes.
+
+    python peer_quantize.py IN.gguf OUT.gguf FTYPE_NUMBER [IMATRIX.gguf]
+
+does what llama-quantize does with one thread. Other scripts import `fetch` and `run`. The structs are
+those of llama.cpp `include/llama.h`, October 2026.
+"""
+
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import bootstrap
+
+PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
+PLACE = bootstrap.CACHE / "peer"
+LIBRARIES = PLACE / "package/bins/linux-x64"
+
+
+def fetch() -> None:
+    """Takes the package's archive from the npm registry; nothing in it is run but the library."""
+    if (LIBRARIES / "libllama.v0.5.0.so").exists():
+        return
+    PLACE.mkdir(parents=True, exist_ok=True)
+    print(f"fetching {PACKAGE} from npm", file=sys.stderr, flush=True)
+    packed = subprocess.run(["npm", "pack", "--silent", "--pack-destination", PLACE, PACKAGE],
+                            check=True, capture_output=True, text=True)
+    archive = PLACE / packed.stdout.strip().splitlines()[-1]
+    with tarfile.open(archive) as tar:
+        tar.extractall(PLACE, filter="data")
+    archive.unlink()
+
+
+class Imatrix(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t)]
+
+
+class Value(ctypes.Union):
+    _fields_ = [("i64", ctypes.c_int64), ("f64", ctypes.c_double), ("text", ctypes.c_char * 128)]
+
+
+class Override(ctypes.Structure):
+    _fields_ = [("tag", ctypes.c_int), ("key", ctypes.c_char * 128), ("value", Value)]
+
+
+class Params(ctypes.Structure):
+    _fields_ = [
+        ("nthread", ctypes.c_int32), ("ftype", ctypes.c_int), ("output_tensor_type", ctypes.c_int),
+        ("token_embedding_type", ctypes.c_int), ("allow_requantize", ctypes.c_bool),
+        ("quantize_output_tensor", ctypes.c_bool), ("only_copy", ctypes.c_bool), ("pure", ctypes.c_bool),
+        ("keep_split", ctypes.c_bool), ("dry_run", ctypes.c_bool), ("imatrix", ctypes.POINTER(Imatrix)),
+        ("kv_overrides", ctypes.POINTER(Override)), ("tt_overrides", ctypes.c_void_p),
+        ("prune_layers", ctypes.c_void_p), ("rest", ctypes.c_ubyte * 128),
+    ]
+
+
+def load():
+    for name in ("libggml-base.so", "libggml.v0.5.0.so"):
+        ggml = ctypes.CDLL(str(LIBRARIES / name), mode=ctypes.RTLD_GLOBAL)
+    ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+    ggml.ggml_backend_load_all_from_path(str(LIBRARIES).encode())
+    llama = ctypes.CDLL(str(LIBRARIES / "libllama.v0.5.0.so"))
+    llama.llama_model_quantize_default_params.restype = Params
+    llama.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Params)]
+    llama.llama_model_quantize.restype = ctypes.c_uint32
+    llama.llama_backend_init()
+    return llama
+
+
+def read_imatrix(path: str):
+    """Importance by tensor name, and the overrides that llama-quantize writes of it."""
+    import numpy as np
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    tensors = {t.name: t for t in reader.tensors}
+    entries = {}
+    for name, tensor in tensors.items():
+        if not name.endswith(".in_sum2"):
+            continue
+        stem = name.removesuffix(".in_sum2")
+        counts = np.asarray(tensors[stem + ".counts"].data, np.float32).reshape(-1, 1)
+        sums = np.asarray(tensor.data, np.float32).reshape(len(counts), -1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entries[stem] = np.where(counts > 0, sums / counts, np.float32(1)).astype(np.float32).ravel()
+    datasets = reader.fields["imatrix.datasets"].contents()
+    chunks = int(reader.fields["imatrix.chunk_count"].contents())
+    notes = [("file", path), ("dataset", datasets[0]), ("entries_count", len(entries)), ("chunks_count", chunks)]
+    return entries, notes
+
+
+def quantize(source: str, target: str, ftype: int, imatrix: str | None) -> int:
+    llama = load()
+    params = llama.llama_model_quantize_default_params()
+    assert (params.quantize_output_tensor, params.pure) == (True, False), "another llama.h than this script's"
+    params.nthread, params.ftype = 1, ftype
+    keep = []
+    if imatrix:
+        entries, notes = read_imatrix(imatrix)
+        table = (Imatrix * (len(entries) + 1))()
+        for row, (name, values) in zip(table, entries.items()):
+            pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            row.name, row.data, row.size = name.encode(), pointer, values.size
+        overrides = (Override * (len(notes) + 1))()
+        for row, (key, value) in zip(overrides, notes):
+            row.key = f"quantize.imatrix.{key}".encode()
+            if isinstance(value, str):
+                row.tag, row.value.text = 3, value.encode()[:127]
+            else:
+                row.tag, row.value.i64 = 0, value
+        params.imatrix, params.kv_overrides = table, overrides
+        keep = [entries, table, overrides]
+    result = llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
+    del keep
+    return result
+
+
+def run(command: list) -> float:
+    """Runs a command to its end and tells its CPU seconds; shows what it said if it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\nfailed: {done.stderr[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None) -> float:
+    """Quantizes with llama.cpp in a process of its own; CPU seconds."""
+    return run([sys.executable, __file__, source, target, ftype, *([imatrix] if imatrix else [])])
+
+
+if __name__ == "__main__":
+    fetch()
+    arguments = sys.argv[1:] + [None]
+    code = quantize(arguments[0], arguments[1], int(arguments[2]), arguments[3])
+    # Without the library's destructors, which have nothing to add.
+    os._exit(code)
