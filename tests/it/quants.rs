@@ -11,7 +11,7 @@ const ROW_LEN: usize = 1024;
 const ROWS: usize = 64;
 
 /// A block type with the SHA-256 of its importance-weighted golden bytes, dequantized by the gguf
-/// package (0.19.0) to little-endian f32; and the error budget of a round trip, as the root mean square
+/// package (0.19.0), or by llama.cpp where that lacks the type, to little-endian f32; and the error budget of a round trip, as the root mean square
 /// error over gaussian weights of deviation 1, plain and weighted.
 struct BlockType(DType, &'static str, f32, f32);
 
@@ -27,6 +27,10 @@ const BLOCK_TYPES: &[BlockType] = &[
     BlockType(DType::Q4_K, "8bf67f6099951d4924763fb47691cb2c66f659fc2d1cc369944b1f482c45733a", 0.0720, 0.0714),
     BlockType(DType::Q5_K, "edf2879fdeaf19b9dcc4d6cb04a00d4299e0df304556f51c17fe64ba296379c5", 0.0364, 0.0357),
     BlockType(DType::Q6_K, "a248a1be85f8f98c0796ffb1ab1cb7878f7f4e533e9568063a9604ed31f27c37", 0.0179, 0.0175),
+    BlockType(DType::TQ1_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
+    BlockType(DType::TQ2_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
+    BlockType(DType::Q1_0, "9513d125a349e9fd3e4752820c20c56ec70bf64a9644deaf4696b17553a31a3b", 0.6057, 0.6057),
+    BlockType(DType::Q2_0, "cee5b8b0f7a5147b89e1e7cb9c8099a4efd736ed5528f3408ee5349e02a51c48", 0.7246, 0.7246),
 ];
 
 fn read(name: &str) -> Vec<u8> {
