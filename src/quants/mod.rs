@@ -16,8 +16,11 @@ mod bf16;
 mod codec;
 mod f16;
 mod f32;
+mod fp4;
 mod lanes;
 mod legacy;
+mod mxfp4;
+mod nvfp4;
 mod pack;
 mod q1_0;
 mod q2_0;
@@ -60,6 +63,8 @@ const REGISTRY: &[Codec] = &[
     q6_k::CODEC,
     tq1_0::CODEC,
     tq2_0::CODEC,
+    mxfp4::CODEC,
+    nvfp4::CODEC,
     q1_0::CODEC,
     q2_0::CODEC,
 ];

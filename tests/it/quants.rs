@@ -29,6 +29,8 @@ const BLOCK_TYPES: &[BlockType] = &[
     BlockType(DType::Q6_K, "a248a1be85f8f98c0796ffb1ab1cb7878f7f4e533e9568063a9604ed31f27c37", 0.0179, 0.0175),
     BlockType(DType::TQ1_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
     BlockType(DType::TQ2_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
+    BlockType(DType::MXFP4, "3dae151c2dba8be73a22074db7d5fedd258136cf0e45f1ed33c9817d4e0a6c05", 0.1160, 0.1160),
+    BlockType(DType::NVFP4, "5d08dc856d2c94639b897a45c058c99cacf7ad677aac28a5fd4e9c05e7d9ac21", 0.0962, 0.0962),
     BlockType(DType::Q1_0, "9513d125a349e9fd3e4752820c20c56ec70bf64a9644deaf4696b17553a31a3b", 0.6057, 0.6057),
     BlockType(DType::Q2_0, "cee5b8b0f7a5147b89e1e7cb9c8099a4efd736ed5528f3408ee5349e02a51c48", 0.7246, 0.7246),
 ];
