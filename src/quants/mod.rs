@@ -17,6 +17,9 @@ mod codec;
 mod f16;
 mod f32;
 mod fp4;
+mod iq4;
+mod iq4_nl;
+mod iq4_xs;
 mod lanes;
 mod legacy;
 mod mxfp4;
@@ -61,6 +64,8 @@ const REGISTRY: &[Codec] = &[
     q4_k::CODEC,
     q5_k::CODEC,
     q6_k::CODEC,
+    iq4_nl::CODEC,
+    iq4_xs::CODEC,
     tq1_0::CODEC,
     tq2_0::CODEC,
     mxfp4::CODEC,

@@ -27,6 +27,8 @@ const BLOCK_TYPES: &[BlockType] = &[
     BlockType(DType::Q4_K, "8bf67f6099951d4924763fb47691cb2c66f659fc2d1cc369944b1f482c45733a", 0.0720, 0.0714),
     BlockType(DType::Q5_K, "edf2879fdeaf19b9dcc4d6cb04a00d4299e0df304556f51c17fe64ba296379c5", 0.0364, 0.0357),
     BlockType(DType::Q6_K, "a248a1be85f8f98c0796ffb1ab1cb7878f7f4e533e9568063a9604ed31f27c37", 0.0179, 0.0175),
+    BlockType(DType::IQ4_NL, "2d2a33378faf987d3697b4d2d27f9662da03e9e27a67c3c874cbf155a09ee8ee", 0.0768, 0.0756),
+    BlockType(DType::IQ4_XS, "83e3058a52ed85fbaacd8c651eb3d1bce95cc925abc693b25b053e3e85b016f7", 0.0774, 0.0763),
     BlockType(DType::TQ1_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
     BlockType(DType::TQ2_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
     BlockType(DType::MXFP4, "3dae151c2dba8be73a22074db7d5fedd258136cf0e45f1ed33c9817d4e0a6c05", 0.1160, 0.1160),
@@ -112,6 +114,8 @@ const SPARSE: &[(DType, &str)] = &[
     (DType::Q4_K, "6a0d31aa81b3621b4823cbb93c650eb099ac5f45dc8b0ab67dec911f061f18f2"),
     (DType::Q5_K, "6dd7d23c2c18838fde09db5e22f259636665fcf0fb8a36bc5f48214b32e4b984"),
     (DType::Q6_K, "6b8cfc9624d7bd7c3b9296405f2fec8526c6769ef55a641a2e5a017170560795"),
+    (DType::IQ4_NL, "6fb8aaf828ea663fe24b5f79fe452712fd7903f69958c2eeef588389f0aa1601"),
+    (DType::IQ4_XS, "ab59a8617cddaeaaa7d205de356fe0debf0564ae9e353dff30ad8853be3fcc36"),
 ];
 
 /// 256 rows of bell-shaped values, and importance that is zero but for about one column in sixty-four. Exact
