@@ -152,6 +152,70 @@ fn bytes_equal_the_peers_under_sparse_importance() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
+/// SHA-256 of what `ggml_quantize_chunk` writes for [`extreme_case`], without importance.
+#[rustfmt::skip]
+const EXTREME: &[(DType, &str)] = &[
+    (DType::Q4_0, "bb9de37784ead3761b58041160e92ff89567a9cb0ab7e2a79b0844427352fccb"),
+    (DType::Q4_1, "44854e50dbdcbfa5377266f773a4f5597f9e13fec8e8945c204b3137bc7ebbde"),
+    (DType::Q5_0, "456810e23ab4930b89e6ffc56a22dd61f517f94b37fcd1308dc2e7f3cd56adcf"),
+    (DType::Q5_1, "201cb076a4cc09a8226256c328cbe349e202b7a4eefdbf87ed95bbfba968678a"),
+    (DType::Q8_0, "6953299507fbdb4b4fc4601940fb0229a7f1add70bf4ca51a20b119347bb17b2"),
+    (DType::Q2_K, "18d0ed89dc7fff36cc1458b7957b50fef9e081777145bd2ec3204764e6449d18"),
+    (DType::Q3_K, "5cee70796d29c93090d23f680f50becd3cd59caa5e606c0d426d607210e41f0b"),
+    (DType::Q4_K, "883e3ca8376e0437ced73bca86c6cb8a350e4b22dced5095df18503e4a21327e"),
+    (DType::Q5_K, "31c96bdd25e440a3a027662ddd3bf44ed8a3ef1799ab706dbcfa1aef8d61200e"),
+    (DType::Q6_K, "a01e889485e48989ec80d722b406b9ee41bc114d6965e6571c96b37eebc77ed3"),
+    (DType::IQ4_NL, "315a330a66eb5b385c4d53575e9e84d8af02e57dc25df28f915e4c4774a3e929"),
+    (DType::IQ4_XS, "5d9d24db6a1b4779d416760f894d4ad62f7a2093254e46cbbd21f0e48343ec8f"),
+    (DType::TQ1_0, "759b17432bf7f0628866e1b936801bfded638309aff918c7b64d219f2f90bfbc"),
+    (DType::TQ2_0, "17c9627f922b53e0085c8db91087aac10659ab30577e4e19f8163443f888046f"),
+    (DType::MXFP4, "3c76d39341b4c2abd4cafefdf177be9bd1cf0d621a65d9b29a703760482d0b8f"),
+    (DType::NVFP4, "87251a7863c44ba6c5804dc077690b8bf2408713c1e8db008a3c596f8040da7b"),
+    (DType::Q1_0, "1ef36d896abefeef23f09e4c25012772745b13152fc61cf55253848c84bfbc16"),
+    (DType::Q2_0, "2788be20fbaebfa4a271adf66a201360259816c8a6e4c4d5c5fee7da662e302e"),
+];
+
+/// Runs of 32 values of any size, of denormals, near the largest float, just below a power of two, and of small
+/// multiples of one. All finite, made without rounding.
+fn extreme_case() -> Vec<f32> {
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    };
+    let mut values = Vec::with_capacity(ROWS * ROW_LEN);
+    for block in 0..ROWS * ROW_LEN / 32 {
+        let power = (1 + next() % 240) << 23;
+        for _ in 0..32 {
+            let (sign_and_mantissa, chance) = (next() & 0x807f_ffff, next() >> 8);
+            let sign = sign_and_mantissa & 0x8000_0000;
+            values.push(match block % 5 {
+                0 => f32::from_bits(sign_and_mantissa | (chance % 255) << 23),
+                1 => f32::from_bits(sign | (chance & 255)),
+                2 => f32::from_bits(sign_and_mantissa | 254 << 23),
+                3 => f32::from_bits(sign | (power - chance % 70)),
+                _ => f32::from_bits(power) * ((chance % 33) as f32 - 16.0),
+            });
+        }
+    }
+    values
+}
+
+#[test]
+fn bytes_equal_the_peers_for_extreme_values() {
+    let values = extreme_case();
+    assert_eq!(quants::first_non_finite(&values), None);
+    let mut failures = Vec::new();
+    for (dtype, expected) in EXTREME {
+        let found = sha256(&quantize(*dtype, &values, None));
+        if found != *expected {
+            failures.push(format!("{dtype}: {found}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
