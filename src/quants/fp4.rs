@@ -28,8 +28,8 @@ pub(super) fn encode<const N: usize>(
     out: &mut [u8],
 ) {
     let mut codes = [0u8; N];
-    // Within twice the extent of the values, differences to the nearest ones are exact, so that comparing
-    // with midpoints finds what a search for the least difference finds; of equals, the first.
+    // Within twice the extent of the values, differences to the nearest ones are exact, so that
+    // comparing with midpoints finds what a search for the least difference finds; of equals, the first.
     if magnitude <= 24.0 * scale && 12.0 * scale < f32::INFINITY {
         for i in 0..N {
             codes[i] = nearest(weights[i], scale);
@@ -56,8 +56,8 @@ fn nearest(weight: f32, scale: f32) -> u8 {
     (above | negative << 3) as u8
 }
 
-/// The first code whose value is nearest as f32 sees it (`best_index_mxfp4`). Where weights are far beyond
-/// the values, or these overflow, rounding makes equals of different values.
+/// The first code whose value is nearest as f32 sees it (`best_index_mxfp4`). Where weights are far
+/// beyond the values, or these overflow, rounding makes equals of different values.
 #[cold]
 #[inline(never)]
 fn nearest_by_search(weight: f32, scale: f32) -> u8 {

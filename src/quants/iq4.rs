@@ -5,8 +5,7 @@ use super::lanes::{F32s, LANES, Mask, U8s, importance_weights, sum_of_squares};
 use super::search::{NEGLIGIBLE, largest};
 
 /// What the codes stand for, in units of the scale.
-const LEVELS: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Halfway between code i and the next.
 const fn midpoint(i: usize) -> f32 {
@@ -104,9 +103,9 @@ fn step_inverse(step: i32, largest: &F32s) -> F32s {
 
 /// What each value adds to the sums of a search, at its lower and its upper level.
 ///
-/// The inverse scales of a search differ by less than an eighth, neighbouring midpoints of the same sign by
-/// more than a fifth. So there is at most one midpoint that a value may be on either side of: two levels
-/// are all that need be told apart, and what they add is computed once.
+/// The inverse scales of a search differ by less than an eighth, neighbouring midpoints of the same
+/// sign by more than a fifth. So there is at most one midpoint that a value may be on either side of:
+/// two levels are all that need be told apart, and what they add is computed once.
 struct Terms {
     /// Values scaled to below this get the lower level.
     midpoint: [F32s; 32],

@@ -1,8 +1,8 @@
 //! IQ4_XS: 256 weights in 8 sub-blocks, 4-bit codes of uneven levels: `d * (scale - 32) * LEVELS[q]`.
 //!
-//! Bytes: F16 `d` (2), the high two bits of the sub-blocks' 6-bit scales, from the lowest bits up (2), their low
-//! four bits, two a byte (4), then 16 bytes a sub-block with weight i in the low nibble and weight i + 16
-//! in the high one.
+//! Bytes: F16 `d` (2), the high two bits of the sub-blocks' 6-bit scales, from the lowest bits up (2),
+//! their low four bits, two a byte (4), then 16 bytes a sub-block with weight i in the low nibble and
+//! weight i + 16 in the high one.
 
 use super::codec::{self, Codec, DecodeBlock};
 use super::f16::read_f16;
@@ -54,8 +54,8 @@ impl QuantizePanel<256, 136> for IQ4_XS {
     }
 }
 
-/// Rounds scales to multiples of a 32nd of the largest, which gets -32, and stores them. Returns the scales
-/// so rounded, but of `d` as it was before F16: that is what codes are for.
+/// Rounds scales to multiples of a 32nd of the largest, which gets -32, and stores them. Returns the
+/// scales so rounded, but of `d` as it was before F16: that is what codes are for.
 #[inline(always)]
 fn store_scales(scales: &[F32s; 8], head: &mut [U8s]) -> [F32s; 8] {
     let (largest, _) = super::search::largest(scales);

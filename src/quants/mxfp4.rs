@@ -44,7 +44,8 @@ fn half_of_e8m0(exponent: u8) -> f32 {
 }
 
 /// `floor(log2f(value))` of C for positive finite values: the exponent, but that just below a power of
-/// two the logarithm rounds to the next integer. Written out because `log2` may differ between C libraries.
+/// two the logarithm rounds to the next integer. Written out because `log2` may differ between C
+/// libraries.
 #[inline(always)]
 fn floor_log2(value: f32) -> i32 {
     const TWO_POW_24: f32 = 16_777_216.0;

@@ -53,8 +53,8 @@ fn half_of_ue4m3(code: u8) -> f32 {
     if code == 0x7f { 0.0 } else { value }
 }
 
-/// The UE4M3 nearest to `value`, which is not negative; halves are rounded up (`ggml_fp32_to_ue4m3`). What
-/// gets the highest exponent, from 248 on, becomes the largest value, 448.
+/// The UE4M3 nearest to `value`, which is not negative; halves are rounded up (`ggml_fp32_to_ue4m3`).
+/// What gets the highest exponent, from 248 on, becomes the largest value, 448.
 #[inline(always)]
 fn ue4m3(value: f32) -> u8 {
     const LARGEST: u32 = 0x7e;

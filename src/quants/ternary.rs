@@ -1,10 +1,11 @@
-//! What TQ1_0, TQ2_0 and Q2_0 share: the weight of largest magnitude is the scale, and the codes 0, 1, 2
-//! stand for -1, 0, 1 times it.
+//! What TQ1_0, TQ2_0 and Q2_0 share: the largest magnitude is the scale, and the codes 0, 1 and 2
+//! stand for -1, 0 and 1 times it.
 
 use super::legacy::largest_magnitude;
 
-/// The scale and the codes: `weight / scale` rounded, halves away from zero, plus 1. Where the inverse of the
-/// scale overflows, which only blocks of denormals come to, codes are `overflow`.
+/// The scale and the codes: `weight / scale` rounded, halves away from zero, plus 1. Where the inverse
+/// of the scale overflows, which only blocks of denormals come to, codes are `overflow`: what the
+/// peer's conversion of infinity ends up as.
 #[inline(always)]
 pub(super) fn encode<const N: usize>(weights: &[f32; N], overflow: u8) -> (f32, [u8; N]) {
     let d = largest_magnitude(weights);

@@ -1,8 +1,8 @@
-//! TQ2_0: 256 weights, an F16 scale and ternary codes of 2 bits: `d * (q - 1)`. An importance matrix has
-//! no use here.
+//! TQ2_0: 256 weights, an F16 scale and ternary codes of 2 bits: `d * (q - 1)`. An importance matrix
+//! has no use here.
 //!
-//! Bytes: codes (64), F16 `d` (2). In each half of 128 weights, byte l of 32 holds the weights l, l + 32,
-//! l + 64 and l + 96, from the lowest bits up.
+//! Bytes: codes (64), F16 `d` (2). In each half of 128 weights, byte l of 32 holds the weights l,
+//! l + 32, l + 64 and l + 96, from the lowest bits up.
 
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
 use super::f16::read_f16;
