@@ -22,7 +22,7 @@ fn truncate(value: f32) -> i32 {
 /// The largest |x|. As integers, whose order is that of the floats they stand for: reductions of integers
 /// are vectorized, those of floats are not.
 #[inline(always)]
-pub(super) fn largest_magnitude(weights: &[f32; 32]) -> f32 {
+pub(super) fn largest_magnitude<const N: usize>(weights: &[f32; N]) -> f32 {
     let mut bits = 0i32;
     for w in weights {
         bits = bits.max((w.to_bits() & 0x7fff_ffff) as i32);

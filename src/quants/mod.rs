@@ -16,9 +16,17 @@ mod bf16;
 mod codec;
 mod f16;
 mod f32;
+mod fp4;
+mod iq4;
+mod iq4_nl;
+mod iq4_xs;
 mod lanes;
 mod legacy;
+mod mxfp4;
+mod nvfp4;
 mod pack;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -32,6 +40,9 @@ mod q8_0;
 mod scales6;
 mod search;
 mod simd;
+mod ternary;
+mod tq1_0;
+mod tq2_0;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -53,6 +64,14 @@ const REGISTRY: &[Codec] = &[
     q4_k::CODEC,
     q5_k::CODEC,
     q6_k::CODEC,
+    iq4_nl::CODEC,
+    iq4_xs::CODEC,
+    tq1_0::CODEC,
+    tq2_0::CODEC,
+    mxfp4::CODEC,
+    nvfp4::CODEC,
+    q1_0::CODEC,
+    q2_0::CODEC,
 ];
 
 fn codec(dtype: DType) -> Option<&'static Codec> {
@@ -93,8 +112,9 @@ pub fn encode_float(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> 
 /// Writes whole rows of `row_len` values as `dtype`.
 ///
 /// `importance` has `row_len` values, one a column, shared by all rows: the importance matrix's mean
-/// squared activations. Types that have no use for it (floats, Q8_0) ignore it. Values should be finite,
-/// see [`first_non_finite`]; others give meaningless blocks, not a panic.
+/// squared activations. Types that have no use for it (floats, Q8_0, ternary types and others that search
+/// nothing) ignore it. Values should be finite, see [`first_non_finite`]; others give meaningless blocks,
+/// not a panic.
 ///
 /// Fails if the type cannot be written, if `row_len` is no whole number of blocks, if `values` is no
 /// whole number of rows, or if `importance` or `out` has the wrong length.

@@ -11,7 +11,7 @@ const ROW_LEN: usize = 1024;
 const ROWS: usize = 64;
 
 /// A block type with the SHA-256 of its importance-weighted golden bytes, dequantized by the gguf
-/// package (0.19.0) to little-endian f32; and the error budget of a round trip, as the root mean square
+/// package (0.19.0), or by llama.cpp where that lacks the type, to little-endian f32; and the error budget of a round trip, as the root mean square
 /// error over gaussian weights of deviation 1, plain and weighted.
 struct BlockType(DType, &'static str, f32, f32);
 
@@ -27,6 +27,14 @@ const BLOCK_TYPES: &[BlockType] = &[
     BlockType(DType::Q4_K, "8bf67f6099951d4924763fb47691cb2c66f659fc2d1cc369944b1f482c45733a", 0.0720, 0.0714),
     BlockType(DType::Q5_K, "edf2879fdeaf19b9dcc4d6cb04a00d4299e0df304556f51c17fe64ba296379c5", 0.0364, 0.0357),
     BlockType(DType::Q6_K, "a248a1be85f8f98c0796ffb1ab1cb7878f7f4e533e9568063a9604ed31f27c37", 0.0179, 0.0175),
+    BlockType(DType::IQ4_NL, "2d2a33378faf987d3697b4d2d27f9662da03e9e27a67c3c874cbf155a09ee8ee", 0.0768, 0.0756),
+    BlockType(DType::IQ4_XS, "83e3058a52ed85fbaacd8c651eb3d1bce95cc925abc693b25b053e3e85b016f7", 0.0774, 0.0763),
+    BlockType(DType::TQ1_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
+    BlockType(DType::TQ2_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
+    BlockType(DType::MXFP4, "3dae151c2dba8be73a22074db7d5fedd258136cf0e45f1ed33c9817d4e0a6c05", 0.1160, 0.1160),
+    BlockType(DType::NVFP4, "5d08dc856d2c94639b897a45c058c99cacf7ad677aac28a5fd4e9c05e7d9ac21", 0.0962, 0.0962),
+    BlockType(DType::Q1_0, "9513d125a349e9fd3e4752820c20c56ec70bf64a9644deaf4696b17553a31a3b", 0.6057, 0.6057),
+    BlockType(DType::Q2_0, "cee5b8b0f7a5147b89e1e7cb9c8099a4efd736ed5528f3408ee5349e02a51c48", 0.7246, 0.7246),
 ];
 
 fn read(name: &str) -> Vec<u8> {
@@ -106,6 +114,8 @@ const SPARSE: &[(DType, &str)] = &[
     (DType::Q4_K, "6a0d31aa81b3621b4823cbb93c650eb099ac5f45dc8b0ab67dec911f061f18f2"),
     (DType::Q5_K, "6dd7d23c2c18838fde09db5e22f259636665fcf0fb8a36bc5f48214b32e4b984"),
     (DType::Q6_K, "6b8cfc9624d7bd7c3b9296405f2fec8526c6769ef55a641a2e5a017170560795"),
+    (DType::IQ4_NL, "6fb8aaf828ea663fe24b5f79fe452712fd7903f69958c2eeef588389f0aa1601"),
+    (DType::IQ4_XS, "ab59a8617cddaeaaa7d205de356fe0debf0564ae9e353dff30ad8853be3fcc36"),
 ];
 
 /// 256 rows of bell-shaped values, and importance that is zero but for about one column in sixty-four. Exact
@@ -135,6 +145,70 @@ fn bytes_equal_the_peers_under_sparse_importance() {
     let mut failures = Vec::new();
     for (dtype, expected) in SPARSE {
         let found = sha256(&quantize(*dtype, &values, Some(&importance)));
+        if found != *expected {
+            failures.push(format!("{dtype}: {found}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// SHA-256 of what `ggml_quantize_chunk` writes for [`extreme_case`], without importance.
+#[rustfmt::skip]
+const EXTREME: &[(DType, &str)] = &[
+    (DType::Q4_0, "bb9de37784ead3761b58041160e92ff89567a9cb0ab7e2a79b0844427352fccb"),
+    (DType::Q4_1, "44854e50dbdcbfa5377266f773a4f5597f9e13fec8e8945c204b3137bc7ebbde"),
+    (DType::Q5_0, "456810e23ab4930b89e6ffc56a22dd61f517f94b37fcd1308dc2e7f3cd56adcf"),
+    (DType::Q5_1, "201cb076a4cc09a8226256c328cbe349e202b7a4eefdbf87ed95bbfba968678a"),
+    (DType::Q8_0, "6953299507fbdb4b4fc4601940fb0229a7f1add70bf4ca51a20b119347bb17b2"),
+    (DType::Q2_K, "18d0ed89dc7fff36cc1458b7957b50fef9e081777145bd2ec3204764e6449d18"),
+    (DType::Q3_K, "5cee70796d29c93090d23f680f50becd3cd59caa5e606c0d426d607210e41f0b"),
+    (DType::Q4_K, "883e3ca8376e0437ced73bca86c6cb8a350e4b22dced5095df18503e4a21327e"),
+    (DType::Q5_K, "31c96bdd25e440a3a027662ddd3bf44ed8a3ef1799ab706dbcfa1aef8d61200e"),
+    (DType::Q6_K, "a01e889485e48989ec80d722b406b9ee41bc114d6965e6571c96b37eebc77ed3"),
+    (DType::IQ4_NL, "315a330a66eb5b385c4d53575e9e84d8af02e57dc25df28f915e4c4774a3e929"),
+    (DType::IQ4_XS, "5d9d24db6a1b4779d416760f894d4ad62f7a2093254e46cbbd21f0e48343ec8f"),
+    (DType::TQ1_0, "759b17432bf7f0628866e1b936801bfded638309aff918c7b64d219f2f90bfbc"),
+    (DType::TQ2_0, "17c9627f922b53e0085c8db91087aac10659ab30577e4e19f8163443f888046f"),
+    (DType::MXFP4, "3c76d39341b4c2abd4cafefdf177be9bd1cf0d621a65d9b29a703760482d0b8f"),
+    (DType::NVFP4, "87251a7863c44ba6c5804dc077690b8bf2408713c1e8db008a3c596f8040da7b"),
+    (DType::Q1_0, "1ef36d896abefeef23f09e4c25012772745b13152fc61cf55253848c84bfbc16"),
+    (DType::Q2_0, "2788be20fbaebfa4a271adf66a201360259816c8a6e4c4d5c5fee7da662e302e"),
+];
+
+/// Runs of 32 values of any size, of denormals, near the largest float, just below a power of two, and of small
+/// multiples of one. All finite, made without rounding.
+fn extreme_case() -> Vec<f32> {
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    };
+    let mut values = Vec::with_capacity(ROWS * ROW_LEN);
+    for block in 0..ROWS * ROW_LEN / 32 {
+        let power = (1 + next() % 240) << 23;
+        for _ in 0..32 {
+            let (sign_and_mantissa, chance) = (next() & 0x807f_ffff, next() >> 8);
+            let sign = sign_and_mantissa & 0x8000_0000;
+            values.push(match block % 5 {
+                0 => f32::from_bits(sign_and_mantissa | (chance % 255) << 23),
+                1 => f32::from_bits(sign | (chance & 255)),
+                2 => f32::from_bits(sign_and_mantissa | 254 << 23),
+                3 => f32::from_bits(sign | (power - chance % 70)),
+                _ => f32::from_bits(power) * ((chance % 33) as f32 - 16.0),
+            });
+        }
+    }
+    values
+}
+
+#[test]
+fn bytes_equal_the_peers_for_extreme_values() {
+    let values = extreme_case();
+    assert_eq!(quants::first_non_finite(&values), None);
+    let mut failures = Vec::new();
+    for (dtype, expected) in EXTREME {
+        let found = sha256(&quantize(*dtype, &values, None));
         if found != *expected {
             failures.push(format!("{dtype}: {found}"));
         }

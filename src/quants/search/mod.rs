@@ -13,7 +13,7 @@ mod symmetric;
 
 pub(super) use affine::{AffineGrid, fit_affine};
 pub(super) use descent::{fit_non_negative, fit_self_weighted};
-pub(super) use symmetric::fit_symmetric;
+pub(super) use symmetric::{fit_symmetric, largest};
 
 /// A block whose largest magnitude is below this counts as zero (`GROUP_MAX_EPS`).
 pub(super) const NEGLIGIBLE: f32 = 1e-15;

@@ -58,7 +58,7 @@ pub(crate) fn fit_symmetric<const N: usize>(
 
 /// The value of largest magnitude, the first of equals, and its magnitude.
 #[inline(always)]
-pub(super) fn largest<const N: usize>(x: &[F32s; N]) -> (F32s, F32s) {
+pub(crate) fn largest<const N: usize>(x: &[F32s; N]) -> (F32s, F32s) {
     let (mut value, mut magnitude) = (F32s::ZERO, F32s::ZERO);
     for x in x {
         for k in 0..LANES {
