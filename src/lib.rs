@@ -11,6 +11,7 @@ pub mod error;
 pub mod gguf;
 pub mod imatrix;
 pub mod kernels;
+pub mod memory;
 pub mod merge;
 mod mmap;
 pub mod model;

@@ -1,6 +1,6 @@
 //! `aqueduct build SOURCE -o DIR`: everything, one pass over the stages.
 
-use super::options::{ConvertArguments, positive};
+use super::options::{ConvertArguments, RunArguments, positive};
 use super::quantize::distinct;
 use super::{Context, show};
 use aqueduct::convert::OutputType;
@@ -46,9 +46,8 @@ pub struct Arguments {
     allow_requantize: bool,
     #[command(flatten)]
     convert: ConvertArguments,
-    /// Replace files that exist.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    run: RunArguments,
 }
 
 impl Arguments {
@@ -61,7 +60,8 @@ impl Arguments {
             ctx: self.ctx,
             chunks: self.chunks,
             keep_stack: self.keep_stack.then_some(self.max_shard_size),
-            force: self.force,
+            force: self.run.force,
+            memory: self.run.options().memory,
             convert: self.convert.options(OutputType::Auto),
             plan: PlanOptions { allow_requantize: self.allow_requantize },
         };

@@ -4,7 +4,7 @@ use super::options::ConvertArguments;
 use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::pipeline::Source;
-use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan};
+use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
 use aqueduct::{gguf, size};
 use clap::Args;
 use std::path::PathBuf;
@@ -46,8 +46,8 @@ impl Arguments {
                 let options = PlanOptions { allow_requantize: true };
                 let plan = QuantPlan::new(&model, ftype, None, options)?;
                 let output = Output { plan, path: self.output.clone() };
-                let written =
-                    quantize::run(&model, vec![output], None, self.force, context.progress())?;
+                let run = RunOptions { force: self.force, ..RunOptions::default() };
+                let written = quantize::run(&model, vec![output], None, run, context.progress())?;
                 written.into_iter().map(|w| w.bytes).sum()
             }
             _ => gguf::write(&model, &self.output, self.force, context.progress())?,

@@ -1,6 +1,8 @@
 //! Arguments that several subcommands share.
 
 use aqueduct::convert::{ConvertOptions, OutputType};
+use aqueduct::quantize::RunOptions;
+use aqueduct::size;
 use clap::Args;
 
 /// How a model folder or a merge is converted to GGUF terms on the fly.
@@ -22,6 +24,25 @@ impl ConvertArguments {
             base_models: Vec::new(),
             pre_tokenizer: self.pre_tokenizer.clone(),
         }
+    }
+}
+
+/// How quantized files are written.
+#[derive(Args)]
+pub struct RunArguments {
+    /// Replace files that exist.
+    #[arg(long)]
+    pub force: bool,
+    /// Memory for merged or converted tensors on their way into the files; one tensor may take more
+    /// [default: a quarter of the machine's].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+}
+
+impl RunArguments {
+    pub fn options(&self) -> RunOptions {
+        let default = RunOptions::default();
+        RunOptions { force: self.force, memory: self.memory.unwrap_or(default.memory) }
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Context, show};
 use aqueduct::convert::ConvertOptions;
 use aqueduct::merge;
 use aqueduct::pipeline::{self, BuildOptions, Calibration, Forecast, Kind, Source};
-use aqueduct::quantize::{Ftype, PlanOptions};
+use aqueduct::quantize::{Ftype, PlanOptions, RunOptions};
 use aqueduct::recipe::{self, Diagnostic, Folders, MemberLookup, MergePlan, ShapesOnly};
 use aqueduct::{Error, report};
 use clap::Args;
@@ -50,6 +50,7 @@ impl Arguments {
             chunks: None,
             keep_stack: None,
             force: false,
+            memory: RunOptions::default().memory,
             convert: ConvertOptions::default(),
             // Sizes of a source that is quantized already are worth knowing too.
             plan: PlanOptions { allow_requantize: true },

@@ -1,6 +1,6 @@
 //! `aqueduct quantize SOURCE -o FILE|DIR TYPE...`: quantized GGUF files in one pass.
 
-use super::options::ConvertArguments;
+use super::options::{ConvertArguments, RunArguments};
 use super::{Context, show};
 use anyhow::Context as _;
 use aqueduct::convert::OutputType;
@@ -31,9 +31,8 @@ pub struct Arguments {
     allow_requantize: bool,
     #[command(flatten)]
     convert: ConvertArguments,
-    /// Replace files that exist.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    run: RunArguments,
 }
 
 impl Arguments {
@@ -52,8 +51,8 @@ impl Arguments {
         }
         let needed = outputs.iter().map(|o| o.plan.file_bytes()).sum::<Result<u64, _>>()?;
         output::check_space(&self.output, needed)?;
-        let written =
-            quantize::run(&model, outputs, importance.as_ref(), self.force, context.progress())?;
+        let run = self.run.options();
+        let written = quantize::run(&model, outputs, importance.as_ref(), run, context.progress())?;
         if context.json {
             return show::json(&written);
         }

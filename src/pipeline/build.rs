@@ -9,7 +9,7 @@ use crate::gguf::GgufModel;
 use crate::imatrix::{self, Computed, Format};
 use crate::output;
 use crate::progress::Progress;
-use crate::quantize::{self, Ftype, Importance, PlanOptions, QuantPlan, Written};
+use crate::quantize::{self, Ftype, Importance, PlanOptions, QuantPlan, RunOptions, Written};
 use crate::report;
 use crate::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub struct BuildOptions {
     pub keep_stack: Option<u64>,
     /// Replace files that exist.
     pub force: bool,
+    /// Bytes of computed tensors that quantizing may hold, see [`RunOptions::memory`].
+    pub memory: u64,
     pub convert: ConvertOptions,
     pub plan: PlanOptions,
 }
@@ -202,7 +204,8 @@ impl Paths {
             plan.warnings.iter().for_each(|w| progress.warn(w));
             outputs.push(quantize::Output { plan, path: path.clone() });
         }
-        quantize::run(model, outputs, Some(&importance), options.force, progress)
+        let run = RunOptions { force: options.force, memory: options.memory };
+        quantize::run(model, outputs, Some(&importance), run, progress)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gguf::{GgufModel, Metadata, Value};
 use crate::imatrix;
 use crate::model;
-use crate::quantize::{Ftype, PlanOptions, QuantPlan};
+use crate::quantize::{self, Ftype, PlanOptions, QuantPlan};
 use crate::report;
 use crate::size;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
@@ -208,11 +208,10 @@ fn imatrix_bytes(model: &GgufModel) -> u64 {
     matrices.map(|t| 4 * (t.row_len() as u64 + 1) + 200).sum()
 }
 
-/// The most that quantizing one tensor holds: its own bytes, its values as f32, and its bytes in the
-/// widest type.
+/// The most that quantizing holds: tensors in flight, and one that is being computed, with its input.
 fn quantize_memory(table: &TensorTable) -> u64 {
-    let held = |t: &TensorInfo| 2 * t.bytes().unwrap_or(0) as u64 + 4 * t.elements() as u64;
-    table.infos().iter().map(held).max().unwrap_or(0)
+    let bytes = || table.infos().iter().filter_map(|t| t.bytes()).map(|bytes| bytes as u64);
+    bytes().sum::<u64>().min(quantize::AHEAD_BYTES) + 2 * bytes().max().unwrap_or(0)
 }
 
 fn calibration_tokens(model: &GgufModel, options: &BuildOptions) -> Result<usize> {

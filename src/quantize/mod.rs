@@ -13,4 +13,4 @@ pub use ftype::Ftype;
 pub use importance::Importance;
 pub use mix::{Choice, Mix, ModelFacts, allows_quantization, requires_imatrix};
 pub use plan::{PlanOptions, PlannedTensor, QuantPlan};
-pub use run::{Output, Written, run};
+pub use run::{AHEAD_BYTES, Output, RunOptions, Written, run};

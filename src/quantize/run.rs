@@ -1,30 +1,59 @@
-//! The one pass: each tensor is read and decoded once, quantized once for each type that some file
+//! The one pass: each tensor is read once, decoded once, quantized once for each type that some file
 //! wants of it, and written to every file that wants that type.
 //!
-//! Rows are quantized in groups on all threads. No state crosses rows, so neither the groups nor the
-//! number of threads change a byte. Tensors follow one another; overlapping reading, computing and
-//! writing is deliberately absent so far.
+//! A tensor is worked on in groups of rows: a thread decodes a group, makes all types of it while its
+//! values are in the cache, and writes them to their places. So a tensor never exists as f32, groups of
+//! several tensors keep any number of threads busy, and reading the next tensors (which may mean
+//! computing them) overlaps with quantizing and writing these. No state crosses rows, so neither the
+//! groups nor the number of threads change a byte.
+//!
+//! What is held is the data of the tensors in flight, as the source gave them: nothing for a memory
+//! map, and for computed tensors no more than [`RunOptions::memory`] or one tensor. Deliberately absent:
+//! reading parts of a tensor, which a merge could not give.
 
 use super::importance::Importance;
-use super::plan::{PlannedTensor, QuantPlan};
+use super::plan::QuantPlan;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufModel, GgufWriter};
+use crate::memory;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
-use rayon::prelude::*;
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Elements that a thread quantizes at a time: enough to make the hand-over cheap, few enough to keep
-/// all threads busy on small tensors.
-const GROUP_ELEMENTS: usize = 1 << 15;
+/// Elements of a group: their f32 values and what is made of them fit a core's second-level cache, and
+/// the hand-over between threads costs nothing against the work.
+const GROUP_ELEMENTS: usize = 1 << 16;
+
+/// Source bytes of tensors in flight beyond which no more are read: enough to keep many threads busy,
+/// whatever the tensors' sizes.
+pub const AHEAD_BYTES: u64 = 256 << 20;
 
 /// A file to be made.
 pub struct Output {
     pub plan: QuantPlan,
     pub path: PathBuf,
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Replace files that exist.
+    pub force: bool,
+    /// Bytes of computed tensors to hold at most; one tensor may take more.
+    pub memory: u64,
+}
+
+impl Default for RunOptions {
+    /// Replaces nothing and holds a quarter of the machine's memory.
+    fn default() -> RunOptions {
+        RunOptions { force: false, memory: memory::total() / 4 }
+    }
 }
 
 /// A file that was made.
@@ -35,73 +64,165 @@ pub struct Written {
     pub ftype: String,
     pub bytes: u64,
     pub bits_per_weight: f64,
-    /// Time spent on this file's own types; what several files share counts for each of them.
+    /// Time that all threads together spent on this file's own types, by the number of threads; what
+    /// several files share counts for each of them.
     pub seconds: f64,
 }
 
 /// Quantizes `model` into all `outputs` in one pass over its tensors.
 ///
-/// The importance weights must be those that the plans were made with. With `force`, existing files
-/// are replaced. Nothing appears under its final name before all of it is written.
+/// The importance weights must be those that the plans were made with. Nothing appears under its final
+/// name before all of it is written.
 ///
 /// # Errors
 /// Whatever reading a tensor fails with; a value that is no finite number, named with its tensor and
-/// index; a value too large for F16; output that cannot be written.
+/// index; a value too large for F16; output that cannot be written. Of several errors, the one in the
+/// tensor that comes first.
 pub fn run(
     model: &GgufModel,
     outputs: Vec<Output>,
     importance: Option<&Importance>,
-    force: bool,
+    options: RunOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Written>> {
-    let mut files = outputs
+    let files = outputs
         .into_iter()
-        .map(|output| OpenFile::create(output, force))
+        .map(|output| OpenFile::create(output, options.force))
         .collect::<Result<Vec<_>>>()?;
+    let Some(first) = files.first() else { return Ok(Vec::new()) };
     let table = model.tensors.table();
-    let order: Vec<usize> = match files.first() {
-        Some(file) => file.plan.tensors.iter().map(|t| t.source).collect(),
-        None => return Ok(Vec::new()),
-    };
     let total = table.infos().iter().map(|t| t.bytes().unwrap_or(0) as u64).sum();
     progress.begin("quantize", total, Unit::Bytes);
-    for (index, &source) in order.iter().enumerate() {
-        check_interrupted()?;
-        let info = &table.infos()[source];
-        progress.detail(&info.name);
-        let mut tensor = Decoded::read(model, source)?;
-        let mut made: Vec<(DType, Duration)> = Vec::new();
-        for target in wanted_types(&files, index) {
-            let start = Instant::now();
-            let weights = importance.and_then(|i| i.get(&info.name));
-            let planned = files.iter().map(|f| &f.plan.tensors[index]);
-            let weighted = planned.clone().any(|t| t.info.dtype == target && t.weighted);
-            let bytes = tensor.as_type(target, weights.filter(|_| weighted))?;
-            for file in files.iter().filter(|f| f.plan.tensors[index].info.dtype == target) {
-                file.writer.write_tensor(index, bytes)?;
+    let pass = Pass::new(progress, options.memory);
+    let order: Vec<usize> = first.plan.tensors.iter().map(|t| t.source).collect();
+    rayon::in_place_scope(|scope| {
+        for (index, &source) in order.iter().enumerate() {
+            let info = &table.infos()[source];
+            progress.detail(&info.name);
+            match check_interrupted().and_then(|()| pass.read(model, source)) {
+                Ok(held) => Tensor::new(model, index, info, held, &files, importance)
+                    .spawn_groups(scope, &pass),
+                Err(error) => pass.fail((index, 0), error),
             }
-            made.push((target, start.elapsed()));
+            if pass.failed() {
+                break;
+            }
         }
-        for file in &mut files {
-            let target = file.plan.tensors[index].info.dtype;
-            file.spent += made.iter().find(|m| m.0 == target).map_or(Duration::ZERO, |m| m.1);
-        }
-        progress.advance(info.bytes().unwrap_or(0) as u64);
-    }
+    });
+    pass.finish()?;
     progress.end();
     files.into_iter().map(|file| file.finish(progress)).collect()
 }
 
-/// The distinct types that the files want of tensor `index`, in the files' order.
-fn wanted_types(files: &[OpenFile], index: usize) -> Vec<DType> {
-    let mut types = Vec::new();
-    for file in files {
-        let PlannedTensor { info, .. } = &file.plan.tensors[index];
-        if !types.contains(&info.dtype) {
-            types.push(info.dtype);
+/// What all threads share.
+struct Pass<'a> {
+    progress: &'a dyn Progress,
+    /// Bytes of computed tensors that may be held.
+    limit: u64,
+    in_flight: Mutex<InFlight>,
+    released: Condvar,
+    /// The error that comes first by (tensor, group), so that it does not depend on the threads.
+    error: Mutex<Option<((usize, usize), Error)>>,
+}
+
+/// Bytes of the tensors in flight.
+#[derive(Default)]
+struct InFlight {
+    /// Computed: they take memory.
+    owned: u64,
+    /// All, mapped ones too.
+    all: u64,
+}
+
+impl InFlight {
+    /// Whether a tensor of `bytes` has to wait.
+    fn is_full_for(&self, bytes: u64, limit: u64) -> bool {
+        self.all > AHEAD_BYTES || (self.owned > 0 && self.owned.saturating_add(bytes) > limit)
+    }
+}
+
+/// Data of a tensor in flight; gives its bytes back to the budget when dropped.
+struct Held<'a> {
+    pass: &'a Pass<'a>,
+    data: TensorData<'a>,
+    owned: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut in_flight = lock(&self.pass.in_flight);
+        in_flight.owned -= self.owned;
+        in_flight.all -= self.data.bytes.len() as u64;
+        drop(in_flight);
+        self.pass.released.notify_all();
+    }
+}
+
+/// A lock that a panic elsewhere does not spoil: what it guards is whole at any time.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl<'a> Pass<'a> {
+    fn new(progress: &'a dyn Progress, limit: u64) -> Pass<'a> {
+        let (in_flight, released) = (Mutex::default(), Condvar::new());
+        Pass { progress, limit, in_flight, released, error: Mutex::new(None) }
+    }
+
+    /// Reads tensor `source` once there is room for it.
+    fn read(&'a self, model: &'a GgufModel, source: usize) -> Result<Held<'a>> {
+        let needed = model.tensors.table().infos()[source].bytes().unwrap_or(0) as u64;
+        self.wait_for_room(needed);
+        let data = model.tensors.read(source)?;
+        let owned = match &data.bytes {
+            Cow::Borrowed(_) => 0,
+            Cow::Owned(bytes) => bytes.len() as u64,
+        };
+        let mut in_flight = lock(&self.in_flight);
+        in_flight.owned += owned;
+        in_flight.all += data.bytes.len() as u64;
+        drop(in_flight);
+        Ok(Held { pass: self, data, owned })
+    }
+
+    /// Waits until a tensor of `bytes` may be read.
+    fn wait_for_room(&self, bytes: u64) {
+        let mut in_flight = lock(&self.in_flight);
+        while in_flight.is_full_for(bytes, self.limit) {
+            if rayon::current_thread_index().is_some() {
+                // A thread of the pool must not sleep: the work it waits for may be its own.
+                drop(in_flight);
+                rayon::yield_now();
+                in_flight = lock(&self.in_flight);
+            } else {
+                let woken = self.released.wait(in_flight);
+                in_flight = woken.unwrap_or_else(|poisoned| poisoned.into_inner());
+            }
         }
     }
-    types
+
+    fn fail(&self, at: (usize, usize), error: Error) {
+        let mut first = lock(&self.error);
+        if first.as_ref().is_none_or(|(place, _)| at < *place) {
+            *first = Some((at, error));
+        }
+    }
+
+    fn failed(&self) -> bool {
+        lock(&self.error).is_some()
+    }
+
+    /// Whether an error that comes before `at` makes more work pointless.
+    fn failed_before(&self, at: (usize, usize)) -> bool {
+        lock(&self.error).as_ref().is_some_and(|(place, _)| *place < at)
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A file on its way.
@@ -109,22 +230,24 @@ struct OpenFile {
     plan: QuantPlan,
     path: PathBuf,
     writer: GgufWriter,
-    spent: Duration,
+    /// Nanoseconds, summed over threads.
+    spent: AtomicU64,
 }
 
 impl OpenFile {
     fn create(output: Output, force: bool) -> Result<OpenFile> {
         let Output { plan, path } = output;
         let writer = GgufWriter::create(&path, force, &plan.metadata, plan.infos())?;
-        Ok(OpenFile { plan, path, writer, spent: Duration::ZERO })
+        Ok(OpenFile { plan, path, writer, spent: AtomicU64::new(0) })
     }
 
     fn finish(self, progress: &dyn Progress) -> Result<Written> {
+        let spent = Duration::from_nanos(self.spent.into_inner());
         let written = Written {
             ftype: self.plan.ftype.to_string(),
             bytes: self.writer.layout().file_bytes(),
             bits_per_weight: self.plan.bits_per_weight(),
-            seconds: self.spent.as_secs_f64(),
+            seconds: spent.as_secs_f64() / rayon::current_num_threads() as f64,
             path: self.path,
         };
         self.writer.finish()?;
@@ -133,98 +256,159 @@ impl OpenFile {
     }
 }
 
-/// One tensor, as it came and, once some file needs them, as f32 values.
-struct Decoded<'a> {
-    origin: &'a str,
-    info: &'a TensorInfo,
-    data: TensorData<'a>,
-    values: Option<Vec<f32>>,
-    encoded: Vec<u8>,
+/// A type to make of a tensor, with or without importance weights, and the files that want it.
+struct Target<'a> {
+    dtype: DType,
+    weighted: bool,
+    files: Vec<&'a OpenFile>,
 }
 
-impl<'a> Decoded<'a> {
-    /// Reads tensor `source` and checks that its values are numbers.
-    fn read(model: &'a GgufModel, source: usize) -> Result<Decoded<'a>> {
-        let info = &model.tensors.table().infos()[source];
-        let data = model.tensors.read(source)?;
-        let origin = model.tensors.origin();
-        let mut decoded = Decoded { origin, info, data, values: None, encoded: Vec::new() };
-        if quants::can_decode(info.dtype) {
-            let values = decoded.decode()?;
-            if let Some(index) = quants::first_non_finite(&values) {
-                let detail = format!("weight {index} is {}", values[index]);
-                return Err(Error::tensor(origin, &info.name, detail));
+/// One tensor in flight, shared by the tasks of its groups.
+struct Tensor<'a> {
+    origin: &'a str,
+    /// Place in the files' order.
+    index: usize,
+    info: &'a TensorInfo,
+    held: Held<'a>,
+    targets: Vec<Target<'a>>,
+    /// `[matrices * row_len]`: each expert has importance weights of its own.
+    weights: Option<&'a [f32]>,
+}
+
+/// Some rows of one matrix of a tensor.
+struct Group {
+    number: usize,
+    matrix: usize,
+    /// Over all matrices.
+    first_row: usize,
+    rows: usize,
+}
+
+impl<'a> Tensor<'a> {
+    fn new(
+        model: &'a GgufModel,
+        index: usize,
+        info: &'a TensorInfo,
+        held: Held<'a>,
+        files: &'a [OpenFile],
+        importance: Option<&'a Importance>,
+    ) -> Tensor<'a> {
+        let mut targets: Vec<Target> = Vec::new();
+        for file in files {
+            let planned = &file.plan.tensors[index];
+            let (dtype, weighted) = (planned.info.dtype, planned.weighted);
+            match targets.iter_mut().find(|t| (t.dtype, t.weighted) == (dtype, weighted)) {
+                Some(target) => target.files.push(file),
+                None => targets.push(Target { dtype, weighted, files: vec![file] }),
             }
-            decoded.values = Some(values);
         }
-        Ok(decoded)
+        let weights = importance.and_then(|i| i.get(&info.name));
+        Tensor { origin: model.tensors.origin(), index, info, held, targets, weights }
+    }
+
+    /// Gives every group to the pool. The tensor's data go with its last group.
+    fn spawn_groups(self, scope: &rayon::Scope<'a>, pass: &'a Pass<'a>) {
+        let tensor = Arc::new(self);
+        for group in tensor.groups() {
+            let tensor = Arc::clone(&tensor);
+            scope.spawn(move |_| {
+                let at = (tensor.index, group.number);
+                if pass.failed_before(at) {
+                    return;
+                }
+                if let Err(error) = check_interrupted().and_then(|()| tensor.make(&group)) {
+                    pass.fail(at, error);
+                }
+                let row_bytes = tensor.info.dtype.row_bytes(tensor.info.row_len()).unwrap_or(0);
+                pass.progress.advance((group.rows * row_bytes) as u64);
+            });
+        }
+    }
+
+    /// The tensor's rows in groups, none of which crosses from one matrix into the next.
+    fn groups(&self) -> Vec<Group> {
+        let row = self.info.row_len();
+        if self.info.elements() == 0 {
+            return Vec::new();
+        }
+        let rows = self.info.elements() / row;
+        let matrices = self.weights.map_or(1, |w| (w.len() / row).max(1));
+        let (per_matrix, per_group) = (rows / matrices, (GROUP_ELEMENTS / row).max(1));
+        let mut groups = Vec::new();
+        for matrix in 0..matrices {
+            for start in (0..per_matrix).step_by(per_group) {
+                let (number, first_row) = (groups.len(), matrix * per_matrix + start);
+                let rows = per_group.min(per_matrix - start);
+                groups.push(Group { number, matrix, first_row, rows });
+            }
+        }
+        groups
     }
 
     fn fail(&self, error: impl std::fmt::Display) -> Error {
         Error::tensor(self.origin, &self.info.name, error.to_string())
     }
 
-    /// All values, decoded in groups of rows on all threads.
-    fn decode(&self) -> Result<Vec<f32>> {
+    /// Decodes `group`, makes every type of it and writes them.
+    fn make(&self, group: &Group) -> Result<()> {
         let row = self.info.row_len();
         let row_bytes = self.info.dtype.row_bytes(row).unwrap_or(0);
-        let rows = rows_per_group(row);
-        let mut values = vec![0f32; self.info.elements()];
-        if values.is_empty() {
-            return Ok(values);
-        }
-        let groups =
-            values.par_chunks_mut(rows * row).zip(self.data.bytes.par_chunks(rows * row_bytes));
-        groups
-            .map(|(values, bytes)| quants::decode(self.info.dtype, bytes, values))
-            .collect::<Result<()>>()
-            .map_err(|e| self.fail(e))?;
-        Ok(values)
-    }
-
-    /// The tensor's bytes in type `target`; untouched if that is the type it has.
-    fn as_type(&mut self, target: DType, weights: Option<&[f32]>) -> Result<&[u8]> {
-        if target == self.info.dtype {
-            return Ok(&self.data.bytes);
-        }
-        let mut encoded = std::mem::take(&mut self.encoded);
-        let bytes = TensorInfo { dtype: target, ..self.info.clone() }.bytes();
-        encoded.resize(bytes.ok_or_else(|| self.fail("rows are no whole blocks"))?, 0);
-        let values = self.values.as_deref().ok_or_else(|| self.fail("cannot be decoded"))?;
-        if !values.is_empty() {
-            self.encode(target, values, weights, &mut encoded)?;
-        }
-        self.encoded = encoded;
-        Ok(&self.encoded)
-    }
-
-    /// Encodes `values` matrix by matrix: each expert has importance weights of its own.
-    fn encode(
-        &self,
-        target: DType,
-        values: &[f32],
-        weights: Option<&[f32]>,
-        encoded: &mut [u8],
-    ) -> Result<()> {
-        let row = self.info.row_len();
-        let matrices = weights.map_or(1, |w| w.len() / row);
-        let row_bytes = target.row_bytes(row).unwrap_or(0);
-        let (per_matrix, bytes_per_matrix) = (values.len() / matrices, encoded.len() / matrices);
-        let rows = rows_per_group(row);
-        for matrix in 0..matrices {
-            let weights = weights.map(|w| &w[matrix * row..][..row]);
-            let values = &values[matrix * per_matrix..][..per_matrix];
-            let out = &mut encoded[matrix * bytes_per_matrix..][..bytes_per_matrix];
-            out.par_chunks_mut(rows * row_bytes)
-                .zip(values.par_chunks(rows * row))
-                .map(|(out, values)| {
-                    quants::quantize(target, values, row, weights, out)
-                        .map_err(|e| self.fail(e))?;
-                    self.check_blocks(target, out, values)
-                })
-                .collect::<Result<()>>()?;
+        let start = group.first_row * row_bytes;
+        let bytes = self.held.data.bytes.get(start..start + group.rows * row_bytes);
+        let bytes = bytes.ok_or_else(|| self.fail("fewer bytes than its shape needs"))?;
+        let values = self.decode(group, bytes)?;
+        let mut encoded = Vec::new();
+        for target in &self.targets {
+            let started = Instant::now();
+            let made = if target.dtype == self.info.dtype {
+                bytes
+            } else {
+                self.encode(target, group, &values, &mut encoded)?;
+                &encoded
+            };
+            let offset = (made.len() / group.rows * group.first_row) as u64;
+            for file in &target.files {
+                file.writer.write_part(self.index, offset, made)?;
+                file.spent.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            }
         }
         Ok(())
+    }
+
+    /// The values of `group`, known to be numbers. None for types that cannot be decoded, which are
+    /// only ever copied.
+    fn decode(&self, group: &Group, bytes: &[u8]) -> Result<Vec<f32>> {
+        if !quants::can_decode(self.info.dtype) {
+            return Ok(Vec::new());
+        }
+        let row = self.info.row_len();
+        let mut values = vec![0f32; group.rows * row];
+        quants::decode(self.info.dtype, bytes, &mut values).map_err(|e| self.fail(e))?;
+        match quants::first_non_finite(&values) {
+            None => Ok(values),
+            Some(at) => {
+                let index = group.first_row * row + at;
+                Err(self.fail(format!("weight {index} is {}", values[at])))
+            }
+        }
+    }
+
+    /// Fills `encoded` with `values` in the type of `target`.
+    fn encode(
+        &self,
+        target: &Target,
+        group: &Group,
+        values: &[f32],
+        encoded: &mut Vec<u8>,
+    ) -> Result<()> {
+        let row = self.info.row_len();
+        let row_bytes = target.dtype.row_bytes(row);
+        let row_bytes = row_bytes.ok_or_else(|| self.fail("rows are no whole blocks"))?;
+        encoded.resize(group.rows * row_bytes, 0);
+        let weights = self.weights.filter(|_| target.weighted);
+        let weights = weights.map(|w| &w[group.matrix * row..][..row]);
+        quants::quantize(target.dtype, values, row, weights, encoded).map_err(|e| self.fail(e))?;
+        self.check_blocks(target.dtype, encoded, values)
     }
 
     /// Refuses blocks that hold an infinity: finite weights can be too large for F16 numbers and
@@ -235,9 +419,4 @@ impl<'a> Decoded<'a> {
         let largest = block.iter().fold(0f32, |a, v| a.max(v.abs()));
         Err(self.fail(format!("weights as large as {largest} do not fit {target}; try BF16")))
     }
-}
-
-/// Rows in a group of about [`GROUP_ELEMENTS`]; at least one.
-fn rows_per_group(row: usize) -> usize {
-    (GROUP_ELEMENTS / row.max(1)).max(1)
 }

@@ -150,6 +150,20 @@ fn several_types_in_one_pass_equal_one_by_one() {
 }
 
 #[test]
+fn neither_memory_nor_threads_change_a_byte() {
+    let place = Place::new();
+    // Tensors of this recipe are computed, so that the budget counts; one byte is room for one at a time.
+    let quantize = "quantize @recipes/demo.yml Q4_K_M Q8_0 --quiet";
+    place.ok(&format!("{quantize} -o plenty"));
+    place.ok(&format!("{quantize} -o scant --memory 1"));
+    place.ok(&format!("{quantize} -o alone --memory 300KB --threads 1"));
+    for folder in ["scant", "alone"] {
+        assert_same_folders(&place, "plenty", folder);
+    }
+    place.fails(2, &format!("{quantize} -o none --memory little"), &["is no size"]);
+}
+
+#[test]
 fn importance_matrices_of_both_layouts_do_the_same() {
     let place = Place::new();
     let model = "@recipes/demo/storyteller";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by level, lowest first; a module may import only from lower levels.
 const LEVELS: &[&[&str]] = &[
-    &["dtype", "error", "progress", "size", "output", "mmap", "kernels"],
+    &["dtype", "error", "progress", "size", "output", "mmap", "memory", "kernels"],
     &["quants"],
     &["source"],
     &["gguf", "checkpoint"],

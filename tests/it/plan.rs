@@ -51,6 +51,7 @@ fn the_demo_plan_shows_members_weights_and_sizes() {
         chunks: None,
         keep_stack: None,
         force: false,
+        memory: 1 << 30,
         convert: ConvertOptions::default(),
         plan: PlanOptions::default(),
     };
