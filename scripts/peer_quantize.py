@@ -114,24 +114,32 @@ def quantize(source: str, target: str, ftype: int, imatrix: str | None) -> int:
                 row.tag, row.value.i64 = 0, value
         params.imatrix, params.kv_overrides = table, overrides
         keep = [entries, table, overrides]
+    before = cpu_seconds(resource.RUSAGE_SELF)
     result = llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
+    # The interpreter's own start is not counted.
+    print(f"\n{cpu_seconds(resource.RUSAGE_SELF) - before}", flush=True)
     del keep
     return result
 
 
-def run(command: list) -> float:
-    """Runs a command to its end and tells its CPU seconds; shows what it said if it fails."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def cpu_seconds(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+def run(command: list) -> tuple[float, str]:
+    """Runs a command to its end: its CPU seconds and its output. Shows what it said if it fails."""
+    before = cpu_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\nfailed: {done.stderr[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu_seconds(resource.RUSAGE_CHILDREN) - before, done.stdout
 
 
 def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None) -> float:
-    """Quantizes with llama.cpp in a process of its own; CPU seconds."""
-    return run([sys.executable, __file__, source, target, ftype, *([imatrix] if imatrix else [])])
+    """Quantizes with llama.cpp in a process of its own; CPU seconds of the quantizing alone."""
+    _, output = run([sys.executable, __file__, source, target, ftype, *([imatrix] if imatrix else [])])
+    return float(output.splitlines()[-1])
 
 
 if __name__ == "__main__":
