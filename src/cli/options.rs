@@ -42,7 +42,8 @@ pub struct RunArguments {
 impl RunArguments {
     pub fn options(&self) -> RunOptions {
         let default = RunOptions::default();
-        RunOptions { force: self.force, memory: self.memory.unwrap_or(default.memory) }
+        let memory = self.memory.unwrap_or(default.memory);
+        RunOptions { force: self.force, memory, ..default }
     }
 }
 

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::ImportanceMatrix;
 use aqueduct::pipeline::Source;
-use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan};
-use aqueduct::{Error, output};
+use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, RunOptions};
+use aqueduct::{Error, output, size};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,9 @@ pub struct Arguments {
     allow_requantize: bool,
     #[command(flatten)]
     convert: ConvertArguments,
+    /// Write several files, NAME-00001-of-0000N.gguf, with at most this much tensor data in each.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_shard_size: Option<u64>,
     #[command(flatten)]
     run: RunArguments,
 }
@@ -51,7 +54,7 @@ impl Arguments {
         }
         let needed = outputs.iter().map(|o| o.plan.file_bytes()).sum::<Result<u64, _>>()?;
         output::check_space(&self.output, needed)?;
-        let run = self.run.options();
+        let run = RunOptions { max_shard_bytes: self.max_shard_size, ..self.run.options() };
         let written = quantize::run(&model, outputs, importance.as_ref(), run, context.progress())?;
         if context.json {
             return show::json(&written);

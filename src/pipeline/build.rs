@@ -204,7 +204,8 @@ impl Paths {
             plan.warnings.iter().for_each(|w| progress.warn(w));
             outputs.push(quantize::Output { plan, path: path.clone() });
         }
-        let run = RunOptions { force: options.force, memory: options.memory };
+        let (force, memory) = (options.force, options.memory);
+        let run = RunOptions { force, memory, max_shard_bytes: None };
         quantize::run(model, outputs, Some(&importance), run, progress)
     }
 }

@@ -15,7 +15,7 @@ use super::importance::Importance;
 use super::plan::QuantPlan;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufModel, GgufWriter};
+use crate::gguf::{GgufModel, SplitWriter};
 use crate::memory;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
@@ -47,19 +47,24 @@ pub struct RunOptions {
     pub force: bool,
     /// Bytes of computed tensors to hold at most; one tensor may take more.
     pub memory: u64,
+    /// Most bytes of tensor data in one file; a model that has more goes to several. `None`: no limit.
+    pub max_shard_bytes: Option<u64>,
 }
 
 impl Default for RunOptions {
     /// Replaces nothing and holds a quarter of the machine's memory.
     fn default() -> RunOptions {
-        RunOptions { force: false, memory: memory::total() / 4 }
+        RunOptions { force: false, memory: memory::total() / 4, max_shard_bytes: None }
     }
 }
 
 /// A file that was made.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Written {
+    /// The file, or the first of several.
     pub path: PathBuf,
+    /// Number of files.
+    pub shards: usize,
     /// Name of the whole-file type.
     pub ftype: String,
     pub bytes: u64,
@@ -87,7 +92,7 @@ pub fn run(
 ) -> Result<Vec<Written>> {
     let files = outputs
         .into_iter()
-        .map(|output| OpenFile::create(output, options.force))
+        .map(|output| OpenFile::create(output, options))
         .collect::<Result<Vec<_>>>()?;
     let Some(first) = files.first() else { return Ok(Vec::new()) };
     let table = model.tensors.table();
@@ -228,30 +233,33 @@ impl<'a> Pass<'a> {
 /// A file on its way.
 struct OpenFile {
     plan: QuantPlan,
-    path: PathBuf,
-    writer: GgufWriter,
+    writer: SplitWriter,
     /// Nanoseconds, summed over threads.
     spent: AtomicU64,
 }
 
 impl OpenFile {
-    fn create(output: Output, force: bool) -> Result<OpenFile> {
+    fn create(output: Output, options: RunOptions) -> Result<OpenFile> {
         let Output { plan, path } = output;
-        let writer = GgufWriter::create(&path, force, &plan.metadata, plan.infos())?;
-        Ok(OpenFile { plan, path, writer, spent: AtomicU64::new(0) })
+        let RunOptions { force, max_shard_bytes, .. } = options;
+        let (metadata, infos) = (&plan.metadata, plan.infos());
+        let writer = SplitWriter::create(&path, force, metadata, infos, max_shard_bytes)?;
+        Ok(OpenFile { plan, writer, spent: AtomicU64::new(0) })
     }
 
     fn finish(self, progress: &dyn Progress) -> Result<Written> {
         let spent = Duration::from_nanos(self.spent.into_inner());
+        let paths = self.writer.paths().to_vec();
         let written = Written {
             ftype: self.plan.ftype.to_string(),
-            bytes: self.writer.layout().file_bytes(),
+            bytes: self.writer.total_bytes(),
+            shards: paths.len(),
             bits_per_weight: self.plan.bits_per_weight(),
             seconds: spent.as_secs_f64() / rayon::current_num_threads() as f64,
-            path: self.path,
+            path: paths[0].clone(),
         };
         self.writer.finish()?;
-        progress.note(&format!("wrote {}", written.path.display()));
+        paths.iter().for_each(|path| progress.note(&format!("wrote {}", path.display())));
         Ok(written)
     }
 }

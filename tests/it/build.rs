@@ -164,6 +164,31 @@ fn neither_memory_nor_threads_change_a_byte() {
 }
 
 #[test]
+fn a_model_may_be_written_to_several_files() {
+    let place = Place::new();
+    let quantize = "quantize @recipes/demo.yml Q8_0";
+    place.ok(&format!("{quantize} -o whole.gguf"));
+    let ran = place.ok(&format!("{quantize} -o parts.gguf --max-shard-size 1MB --json"));
+    let json = ran.json();
+    let names = [1, 2, 3].map(|no| format!("parts-{no:05}-of-00003.gguf"));
+    assert_eq!((&json[0]["shards"], &json[0]["path"]), (&3.into(), &names[0].as_str().into()));
+    for (no, name) in names.iter().enumerate() {
+        let file = gguf::GgufFile::open(place.path(name)).unwrap();
+        assert_eq!(file.split(), Some((no as u64, 3)));
+        let metadata = &file.header().metadata;
+        assert_eq!(metadata.u64("split.tensors.count"), Some(48));
+        assert_eq!(metadata.str("general.architecture").is_some(), no == 0);
+        assert!(fs::metadata(place.path(name)).unwrap().len() < 1_100_000);
+    }
+    // Any of them opens the whole, which is the same model.
+    let all = |name: &str| contents(&place.path(name), |_| false);
+    assert!(all("whole.gguf") == all(&names[1]));
+    place.ok(&format!("convert {} -o joined.gguf", names[2]));
+    assert_same_files(&place, "whole.gguf", "joined.gguf");
+    place.fails(2, &format!("{quantize} -o p.gguf --max-shard-size x"), &["is no size"]);
+}
+
+#[test]
 fn importance_matrices_of_both_layouts_do_the_same() {
     let place = Place::new();
     let model = "@recipes/demo/storyteller";
