@@ -6,6 +6,7 @@ mod convert;
 mod demo;
 mod files;
 mod folders;
+mod ftypes;
 mod hostile;
 mod imatrix;
 mod inspect;
