@@ -16,6 +16,7 @@ mod bf16;
 mod codec;
 mod f16;
 mod f32;
+mod grids;
 mod lanes;
 mod legacy;
 mod pack;
@@ -69,6 +70,11 @@ pub fn can_quantize(dtype: DType) -> bool {
     codec(dtype).is_some_and(|codec| codec.quantize.is_some())
 }
 
+/// Whether [`quantize`] writes the type only with importance: too few bits to go without.
+pub fn requires_importance(dtype: DType) -> bool {
+    matches!(dtype, DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS)
+}
+
 /// Decodes `bytes` of type `dtype`, any number of whole blocks at any alignment, into `out`.
 ///
 /// Exact: the f32 values are those the format defines. Fails if the type cannot be decoded or if
@@ -96,7 +102,8 @@ pub fn encode_float(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> 
 /// squared activations. Types that have no use for it (floats, Q8_0) ignore it. Values should be finite,
 /// see [`first_non_finite`]; others give meaningless blocks, not a panic.
 ///
-/// Fails if the type cannot be written, if `row_len` is no whole number of blocks, if `values` is no
+/// Fails if the type cannot be written, if it [requires importance](requires_importance) and there is
+/// none, if `row_len` is no whole number of blocks, if `values` is no
 /// whole number of rows, or if `importance` or `out` has the wrong length.
 pub fn quantize(
     dtype: DType,
@@ -120,6 +127,9 @@ fn quantize_at(
     let quantize = codec(dtype)
         .and_then(|codec| codec.quantize)
         .ok_or_else(|| Error::Usage(format!("cannot quantize to tensor type {dtype}")))?;
+    if importance.is_none() && requires_importance(dtype) {
+        return Err(Error::Usage(format!("{dtype} cannot be written without importance values")));
+    }
     if dtype.row_bytes(row_len).is_none() {
         let block = dtype.block_len();
         let detail =
@@ -213,7 +223,8 @@ mod tests {
         let importance: Vec<f32> = wild_values(ROW).iter().map(|v| v.abs().min(1e3)).collect();
         for codec in REGISTRY {
             let size = codec.dtype.row_bytes(values.len()).unwrap();
-            for importance in [None, Some(&importance[..])] {
+            let plain = (!requires_importance(codec.dtype)).then_some(None);
+            for importance in plain.into_iter().chain([Some(&importance[..])]) {
                 let mut expected: Option<(Vec<u8>, Vec<u32>)> = None;
                 for level in Level::available() {
                     let mut bytes = vec![0x55; size];
