@@ -17,6 +17,11 @@ mod codec;
 mod f16;
 mod f32;
 mod grids;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 mod lanes;
 mod legacy;
 mod pack;
@@ -54,6 +59,11 @@ const REGISTRY: &[Codec] = &[
     q4_k::CODEC,
     q5_k::CODEC,
     q6_k::CODEC,
+    iq2_xxs::CODEC,
+    iq2_xs::CODEC,
+    iq2_s::CODEC,
+    iq3_xxs::CODEC,
+    iq3_s::CODEC,
 ];
 
 fn codec(dtype: DType) -> Option<&'static Codec> {

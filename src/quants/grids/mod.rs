@@ -8,6 +8,8 @@
 //! The order of neighbours decides between equally good ones, so it is the reference's: by distance,
 //! then by index.
 
+pub(super) mod search;
+pub(super) mod signs;
 mod three_bit_256;
 mod three_bit_512;
 mod two_bit_1024;
@@ -39,15 +41,18 @@ pub(super) enum Place<'a> {
 impl<const N: usize> Grid<N> {
     /// Bits of a level within a code.
     pub const BITS: usize = if N == 8 { 2 } else { 3 };
+    /// The highest level. Of 2 bits, grids use three levels.
+    pub const TOP: i32 = if N == 8 { 2 } else { 7 };
 
     /// The levels of each point.
     pub fn points(&self) -> &[[u8; N]] {
         &self.points
     }
 
-    /// The code of each point.
-    pub fn codes(&self) -> &'static [u16] {
-        self.codes
+    /// The code of the point of this index.
+    #[inline(always)]
+    pub fn code(&self, index: u16) -> u32 {
+        u32::from(self.codes[usize::from(index)])
     }
 
     /// Where `code` is. A code of levels that no point has is nowhere: it has no neighbours.
@@ -81,7 +86,7 @@ impl<const N: usize> Grid<N> {
     /// The grid of `codes`, where a code's neighbours are those at the `wanted` shortest distances.
     fn build(codes: &'static [u16], wanted: usize) -> Self {
         let points: Vec<[u8; N]> = codes.iter().map(|&code| Self::unpack(code)).collect();
-        let top = points.iter().flatten().copied().max().unwrap_or(0);
+        let top = Self::TOP as u8;
         let last = Self::pack(&[top; N]);
         // The list at 0 is empty and serves codes with a level above all points'.
         let mut neighbours = vec![0u16];
@@ -235,7 +240,7 @@ mod tests {
 
     #[test]
     fn indices_follow_ascending_codes() {
-        assert!(two_bit_2048().codes().is_sorted() && three_bit_512().codes().is_sorted());
+        assert!(two_bit_2048().codes.is_sorted() && three_bit_512().codes.is_sorted());
         assert_eq!(three_bit_512().points()[4], [7, 0, 0, 0]);
         assert_eq!(Grid::pack(&two_bit_512().points()[100]), 1540);
     }
