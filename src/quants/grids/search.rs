@@ -13,17 +13,20 @@ use super::signs;
 use super::{Grid, Place};
 use std::marker::PhantomData;
 
-/// Scales tried together.
+/// Scales looked at together.
 const LANES: usize = 8;
-/// Most chunks of lanes that a type needs.
-const CHUNKS: usize = 4;
+/// Most scales that are tried, and room for lanes past the last.
+const WIDTH: usize = 32 + LANES;
 /// Most groups in a sub-block.
 const GROUPS: usize = 8;
 /// Most levels of a grid.
 const LEVELS: usize = 8;
 
 type Lanes = [f32; LANES];
-type Codes = [u32; LANES];
+/// A value for each scale that is tried.
+type Scales = [f32; WIDTH];
+/// A code for each scale that is tried.
+type Codes = [u32; WIDTH];
 
 /// What is particular to a type: sub-blocks of `S` weights in groups of `N`.
 pub(in super::super) trait Lattice<const N: usize, const S: usize> {
@@ -128,29 +131,38 @@ impl<const S: usize> SubBlock<S> {
     }
 }
 
-/// The scales that are tried: their inverses and themselves.
+/// The scales that are tried, and what depends on them alone.
 struct Candidates {
     count: usize,
-    chunks: usize,
-    inverse: [Lanes; CHUNKS],
-    scale: [Lanes; CHUNKS],
+    inverse: Scales,
+    /// Under each scale, what each level stands for.
+    values: [[f32; 64]; LEVELS],
 }
 
 impl Candidates {
     #[inline(always)]
     fn new(steps: i32, step: f32, top: i32, reach: f32) -> Self {
         let count = (2 * steps + 1) as usize;
-        let chunks = count.div_ceil(LANES);
-        let mut all = Self { count, chunks, inverse: [[0.0; LANES]; 4], scale: [[0.0; LANES]; 4] };
-        for chunk in 0..chunks {
-            for k in 0..LANES {
-                // Lanes past the last candidate repeat it.
-                let c = ((chunk * LANES + k) as i32).min(2 * steps) - steps;
-                all.inverse[chunk][k] = ((2 * top + 1) as f32 + c as f32 * step) / reach;
-                all.scale[chunk][k] = 1.0 / all.inverse[chunk][k];
+        let mut all = Self { count, inverse: [0.0; WIDTH], values: [[0.0; 64]; LEVELS] };
+        let mut scale = [0.0; WIDTH];
+        for c in 0..WIDTH {
+            // Those past the last repeat it.
+            let step_count = (c as i32).min(2 * steps) - steps;
+            all.inverse[c] = ((2 * top + 1) as f32 + step_count as f32 * step) / reach;
+            scale[c] = 1.0 / all.inverse[c];
+        }
+        for level in 0..=top as usize {
+            for c in 0..WIDTH {
+                all.values[level][c] = scale[c] * (2 * level + 1) as f32;
             }
         }
         all
+    }
+
+    /// Whole chunks of lanes that hold all scales.
+    #[inline(always)]
+    fn chunks(&self) -> usize {
+        self.count.div_ceil(LANES)
     }
 }
 
@@ -167,23 +179,20 @@ pub(in super::super) fn fit<F: Lattice<N, S>, const N: usize, const S: usize>(
     }
     let candidates = Candidates::new(F::STEPS, F::STEP, Grid::<N>::TOP, start.reach);
     // The codes of all groups under each candidate, before and after going to a grid point.
-    let mut rounded = [[[0; LANES]; CHUNKS]; GROUPS];
-    let mut chosen = [[[0; LANES]; CHUNKS]; GROUPS];
+    let mut rounded = [[0; WIDTH]; GROUPS];
+    let mut chosen = [[0; WIDTH]; GROUPS];
+    let mut losses = Losses([[[0.0; WIDTH]; 4]; N]);
     for (g, (x, roots)) in groups::<N, S>(&sub.x, &roots).enumerate() {
-        for chunk in 0..candidates.chunks {
-            let (inverse, scale) = (&candidates.inverse[chunk], &candidates.scale[chunk]);
-            rounded[g][chunk] = round(x, inverse);
-            chosen[g][chunk] = choose(grid, x, roots, scale, &rounded[g][chunk]);
-        }
+        round(x, &candidates, &mut rounded[g]);
+        choose(grid, Group { x, roots }, &candidates, &rounded[g], &mut losses, &mut chosen[g]);
     }
     let (mut scale, best) = best_candidate::<N, S>(sub, &candidates, &chosen, start.scale);
     let mut codes = [0; GROUPS];
     let mut missed = [F::REFIT != Refit::Missed; GROUPS];
     if let Some(c) = best {
-        let (chunk, k) = (c / LANES, c % LANES);
         for g in 0..S / N {
-            codes[g] = chosen[g][chunk][k];
-            missed[g] = chosen[g][chunk][k] != rounded[g][chunk][k];
+            codes[g] = chosen[g][c];
+            missed[g] = chosen[g][c] != rounded[g][c];
         }
     }
     if F::REFIT == Refit::All || F::REFIT == Refit::AllIfMissed && missed[..S / N].contains(&true) {
@@ -203,90 +212,156 @@ fn groups<'a, const N: usize, const S: usize>(
     x.as_chunks::<N>().0.iter().zip(roots.as_chunks::<N>().0)
 }
 
-/// The code of a group's rounded levels under each of the inverse scales.
-#[inline(always)]
-fn round<const N: usize>(x: &[f32; N], inverse: &Lanes) -> Codes {
-    let mut codes = [0; LANES];
-    for i in 0..N {
-        for k in 0..LANES {
-            let level = nearest_int(0.5 * (inverse[k] * x[i] - 1.0)).clamp(0, Grid::<N>::TOP);
-            codes[k] |= (level as u32) << (Grid::<N>::BITS * i);
-        }
-    }
-    codes
+/// A group's magnitudes and the roots of how much they matter.
+#[derive(Clone, Copy)]
+struct Group<'a, const N: usize> {
+    x: &'a [f32; N],
+    roots: &'a [f32; N],
 }
 
-/// Goes from codes to grid points, each under its scale.
+/// The code of a group's rounded levels under each scale.
+#[inline(always)]
+fn round<const N: usize>(x: &[f32; N], candidates: &Candidates, codes: &mut Codes) {
+    let inverses = candidates.inverse.as_chunks::<LANES>().0;
+    let chunks = codes.as_chunks_mut::<LANES>().0;
+    for (inverse, codes) in inverses.iter().zip(chunks).take(candidates.chunks()) {
+        let mut sum = [0; LANES];
+        for i in 0..N {
+            for k in 0..LANES {
+                let level = nearest_int(0.5 * (inverse[k] * x[i] - 1.0)).clamp(0, Grid::<N>::TOP);
+                sum[k] |= (level as u32) << (Grid::<N>::BITS * i);
+            }
+        }
+        *codes = sum;
+    }
+}
+
+/// Goes from codes to grid points, each under its scale. As scales change little by little, a code
+/// mostly stays for several, and its neighbours are looked at under all of these together.
 #[inline(always)]
 fn choose<const N: usize>(
     grid: &Grid<N>,
-    x: &[f32; N],
-    roots: &[f32; N],
-    scale: &Lanes,
+    group: Group<N>,
+    candidates: &Candidates,
     rounded: &Codes,
-) -> Codes {
-    let mut chosen = *rounded;
-    let mut terms = None;
-    let mut k = 0;
-    while k < LANES {
-        let code = rounded[k];
-        let end = k + rounded[k..].iter().take_while(|&&other| other == code).count();
-        if let Place::Neighbours(neighbours) = grid.place(code as usize) {
-            let terms = terms.get_or_insert_with(|| Terms::new(x, roots, scale));
-            let best = terms.best(grid, neighbours);
-            chosen[k..end].copy_from_slice(&best[k..end]);
-        }
-        k = end;
+    losses: &mut Losses<N>,
+    chosen: &mut Codes,
+) {
+    if N == 8 {
+        losses.fill(group, candidates);
     }
-    chosen
+    let count = candidates.count;
+    let mut changes = 1u64 << count;
+    for c in 1..count {
+        changes |= u64::from(rounded[c] != rounded[c - 1]) << c;
+    }
+    let mut start = 0;
+    while start < count {
+        let end = changes.trailing_zeros() as usize;
+        changes &= changes.wrapping_sub(1);
+        let code = rounded[start];
+        let place = grid.place(code as usize);
+        // Lanes past the end are written anew by what follows.
+        while start < end {
+            let lanes = start.min(WIDTH - LANES);
+            let best = match place {
+                Place::Point(_) => [code; LANES],
+                Place::Neighbours(list) if N == 8 => best_of(grid, list, losses, lanes),
+                Place::Neighbours(list) => best_of(grid, list, &(group, candidates), lanes),
+            };
+            chosen[lanes..lanes + LANES].copy_from_slice(&best);
+            start += LANES;
+        }
+        start = end;
+    }
 }
 
-/// The loss of each level of each weight of a group, under each scale.
-struct Terms<const N: usize>([[Lanes; LEVELS]; N]);
+/// How far points are from a group's magnitudes.
+trait Loss {
+    /// The loss of a point under the eight scales from `start` on. Not a closure, since those are not
+    /// inlined always.
+    fn of(&self, code: u32, start: usize) -> Lanes;
+}
 
-impl<const N: usize> Terms<N> {
+impl<const N: usize> Loss for (Group<'_, N>, &Candidates) {
     #[inline(always)]
-    fn new(x: &[f32; N], roots: &[f32; N], scale: &Lanes) -> Self {
-        let mut terms = [[[0.0; LANES]; LEVELS]; N];
+    fn of(&self, code: u32, start: usize) -> Lanes {
+        let &(group, candidates) = self;
+        let mut loss = [0.0; LANES];
         for i in 0..N {
-            for level in 0..=Grid::<N>::TOP as usize {
-                for k in 0..LANES {
-                    let off = scale[k] * (2 * level + 1) as f32 - x[i];
-                    terms[i][level][k] = roots[i] * off * off;
-                }
+            let level = (code as usize >> (Grid::<N>::BITS * i)) % (1 << Grid::<N>::BITS);
+            let values = &candidates.values[level % LEVELS][start..start + LANES];
+            for k in 0..LANES {
+                let off = values[k] - group.x[i];
+                loss[k] += group.roots[i] * off * off;
             }
         }
-        Self(terms)
+        loss
     }
+}
 
-    /// The code of the first neighbour of least loss (`iq2_find_best_neighbour`,
-    /// `iq3_find_best_neighbour`); the first of all where no loss is a number.
+/// The loss of each level of each weight of a group, under each scale: for grids of many neighbours.
+struct Losses<const N: usize>([[Scales; 4]; N]);
+
+impl<const N: usize> Losses<N> {
     #[inline(always)]
-    fn best(&self, grid: &Grid<N>, neighbours: &[u16]) -> Codes {
-        let mut least = [f32::MAX; LANES];
-        let mut best = [neighbours.first().map_or(0, |&index| grid.code(index)); LANES];
-        for &index in neighbours {
-            let code = grid.code(index);
-            let mut loss = [0.0; LANES];
-            for i in 0..N {
-                let level = (code as usize >> (Grid::<N>::BITS * i)) % (1 << Grid::<N>::BITS);
-                for k in 0..LANES {
-                    loss[k] += self.0[i][level][k];
+    fn fill(&mut self, group: Group<N>, candidates: &Candidates) {
+        for i in 0..N {
+            for level in 0..=Grid::<N>::TOP as usize % 4 {
+                let out = self.0[i][level].as_chunks_mut::<LANES>().0;
+                let values = candidates.values[level].as_chunks::<LANES>().0;
+                for (out, values) in out.iter_mut().zip(values).take(candidates.chunks()) {
+                    for k in 0..LANES {
+                        let off = values[k] - group.x[i];
+                        out[k] = group.roots[i] * off * off;
+                    }
                 }
             }
-            let mut less = [0u32; LANES];
+        }
+    }
+}
+
+impl<const N: usize> Loss for Losses<N> {
+    #[inline(always)]
+    fn of(&self, code: u32, start: usize) -> Lanes {
+        let mut loss = [0.0; LANES];
+        for i in 0..N {
+            let level = (code as usize >> (Grid::<N>::BITS * i)) % 4;
+            let losses = &self.0[i][level][start..start + LANES];
             for k in 0..LANES {
-                less[k] = if loss[k] < least[k] { u32::MAX } else { 0 };
-            }
-            for k in 0..LANES {
-                best[k] = (code & less[k]) | (best[k] & !less[k]);
-            }
-            for k in 0..LANES {
-                least[k] = if loss[k] < least[k] { loss[k] } else { least[k] };
+                loss[k] += losses[k];
             }
         }
-        best
+        loss
     }
+}
+
+/// The code of the first neighbour of least loss under each of eight scales (`iq2_find_best_neighbour`,
+/// `iq3_find_best_neighbour`); the first of all where no loss is a number.
+#[inline(always)]
+fn best_of<const N: usize>(
+    grid: &Grid<N>,
+    neighbours: &[u16],
+    losses: &impl Loss,
+    start: usize,
+) -> [u32; LANES] {
+    let mut least = [f32::MAX; LANES];
+    let mut best = [neighbours.first().map_or(0, |&index| grid.code(index)); LANES];
+    for &index in neighbours {
+        let code = grid.code(index);
+        let loss = losses.of(code, start);
+        let mut less = [0u32; LANES];
+        for k in 0..LANES {
+            less[k] = if loss[k] < least[k] { u32::MAX } else { 0 };
+        }
+        for k in 0..LANES {
+            best[k] = (code & less[k]) | (best[k] & !less[k]);
+        }
+        for k in 0..LANES {
+            least[k] = if loss[k] < least[k] { loss[k] } else { least[k] };
+        }
+    }
+    best
 }
 
 /// Fits a scale to the codes under each candidate. Returns the scale of the best and its number, or
@@ -295,33 +370,48 @@ impl<const N: usize> Terms<N> {
 fn best_candidate<const N: usize, const S: usize>(
     sub: &SubBlock<S>,
     candidates: &Candidates,
-    chosen: &[[Codes; CHUNKS]; GROUPS],
+    chosen: &[Codes; GROUPS],
     mut scale: f32,
 ) -> (f32, Option<usize>) {
-    let mut xq = [[0.0; LANES]; CHUNKS];
-    let mut q2 = [[0.0; LANES]; CHUNKS];
-    for g in 0..S / N {
-        for i in 0..N {
-            let (w, x) = (sub.importance[N * g + i], sub.x[N * g + i]);
-            for chunk in 0..candidates.chunks {
-                for k in 0..LANES {
-                    let q = odd::<N>(chosen[g][chunk][k], i);
-                    xq[chunk][k] += w * x * q;
-                    q2[chunk][k] += w * q * q;
-                }
+    let (mut gain, mut best) = (0.0, None);
+    for chunk in 0..candidates.chunks() {
+        let (xq, q2) = sums::<N, S>(sub, chosen, chunk);
+        for k in 0..LANES.min(candidates.count - chunk * LANES) {
+            if q2[k] > 0.0 && xq[k] * xq[k] > gain * q2[k] {
+                scale = xq[k] / q2[k];
+                gain = scale * xq[k];
+                best = Some(chunk * LANES + k);
             }
         }
     }
-    let (mut gain, mut best) = (0.0, None);
-    for c in 0..candidates.count {
-        let (xq, q2) = (xq[c / LANES][c % LANES], q2[c / LANES][c % LANES]);
-        if q2 > 0.0 && xq * xq > gain * q2 {
-            scale = xq / q2;
-            gain = scale * xq;
-            best = Some(c);
+    (scale, best)
+}
+
+/// Weighted sums of x q and of q^2 under each candidate of a chunk.
+#[inline(always)]
+fn sums<const N: usize, const S: usize>(
+    sub: &SubBlock<S>,
+    chosen: &[Codes; GROUPS],
+    chunk: usize,
+) -> (Lanes, Lanes) {
+    let (mut xq, mut q2) = ([0.0; LANES], [0.0; LANES]);
+    for g in 0..S / N {
+        let codes = chosen[g].as_chunks::<LANES>().0[chunk];
+        for i in 0..N {
+            let (w, x) = (sub.importance[N * g + i], sub.x[N * g + i]);
+            let mut q = [0.0; LANES];
+            for k in 0..LANES {
+                q[k] = odd::<N>(codes[k], i);
+            }
+            for k in 0..LANES {
+                xq[k] += w * x * q[k];
+            }
+            for k in 0..LANES {
+                q2[k] += w * q[k] * q[k];
+            }
         }
     }
-    (scale, best)
+    (xq, q2)
 }
 
 /// 2 l + 1 of the level at `i` of a code.
@@ -364,7 +454,7 @@ fn refit<const N: usize, const S: usize>(
     }
 }
 
-/// [`Terms::best`] for one scale.
+/// [`best_of`] for one scale.
 #[inline(always)]
 fn best_neighbour<const N: usize>(
     grid: &Grid<N>,
