@@ -34,6 +34,9 @@ fn benches(c: &mut Criterion) {
     for dtype in DType::all().filter(|dtype| quants::can_quantize(*dtype)) {
         let mut bytes = vec![0; dtype.row_bytes(values.len()).unwrap()];
         for (mode, importance) in [("plain", None), ("imatrix", Some(&importance[..]))] {
+            if importance.is_none() && quants::requires_importance(dtype) {
+                continue;
+            }
             group.bench_function(format!("{dtype}/{mode}"), |b| {
                 b.iter(|| {
                     let values = black_box(&values);

@@ -17,6 +17,12 @@ mod codec;
 mod f16;
 mod f32;
 mod fp4;
+mod grids;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 mod iq4;
 mod iq4_nl;
 mod iq4_xs;
@@ -64,6 +70,11 @@ const REGISTRY: &[Codec] = &[
     q4_k::CODEC,
     q5_k::CODEC,
     q6_k::CODEC,
+    iq2_xxs::CODEC,
+    iq2_xs::CODEC,
+    iq2_s::CODEC,
+    iq3_xxs::CODEC,
+    iq3_s::CODEC,
     iq4_nl::CODEC,
     iq4_xs::CODEC,
     tq1_0::CODEC,
@@ -86,6 +97,11 @@ pub fn can_decode(dtype: DType) -> bool {
 /// Whether [`quantize`] can write the type. Floats count.
 pub fn can_quantize(dtype: DType) -> bool {
     codec(dtype).is_some_and(|codec| codec.quantize.is_some())
+}
+
+/// Whether [`quantize`] writes the type only with importance: too few bits to go without.
+pub fn requires_importance(dtype: DType) -> bool {
+    matches!(dtype, DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS)
 }
 
 /// Decodes `bytes` of type `dtype`, any number of whole blocks at any alignment, into `out`.
@@ -116,7 +132,8 @@ pub fn encode_float(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> 
 /// nothing) ignore it. Values should be finite, see [`first_non_finite`]; others give meaningless blocks,
 /// not a panic.
 ///
-/// Fails if the type cannot be written, if `row_len` is no whole number of blocks, if `values` is no
+/// Fails if the type cannot be written, if it [requires importance](requires_importance) and there is
+/// none, if `row_len` is no whole number of blocks, if `values` is no
 /// whole number of rows, or if `importance` or `out` has the wrong length.
 pub fn quantize(
     dtype: DType,
@@ -140,6 +157,9 @@ fn quantize_at(
     let quantize = codec(dtype)
         .and_then(|codec| codec.quantize)
         .ok_or_else(|| Error::Usage(format!("cannot quantize to tensor type {dtype}")))?;
+    if importance.is_none() && requires_importance(dtype) {
+        return Err(Error::Usage(format!("{dtype} cannot be written without importance values")));
+    }
     if dtype.row_bytes(row_len).is_none() {
         let block = dtype.block_len();
         let detail =
@@ -233,7 +253,8 @@ mod tests {
         let importance: Vec<f32> = wild_values(ROW).iter().map(|v| v.abs().min(1e3)).collect();
         for codec in REGISTRY {
             let size = codec.dtype.row_bytes(values.len()).unwrap();
-            for importance in [None, Some(&importance[..])] {
+            let plain = (!requires_importance(codec.dtype)).then_some(None);
+            for importance in plain.into_iter().chain([Some(&importance[..])]) {
                 let mut expected: Option<(Vec<u8>, Vec<u32>)> = None;
                 for level in Level::available() {
                     let mut bytes = vec![0x55; size];

@@ -11,8 +11,9 @@ const ROW_LEN: usize = 1024;
 const ROWS: usize = 64;
 
 /// A block type with the SHA-256 of its importance-weighted golden bytes, dequantized by the gguf
-/// package (0.19.0), or by llama.cpp where that lacks the type, to little-endian f32; and the error budget of a round trip, as the root mean square
-/// error over gaussian weights of deviation 1, plain and weighted.
+/// package (0.19.0), or by llama.cpp where that lacks the type, to little-endian f32; and the error
+/// budget of a round trip, as the root mean square error over gaussian weights of deviation 1, plain (0
+/// if there is no such) and weighted.
 struct BlockType(DType, &'static str, f32, f32);
 
 #[rustfmt::skip]
@@ -27,6 +28,11 @@ const BLOCK_TYPES: &[BlockType] = &[
     BlockType(DType::Q4_K, "8bf67f6099951d4924763fb47691cb2c66f659fc2d1cc369944b1f482c45733a", 0.0720, 0.0714),
     BlockType(DType::Q5_K, "edf2879fdeaf19b9dcc4d6cb04a00d4299e0df304556f51c17fe64ba296379c5", 0.0364, 0.0357),
     BlockType(DType::Q6_K, "a248a1be85f8f98c0796ffb1ab1cb7878f7f4e533e9568063a9604ed31f27c37", 0.0179, 0.0175),
+    BlockType(DType::IQ2_XXS, "472a3956df604f68940d59f59881b3b13f1d134e0f9532d4ddef101f77f321bf", 0.0, 0.3437),
+    BlockType(DType::IQ2_XS, "2fd3e0044bf9c4cf429a5851f6af58a9569fa2dd494554aed0a7f5c10d4ffe51", 0.0, 0.2997),
+    BlockType(DType::IQ2_S, "075fc22d2caa6e38ee0bdb63761238ffc4d4aca69969c8a31219c5c8eca84acc", 0.2643, 0.2486),
+    BlockType(DType::IQ3_XXS, "55f64ef9b88848728ddfa0847380362aba3ab2acfa3770e35e2a924c1ee357e8", 0.2130, 0.1819),
+    BlockType(DType::IQ3_S, "0c4d5ac1f26bce90838bbf9a49a7d1493998406afecff428b686b7b87748b73d", 0.1652, 0.1365),
     BlockType(DType::IQ4_NL, "2d2a33378faf987d3697b4d2d27f9662da03e9e27a67c3c874cbf155a09ee8ee", 0.0768, 0.0756),
     BlockType(DType::IQ4_XS, "83e3058a52ed85fbaacd8c651eb3d1bce95cc925abc693b25b053e3e85b016f7", 0.0774, 0.0763),
     BlockType(DType::TQ1_0, "61455248ddd324bdc0ff1acf86b72b8f3aa737a7f9b1774ff0d6e6d795a97634", 0.8156, 0.8156),
@@ -60,6 +66,13 @@ fn quantize(dtype: DType, values: &[f32], importance: Option<&[f32]>) -> Vec<u8>
     out
 }
 
+/// The ways to quantize to a type: without importance, unless it requires some, and with.
+fn modes(dtype: DType, importance: &[f32]) -> Vec<(&'static str, Option<&[f32]>)> {
+    let mut modes = vec![("plain", None), ("imatrix", Some(importance))];
+    modes.retain(|(_, importance)| importance.is_some() || !quants::requires_importance(dtype));
+    modes
+}
+
 /// Blocks that differ, each with its first differing byte.
 fn differing_blocks(dtype: DType, found: &[u8], expected: &[u8]) -> Vec<(usize, usize)> {
     assert_eq!(found.len(), expected.len());
@@ -78,7 +91,7 @@ fn bytes_equal_the_peers_in_every_type_and_mode() {
     let importance = golden_importance();
     let mut failures = Vec::new();
     for &BlockType(dtype, ..) in BLOCK_TYPES {
-        for (mode, importance) in [("plain", None), ("imatrix", Some(&importance[..]))] {
+        for (mode, importance) in modes(dtype, &importance) {
             let found = quantize(dtype, &values, importance);
             let expected = read(&format!("{dtype}.{mode}.bin"));
             let differing = differing_blocks(dtype, &found, &expected);
@@ -114,6 +127,11 @@ const SPARSE: &[(DType, &str)] = &[
     (DType::Q4_K, "6a0d31aa81b3621b4823cbb93c650eb099ac5f45dc8b0ab67dec911f061f18f2"),
     (DType::Q5_K, "6dd7d23c2c18838fde09db5e22f259636665fcf0fb8a36bc5f48214b32e4b984"),
     (DType::Q6_K, "6b8cfc9624d7bd7c3b9296405f2fec8526c6769ef55a641a2e5a017170560795"),
+    (DType::IQ2_XXS, "47e261f5423fe7fd81b43c7df9648d2c278be16441d0ce7bd0c8f264f9712cc0"),
+    (DType::IQ2_XS, "f852d56246a4dde76075bcb57e8496008cf01e9f10636cd9e6197cf08dba6495"),
+    (DType::IQ2_S, "a66d3e69bbac0a3b505359d9c197ab0851231c1fb669631747e38954090eecba"),
+    (DType::IQ3_XXS, "a5847a7023d576d8615a434a04b7f00fddb27731082309ff1ca6ee3655504954"),
+    (DType::IQ3_S, "6f775a6e30bcf33a17fd9650da21b1eb2b59172af568d807acae5f954ebbdbb7"),
     (DType::IQ4_NL, "6fb8aaf828ea663fe24b5f79fe452712fd7903f69958c2eeef588389f0aa1601"),
     (DType::IQ4_XS, "ab59a8617cddaeaaa7d205de356fe0debf0564ae9e353dff30ad8853be3fcc36"),
 ];
@@ -251,7 +269,8 @@ fn gaussian(count: usize) -> Vec<f32> {
 fn round_trips_stay_within_each_types_error_budget() {
     let importance = vec![1.0; ROW_LEN];
     for &BlockType(dtype, _, plain, weighted) in BLOCK_TYPES {
-        for (budget, importance) in [(plain, None), (weighted, Some(&importance[..]))] {
+        for (_, importance) in modes(dtype, &importance) {
+            let budget = if importance.is_some() { weighted } else { plain };
             let error = round_trip_error(dtype, importance);
             assert!(error <= budget, "{dtype}: error {error}, budget {budget}");
             assert!(error >= 0.9 * budget, "{dtype}: error {error}, budget {budget} is too lax");
@@ -264,7 +283,7 @@ fn grouping_of_rows_changes_no_byte() {
     let values = &golden_input()[..21 * ROW_LEN];
     let importance = golden_importance();
     for dtype in BLOCK_TYPES.iter().map(|row| row.0).chain([DType::F16]) {
-        for importance in [None, Some(&importance[..])] {
+        for (_, importance) in modes(dtype, &importance) {
             let together = quantize(dtype, values, importance);
             for rows in [1, 4, 7] {
                 let parts = values.chunks(rows * ROW_LEN);
@@ -319,6 +338,9 @@ fn wrong_lengths_and_types_are_errors() {
     assert!(check(256, Some(&values), 288).unwrap_err().contains("512 importance values"));
     assert!(quants::quantize(DType::Q8_1, &values, 512, None, &mut out).is_err());
     assert!(quants::quantize(DType::Q4_K, &[], 0, None, &mut []).is_ok());
+    let error = quants::quantize(DType::IQ2_XXS, &values, 512, None, &mut [0; 132]).unwrap_err();
+    assert!(error.to_string().contains("importance"), "{error}");
+    assert!(quants::quantize(DType::IQ2_S, &values, 512, None, &mut [0; 164]).is_ok());
 }
 
 #[test]
@@ -332,7 +354,8 @@ fn strange_values_neither_panic_nor_spoil_their_neighbours() {
         ordinary.iter().map(|v| v * v).collect(),
     ];
     for dtype in BLOCK_TYPES.iter().map(|row| row.0) {
-        for importance in std::iter::once(None).chain(importances.iter().map(|i| Some(&i[..]))) {
+        let plain = (!quants::requires_importance(dtype)).then_some(None);
+        for importance in plain.into_iter().chain(importances.iter().map(|i| Some(&i[..]))) {
             let expected = quantize(dtype, &ordinary, importance);
             for (i, fill) in strange.into_iter().enumerate() {
                 let mut values = vec![fill; ROW_LEN];

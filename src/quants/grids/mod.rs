@@ -1,0 +1,247 @@
+//! Grids: the points that a group of codes may take in the IQ types, and the nearest points of all others.
+//!
+//! A code packs the levels of a group, the first in the lowest bits: eight of 2 bits or four of 3. A
+//! file holds the index of a point among the codes of its grid, which ascend. A quantizer rounds each
+//! weight to a level; where their code is no point, it picks the best of the code's neighbours: all
+//! points at the few shortest distances (`iq2xs_init_impl`, `iq3xs_init_impl` of llama.cpp).
+//!
+//! The order of neighbours decides between equally good ones, so it is the reference's: by distance,
+//! then by index.
+
+pub(super) mod search;
+pub(super) mod signs;
+mod three_bit_256;
+mod three_bit_512;
+mod two_bit_1024;
+mod two_bit_2048;
+mod two_bit_256;
+mod two_bit_512;
+
+use std::sync::OnceLock;
+
+/// A grid of `N` levels a point, with the neighbours of every code.
+pub(super) struct Grid<const N: usize> {
+    codes: &'static [u16],
+    points: Vec<[u8; N]>,
+    /// For each code its point's index, or minus one minus where its list starts in `neighbours`.
+    places: Vec<i32>,
+    /// Lists of indices, each after its length.
+    neighbours: Vec<u16>,
+}
+
+/// Where a code is in relation to a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place<'a> {
+    /// It is the point of this index.
+    Point(usize),
+    /// It is none; these are the indices of its neighbours, nearest first.
+    Neighbours(&'a [u16]),
+}
+
+impl<const N: usize> Grid<N> {
+    /// Bits of a level within a code.
+    pub const BITS: usize = if N == 8 { 2 } else { 3 };
+    /// The highest level. Of 2 bits, grids use three levels.
+    pub const TOP: i32 = if N == 8 { 2 } else { 7 };
+
+    /// The levels of each point.
+    pub fn points(&self) -> &[[u8; N]] {
+        &self.points
+    }
+
+    /// The code of the point of this index.
+    #[inline(always)]
+    pub fn code(&self, index: u16) -> u32 {
+        u32::from(self.codes[usize::from(index)])
+    }
+
+    /// Where `code` is. A code of levels that no point has is nowhere: it has no neighbours.
+    #[inline(always)]
+    pub fn place(&self, code: usize) -> Place<'_> {
+        match self.places.get(code) {
+            Some(&index) if index >= 0 => Place::Point(index as usize),
+            Some(&place) => {
+                let start = (-1 - place) as usize;
+                let count = usize::from(self.neighbours[start]);
+                Place::Neighbours(&self.neighbours[start + 1..][..count])
+            }
+            None => Place::Neighbours(&[]),
+        }
+    }
+
+    /// The code of `levels`.
+    #[inline(always)]
+    pub fn pack(levels: &[u8; N]) -> usize {
+        let mut code = 0;
+        for i in 0..N {
+            code |= usize::from(levels[i]) << (Self::BITS * i);
+        }
+        code
+    }
+
+    fn unpack(code: u16) -> [u8; N] {
+        std::array::from_fn(|i| (code >> (Self::BITS * i)) as u8 & ((1 << Self::BITS) - 1))
+    }
+
+    /// The grid of `codes`, where a code's neighbours are those at the `wanted` shortest distances.
+    fn build(codes: &'static [u16], wanted: usize) -> Self {
+        let points: Vec<[u8; N]> = codes.iter().map(|&code| Self::unpack(code)).collect();
+        let top = Self::TOP as u8;
+        let last = Self::pack(&[top; N]);
+        // The list at 0 is empty and serves codes with a level above all points'.
+        let mut neighbours = vec![0u16];
+        let mut places = vec![-1i32; last + 1];
+        for (index, &code) in codes.iter().enumerate() {
+            places[usize::from(code)] = index as i32;
+        }
+        let half = Halves::<N>::new(codes);
+        let mut distances = vec![0u8; codes.len()];
+        for code in 0..=last as u16 {
+            let possible = Self::unpack(code).iter().all(|&level| level <= top);
+            if places[usize::from(code)] >= 0 || !possible {
+                continue;
+            }
+            places[usize::from(code)] = -1 - neighbours.len() as i32;
+            let start = neighbours.len();
+            neighbours.push(0);
+            let present = half.distances(code, &mut distances);
+            for distance in (0..=u8::MAX).filter(|&d| present[usize::from(d)]).take(wanted) {
+                let at = distances.iter().enumerate().filter(|&(_, &d)| d == distance);
+                neighbours.extend(at.map(|(index, _)| index as u16));
+            }
+            neighbours[start] = (neighbours.len() - start - 1) as u16;
+        }
+        Self { codes, points, places, neighbours }
+    }
+}
+
+/// Square distances between the halves of codes, in a table, so that a distance is two look-ups.
+struct Halves<const N: usize> {
+    /// Rows of distances from one half to all.
+    table: Vec<u8>,
+    /// The low and the high half of each point.
+    points: Vec<[u8; 2]>,
+}
+
+impl<const N: usize> Halves<N> {
+    const BITS: usize = Grid::<N>::BITS * N / 2;
+
+    fn new(codes: &[u16]) -> Self {
+        let size = 1u16 << Self::BITS;
+        let mut table = Vec::with_capacity(usize::from(size) * usize::from(size));
+        for a in 0..size {
+            for b in 0..size {
+                let (a, b) = (Grid::<N>::unpack(a), Grid::<N>::unpack(b));
+                table.push(a.iter().zip(b).map(|(a, b)| a.abs_diff(b).pow(2)).sum());
+            }
+        }
+        let points = codes.iter().map(|&code| Self::split(code)).collect();
+        Self { table, points }
+    }
+
+    fn split(code: u16) -> [u8; 2] {
+        [(code & ((1 << Self::BITS) - 1)) as u8, (code >> Self::BITS) as u8]
+    }
+
+    /// The distance of every point from `code`; returns which distances there are.
+    fn distances(&self, code: u16, out: &mut [u8]) -> [bool; 256] {
+        let [low, high] = Self::split(code).map(|half| {
+            let start = usize::from(half) << Self::BITS;
+            &self.table[start..start + (1 << Self::BITS)]
+        });
+        let mut present = [false; 256];
+        for (&[a, b], out) in self.points.iter().zip(out) {
+            *out = low[usize::from(a)] + high[usize::from(b)];
+            present[usize::from(*out)] = true;
+        }
+        present
+    }
+}
+
+/// The grid of IQ2_XXS.
+pub(super) fn two_bit_256() -> &'static Grid<8> {
+    static GRID: OnceLock<Grid<8>> = OnceLock::new();
+    GRID.get_or_init(|| Grid::build(&two_bit_256::CODES, 2))
+}
+
+/// The grid of IQ2_XS.
+pub(super) fn two_bit_512() -> &'static Grid<8> {
+    static GRID: OnceLock<Grid<8>> = OnceLock::new();
+    GRID.get_or_init(|| Grid::build(&two_bit_512::CODES, 2))
+}
+
+/// The grid of IQ2_S.
+pub(super) fn two_bit_1024() -> &'static Grid<8> {
+    static GRID: OnceLock<Grid<8>> = OnceLock::new();
+    GRID.get_or_init(|| Grid::build(&two_bit_1024::CODES, 1))
+}
+
+/// The grid of IQ1_S and IQ1_M.
+#[allow(dead_code)]
+pub(super) fn two_bit_2048() -> &'static Grid<8> {
+    static GRID: OnceLock<Grid<8>> = OnceLock::new();
+    GRID.get_or_init(|| Grid::build(&two_bit_2048::CODES, 3))
+}
+
+/// The grid of IQ3_XXS.
+pub(super) fn three_bit_256() -> &'static Grid<4> {
+    static GRID: OnceLock<Grid<4>> = OnceLock::new();
+    GRID.get_or_init(|| Grid::build(&three_bit_256::CODES, 2))
+}
+
+/// The grid of IQ3_S.
+pub(super) fn three_bit_512() -> &'static Grid<4> {
+    static GRID: OnceLock<Grid<4>> = OnceLock::new();
+    GRID.get_or_init(|| Grid::build(&three_bit_512::CODES, 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compares every `stride`th code's neighbours with sorting all points by distance and index.
+    fn check<const N: usize>(grid: &Grid<N>, wanted: usize, stride: usize) {
+        let top = *grid.points().iter().flatten().max().unwrap();
+        for code in (0..=Grid::pack(&[top; N])).step_by(stride) {
+            let levels = Grid::<N>::unpack(code as u16);
+            let mut sorted: Vec<(i32, u16)> = (0..)
+                .zip(grid.points())
+                .map(|(index, point)| {
+                    let off = point.iter().zip(levels).map(|(a, b)| i32::from(*a) - i32::from(b));
+                    (off.map(|off| off * off).sum(), index)
+                })
+                .collect();
+            sorted.sort();
+            let mut nearest: Vec<i32> = sorted.iter().map(|entry| entry.0).collect();
+            nearest.dedup();
+            sorted.retain(|entry| nearest[..wanted].contains(&entry.0));
+            let indices: Vec<u16> = sorted.iter().map(|entry| entry.1).collect();
+            let expected = if levels.iter().any(|&level| level > top) {
+                Place::Neighbours(&[])
+            } else if sorted[0].0 == 0 {
+                Place::Point(usize::from(indices[0]))
+            } else {
+                Place::Neighbours(&indices)
+            };
+            assert_eq!(grid.place(code), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_those_of_sorting_all_points() {
+        check(two_bit_256(), 2, 7);
+        check(two_bit_512(), 2, 17);
+        check(two_bit_1024(), 1, 37);
+        check(two_bit_2048(), 3, 101);
+        check(three_bit_256(), 2, 1);
+        check(three_bit_512(), 3, 1);
+        assert_eq!(two_bit_256().place(43_691), Place::Neighbours(&[]));
+    }
+
+    #[test]
+    fn indices_follow_ascending_codes() {
+        assert!(two_bit_2048().codes.is_sorted() && three_bit_512().codes.is_sorted());
+        assert_eq!(three_bit_512().points()[4], [7, 0, 0, 0]);
+        assert_eq!(Grid::pack(&two_bit_512().points()[100]), 1540);
+    }
+}
