@@ -63,7 +63,7 @@ impl Arguments {
             force: self.run.force,
             memory: self.run.options().memory,
             convert: self.convert.options(OutputType::Auto),
-            plan: PlanOptions { allow_requantize: self.allow_requantize },
+            plan: PlanOptions { allow_requantize: self.allow_requantize, ..PlanOptions::default() },
         };
         if self.keep_stack && source.checkpoint().is_none() {
             context.warn_all(["--keep-stack does nothing for a GGUF file".to_string()]);

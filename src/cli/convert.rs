@@ -43,8 +43,8 @@ impl Arguments {
         let written = match (&source, target) {
             // A GGUF file's matrices still have their own types, and may be quantized.
             (Source::Gguf { .. }, Some(ftype)) => {
-                let options = PlanOptions { allow_requantize: true };
-                let plan = QuantPlan::new(&model, ftype, None, options)?;
+                let options = PlanOptions { allow_requantize: true, ..PlanOptions::default() };
+                let plan = QuantPlan::new(&model, ftype, None, &options)?;
                 let output = Output { plan, path: self.output.clone() };
                 let run = RunOptions { force: self.force, ..RunOptions::default() };
                 let written = quantize::run(&model, vec![output], None, run, context.progress())?;

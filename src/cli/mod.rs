@@ -9,6 +9,7 @@ mod convert;
 mod imatrix;
 mod inspect;
 mod merge;
+mod mix;
 mod options;
 mod plan;
 mod progress;

@@ -53,7 +53,7 @@ impl Arguments {
             memory: RunOptions::default().memory,
             convert: ConvertOptions::default(),
             // Sizes of a source that is quantized already are worth knowing too.
-            plan: PlanOptions { allow_requantize: true },
+            plan: PlanOptions { allow_requantize: true, ..PlanOptions::default() },
         };
         let forecast = pipeline::forecast(&source, &options)?;
         if context.json {

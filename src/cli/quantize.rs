@@ -1,13 +1,15 @@
 //! `aqueduct quantize SOURCE -o FILE|DIR TYPE...`: quantized GGUF files in one pass.
 
+use super::mix::MixArguments;
 use super::options::{ConvertArguments, RunArguments};
 use super::{Context, show};
 use anyhow::Context as _;
 use aqueduct::convert::OutputType;
+use aqueduct::gguf::GgufModel;
 use aqueduct::imatrix::ImportanceMatrix;
 use aqueduct::pipeline::Source;
-use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, RunOptions};
-use aqueduct::{Error, output, size};
+use aqueduct::quantize::{self, Ftype, Importance, Output, QuantPlan, RunOptions};
+use aqueduct::{Error, output, report, size};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -24,11 +26,13 @@ pub struct Arguments {
     imatrix: Option<PathBuf>,
     /// The file to write, or a folder, where files are named Name-TYPE.gguf. Several types need a
     /// folder; with one, a path that ends in .gguf is a file.
-    #[arg(short, long, value_name = "FILE|DIR")]
-    output: PathBuf,
-    /// Accept a source that is quantized already, though quality suffers twice.
+    #[arg(short, long, value_name = "FILE|DIR", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Write nothing: tell every tensor's type, and the exact sizes.
     #[arg(long)]
-    allow_requantize: bool,
+    dry_run: bool,
+    #[command(flatten)]
+    mix: MixArguments,
     #[command(flatten)]
     convert: ConvertArguments,
     /// Write several files, NAME-00001-of-0000N.gguf, with at most this much tensor data in each.
@@ -43,17 +47,26 @@ impl Arguments {
         let types = distinct(&self.types);
         let source = Source::open(&self.source)?;
         context.warn_of(&source);
-        let importance = self.imatrix.as_deref().map(read_importance).transpose()?;
-        let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
-        let options = PlanOptions { allow_requantize: self.allow_requantize };
-        let mut outputs = Vec::with_capacity(types.len());
-        for (ftype, path) in types.iter().zip(self.paths(&types, &source)?) {
-            let plan = QuantPlan::new(&model, *ftype, importance.as_ref(), options)?;
-            context.warn_all(plan.warnings.clone());
-            outputs.push(Output { plan, path });
+        let mut importance = self.imatrix.as_deref().map(read_importance).transpose()?;
+        if let Some(importance) = &mut importance {
+            self.mix.filter(importance);
         }
-        let needed = outputs.iter().map(|o| o.plan.file_bytes()).sum::<Result<u64, _>>()?;
-        output::check_space(&self.output, needed)?;
+        let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
+        let options = self.mix.options()?;
+        let mut plans = Vec::with_capacity(types.len());
+        for ftype in &types {
+            let plan = QuantPlan::new(&model, *ftype, importance.as_ref(), &options)?;
+            context.warn_all(plan.warnings.clone());
+            plans.push(plan);
+        }
+        let Some(target) = self.output.as_deref().filter(|_| !self.dry_run) else {
+            return show_plans(context, &model, &plans);
+        };
+        let paths = paths(target, &types, &source)?;
+        let needed = plans.iter().map(QuantPlan::file_bytes).sum::<Result<u64, _>>()?;
+        output::check_space(target, needed)?;
+        let outputs = plans.into_iter().zip(paths).map(|(plan, path)| Output { plan, path });
+        let outputs = outputs.collect();
         let run = RunOptions { max_shard_bytes: self.max_shard_size, ..self.run.options() };
         let written = quantize::run(&model, outputs, importance.as_ref(), run, context.progress())?;
         if context.json {
@@ -62,26 +75,68 @@ impl Arguments {
         show::text(&show::files_table(&written));
         Ok(())
     }
+}
 
-    /// Where each type goes.
-    fn paths(&self, types: &[Ftype], source: &Source) -> Result<Vec<PathBuf>, Error> {
-        let is_file = self.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-        if is_file && !self.output.is_dir() {
-            if types.len() == 1 {
-                return Ok(vec![self.output.clone()]);
-            }
-            let text = format!("{}: several types need a folder", self.output.display());
-            return Err(Error::Usage(text));
+/// Where each type goes.
+fn paths(target: &Path, types: &[Ftype], source: &Source) -> Result<Vec<PathBuf>, Error> {
+    let is_file = target.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if is_file && !target.is_dir() {
+        if types.len() == 1 {
+            return Ok(vec![target.to_path_buf()]);
         }
-        // With one type, any path that is no folder yet may be meant as a file; only a slash at the
-        // end or an existing folder says otherwise.
-        let folder = self.output.is_dir() || self.output.to_string_lossy().ends_with('/');
-        if types.len() == 1 && !folder {
-            return Ok(vec![self.output.clone()]);
-        }
-        let name = source.name();
-        Ok(types.iter().map(|t| self.output.join(format!("{name}-{t}.gguf"))).collect())
+        return Err(Error::Usage(format!("{}: several types need a folder", target.display())));
     }
+    // With one type, any path that is no folder yet may be meant as a file; only a slash at the
+    // end or an existing folder says otherwise.
+    let folder = target.is_dir() || target.to_string_lossy().ends_with('/');
+    if types.len() == 1 && !folder {
+        return Ok(vec![target.to_path_buf()]);
+    }
+    let name = source.name();
+    Ok(types.iter().map(|t| target.join(format!("{name}-{t}.gguf"))).collect())
+}
+
+/// Tells every tensor's type in each file, and the files' sizes.
+fn show_plans(context: &Context, model: &GgufModel, plans: &[QuantPlan]) -> anyhow::Result<()> {
+    if context.json {
+        let file = |plan: &QuantPlan| -> Result<_, Error> {
+            let tensors = plan.tensors.iter().map(|tensor| {
+                let bytes = tensor.info.bytes();
+                serde_json::json!({
+                    "name": tensor.info.name,
+                    "type": tensor.info.dtype.name(),
+                    "bytes": bytes,
+                    "weighted": tensor.weighted,
+                })
+            });
+            Ok(serde_json::json!({
+                "ftype": plan.ftype.name(),
+                "bytes": plan.file_bytes()?,
+                "bits_per_weight": plan.bits_per_weight(),
+                "tensors": tensors.collect::<Vec<_>>(),
+            }))
+        };
+        return show::json(&plans.iter().map(file).collect::<Result<Vec<_>, _>>()?);
+    }
+    let Some(first) = plans.first() else { return Ok(()) };
+    let heads = ["tensor", "source"].map(str::to_string).into_iter();
+    let heads: Vec<String> = heads.chain(plans.iter().map(|p| p.ftype.to_string())).collect();
+    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    let rows = first.tensors.iter().enumerate().map(|(index, tensor)| {
+        let source = &model.tensors.table().infos()[tensor.source];
+        let types = plans.iter().map(|plan| plan.tensors[index].info.dtype.to_string());
+        [source.name.clone(), source.dtype.to_string()].into_iter().chain(types).collect()
+    });
+    show::text(&report::table(&heads, rows));
+    let rows = plans.iter().map(|plan| {
+        let bytes = plan.file_bytes()?;
+        let bits = format!("{:.2}", plan.bits_per_weight());
+        Ok(vec![plan.ftype.to_string(), bits, bytes.to_string(), size::display(bytes)])
+    });
+    let rows = rows.collect::<Result<Vec<_>, Error>>()?;
+    show::text("");
+    show::text(&report::table(&["type", ">bits per weight", ">bytes", ">size"], rows));
+    Ok(())
 }
 
 /// The types, each once, in the order given.

@@ -164,7 +164,7 @@ impl Paths {
         }
         let mut bytes = 0;
         for &ftype in &options.types {
-            bytes += QuantPlan::expecting_imatrix(model, ftype, options.plan)?.file_bytes()?;
+            bytes += QuantPlan::expecting_imatrix(model, ftype, &options.plan)?.file_bytes()?;
         }
         if let (Some(_), Some(stack)) = (options.keep_stack, source.checkpoint()) {
             let infos = stack.tensors.table().infos();
@@ -200,7 +200,7 @@ impl Paths {
         let importance = Importance::new(&computed.imatrix, &recorded.unwrap_or_default())?;
         let mut outputs = Vec::with_capacity(options.types.len());
         for (&ftype, path) in options.types.iter().zip(&self.quants) {
-            let plan = QuantPlan::new(model, ftype, Some(&importance), options.plan)?;
+            let plan = QuantPlan::new(model, ftype, Some(&importance), &options.plan)?;
             plan.warnings.iter().for_each(|w| progress.warn(w));
             outputs.push(quantize::Output { plan, path: path.clone() });
         }

@@ -131,7 +131,7 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     let tokens = calibration_tokens(&model, options)?;
     let name = source.name();
     let imatrix = plain_file(format!("{name}-imatrix.gguf"), imatrix_bytes(&model), None);
-    let quantized = |&ftype: &Ftype| quantized_file(&name, &model, ftype, options.plan);
+    let quantized = |&ftype: &Ftype| quantized_file(&name, &model, ftype, &options.plan);
     let files = options.types.iter().map(quantized).collect::<Result<Vec<_>>>()?;
     let in_flight = match source {
         Source::Recipe { plan, .. } => plan.peak_tensor_bytes(),
@@ -164,7 +164,7 @@ fn quantized_file(
     name: &str,
     model: &GgufModel,
     ftype: Ftype,
-    options: PlanOptions,
+    options: &PlanOptions,
 ) -> Result<ForecastFile> {
     let plan = QuantPlan::expecting_imatrix(model, ftype, options)?;
     Ok(ForecastFile {
@@ -185,7 +185,7 @@ fn files_on_request(
 ) -> Result<Vec<ForecastFile>> {
     let (name, mut files) = (source.name(), Vec::new());
     if source.checkpoint().is_some() && !options.types.contains(&Ftype::F16) {
-        let plain = quantized_file(&name, model, Ftype::F16, options.plan)?;
+        let plain = quantized_file(&name, model, Ftype::F16, &options.plan)?;
         files.push(ForecastFile { command: Some("convert --type f16"), ..plain });
     }
     if let Source::Recipe { plan, .. } = source {

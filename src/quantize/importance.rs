@@ -43,6 +43,11 @@ impl Importance {
         Ok(Importance { weights, file: file.to_string(), dataset, chunks })
     }
 
+    /// Keeps the weights of the tensors that `keep` holds for.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.weights.retain(|name, _| keep(name));
+    }
+
     /// The weights of tensor `name`, if the matrix has an entry.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.weights.get(name).map(Vec::as_slice)

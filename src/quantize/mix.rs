@@ -4,9 +4,10 @@
 //! the model, whether there is an imatrix, and on counters that advance from tensor to tensor in file
 //! order. Source of the rules: llama.cpp `src/llama-quant.cpp` (`tensor_allows_quantization`,
 //! `llama_tensor_get_type_impl`, `tensor_type_fallback`, `tensor_requires_imatrix`), October 2026.
-//! Absent: rules for ftypes that [`Ftype`] does not have.
+//! Absent: rules for single architectures that this program does not convert (Falcon and a few more).
 
 use super::ftype::Ftype;
+use super::options::PlanOptions;
 use crate::arch::Category;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -147,30 +148,70 @@ pub(super) fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// Walks the tensors of a file in file order and chooses a type for each.
-pub struct Mix {
+pub struct Mix<'a> {
+    /// The type whose rules apply.
     ftype: Ftype,
     facts: ModelFacts,
     has_imatrix: bool,
+    options: &'a PlanOptions,
+    /// Fixed types of embedding and head.
+    embedding: Option<DType>,
+    output: Option<DType>,
     /// Tensors of attention values and of ffn_down seen so far.
     i_attn_v: usize,
     i_ffn_down: usize,
+    /// Of ffn_gate and ffn_up, one for each.
+    i_ffn_gate: usize,
+    i_ffn_up: usize,
 }
 
-impl Mix {
-    pub fn new(ftype: Ftype, facts: ModelFacts, has_imatrix: bool) -> Mix {
-        Mix { ftype, facts, has_imatrix, i_attn_v: 0, i_ffn_down: 0 }
+impl<'a> Mix<'a> {
+    pub fn new(
+        ftype: Ftype,
+        facts: ModelFacts,
+        has_imatrix: bool,
+        options: &'a PlanOptions,
+    ) -> Mix<'a> {
+        Mix {
+            ftype: ftype.mixed_as(),
+            facts,
+            has_imatrix,
+            options,
+            embedding: options.token_embedding_type.or(ftype.ends()),
+            output: options.output_tensor_type.or(ftype.ends()),
+            i_attn_v: 0,
+            i_ffn_down: 0,
+            i_ffn_gate: 0,
+            i_ffn_up: 0,
+        }
     }
 
     /// The type of the next tensor. Call it for every tensor, in file order.
     pub fn choose(&mut self, info: &TensorInfo) -> Choice {
-        if !allows_quantization(info) {
-            return Choice { dtype: info.dtype, fallback_from: None };
+        let exactly = |dtype| Choice { dtype, fallback_from: None };
+        let left = self.options.leave_output_tensor && info.name == "output.weight";
+        if !allows_quantization(info) || left {
+            return exactly(info.dtype);
+        }
+        // What is asked for the ends is taken as it is, whatever the row length.
+        let fixed = match Category::of(&info.name) {
+            Category::TokenEmbedding => self.embedding,
+            Category::Output => self.output,
+            _ => None,
+        };
+        if let Some(dtype) = fixed {
+            return exactly(dtype);
         }
         let base = self.ftype.base();
         if !base.is_quantized() {
-            return Choice { dtype: base, fallback_from: None };
+            return exactly(base);
         }
-        let wanted = self.wanted(info, base);
+        // A type asked for by name does not advance the counters, so later layers shift.
+        let wanted = match self.options.tensor_type(&info.name) {
+            Some(dtype) => dtype,
+            None if self.options.pure => base,
+            None => self.wanted(info, base),
+        };
         let dtype = fit_row(wanted, info.row_len());
         Choice { dtype, fallback_from: (dtype != wanted).then_some(wanted) }
     }
@@ -181,16 +222,119 @@ impl Mix {
         let is_head = category == Category::Output
             || (self.facts.tied && category == Category::TokenEmbedding);
         if is_head {
-            let fits = info.row_len().is_multiple_of(base.block_len());
-            return if fits && base != DType::Q8_0 { DType::Q6_K } else { DType::Q8_0 };
+            return self.head(info, base);
+        }
+        if self.ftype == Ftype::MXFP4_MOE {
+            // Experts are stacked, so their tensors have three dimensions.
+            let experts = info.shape.iter().rev().nth(2).is_some_and(|&n| n > 1);
+            return if experts { DType::MXFP4 } else { DType::Q8_0 };
+        }
+        if category == Category::TokenEmbedding {
+            return self.token_embedding(base);
+        }
+        if self.is_smallest() {
+            return self.smallest(category, base);
         }
         match category {
             _ if category.is_attn_v() => self.attn_v(base),
             Category::AttnK if self.facts.n_expert == 8 => DType::Q8_0,
+            Category::AttnK | Category::AttnQ => match self.ftype {
+                Ftype::IQ3_XS => DType::IQ3_XXS,
+                Ftype::IQ3_XXS => DType::IQ2_S,
+                _ => base,
+            },
             Category::AttnOutput => self.attn_output(base),
             Category::FfnDown => self.ffn_down(base, &info.name),
+            Category::FfnGate => {
+                let i = self.layer(self.i_ffn_gate, &info.name);
+                self.i_ffn_gate += 1;
+                self.ffn_gate_or_up(base, i)
+            }
+            Category::FfnUp => {
+                let i = self.layer(self.i_ffn_up, &info.name);
+                self.i_ffn_up += 1;
+                self.ffn_gate_or_up(base, i)
+            }
             _ => base,
         }
+    }
+
+    /// The output head, or the embedding that serves as one.
+    fn head(&self, info: &TensorInfo, base: DType) -> DType {
+        // Here, as for the head itself, a type asked for counts; the fallback follows.
+        if let Some(dtype) = self.output {
+            return dtype;
+        }
+        let fits = info.row_len().is_multiple_of(base.block_len());
+        match self.ftype {
+            Ftype::MXFP4_MOE => DType::Q8_0,
+            _ if !fits || base == DType::Q8_0 => DType::Q8_0,
+            Ftype::IQ3_XXS => DType::Q5_K,
+            _ if self.is_smallest() => DType::Q5_K,
+            _ => DType::Q6_K,
+        }
+    }
+
+    fn token_embedding(&self, base: DType) -> DType {
+        match self.ftype {
+            Ftype::IQ1_S | Ftype::IQ1_M | Ftype::IQ2_XXS | Ftype::IQ2_XS => DType::Q2_K,
+            Ftype::IQ2_S | Ftype::IQ2_M | Ftype::IQ3_XXS => DType::IQ3_S,
+            Ftype::TQ1_0 | Ftype::TQ2_0 | Ftype::Q2_0 => DType::Q4_K,
+            _ => base,
+        }
+    }
+
+    /// Whether the file's weights have 1 or 2 bits, in an IQ type: rules of their own apply.
+    fn is_smallest(&self) -> bool {
+        matches!(
+            self.ftype,
+            Ftype::IQ1_S
+                | Ftype::IQ1_M
+                | Ftype::IQ2_XXS
+                | Ftype::IQ2_XS
+                | Ftype::IQ2_S
+                | Ftype::IQ2_M
+        )
+    }
+
+    fn smallest(&mut self, category: Category, base: DType) -> DType {
+        let larger = matches!(self.ftype, Ftype::IQ2_S | Ftype::IQ2_M);
+        let raised = if larger { DType::IQ3_S } else { DType::Q2_K };
+        let n_expert = self.facts.n_expert;
+        match category {
+            _ if category.is_attn_v() => {
+                self.i_attn_v += 1;
+                if self.facts.n_gqa >= 4 || n_expert >= 4 { DType::Q4_K } else { raised }
+            }
+            Category::AttnK if n_expert == 8 => DType::Q4_K,
+            Category::FfnDown => {
+                let first_eighth = self.i_ffn_down < self.facts.n_layer / 8;
+                self.i_ffn_down += 1;
+                if first_eighth { raised } else { base }
+            }
+            Category::AttnOutput if n_expert == 8 => DType::Q5_K,
+            Category::AttnOutput => match self.ftype {
+                Ftype::IQ1_S | Ftype::IQ1_M => DType::IQ2_XXS,
+                Ftype::IQ2_S | Ftype::IQ2_M => DType::IQ3_S,
+                _ => base,
+            },
+            _ => base,
+        }
+    }
+
+    /// The layer of the tensor `name`, the `counted`th of its kind. Experts of one layer are not
+    /// consecutive in every file, so their names tell the layer.
+    fn layer(&self, counted: usize, name: &str) -> usize {
+        match self.facts.n_expert {
+            0 | 1 => counted,
+            _ => layer_of(name).unwrap_or(counted),
+        }
+    }
+
+    fn ffn_gate_or_up(&self, base: DType, i: usize) -> DType {
+        let n = self.facts.n_layer;
+        let middle = i >= n / 8 && i < 7 * n / 8;
+        if self.ftype == Ftype::IQ3_XS && middle { DType::IQ3_XXS } else { base }
     }
 
     fn attn_v(&mut self, base: DType) -> DType {
@@ -201,7 +345,12 @@ impl Mix {
         let mut dtype = match self.ftype {
             Ftype::Q2_K if many_share => DType::Q4_K,
             Ftype::Q2_K => DType::Q3_K,
-            Ftype::Q2_K_S if many_share => DType::Q4_K,
+            Ftype::Q2_K_S | Ftype::IQ3_XXS | Ftype::IQ3_XS | Ftype::IQ3_S if many_share => {
+                DType::Q4_K
+            }
+            Ftype::IQ3_XXS if !self.has_imatrix => DType::IQ3_S,
+            Ftype::IQ3_M => DType::Q4_K,
+            Ftype::IQ4_NL | Ftype::IQ4_XS if many_share => DType::Q5_K,
             Ftype::Q3_K_M if i < 2 => DType::Q5_K,
             Ftype::Q3_K_M => DType::Q4_K,
             Ftype::Q3_K_L => DType::Q5_K,
@@ -219,15 +368,24 @@ impl Mix {
     fn attn_output(&self, base: DType) -> DType {
         if self.facts.n_expert == 8 {
             return match self.ftype {
-                Ftype::Q2_K | Ftype::Q3_K_S | Ftype::Q3_K_M | Ftype::Q4_K_S | Ftype::Q4_K_M => {
-                    DType::Q5_K
-                }
+                Ftype::Q2_K
+                | Ftype::IQ3_XS
+                | Ftype::IQ3_XXS
+                | Ftype::Q3_K_S
+                | Ftype::Q3_K_M
+                | Ftype::IQ4_NL
+                | Ftype::Q4_K_S
+                | Ftype::Q4_K_M
+                | Ftype::IQ3_S
+                | Ftype::IQ3_M
+                | Ftype::IQ4_XS => DType::Q5_K,
                 _ => base,
             };
         }
         match self.ftype {
             Ftype::Q2_K => DType::Q3_K,
-            Ftype::Q3_K_M => DType::Q4_K,
+            Ftype::IQ3_XXS => DType::IQ3_S,
+            Ftype::Q3_K_M | Ftype::IQ3_M => DType::Q4_K,
             Ftype::Q3_K_L => DType::Q5_K,
             _ => base,
         }
@@ -235,16 +393,17 @@ impl Mix {
 
     fn ffn_down(&mut self, base: DType, name: &str) -> DType {
         let n = self.facts.n_layer;
-        // Experts of one layer are not consecutive in every file, so their names tell the layer.
-        let i = match self.facts.n_expert {
-            0 | 1 => self.i_ffn_down,
-            _ => layer_of(name).unwrap_or(self.i_ffn_down),
-        };
+        let i = self.layer(self.i_ffn_down, name);
         self.i_ffn_down += 1;
         let first_eighth = i < n / 8;
         match self.ftype {
             Ftype::Q2_K => DType::Q3_K,
             Ftype::Q2_K_S if first_eighth => DType::Q4_K,
+            Ftype::IQ3_XXS if !self.has_imatrix && first_eighth => DType::Q4_K,
+            Ftype::IQ3_XXS if !self.has_imatrix => DType::Q3_K,
+            Ftype::IQ3_M if first_eighth => DType::Q4_K,
+            Ftype::IQ3_M if self.facts.n_expert == 8 && use_more_bits(i, n) => DType::Q4_K,
+            Ftype::IQ4_NL | Ftype::IQ4_XS if first_eighth && !self.has_imatrix => DType::Q5_K,
             Ftype::Q3_K_M if i < n / 16 => DType::Q5_K,
             Ftype::Q3_K_M => DType::Q4_K,
             Ftype::Q3_K_L => DType::Q5_K,
@@ -303,7 +462,8 @@ mod tests {
 
     /// The types of one kind of tensor over all layers.
     fn ladder(ftype: Ftype, n_layer: usize, part: &str, has_imatrix: bool) -> Vec<DType> {
-        let mut mix = Mix::new(ftype, facts(n_layer), has_imatrix);
+        let options = PlanOptions::default();
+        let mut mix = Mix::new(ftype, facts(n_layer), has_imatrix, &options);
         let name = |i| format!("blk.{i}.{part}.weight");
         (0..n_layer).map(|i| mix.choose(&weight(&name(i), 512)).dtype).collect()
     }
@@ -326,6 +486,61 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_types_raise_what_matters_most() {
+        // Four query heads share a key head, so attention values get Q4_K.
+        assert!(ladder(Ftype::IQ2_XS, 16, "attn_v", true).iter().all(|&t| t == DType::Q4_K));
+        let down = ladder(Ftype::IQ2_M, 16, "ffn_down", true);
+        assert_eq!(down[..3], [DType::IQ3_S, DType::IQ3_S, DType::IQ2_S]);
+        assert_eq!(ladder(Ftype::IQ1_M, 16, "attn_output", true)[9], DType::IQ2_XXS);
+        let options = PlanOptions::default();
+        let mut mix = Mix::new(Ftype::IQ2_XXS, facts(16), true, &options);
+        assert_eq!(mix.choose(&weight("output.weight", 512)).dtype, DType::Q5_K);
+        assert_eq!(mix.choose(&weight("token_embd.weight", 512)).dtype, DType::Q2_K);
+        let gate = ladder(Ftype::IQ3_XS, 16, "ffn_gate", true);
+        assert_eq!((gate[1], gate[2], gate[14]), (DType::IQ3_S, DType::IQ3_XXS, DType::IQ3_S));
+    }
+
+    #[test]
+    fn without_an_imatrix_iq3_xxs_is_mixed_of_other_types() {
+        let down = ladder(Ftype::IQ3_XXS, 16, "ffn_down", false);
+        assert_eq!(down[..3], [DType::Q4_K, DType::Q4_K, DType::Q3_K]);
+        assert!(ladder(Ftype::IQ3_XXS, 16, "ffn_down", true).iter().all(|&t| t == DType::IQ3_XXS));
+    }
+
+    #[test]
+    fn experts_alone_get_mxfp4() {
+        let options = PlanOptions::default();
+        let mut mix = Mix::new(Ftype::MXFP4_MOE, facts(16), true, &options);
+        let experts = TensorInfo::new("blk.0.ffn_up_exps.weight", vec![8, 64, 512], DType::F16);
+        assert_eq!(mix.choose(&experts).dtype, DType::MXFP4);
+        assert_eq!(mix.choose(&weight("blk.0.attn_q.weight", 512)).dtype, DType::Q8_0);
+    }
+
+    #[test]
+    fn the_publishers_variants_keep_both_ends_at_q8_0() {
+        let options = PlanOptions::default();
+        let mut mix = Mix::new(Ftype::Q4_K_L, facts(16), true, &options);
+        for end in ["token_embd.weight", "output.weight"] {
+            assert_eq!(mix.choose(&weight(end, 512)).dtype, DType::Q8_0);
+        }
+        assert_eq!(mix.choose(&weight("blk.0.attn_q.weight", 512)).dtype, DType::Q4_K);
+    }
+
+    #[test]
+    fn an_override_does_not_advance_the_counters() {
+        let tensor_types = vec!["blk.0.attn_v=q8_0".parse().unwrap()];
+        let options = PlanOptions { tensor_types, ..PlanOptions::default() };
+        let mut mix = Mix::new(Ftype::Q3_K_M, facts(16), true, &options);
+        let mut value =
+            |i: usize| mix.choose(&weight(&format!("blk.{i}.attn_v.weight"), 512)).dtype;
+        // Two layers get more bits: the second and the third, since the first did not count.
+        assert_eq!(
+            [value(0), value(1), value(2), value(3)],
+            [DType::Q8_0, DType::Q5_K, DType::Q5_K, DType::Q4_K]
+        );
+    }
+
+    #[test]
     fn an_imatrix_changes_early_ffn_down_of_the_symmetric_types() {
         let with = ladder(Ftype::Q4_0, 16, "ffn_down", true);
         assert_eq!(with[..3], [DType::Q4_1, DType::Q4_1, DType::Q4_0]);
@@ -334,7 +549,8 @@ mod tests {
 
     #[test]
     fn odd_rows_fall_back_and_norms_stay() {
-        let mut mix = Mix::new(Ftype::Q4_K_M, facts(32), false);
+        let options = PlanOptions::default();
+        let mut mix = Mix::new(Ftype::Q4_K_M, facts(32), false, &options);
         let choice = mix.choose(&weight("blk.0.attn_q.weight", 576));
         assert_eq!(choice, Choice { dtype: DType::Q5_0, fallback_from: Some(DType::Q4_K) });
         assert_eq!(mix.choose(&weight("blk.0.attn_q.weight", 100)).dtype, DType::F16);

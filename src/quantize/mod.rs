@@ -6,11 +6,13 @@
 mod ftype;
 mod importance;
 mod mix;
+mod options;
 mod plan;
 mod run;
 
 pub use ftype::Ftype;
 pub use importance::Importance;
 pub use mix::{Choice, Mix, ModelFacts, allows_quantization, requires_imatrix};
-pub use plan::{PlanOptions, PlannedTensor, QuantPlan};
+pub use options::{PlanOptions, TensorType, writable};
+pub use plan::{PlannedTensor, QuantPlan};
 pub use run::{AHEAD_BYTES, Output, RunOptions, Written, run};

@@ -6,6 +6,7 @@
 use super::ftype::Ftype;
 use super::importance::Importance;
 use super::mix::{Mix, ModelFacts, allows_quantization, layer_of, requires_imatrix};
+use super::options::PlanOptions;
 use crate::arch::Category;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -17,13 +18,6 @@ use std::collections::BTreeMap;
 /// `general.quantization_version` of files that this program writes: llama.cpp `ggml.h`,
 /// `GGML_QNT_VERSION`, October 2026.
 const QUANTIZATION_VERSION: u32 = 2;
-
-/// What a plan may do.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PlanOptions {
-    /// Accept a source that is quantized already, though quality suffers twice.
-    pub allow_requantize: bool,
-}
 
 /// One tensor of a planned file.
 #[derive(Clone, Debug)]
@@ -67,7 +61,7 @@ impl QuantPlan {
         model: &GgufModel,
         ftype: Ftype,
         importance: Option<&Importance>,
-        options: PlanOptions,
+        options: &PlanOptions,
     ) -> Result<QuantPlan> {
         let (mut plan, notes) =
             QuantPlan::choose(model, ftype, importance, importance.is_some(), options)?;
@@ -80,7 +74,7 @@ impl QuantPlan {
     pub fn expecting_imatrix(
         model: &GgufModel,
         ftype: Ftype,
-        options: PlanOptions,
+        options: &PlanOptions,
     ) -> Result<QuantPlan> {
         let (mut plan, mut notes) = QuantPlan::choose(model, ftype, None, true, options)?;
         notes.missing.clear();
@@ -93,12 +87,12 @@ impl QuantPlan {
         ftype: Ftype,
         importance: Option<&Importance>,
         has_imatrix: bool,
-        options: PlanOptions,
+        options: &PlanOptions,
     ) -> Result<(QuantPlan, Notes)> {
         let origin = model.tensors.origin();
         let infos = model.tensors.table().infos();
         let facts = ModelFacts::new(origin, &model.metadata, infos)?;
-        let mut mix = Mix::new(ftype, facts, has_imatrix);
+        let mut mix = Mix::new(ftype, facts, has_imatrix, options);
         let mut notes = Notes::default();
         let mut tensors = Vec::with_capacity(infos.len());
         for source in file_order(infos) {
@@ -121,7 +115,7 @@ impl QuantPlan {
                 weighted,
             });
         }
-        let metadata = metadata(model, ftype, importance);
+        let metadata = metadata(model, ftype, importance, options);
         Ok((QuantPlan { ftype, metadata, tensors, warnings: Vec::new() }, notes))
     }
 
@@ -149,7 +143,12 @@ impl QuantPlan {
 }
 
 /// The input's keys, less what describes the input's own types and splits, then the new ones.
-fn metadata(model: &GgufModel, ftype: Ftype, importance: Option<&Importance>) -> Metadata {
+fn metadata(
+    model: &GgufModel,
+    ftype: Ftype,
+    importance: Option<&Importance>,
+    options: &PlanOptions,
+) -> Metadata {
     let mut metadata = model.metadata.clone();
     metadata.remove_if(|key| {
         matches!(key, "general.quantization_version" | "general.file_type")
@@ -157,6 +156,10 @@ fn metadata(model: &GgufModel, ftype: Ftype, importance: Option<&Importance>) ->
     });
     metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     metadata.set("general.file_type", Value::U32(ftype.id()));
+    for (key, value) in &options.override_kv {
+        metadata.remove_if(|existing| existing == key);
+        metadata.set(key.as_str(), value.clone());
+    }
     if let Some(importance) = importance {
         metadata.remove_if(|key| key.starts_with("quantize.imatrix."));
         importance.describe(&mut metadata);
@@ -169,7 +172,7 @@ fn check_conversion(
     origin: &str,
     from: &TensorInfo,
     target: DType,
-    options: PlanOptions,
+    options: &PlanOptions,
 ) -> Result<()> {
     if !quants::can_decode(from.dtype) {
         let detail = format!("type {} cannot be decoded yet", from.dtype);
