@@ -21,8 +21,8 @@ pub(super) const CODEC: Codec = Codec {
 #[allow(non_camel_case_types)] // The type's own spelling.
 struct IQ2_S;
 
-/// What each level stands for.
-const LEVELS: [u8; 3] = [8, 25, 43];
+/// What each level stands for. There are three; a fourth makes the table as large as two bits are.
+const LEVELS: [f32; 4] = [8.0, 25.0, 43.0, 43.0];
 
 impl DecodeBlock<256, 82> for IQ2_S {
     #[inline(always)]
@@ -35,8 +35,8 @@ impl DecodeBlock<256, 82> for IQ2_S {
             let high = usize::from((block[66 + g / 4] >> (2 * (g % 4))) & 3) << 8;
             let point = points[usize::from(block[2 + g]) | high];
             for i in 0..8 {
-                let level = LEVELS[usize::from(point[i])];
-                out[i] = signs::signed(scale, level, block[34 + g], i);
+                let value = scale * LEVELS[usize::from(point[i] & 3)];
+                out[i] = signs::signed(value, block[34 + g], i);
             }
         }
     }

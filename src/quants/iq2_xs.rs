@@ -20,8 +20,8 @@ pub(super) const CODEC: Codec = Codec {
 #[allow(non_camel_case_types)] // The type's own spelling.
 struct IQ2_XS;
 
-/// What each level stands for.
-const LEVELS: [u8; 3] = [8, 25, 43];
+/// What each level stands for. There are three; a fourth makes the table as large as two bits are.
+const LEVELS: [f32; 4] = [8.0, 25.0, 43.0, 43.0];
 
 impl DecodeBlock<256, 74> for IQ2_XS {
     #[inline(always)]
@@ -36,7 +36,7 @@ impl DecodeBlock<256, 74> for IQ2_XS {
             let signs = signs::even((word >> 9) as u8);
             let point = points[usize::from(word & 511)];
             for i in 0..8 {
-                out[i] = signs::signed(scale, LEVELS[usize::from(point[i])], signs, i);
+                out[i] = signs::signed(scale * LEVELS[usize::from(point[i] & 3)], signs, i);
             }
         }
     }

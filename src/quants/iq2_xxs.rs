@@ -22,8 +22,8 @@ pub(super) const CODEC: Codec = Codec {
 #[allow(non_camel_case_types)] // The type's own spelling.
 struct IQ2_XXS;
 
-/// What each level stands for.
-const LEVELS: [u8; 3] = [8, 25, 43];
+/// What each level stands for. There are three; a fourth makes the table as large as two bits are.
+const LEVELS: [f32; 4] = [8.0, 25.0, 43.0, 43.0];
 
 impl DecodeBlock<256, 66> for IQ2_XXS {
     #[inline(always)]
@@ -38,7 +38,7 @@ impl DecodeBlock<256, 66> for IQ2_XXS {
                 let signs = signs::even((word >> (7 * g)) as u8);
                 let point = points[usize::from(words[2 * j][g])];
                 for i in 0..8 {
-                    out[i] = signs::signed(scale, LEVELS[usize::from(point[i])], signs, i);
+                    out[i] = signs::signed(scale * LEVELS[usize::from(point[i] & 3)], signs, i);
                 }
             }
         }

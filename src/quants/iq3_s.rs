@@ -33,7 +33,8 @@ impl DecodeBlock<256, 110> for IQ3_S {
                 let point = points[usize::from(block[2 + 8 * j + g]) | high];
                 let signs = block[74 + 4 * j + g / 2];
                 for i in 0..4 {
-                    out[i] = signs::signed(scale, 2 * point[i] + 1, signs, 4 * (g % 2) + i);
+                    let value = scale * f32::from(2 * point[i] + 1);
+                    out[i] = signs::signed(value, signs, 4 * (g % 2) + i);
                 }
             }
         }

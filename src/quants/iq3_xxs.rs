@@ -21,7 +21,7 @@ pub(super) const CODEC: Codec = Codec {
 struct IQ3_XXS;
 
 /// What each level stands for.
-const LEVELS: [u8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
+const LEVELS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
 
 impl DecodeBlock<256, 98> for IQ3_XXS {
     #[inline(always)]
@@ -36,8 +36,8 @@ impl DecodeBlock<256, 98> for IQ3_XXS {
                 let signs = signs::even((word >> (7 * (g / 2))) as u8);
                 let point = points[usize::from(block[2 + 8 * j + g])];
                 for i in 0..4 {
-                    let level = LEVELS[usize::from(point[i])];
-                    out[i] = signs::signed(scale, level, signs, 4 * (g % 2) + i);
+                    let value = scale * LEVELS[usize::from(point[i] & 7)];
+                    out[i] = signs::signed(value, signs, 4 * (g % 2) + i);
                 }
             }
         }

@@ -17,6 +17,8 @@ use std::marker::PhantomData;
 const LANES: usize = 8;
 /// Most scales that are tried, and room for lanes past the last.
 const WIDTH: usize = 32 + LANES;
+/// Sub-blocks that are prepared together: whole blocks.
+const BATCH: usize = 16;
 /// Most groups in a sub-block.
 const GROUPS: usize = 8;
 /// Most levels of a grid.
@@ -48,11 +50,15 @@ pub(in super::super) trait Lattice<const N: usize, const S: usize> {
     /// The importance of a weight where no matrix gives it; `spread` is `SPREAD` times the mean square.
     fn plain_importance(x: f32, spread: f32) -> f32;
 
-    /// Where the search of each sub-block starts.
+    /// Where the search of each sub-block of a batch starts.
     #[inline(always)]
-    fn starts(subs: &[SubBlock<S>; 16]) -> [Start; 16] {
+    fn starts(subs: &[SubBlock<S>; BATCH]) -> [Start; BATCH] {
         let top = (2 * Grid::<N>::TOP + 1) as f32;
-        std::array::from_fn(|j| Start { scale: subs[j].max / top, reach: subs[j].max })
+        let mut starts = [Start { scale: 0.0, reach: 0.0 }; BATCH];
+        for (start, sub) in starts.iter_mut().zip(subs) {
+            *start = Start { scale: sub.max / top, reach: sub.max };
+        }
+        starts
     }
 }
 
@@ -68,6 +74,7 @@ pub(in super::super) enum Refit {
 }
 
 /// A sub-block's magnitudes and how much each matters.
+#[derive(Clone, Copy)]
 pub(in super::super) struct SubBlock<const S: usize> {
     pub x: [f32; S],
     pub importance: [f32; S],
@@ -96,6 +103,8 @@ pub(in super::super) struct Fit {
 }
 
 impl<const S: usize> SubBlock<S> {
+    const ZERO: Self = Self { x: [0.0; S], importance: [0.0; S], signs: [0; 4], max: 0.0 };
+
     /// Sub-block `j` of a block whose spread is given.
     #[inline(always)]
     pub fn new<F: Lattice<N, S>, const N: usize>(
@@ -116,7 +125,7 @@ impl<const S: usize> SubBlock<S> {
                 own[i] = F::plain_importance(weights[i], spread);
             }
         }
-        let mut sub = Self { x: [0.0; S], importance: own, signs: [0; 4], max: 0.0 };
+        let mut sub = Self { importance: own, ..Self::ZERO };
         let (weights, _) = weights.as_chunks::<8>();
         let (magnitudes, _) = sub.x.as_chunks_mut::<8>();
         for (k, (weights, magnitudes)) in weights.iter().zip(magnitudes).enumerate() {
@@ -131,7 +140,7 @@ impl<const S: usize> SubBlock<S> {
     }
 }
 
-/// The scales that are tried, and what depends on them alone.
+/// The scales that are tried, and what depends on them alone. Lanes past the last hold anything.
 struct Candidates {
     count: usize,
     inverse: Scales,
@@ -140,23 +149,29 @@ struct Candidates {
 }
 
 impl Candidates {
-    #[inline(always)]
-    fn new(steps: i32, step: f32, top: i32, reach: f32) -> Self {
+    fn new(steps: i32) -> Self {
         let count = (2 * steps + 1) as usize;
-        let mut all = Self { count, inverse: [0.0; WIDTH], values: [[0.0; 64]; LEVELS] };
-        let mut scale = [0.0; WIDTH];
-        for c in 0..WIDTH {
-            // Those past the last repeat it.
-            let step_count = (c as i32).min(2 * steps) - steps;
-            all.inverse[c] = ((2 * top + 1) as f32 + step_count as f32 * step) / reach;
-            scale[c] = 1.0 / all.inverse[c];
-        }
-        for level in 0..=top as usize {
-            for c in 0..WIDTH {
-                all.values[level][c] = scale[c] * (2 * level + 1) as f32;
+        Self { count, inverse: [0.0; WIDTH], values: [[0.0; 64]; LEVELS] }
+    }
+
+    /// Sets the scales to those around the one that maps `reach` to the level `top`.
+    #[inline(always)]
+    fn set(&mut self, steps: i32, step: f32, top: i32, reach: f32) {
+        for chunk in 0..self.chunks() {
+            let inverse = &mut self.inverse.as_chunks_mut::<LANES>().0[chunk];
+            let mut scale = [0.0; LANES];
+            for k in 0..LANES {
+                let away = (chunk * LANES + k) as i32 - steps;
+                inverse[k] = ((2 * top + 1) as f32 + away as f32 * step) / reach;
+                scale[k] = 1.0 / inverse[k];
+            }
+            for level in 0..=top as usize {
+                let values = &mut self.values[level].as_chunks_mut::<LANES>().0[chunk];
+                for k in 0..LANES {
+                    values[k] = scale[k] * (2 * level + 1) as f32;
+                }
             }
         }
-        all
     }
 
     /// Whole chunks of lanes that hold all scales.
@@ -166,27 +181,43 @@ impl Candidates {
     }
 }
 
+/// What searching a sub-block fills anew, kept to save clearing it.
+struct Workspace<const N: usize> {
+    candidates: Candidates,
+    /// The codes of all groups under each candidate.
+    rounded: [Codes; GROUPS],
+    /// And the grid points that they were taken to.
+    chosen: [Codes; GROUPS],
+    losses: Losses<N>,
+}
+
+impl<const N: usize> Workspace<N> {
+    fn new(steps: i32) -> Self {
+        let codes = [[0; WIDTH]; GROUPS];
+        let losses = Losses([[[0.0; WIDTH]; 4]; N]);
+        Self { candidates: Candidates::new(steps), rounded: codes, chosen: codes, losses }
+    }
+}
+
 /// Searches one sub-block.
 #[inline(always)]
-pub(in super::super) fn fit<F: Lattice<N, S>, const N: usize, const S: usize>(
+fn fit<F: Lattice<N, S>, const N: usize, const S: usize>(
     grid: &Grid<N>,
     sub: &SubBlock<S>,
     start: Start,
+    space: &mut Workspace<N>,
 ) -> Fit {
     let mut roots = [0.0; S];
     for i in 0..S {
         roots[i] = sub.importance[i].sqrt();
     }
-    let candidates = Candidates::new(F::STEPS, F::STEP, Grid::<N>::TOP, start.reach);
-    // The codes of all groups under each candidate, before and after going to a grid point.
-    let mut rounded = [[0; WIDTH]; GROUPS];
-    let mut chosen = [[0; WIDTH]; GROUPS];
-    let mut losses = Losses([[[0.0; WIDTH]; 4]; N]);
+    let Workspace { candidates, rounded, chosen, losses } = space;
+    candidates.set(F::STEPS, F::STEP, Grid::<N>::TOP, start.reach);
     for (g, (x, roots)) in groups::<N, S>(&sub.x, &roots).enumerate() {
-        round(x, &candidates, &mut rounded[g]);
-        choose(grid, Group { x, roots }, &candidates, &rounded[g], &mut losses, &mut chosen[g]);
+        round(x, candidates, &mut rounded[g]);
+        choose(grid, Group { x, roots }, candidates, &rounded[g], losses, &mut chosen[g]);
     }
-    let (mut scale, best) = best_candidate::<N, S>(sub, &candidates, &chosen, start.scale);
+    let (mut scale, best) = best_candidate::<N, S>(sub, candidates, chosen, start.scale);
     let mut codes = [0; GROUPS];
     let mut missed = [F::REFIT != Refit::Missed; GROUPS];
     if let Some(c) = best {
@@ -227,9 +258,12 @@ fn round<const N: usize>(x: &[f32; N], candidates: &Candidates, codes: &mut Code
     for (inverse, codes) in inverses.iter().zip(chunks).take(candidates.chunks()) {
         let mut sum = [0; LANES];
         for i in 0..N {
+            let mut levels = [0; LANES];
             for k in 0..LANES {
-                let level = nearest_int(0.5 * (inverse[k] * x[i] - 1.0)).clamp(0, Grid::<N>::TOP);
-                sum[k] |= (level as u32) << (Grid::<N>::BITS * i);
+                levels[k] = nearest_int(0.5 * (inverse[k] * x[i] - 1.0)).clamp(0, Grid::<N>::TOP);
+            }
+            for k in 0..LANES {
+                sum[k] |= (levels[k] as u32) << (Grid::<N>::BITS * i);
             }
         }
         *codes = sum;
@@ -512,25 +546,22 @@ pub(in super::super) struct Block {
     pub d: Option<f32>,
 }
 
-/// Searches a block. `start` gives the search of each sub-block its start.
+/// Searches the sub-blocks of a block.
 #[inline(always)]
-pub(in super::super) fn fit_block<F: Lattice<N, S>, const N: usize, const S: usize>(
-    weights: &[f32; 256],
-    importance: Option<&[f32; 256]>,
+fn fit_block<F: Lattice<N, S>, const N: usize, const S: usize>(
+    grid: &Grid<N>,
+    subs: &[SubBlock<S>],
+    starts: &[Start],
+    space: &mut Workspace<N>,
 ) -> Block {
-    let grid = F::grid();
-    let spread = F::SPREAD * weights.iter().fold(0.0, |sum, x| sum + x * x) / 256.0;
     let mut block = Block { fits: [None; 16], scales: [0; 16], d: None };
-    let subs: [SubBlock<S>; 16] =
-        std::array::from_fn(|j| SubBlock::new::<F, N>(weights, importance, spread, j % (256 / S)));
-    let starts = F::starts(&subs);
     let mut scales = [0.0; 16];
     let mut max = 0.0;
-    for j in 0..256 / S {
+    for j in 0..subs.len() {
         if subs[j].max < F::NEGLIGIBLE || starts[j].reach <= 0.0 {
             continue;
         }
-        let fit = fit::<F, N, S>(grid, &subs[j], starts[j]);
+        let fit = fit::<F, N, S>(grid, &subs[j], starts[j], space);
         scales[j] = fit.scale;
         max = if max > fit.scale { max } else { fit.scale };
         block.fits[j] = Some(fit);
@@ -539,7 +570,7 @@ pub(in super::super) fn fit_block<F: Lattice<N, S>, const N: usize, const S: usi
         let d = max / 31.0;
         block.d = Some(d);
         let inverse = 1.0 / d;
-        for j in 0..256 / S {
+        for j in 0..subs.len() {
             block.scales[j] = nearest_int(0.5 * (inverse * scales[j] - 1.0)).clamp(0, 15) as u8;
         }
     }
@@ -570,13 +601,38 @@ where
         let (outs, _) = self.out.as_chunks_mut::<BYTES>();
         let columns = self.rows.importance.map(|importance| importance.as_chunks::<256>().0);
         let blocks_per_row = self.rows.row_len / 256;
-        for (i, (weights, out)) in blocks.iter().zip(outs).enumerate() {
-            let importance = columns.map(|columns| &columns[i % blocks_per_row]);
-            let block = fit_block::<F, N, S>(weights, importance);
-            *out = [0; BYTES];
-            F::pack(&block, out);
+        let grid = F::grid();
+        let mut space = Workspace::new(F::STEPS);
+        let mut subs = [SubBlock::ZERO; BATCH];
+        let (per_block, together) = (256 / S, BATCH * S / 256);
+        for (batch, outs) in outs.chunks_mut(together).enumerate() {
+            let first = batch * together;
+            for (i, subs) in subs.chunks_mut(per_block).take(outs.len()).enumerate() {
+                let importance = columns.map(|columns| &columns[(first + i) % blocks_per_row]);
+                let spread = F::SPREAD * sum_of_squares(&blocks[first + i]) / 256.0;
+                for (j, sub) in subs.iter_mut().enumerate() {
+                    *sub = SubBlock::new::<F, N>(&blocks[first + i], importance, spread, j);
+                }
+            }
+            let starts = F::starts(&subs);
+            for (i, out) in outs.iter_mut().enumerate() {
+                let range = i * per_block..(i + 1) * per_block;
+                let (subs, starts) = (&subs[range.clone()], &starts[range]);
+                let block = fit_block::<F, N, S>(grid, subs, starts, &mut space);
+                *out = [0; BYTES];
+                F::pack(&block, out);
+            }
         }
     }
+}
+
+#[inline(always)]
+fn sum_of_squares(values: &[f32; 256]) -> f32 {
+    let mut sum = 0.0;
+    for value in values {
+        sum += value * value;
+    }
+    sum
 }
 
 /// [`super::super::codec::Codec::quantize`] for a type whose blocks are searched here.

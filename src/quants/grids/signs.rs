@@ -49,9 +49,8 @@ pub(in super::super) fn even_word(signs: [u8; 4]) -> u32 {
     (0..4).fold(0, |word, k| word | u32::from(signs[k] & 127) << (7 * k))
 }
 
-/// `scale * level`, with the sign of bit `i`.
+/// `value`, negated if bit `i` is set.
 #[inline(always)]
-pub(in super::super) fn signed(scale: f32, level: u8, signs: u8, i: usize) -> f32 {
-    let value = scale * f32::from(level);
-    if (signs >> i) & 1 != 0 { -value } else { value }
+pub(in super::super) fn signed(value: f32, signs: u8, i: usize) -> f32 {
+    f32::from_bits(value.to_bits() ^ (u32::from(signs) >> i & 1) << 31)
 }
