@@ -127,19 +127,24 @@ def cpu_seconds(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(command: list) -> tuple[float, str]:
-    """Runs a command to its end: its CPU seconds and its output. Shows what it said if it fails."""
+def run(command: list, may_fail=False) -> tuple[float, str] | None:
+    """Runs a command to its end: its CPU seconds and its output. If it fails, shows what it said and ends
+    the script, or gives None."""
     before = cpu_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace")
+    if done.returncode != 0 and may_fail:
+        return None
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\nfailed: {done.stderr[-2000:]}")
     return cpu_seconds(resource.RUSAGE_CHILDREN) - before, done.stdout
 
 
-def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None) -> float:
-    """Quantizes with llama.cpp in a process of its own; CPU seconds of the quantizing alone."""
-    _, output = run([sys.executable, __file__, source, target, ftype, *([imatrix] if imatrix else [])])
-    return float(output.splitlines()[-1])
+def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None) -> float | None:
+    """Quantizes with llama.cpp in a process of its own; CPU seconds of the quantizing alone. None if it
+    cannot make that type of that model."""
+    command = [sys.executable, __file__, source, target, ftype, *([imatrix] if imatrix else [])]
+    done = run(command, may_fail=True)
+    return float(done[1].splitlines()[-1]) if done else None
 
 
 if __name__ == "__main__":

@@ -51,8 +51,12 @@ impl FromStr for TensorType {
         if pattern.is_empty() {
             return Err(format!("'{text}' has no pattern before '='"));
         }
-        let pattern = Regex::new(&pattern.to_lowercase())
-            .map_err(|e| format!("'{pattern}' is no regular expression: {e}"))?;
+        let pattern = Regex::new(&pattern.to_lowercase()).map_err(|e| {
+            // The last of several lines says what is wrong; the others draw the pattern.
+            let text = e.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            format!("'{pattern}' is no regular expression: {reason}")
+        })?;
         Ok(TensorType { pattern, dtype: writable(dtype)? })
     }
 }

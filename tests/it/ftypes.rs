@@ -5,7 +5,15 @@ use super::cli::{Place, shipped};
 use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, GgufModel};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs;
+
+/// The type of each tensor of the file `name`.
+fn types(place: &Place, name: &str) -> BTreeMap<String, DType> {
+    let model = gguf::open(place.path(name)).unwrap();
+    let infos = model.tensors.table().infos();
+    infos.iter().map(|info| (info.name.clone(), info.dtype)).collect()
+}
 
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -56,4 +64,101 @@ fn whole_files_equal_llama_cpps() {
     let writable = DType::all().filter(|d| aqueduct::quants::can_quantize(*d) && d.is_quantized());
     let missing: Vec<_> = writable.filter(|d| !covered(d)).collect();
     assert_eq!(missing, [DType::NVFP4]);
+}
+
+/// A place with a model `m.gguf` in F16 and an importance matrix `i.gguf` for it.
+fn place_with_model() -> Place {
+    let place = Place::new();
+    fs::copy(shipped("tests/data/quantize/clerk-imatrix.gguf"), place.path("i.gguf")).unwrap();
+    place.ok("convert @recipes/demo/clerk --type f16 -o m.gguf");
+    place
+}
+
+#[test]
+fn types_of_tensors_can_be_asked_for() {
+    let place = place_with_model();
+    let made = |rest: &str| {
+        place.ok(&format!("quantize m.gguf Q4_K_M -o x.gguf --force --quiet {rest}"));
+        types(&place, "x.gguf")
+    };
+    let (q4, q6, q8) = (DType::Q4_K, DType::Q6_K, DType::Q8_0);
+    let plain = made("");
+    assert_eq!((plain["output.weight"], plain["token_embd.weight"]), (q6, q4));
+    assert_eq!(plain["blk.2.ffn_down.weight"], q6);
+
+    let pure = made("--pure");
+    let quantized = pure.values().filter(|t| t.is_quantized());
+    assert!(quantized.clone().count() > 20 && quantized.clone().all(|&t| t == q4), "{pure:?}");
+    assert_eq!(made("--leave-output-tensor")["output.weight"], DType::F16);
+    let ends = made("--output-tensor-type q8_0 --token-embedding-type bf16");
+    assert_eq!((ends["output.weight"], ends["token_embd.weight"]), (q8, DType::BF16));
+    let large = place.ok("quantize m.gguf q4_k_l -o l.gguf --json").json();
+    assert_eq!(large[0]["ftype"], "Q4_K_L");
+    let l = types(&place, "l.gguf");
+    assert_eq!((l["output.weight"], l["token_embd.weight"]), (q8, q8));
+    assert_eq!(l["blk.0.attn_q.weight"], q4);
+
+    // The first pattern that fits decides, those of the file last.
+    fs::write(place.path("types.txt"), "attn_=iq4_nl\n\nffn_up=q5_k\n").unwrap();
+    let some = made("--tensor-type attn_[qk]=q8_0 --tensor-type-file types.txt");
+    assert_eq!((some["blk.1.attn_q.weight"], some["blk.1.attn_k.weight"]), (q8, q8));
+    assert_eq!(some["blk.1.attn_v.weight"], DType::IQ4_NL);
+    assert_eq!(some["blk.1.ffn_up.weight"], DType::Q5_K);
+    assert_eq!(some["blk.1.ffn_gate.weight"], plain["blk.1.ffn_gate.weight"]);
+
+    let bad = "quantize m.gguf Q4_K_M -o y.gguf --tensor-type";
+    place.fails(2, &format!("{bad} a(=q8_0"), &["no regular expression"]);
+    place.fails(2, &format!("{bad} attn_q"), &["PATTERN=TYPE"]);
+    fs::write(place.path("types.txt"), "attn_q=q8_0\nattn_k=q7\n").unwrap();
+    let from_file = "quantize m.gguf Q4_K_M -o y.gguf --tensor-type-file types.txt";
+    place.fails(2, from_file, &["types.txt:2", "unknown tensor type 'q7'"]);
+    assert!(!place.path("y.gguf").exists());
+}
+
+#[test]
+fn metadata_and_importance_weights_can_be_picked() {
+    let place = place_with_model();
+    let quantize = "quantize m.gguf Q4_K_M --imatrix i.gguf --quiet";
+    let set = "--override-kv general.author=str:me --override-kv llama.context_length=int:64";
+    place.ok(&format!("{quantize} -o set.gguf {set}"));
+    let metadata = gguf::open(place.path("set.gguf")).unwrap().metadata;
+    assert_eq!(metadata.str("general.author"), Some("me"));
+    assert_eq!(metadata.u64("llama.context_length"), Some(64));
+    let keys: Vec<&str> = metadata.iter().map(|(key, _)| key).collect();
+    // As llama-quantize has it: what is set comes after the file's type and before the matrix.
+    let at = |key: &str| keys.iter().position(|k| *k == key).unwrap();
+    assert_eq!(at("general.author"), at("general.file_type") + 1);
+    assert_eq!(at("llama.context_length") + 1, at("quantize.imatrix.file"));
+    place.fails(2, &format!("{quantize} -o y.gguf --override-kv a=7"), &["KEY=TYPE:VALUE"]);
+
+    for (flag, count) in [("--include-weights ffn_down", 3), ("--exclude-weights ffn_down", 18)] {
+        let output = place.command(&format!("{quantize} -o some.gguf --force {flag}")).output();
+        assert!(output.unwrap().status.success());
+        let metadata = gguf::open(place.path("some.gguf")).unwrap().metadata;
+        assert_eq!(metadata.u64("quantize.imatrix.entries_count"), Some(count), "{flag}");
+    }
+    place.fails(2, "quantize m.gguf Q8_0 -o y.gguf --include-weights a", &["--imatrix"]);
+}
+
+#[test]
+fn a_dry_run_tells_what_a_run_makes_and_writes_nothing() {
+    let place = place_with_model();
+    let before = place.entries();
+    let quantize = "quantize m.gguf --imatrix i.gguf Q4_K_M IQ2_M";
+    let table = place.ok(&format!("{quantize} --dry-run")).stdout;
+    let json = place.ok(&format!("{quantize} --dry-run --json")).json();
+    assert_eq!(place.entries(), before);
+    place.ok(&format!("{quantize} -o out --quiet"));
+    for (index, name) in ["Q4_K_M", "IQ2_M"].into_iter().enumerate() {
+        let file = format!("out/m-{name}.gguf");
+        let bytes = place.read(&file).len();
+        assert_eq!((&json[index]["ftype"], &json[index]["bytes"]), (&name.into(), &bytes.into()));
+        assert!(table.contains(&bytes.to_string()), "{table}");
+        let made = types(&place, &file);
+        for tensor in json[index]["tensors"].as_array().unwrap() {
+            let dtype = made[tensor["name"].as_str().unwrap()];
+            assert_eq!(tensor["type"], dtype.name());
+        }
+    }
+    place.fails(2, "quantize m.gguf Q8_0", &["--output"]);
 }
