@@ -133,8 +133,8 @@ pub fn encode_float(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> 
 /// not a panic.
 ///
 /// Fails if the type cannot be written, if it [requires importance](requires_importance) and there is
-/// none, if `row_len` is no whole number of blocks, if `values` is no
-/// whole number of rows, or if `importance` or `out` has the wrong length.
+/// none, if `row_len` is no whole number of blocks, if `values` is no whole number of rows, or if
+/// `importance` or `out` has the wrong length.
 pub fn quantize(
     dtype: DType,
     values: &[f32],

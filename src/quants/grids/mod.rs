@@ -8,7 +8,9 @@
 //! The order of neighbours decides between equally good ones, so it is the reference's: by distance,
 //! then by index.
 
-pub(super) mod search;
+mod candidates;
+pub(super) mod lattice;
+mod search;
 pub(super) mod signs;
 mod three_bit_256;
 mod three_bit_512;
@@ -177,7 +179,7 @@ pub(super) fn two_bit_1024() -> &'static Grid<8> {
 }
 
 /// The grid of IQ1_S and IQ1_M.
-#[allow(dead_code)]
+#[allow(dead_code)] // Until those types are there.
 pub(super) fn two_bit_2048() -> &'static Grid<8> {
     static GRID: OnceLock<Grid<8>> = OnceLock::new();
     GRID.get_or_init(|| Grid::build(&two_bit_2048::CODES, 3))
