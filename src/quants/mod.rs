@@ -18,6 +18,9 @@ mod f16;
 mod f32;
 mod fp4;
 mod grids;
+mod iq1;
+mod iq1_m;
+mod iq1_s;
 mod iq2_s;
 mod iq2_xs;
 mod iq2_xxs;
@@ -70,6 +73,8 @@ const REGISTRY: &[Codec] = &[
     q4_k::CODEC,
     q5_k::CODEC,
     q6_k::CODEC,
+    iq1_s::CODEC,
+    iq1_m::CODEC,
     iq2_xxs::CODEC,
     iq2_xs::CODEC,
     iq2_s::CODEC,
@@ -101,7 +106,7 @@ pub fn can_quantize(dtype: DType) -> bool {
 
 /// Whether [`quantize`] writes the type only with importance: too few bits to go without.
 pub fn requires_importance(dtype: DType) -> bool {
-    matches!(dtype, DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS)
+    matches!(dtype, DType::IQ1_S | DType::IQ2_XXS | DType::IQ2_XS)
 }
 
 /// Decodes `bytes` of type `dtype`, any number of whole blocks at any alignment, into `out`.

@@ -28,6 +28,8 @@ const BLOCK_TYPES: &[BlockType] = &[
     BlockType(DType::Q4_K, "8bf67f6099951d4924763fb47691cb2c66f659fc2d1cc369944b1f482c45733a", 0.0720, 0.0714),
     BlockType(DType::Q5_K, "edf2879fdeaf19b9dcc4d6cb04a00d4299e0df304556f51c17fe64ba296379c5", 0.0364, 0.0357),
     BlockType(DType::Q6_K, "a248a1be85f8f98c0796ffb1ab1cb7878f7f4e533e9568063a9604ed31f27c37", 0.0179, 0.0175),
+    BlockType(DType::IQ1_S, "20ae35a625742833475d4a01ac9ed14819391794b64ba2e478c35c77b31372b7", 0.0, 0.4860),
+    BlockType(DType::IQ1_M, "ce93f8d09f39414d189e60a4e99798c6c4ec4b0d0bb624dfc9661bc5bc8af381", 0.5810, 0.4510),
     BlockType(DType::IQ2_XXS, "472a3956df604f68940d59f59881b3b13f1d134e0f9532d4ddef101f77f321bf", 0.0, 0.3437),
     BlockType(DType::IQ2_XS, "2fd3e0044bf9c4cf429a5851f6af58a9569fa2dd494554aed0a7f5c10d4ffe51", 0.0, 0.2997),
     BlockType(DType::IQ2_S, "075fc22d2caa6e38ee0bdb63761238ffc4d4aca69969c8a31219c5c8eca84acc", 0.2643, 0.2486),
