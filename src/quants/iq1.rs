@@ -5,7 +5,10 @@
 //! (`quantize_row_iq1_s_impl` and `_m_impl` of llama.cpp). Groups of eight whose levels are no point of
 //! the grid move to the neighbour of least weighted square error (`iq1_find_best_neighbour2`).
 
-use super::grids::{Grid, Place};
+use super::codec::Rows;
+use super::grids::{self, Grid, Place};
+use super::simd::{Level, Work};
+use std::marker::PhantomData;
 
 /// How far levels are shifted.
 const DELTA: f32 = 0.125;
@@ -18,6 +21,40 @@ pub(super) const DOWN: [f32; 3] = [-1.0 - DELTA, -DELTA, 1.0 - DELTA];
 pub(super) const TOGETHER: usize = 16;
 /// Room for `N + 1` sums and a chunk that reaches past them.
 pub(super) type Sums = [f32; 33 + TOGETHER];
+
+/// A format that is written block by block, of `BYTES` bytes each, from weights and their columns'
+/// importance.
+pub(super) trait EncodeBlock<const BYTES: usize> {
+    /// Must be `#[inline(always)]`, see [`Work`].
+    fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; BYTES]);
+}
+
+/// [`super::codec::Codec::quantize`] for these formats.
+pub(super) fn quantize<F: EncodeBlock<BYTES>, const BYTES: usize>(
+    level: Level,
+    rows: Rows,
+    out: &mut [u8],
+) {
+    level.run(Encode::<F, BYTES> { format: PhantomData, rows, out });
+}
+
+struct Encode<'a, F, const BYTES: usize> {
+    format: PhantomData<F>,
+    rows: Rows<'a>,
+    out: &'a mut [u8],
+}
+
+impl<F: EncodeBlock<BYTES>, const BYTES: usize> Work for Encode<'_, F, BYTES> {
+    #[inline(always)]
+    fn run(self) {
+        let columns = self.rows.importance.map(|importance| importance.as_chunks::<256>().0);
+        let blocks = self.rows.values.as_chunks::<256>().0;
+        for (b, out) in self.out.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
+            let importance = columns.map(|columns| &columns[b % columns.len()]);
+            F::encode_block(&blocks[b], importance, out);
+        }
+    }
+}
 
 /// The sub-block's largest magnitude.
 #[inline(always)]
@@ -67,7 +104,7 @@ pub(super) fn beats(xq: f32, q2: f32, best: f32) -> bool {
 
 /// The point for eight weights and their levels: the one with these levels, or the best neighbour.
 #[inline(always)]
-pub(super) fn nearest_point(
+fn nearest_point(
     grid: &Grid<8>,
     levels: &[u8; 8],
     x: &[f32; 8],
@@ -117,6 +154,37 @@ fn first_halves(costs: &[[f32; 4]; 8]) -> [f32; 256] {
         }
     }
     sums
+}
+
+/// The points of a sub-block's `G` groups, and the scale, fitted to them if any group had to move.
+/// `values` are what each group's levels stand for.
+#[inline(always)]
+pub(super) fn place<const G: usize>(
+    levels: &[u8],
+    x: &[f32],
+    weights: &[f32],
+    scale: f32,
+    values: [&[f32; 3]; G],
+) -> ([u16; G], f32) {
+    let grid = grids::two_bit_2048();
+    let (levels, x) = (levels.as_chunks::<8>().0, x.as_chunks::<8>().0);
+    let weights = weights.as_chunks::<8>().0;
+    let (mut indices, mut all_on_grid) = ([0; G], true);
+    for g in 0..G {
+        let (index, on_grid) =
+            nearest_point(grid, &levels[g], &x[g], &weights[g], scale, values[g]);
+        indices[g] = index;
+        all_on_grid &= on_grid;
+    }
+    let mut sums = (0.0, 0.0);
+    if !all_on_grid {
+        for g in 0..G {
+            let point = &grid.points()[usize::from(indices[g])];
+            add_fit(&mut sums, point, &x[g], &weights[g], values[g], 1.0);
+        }
+    }
+    let fitted = sums.0 > 0.0 && sums.1 > 0.0;
+    (indices, if fitted { sums.0 / sums.1 } else { scale })
 }
 
 /// Sums of weight * x * value and weight * value^2 over the values that a point stands for, added to

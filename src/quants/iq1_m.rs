@@ -6,17 +6,16 @@
 //! `d * (2 s + 1) * (level - 1 +- 1/8)`. Encoding is `quantize_row_iq1_m_impl`, decoding
 //! `dequantize_row_iq1_m` of llama.cpp.
 
-use super::codec::{self, Codec, DecodeBlock, Rows};
+use super::codec::{self, Codec, DecodeBlock};
 use super::f16::{f16_to_f32, f32_to_f16};
 use super::grids;
-use super::iq1::{self, DOWN, Sums, TOGETHER, UP};
-use super::simd::{Level, Work};
+use super::iq1::{self, DOWN, EncodeBlock, Sums, TOGETHER, UP};
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ1_M,
     decode: codec::decode_blocks::<IQ1_M, 256, 56>,
-    quantize: Some(quantize),
+    quantize: Some(iq1::quantize::<IQ1_M, 56>),
     is_valid: |block| block.first_chunk().is_none_or(|block| scale_bits(block) & 0x7c00 != 0x7c00),
 };
 
@@ -57,26 +56,6 @@ impl DecodeBlock<256, 56> for IQ1_M {
     }
 }
 
-fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
-    level.run(Encode { rows, out });
-}
-
-struct Encode<'a> {
-    rows: Rows<'a>,
-    out: &'a mut [u8],
-}
-
-impl Work for Encode<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let columns = self.rows.importance.map(|importance| importance.as_chunks::<256>().0);
-        let blocks = self.rows.values.as_chunks::<256>().0;
-        for (b, out) in self.out.as_chunks_mut::<56>().0.iter_mut().enumerate() {
-            encode_block(&blocks[b], columns.map(|columns| &columns[b % columns.len()]), out);
-        }
-    }
-}
-
 /// A sub-block's split into levels.
 struct Split {
     scale: f32,
@@ -90,6 +69,13 @@ struct Split {
 #[inline(always)]
 fn values(down: [bool; 2]) -> [&'static [f32; 3]; 2] {
     down.map(|down| if down { &DOWN } else { &UP })
+}
+
+impl EncodeBlock<56> for IQ1_M {
+    #[inline(always)]
+    fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; 56]) {
+        encode_block(x, importance, out);
+    }
 }
 
 #[inline(always)]
@@ -108,7 +94,7 @@ fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; 
         let levels = iq1::levels(&order, split.at, turn);
         let down = split.down.map(|down| down != turn);
         let scale = split.scale.abs();
-        let (indices, scale) = place(&levels, &x[j], &weights[j], scale, values(down));
+        let (indices, scale) = iq1::place(&levels, &x[j], &weights[j], scale, values(down));
         for g in 0..2 {
             out[2 * j + g] = indices[g] as u8;
             out[32 + j] |= ((indices[g] >> 8) as u8 | u8::from(down[g]) << 3) << (4 * g);
@@ -244,34 +230,4 @@ fn best_split(x: &[f32; 16], weights: &[f32; 16], order: &[u8; 16]) -> Option<Sp
         }
     }
     found
-}
-
-/// The groups' points, and the scale fitted to them if any had to move.
-#[inline(always)]
-fn place(
-    levels: &[u8; 16],
-    x: &[f32; 16],
-    weights: &[f32; 16],
-    scale: f32,
-    values: [&[f32; 3]; 2],
-) -> ([u16; 2], f32) {
-    let grid = grids::two_bit_2048();
-    let (levels, x) = (levels.as_chunks::<8>().0, x.as_chunks::<8>().0);
-    let weights = weights.as_chunks::<8>().0;
-    let (mut indices, mut all_on_grid) = ([0; 2], true);
-    for g in 0..2 {
-        let (index, on_grid) =
-            iq1::nearest_point(grid, &levels[g], &x[g], &weights[g], scale, values[g]);
-        indices[g] = index;
-        all_on_grid &= on_grid;
-    }
-    let mut sums = (0.0, 0.0);
-    if !all_on_grid {
-        for g in 0..2 {
-            let point = &grid.points()[usize::from(indices[g])];
-            iq1::add_fit(&mut sums, point, &x[g], &weights[g], values[g], 1.0);
-        }
-    }
-    let fitted = sums.0 > 0.0 && sums.1 > 0.0;
-    (indices, if fitted { sums.0 / sums.1 } else { scale })
 }

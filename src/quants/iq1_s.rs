@@ -5,17 +5,16 @@
 //! down. A weight is `d * (2 s + 1) * (level - 1 +- 1/8)`. Encoding is `quantize_row_iq1_s_impl`, decoding
 //! `dequantize_row_iq1_s` of llama.cpp.
 
-use super::codec::{self, Codec, DecodeBlock, Rows};
+use super::codec::{self, Codec, DecodeBlock};
 use super::f16::{f32_to_f16, read_f16};
 use super::grids;
-use super::iq1::{self, DOWN, Sums, TOGETHER, UP};
-use super::simd::{Level, Work};
+use super::iq1::{self, DOWN, EncodeBlock, Sums, TOGETHER, UP};
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ1_S,
     decode: codec::decode_blocks::<IQ1_S, 256, 50>,
-    quantize: Some(quantize),
+    quantize: Some(iq1::quantize::<IQ1_S, 50>),
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
@@ -45,35 +44,22 @@ impl DecodeBlock<256, 50> for IQ1_S {
     }
 }
 
-fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
-    level.run(Encode { rows, out });
-}
-
-struct Encode<'a> {
-    rows: Rows<'a>,
-    out: &'a mut [u8],
-}
-
-impl Work for Encode<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Some(importance) = self.rows.importance else {
-            return; // Refused before: the type requires importance.
-        };
-        let columns = importance.as_chunks::<256>().0;
-        let blocks = self.rows.values.as_chunks::<256>().0;
-        for (b, out) in self.out.as_chunks_mut::<50>().0.iter_mut().enumerate() {
-            encode_block(&blocks[b], &columns[b % columns.len()], out);
-        }
-    }
-}
-
 /// A sub-block's split into levels.
 struct Split {
     scale: f32,
     /// Ranks of the first weights of level 1 and of level 2.
     at: (usize, usize),
     down: bool,
+}
+
+impl EncodeBlock<50> for IQ1_S {
+    #[inline(always)]
+    fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; 50]) {
+        // Without importance the type is refused before.
+        if let Some(importance) = importance {
+            encode_block(x, importance, out);
+        }
+    }
 }
 
 #[inline(always)]
@@ -99,7 +85,8 @@ fn encode_block(x: &[f32; 256], importance: &[f32; 256], out: &mut [u8; 50]) {
         let levels = iq1::levels(&order, split.at, split.scale < 0.0);
         down[j] = split.down != (split.scale < 0.0);
         let values = if down[j] { &DOWN } else { &UP };
-        let (indices, scale) = place(&levels, &x[j], &weights, split.scale.abs(), values);
+        let scale = split.scale.abs();
+        let (indices, scale) = iq1::place(&levels, &x[j], &weights, scale, [values; 4]);
         let mut head = 0;
         for (g, index) in indices.into_iter().enumerate() {
             out[2 + 4 * j + g] = index as u8;
@@ -170,34 +157,4 @@ fn best_split(x: &[f32; 32], weights: &[f32; 32], order: &[u8; 32]) -> Option<Sp
         }
     }
     found
-}
-
-/// The groups' points, and the scale fitted to them if any had to move.
-#[inline(always)]
-fn place(
-    levels: &[u8; 32],
-    x: &[f32; 32],
-    weights: &[f32; 32],
-    scale: f32,
-    values: &[f32; 3],
-) -> ([u16; 4], f32) {
-    let grid = grids::two_bit_2048();
-    let (levels, x) = (levels.as_chunks::<8>().0, x.as_chunks::<8>().0);
-    let weights = weights.as_chunks::<8>().0;
-    let (mut indices, mut all_on_grid) = ([0; 4], true);
-    for g in 0..4 {
-        let (index, on_grid) =
-            iq1::nearest_point(grid, &levels[g], &x[g], &weights[g], scale, values);
-        indices[g] = index;
-        all_on_grid &= on_grid;
-    }
-    let mut sums = (0.0, 0.0);
-    if !all_on_grid {
-        for g in 0..4 {
-            let point = &grid.points()[usize::from(indices[g])];
-            iq1::add_fit(&mut sums, point, &x[g], &weights[g], values, 1.0);
-        }
-    }
-    let fitted = sums.0 > 0.0 && sums.1 > 0.0;
-    (indices, if fitted { sums.0 / sums.1 } else { scale })
 }
