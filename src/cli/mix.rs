@@ -1,8 +1,8 @@
 //! Arguments that change a quantized file's mix, with llama-quantize's names.
 
 use aqueduct::dtype::DType;
-use aqueduct::gguf::Value;
-use aqueduct::quantize::{Importance, PlanOptions, TensorType, writable};
+use aqueduct::gguf::{GgufModel, Value};
+use aqueduct::quantize::{Importance, PlanOptions, Pruning, TensorType, writable};
 use aqueduct::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct MixArguments {
     /// decides. Example: 'blk\.[0-3]\.ffn_down=q8_0'.
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor_type: Vec<TensorType>,
-    /// A file of such patterns, one a line; they come after those given with --tensor-type.
+    /// A file of such patterns, with spaces or line breaks between them; they come after those given with --tensor-type.
     #[arg(long, value_name = "FILE")]
     tensor_type_file: Option<PathBuf>,
     /// Use only the importance weights of tensors whose names contain this; may be given several
@@ -44,6 +44,9 @@ pub struct MixArguments {
     /// general.author=str:someone.
     #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = override_kv)]
     override_kv: Vec<(String, Value)>,
+    /// Drop these layers, counted from 0 with commas between them; the others are numbered anew.
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    prune_layers: Vec<usize>,
 }
 
 impl MixArguments {
@@ -52,9 +55,11 @@ impl MixArguments {
         let mut tensor_types = self.tensor_type.clone();
         if let Some(path) = &self.tensor_type_file {
             let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-            for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+            for (number, line) in text.lines().enumerate() {
                 let at = |e| Error::Usage(format!("{}:{}: {e}", path.display(), number + 1));
-                tensor_types.push(line.parse().map_err(at)?);
+                for word in line.split_whitespace() {
+                    tensor_types.push(word.parse().map_err(at)?);
+                }
             }
         }
         Ok(PlanOptions {
@@ -65,16 +70,37 @@ impl MixArguments {
             token_embedding_type: self.token_embedding_type,
             tensor_types,
             override_kv: self.override_kv.clone(),
+            pruned_from: None,
         })
     }
 
-    /// Drops the importance weights that are not to be used.
-    pub fn filter(&self, importance: &mut Importance) {
+    /// `model` without the layers to prune; `importance` and `options` are made to go with it.
+    pub fn prune(
+        &self,
+        model: GgufModel,
+        importance: Option<&mut Importance>,
+        options: &mut PlanOptions,
+    ) -> Result<GgufModel> {
+        if self.prune_layers.is_empty() {
+            return Ok(model);
+        }
+        let pruning = Pruning::new(&model, &self.prune_layers)?;
+        if let Some(importance) = importance {
+            pruning.rename(importance);
+        }
+        options.pruned_from = Some(pruning.layers_before());
+        pruning.model(&model)
+    }
+
+    /// `importance` less the weights that are not to be used; `None` if none are left, which is as if
+    /// there were no matrix.
+    pub fn filter(&self, mut importance: Importance) -> Option<Importance> {
         let contains = |name: &str, parts: &[String]| parts.iter().any(|part| name.contains(part));
         importance.retain(|name| {
             !contains(name, &self.exclude_weights)
                 && (self.include_weights.is_empty() || contains(name, &self.include_weights))
         });
+        (!importance.is_empty()).then_some(importance)
     }
 }
 

@@ -47,15 +47,14 @@ impl Arguments {
         let types = distinct(&self.types);
         let source = Source::open(&self.source)?;
         context.warn_of(&source);
-        let mut importance = self.imatrix.as_deref().map(read_importance).transpose()?;
-        if let Some(importance) = &mut importance {
-            self.mix.filter(importance);
-        }
+        let mut importance = self.importance(context)?;
+        let mut options = self.mix.options()?;
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
-        let options = self.mix.options()?;
+        let model = self.mix.prune(model, importance.as_mut(), &mut options)?;
+        let make_plan = if self.dry_run { QuantPlan::dry_run } else { QuantPlan::new };
         let mut plans = Vec::with_capacity(types.len());
         for ftype in &types {
-            let plan = QuantPlan::new(&model, *ftype, importance.as_ref(), &options)?;
+            let plan = make_plan(&model, *ftype, importance.as_ref(), &options)?;
             context.warn_all(plan.warnings.clone());
             plans.push(plan);
         }
@@ -74,6 +73,17 @@ impl Arguments {
         }
         show::text(&show::files_table(&written));
         Ok(())
+    }
+
+    /// The importance weights to use, if there are any.
+    fn importance(&self, context: &Context) -> anyhow::Result<Option<Importance>> {
+        let Some(path) = &self.imatrix else { return Ok(None) };
+        let used = self.mix.filter(read_importance(path)?);
+        if used.is_none() {
+            let text = "no importance weights are left; quantizing goes on as without --imatrix";
+            context.warn_all([text.to_string()]);
+        }
+        Ok(used)
     }
 }
 

@@ -14,6 +14,8 @@ const RECORDED_STRING: usize = 127;
 pub struct Importance {
     /// `[matrices * row_len]` weights by GGUF tensor name.
     weights: BTreeMap<String, Vec<f32>>,
+    /// Entries of the matrix that are in use, those of pruned layers too.
+    entries: usize,
     file: String,
     dataset: Option<String>,
     chunks: u64,
@@ -40,12 +42,27 @@ impl Importance {
         }
         let dataset = matrix.datasets.first().cloned();
         let chunks = u64::from(matrix.chunk_count);
-        Ok(Importance { weights, file: file.to_string(), dataset, chunks })
+        let entries = weights.len();
+        Ok(Importance { weights, entries, file: file.to_string(), dataset, chunks })
     }
 
     /// Keeps the weights of the tensors that `keep` holds for.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.weights.retain(|name, _| keep(name));
+        self.entries = self.weights.len();
+    }
+
+    /// Whether there are no weights at all.
+    pub fn is_empty(&self) -> bool {
+        self.weights.is_empty()
+    }
+
+    /// Gives each tensor's weights the name `to` tells, or drops them if it tells none. What is
+    /// recorded in the file still counts them: llama-quantize counts before it prunes.
+    pub fn rename(&mut self, to: impl Fn(&str) -> Option<String>) {
+        let weights = std::mem::take(&mut self.weights);
+        let renamed = weights.into_iter().filter_map(|(name, values)| Some((to(&name)?, values)));
+        self.weights = renamed.collect();
     }
 
     /// The weights of tensor `name`, if the matrix has an entry.
@@ -59,7 +76,7 @@ impl Importance {
         if let Some(dataset) = &self.dataset {
             metadata.set("quantize.imatrix.dataset", cut(dataset));
         }
-        metadata.set("quantize.imatrix.entries_count", Value::U32(self.weights.len() as u32));
+        metadata.set("quantize.imatrix.entries_count", Value::U32(self.entries as u32));
         if self.chunks > 0 {
             metadata.set("quantize.imatrix.chunks_count", Value::U32(self.chunks as u32));
         }

@@ -2,64 +2,16 @@
 //!
 //! The rules are the peer's, so that files are interchangeable; they depend on the tensor's category,
 //! the model, whether there is an imatrix, and on counters that advance from tensor to tensor in file
-//! order. Source of the rules: llama.cpp `src/llama-quant.cpp` (`tensor_allows_quantization`,
-//! `llama_tensor_get_type_impl`, `tensor_type_fallback`, `tensor_requires_imatrix`), October 2026.
-//! Absent: rules for single architectures that this program does not convert (Falcon and a few more).
+//! order. Source of the rules: llama.cpp `src/llama-quant.cpp` (`llama_tensor_get_type`,
+//! `llama_tensor_get_type_impl`, `tensor_type_fallback`), October 2026.
 
+use super::eligible::allows_quantization;
+use super::facts::{Family, ModelFacts};
 use super::ftype::Ftype;
 use super::options::PlanOptions;
 use crate::arch::Category;
 use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::gguf::Metadata;
 use crate::source::TensorInfo;
-
-/// What the rules need to know of the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModelFacts {
-    /// Layers, `block_count`.
-    pub n_layer: usize,
-    /// Query heads per key-value head, in layer 0.
-    pub n_gqa: usize,
-    /// Experts; 0 for dense models.
-    pub n_expert: usize,
-    /// 80 layers with grouped-query attention: the class of Llama-2-70B, and of any stack that deep.
-    pub class_70b: bool,
-    /// There is no `output.weight`: the embedding serves as the head.
-    pub tied: bool,
-    /// Tensors whose category counts as attention values.
-    pub n_attn_v: usize,
-}
-
-impl ModelFacts {
-    /// Reads the facts from `metadata` and the tensors' names.
-    pub fn new(origin: &str, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<ModelFacts> {
-        let arch = metadata.str("general.architecture").ok_or_else(|| {
-            Error::model(origin, "metadata key 'general.architecture' is missing; is it a model?")
-        })?;
-        let n_layer = metadata.require_usize(origin, &format!("{arch}.block_count"))?;
-        let count = |key: &str| metadata.u64(&format!("{arch}.{key}")).unwrap_or(0) as usize;
-        let n_head = count("attention.head_count");
-        let n_head_kv = match count("attention.head_count_kv") {
-            0 => n_head,
-            n => n,
-        };
-        let class_70b = match arch {
-            "llama" => n_layer == 80 && n_head != n_head_kv,
-            "qwen2" | "deci" => n_layer == 80,
-            _ => false,
-        };
-        let category = |info: &TensorInfo| Category::of(&info.name);
-        Ok(ModelFacts {
-            n_layer,
-            n_gqa: n_head.checked_div(n_head_kv).unwrap_or(0),
-            n_expert: count("expert_count"),
-            class_70b,
-            tied: !tensors.iter().any(|t| category(t) == Category::Output),
-            n_attn_v: tensors.iter().filter(|t| category(t).is_attn_v()).count(),
-        })
-    }
-}
 
 /// The choice for one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,73 +19,6 @@ pub struct Choice {
     pub dtype: DType,
     /// The type that the rules wanted where the row length did not allow it.
     pub fallback_from: Option<DType>,
-}
-
-/// Parts of names that mark tensors which are never quantized: small, or sensitive, or tables.
-const NEVER: &[&str] = &[
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    "sam.pos_embd",
-    "sam.neck.",
-    "sam.net_",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-    "a.rvq.codebook",
-    "mm.a.code_embd",
-];
-
-/// Whether `info` may change its type at all. Others keep the source's.
-pub fn allows_quantization(info: &TensorInfo) -> bool {
-    // Outer dimensions of length 1 do not count, as in ggml_n_dims.
-    let dims = info.shape.iter().skip_while(|&&d| d == 1).count();
-    dims >= 2
-        && info.name.ends_with("weight")
-        && info.name != "position_embd.weight"
-        && info.name != "token_types.weight"
-        && !NEVER.iter().any(|part| info.name.contains(part))
-}
-
-/// Whether `dtype` for this tensor would be garbage without an importance matrix.
-pub fn requires_imatrix(name: &str, dtype: DType, ftype: Ftype) -> bool {
-    if matches!(Category::of(name), Category::Output | Category::TokenEmbedding) {
-        return false;
-    }
-    match dtype {
-        DType::IQ3_XXS
-        | DType::IQ2_XXS
-        | DType::IQ2_XS
-        | DType::IQ2_S
-        | DType::IQ1_M
-        | DType::IQ1_S => true,
-        DType::Q2_K => ftype == Ftype::Q2_K_S,
-        _ => false,
-    }
 }
 
 /// Layers that deserve more bits: the first and last eighth, and every third between.
@@ -146,6 +31,12 @@ fn use_more_bits(layer: usize, n_layer: usize) -> bool {
 pub(super) fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
+
+/// The embeddings that some models add in every layer.
+const PER_LAYER: &str = "per_layer_token_embd.weight";
+
+/// Parts of names of GLM-5 Next's tensors that get Q8_0 at least.
+const GLM5_NEXT_Q8: &[&str] = &["attn_q_a", "attn_q_b", "nextn.eh_proj"];
 
 /// Walks the tensors of a file in file order and chooses a type for each.
 pub struct Mix<'a> {
@@ -190,11 +81,14 @@ impl<'a> Mix<'a> {
     pub fn choose(&mut self, info: &TensorInfo) -> Choice {
         let exactly = |dtype| Choice { dtype, fallback_from: None };
         let left = self.options.leave_output_tensor && info.name == "output.weight";
-        if !allows_quantization(info) || left {
+        if !allows_quantization(info, self.facts.family) || left {
             return exactly(info.dtype);
         }
+        let named = self.options.tensor_type(&info.name);
         // What is asked for the ends is taken as it is, whatever the row length.
         let fixed = match Category::of(&info.name) {
+            // A separate table, large in the models that have it: it may be named on its own.
+            Category::TokenEmbedding if info.name == PER_LAYER && named.is_some() => None,
             Category::TokenEmbedding => self.embedding,
             Category::Output => self.output,
             _ => None,
@@ -207,7 +101,7 @@ impl<'a> Mix<'a> {
             return exactly(base);
         }
         // A type asked for by name does not advance the counters, so later layers shift.
-        let wanted = match self.options.tensor_type(&info.name) {
+        let wanted = match named {
             Some(dtype) => dtype,
             None if self.options.pure => base,
             None => self.wanted(info, base),
@@ -218,6 +112,11 @@ impl<'a> Mix<'a> {
 
     /// What the rules want, whatever the row length.
     fn wanted(&mut self, info: &TensorInfo, base: DType) -> DType {
+        let family = self.facts.family;
+        let sensitive = || GLM5_NEXT_Q8.iter().any(|part| info.name.contains(part));
+        if family == Family::Glm5Next && sensitive() {
+            return DType::Q8_0;
+        }
         let category = Category::of(&info.name);
         let is_head = category == Category::Output
             || (self.facts.tied && category == Category::TokenEmbedding);
@@ -225,9 +124,7 @@ impl<'a> Mix<'a> {
             return self.head(info, base);
         }
         if self.ftype == Ftype::MXFP4_MOE {
-            // Experts are stacked, so their tensors have three dimensions.
-            let experts = info.shape.iter().rev().nth(2).is_some_and(|&n| n > 1);
-            return if experts { DType::MXFP4 } else { DType::Q8_0 };
+            return self.mxfp4_moe(info, category);
         }
         if category == Category::TokenEmbedding {
             return self.token_embedding(base);
@@ -259,6 +156,14 @@ impl<'a> Mix<'a> {
         }
     }
 
+    /// Experts are stacked, so their tensors have three dimensions; in BailingMoE 3 others have too.
+    fn mxfp4_moe(&self, info: &TensorInfo, category: Category) -> DType {
+        let stacked = info.shape.iter().rev().nth(2).is_some_and(|&n| n > 1);
+        let ffn = matches!(category, Category::FfnUp | Category::FfnGate | Category::FfnDown);
+        let experts = stacked && (ffn || self.facts.family != Family::BailingMoe3);
+        if experts { DType::MXFP4 } else { DType::Q8_0 }
+    }
+
     /// The output head, or the embedding that serves as one.
     fn head(&self, info: &TensorInfo, base: DType) -> DType {
         // Here, as for the head itself, a type asked for counts; the fallback follows.
@@ -268,7 +173,7 @@ impl<'a> Mix<'a> {
         let fits = info.row_len().is_multiple_of(base.block_len());
         match self.ftype {
             Ftype::MXFP4_MOE => DType::Q8_0,
-            _ if !fits || base == DType::Q8_0 => DType::Q8_0,
+            _ if !fits || base == DType::Q8_0 || self.is_falcon() => DType::Q8_0,
             Ftype::IQ3_XXS => DType::Q5_K,
             _ if self.is_smallest() => DType::Q5_K,
             _ => DType::Q6_K,
@@ -365,7 +270,14 @@ impl<'a> Mix<'a> {
         if self.facts.n_expert == 8 { DType::Q8_0 } else { dtype }
     }
 
+    fn is_falcon(&self) -> bool {
+        self.facts.family == Family::Falcon
+    }
+
     fn attn_output(&self, base: DType) -> DType {
+        if self.is_falcon() {
+            return if self.ftype == Ftype::Q3_K_L { DType::Q4_K } else { base };
+        }
         if self.facts.n_expert == 8 {
             return match self.ftype {
                 Ftype::Q2_K
@@ -391,10 +303,28 @@ impl<'a> Mix<'a> {
         }
     }
 
+    /// Falcon's own rules for ffn_down, where they differ.
+    fn ffn_down_of_falcon(&self, base: DType, i: usize) -> Option<DType> {
+        let n = self.facts.n_layer;
+        let (first, more) = (i < n / 16, use_more_bits(i, n));
+        match self.ftype {
+            _ if !self.is_falcon() => None,
+            Ftype::Q3_K_M if !first && !more => Some(DType::Q3_K),
+            Ftype::Q3_K_L => Some(DType::Q4_K),
+            Ftype::Q4_K_M if first => Some(DType::Q6_K),
+            Ftype::Q4_K_M if more => Some(DType::Q5_K),
+            Ftype::Q4_K_M | Ftype::Q4_K_S => Some(base),
+            _ => None,
+        }
+    }
+
     fn ffn_down(&mut self, base: DType, name: &str) -> DType {
         let n = self.facts.n_layer;
         let i = self.layer(self.i_ffn_down, name);
         self.i_ffn_down += 1;
+        if let Some(dtype) = self.ffn_down_of_falcon(base, i) {
+            return dtype;
+        }
         let first_eighth = i < n / 8;
         match self.ftype {
             Ftype::Q2_K => DType::Q3_K,
@@ -436,6 +366,7 @@ fn fit_row(wanted: DType, row_len: usize) -> DType {
         DType::Q4_K => DType::Q5_0,
         DType::Q5_K => DType::Q5_1,
         DType::Q6_K => DType::Q8_0,
+        // The peer refuses Q1_0 and NVFP4 here; F16 below is what it does for smaller blocks.
         other => other,
     };
     if fits(smaller) { smaller } else { DType::F16 }
@@ -450,6 +381,7 @@ mod tests {
             n_layer,
             n_gqa: 4,
             n_expert: 0,
+            family: Family::Common,
             class_70b: n_layer == 80,
             tied: false,
             n_attn_v: n_layer,
@@ -557,12 +489,5 @@ mod tests {
         assert_eq!(mix.choose(&weight("output.weight", 576)).dtype, DType::Q8_0);
         let norm = TensorInfo::new("blk.0.attn_norm.weight", vec![512], DType::F32);
         assert_eq!(mix.choose(&norm).dtype, DType::F32);
-    }
-
-    #[test]
-    fn only_q2_k_in_q2_k_s_needs_an_imatrix() {
-        assert!(requires_imatrix("blk.0.attn_q.weight", DType::Q2_K, Ftype::Q2_K_S));
-        assert!(!requires_imatrix("blk.0.attn_q.weight", DType::Q2_K, Ftype::Q2_K));
-        assert!(!requires_imatrix("token_embd.weight", DType::Q2_K, Ftype::Q2_K_S));
     }
 }

@@ -3,16 +3,22 @@
 //! [`QuantPlan::new`] decides every tensor's type and every file's metadata without reading a weight;
 //! [`run`] reads each tensor once and writes it to all the files that were planned.
 
+mod eligible;
+mod facts;
 mod ftype;
 mod importance;
 mod mix;
 mod options;
 mod plan;
+mod prune;
 mod run;
 
+pub use eligible::{allows_quantization, requires_imatrix};
+pub use facts::{Family, ModelFacts};
 pub use ftype::Ftype;
 pub use importance::Importance;
-pub use mix::{Choice, Mix, ModelFacts, allows_quantization, requires_imatrix};
+pub use mix::{Choice, Mix};
 pub use options::{PlanOptions, TensorType, writable};
 pub use plan::{PlannedTensor, QuantPlan};
+pub use prune::Pruning;
 pub use run::{AHEAD_BYTES, Output, RunOptions, Written, run};

@@ -22,7 +22,11 @@ pub struct PlanOptions {
     /// whole-file type is F32, F16 or BF16, as in llama-quantize.
     pub tensor_types: Vec<TensorType>,
     /// Metadata keys to set. A key that is there moves to the end, as in llama-quantize.
+    /// The rules of the mix go by them, too.
     pub override_kv: Vec<(String, Value)>,
+    /// Layers that the model had before some were pruned, see [`super::Pruning`]. The rules of the mix
+    /// go by them, and the new number of layers is recorded last, as llama-quantize does it.
+    pub pruned_from: Option<usize>,
 }
 
 impl PlanOptions {

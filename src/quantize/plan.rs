@@ -3,9 +3,11 @@
 //! A plan that exists has passed every check that needs no weights: the types can be written, the
 //! importance matrix covers what must have it, nothing is requantized by accident.
 
+use super::eligible::{allows_quantization, requires_imatrix};
+use super::facts::{Family, ModelFacts};
 use super::ftype::Ftype;
 use super::importance::Importance;
-use super::mix::{Mix, ModelFacts, allows_quantization, layer_of, requires_imatrix};
+use super::mix::{Mix, layer_of};
 use super::options::PlanOptions;
 use crate::arch::Category;
 use crate::dtype::DType;
@@ -65,7 +67,25 @@ impl QuantPlan {
     ) -> Result<QuantPlan> {
         let (mut plan, notes) =
             QuantPlan::choose(model, ftype, importance, importance.is_some(), options)?;
-        plan.warnings = notes.finish(model.origin(), ftype)?;
+        notes.refuse_missing(model.origin(), ftype)?;
+        plan.warnings = notes.warnings(ftype);
+        Ok(plan)
+    }
+
+    /// The plan for sizes told only: that tensors require an importance matrix and have none is a
+    /// warning. It cannot be carried out then.
+    pub fn dry_run(
+        model: &GgufModel,
+        ftype: Ftype,
+        importance: Option<&Importance>,
+        options: &PlanOptions,
+    ) -> Result<QuantPlan> {
+        let (mut plan, notes) =
+            QuantPlan::choose(model, ftype, importance, importance.is_some(), options)?;
+        plan.warnings = notes.warnings(ftype);
+        if !notes.missing.is_empty() {
+            plan.warnings.push(notes.missing_text(ftype));
+        }
         Ok(plan)
     }
 
@@ -76,9 +96,8 @@ impl QuantPlan {
         ftype: Ftype,
         options: &PlanOptions,
     ) -> Result<QuantPlan> {
-        let (mut plan, mut notes) = QuantPlan::choose(model, ftype, None, true, options)?;
-        notes.missing.clear();
-        plan.warnings = notes.finish(model.origin(), ftype)?;
+        let (mut plan, notes) = QuantPlan::choose(model, ftype, None, true, options)?;
+        plan.warnings = notes.warnings(ftype);
         Ok(plan)
     }
 
@@ -91,9 +110,9 @@ impl QuantPlan {
     ) -> Result<(QuantPlan, Notes)> {
         let origin = model.tensors.origin();
         let infos = model.tensors.table().infos();
-        let facts = ModelFacts::new(origin, &model.metadata, infos)?;
+        let facts = ModelFacts::new(origin, &known_to_rules(model, options), infos)?;
         let mut mix = Mix::new(ftype, facts, has_imatrix, options);
-        let mut notes = Notes::default();
+        let mut notes = Notes::new(facts.family);
         let mut tensors = Vec::with_capacity(infos.len());
         for source in file_order(infos) {
             let from = &infos[source];
@@ -142,6 +161,30 @@ impl QuantPlan {
     }
 }
 
+/// The metadata that the rules of the mix go by: the model's, with the numbers that the user set and
+/// the depth before pruning.
+fn known_to_rules(model: &GgufModel, options: &PlanOptions) -> Metadata {
+    let mut metadata = model.metadata.clone();
+    if let (Some(before), Some(key)) = (options.pruned_from, block_count_key(model)) {
+        metadata.set(key, Value::U64(before as u64));
+    }
+    // Another type than the key has counts for nothing here, as in llama-quantize.
+    let fits = |key: &str, value: &Value| match value {
+        Value::U32(_) => true,
+        Value::String(_) => key == "general.architecture",
+        _ => false,
+    };
+    for (key, value) in options.override_kv.iter().filter(|(key, value)| fits(key, value)) {
+        metadata.set(key.as_str(), value.clone());
+    }
+    metadata
+}
+
+/// The key of the model's number of layers.
+fn block_count_key(model: &GgufModel) -> Option<String> {
+    model.architecture().ok().map(|arch| format!("{arch}.block_count"))
+}
+
 /// The input's keys, less what describes the input's own types and splits, then the new ones.
 fn metadata(
     model: &GgufModel,
@@ -163,6 +206,11 @@ fn metadata(
     if let Some(importance) = importance {
         metadata.remove_if(|key| key.starts_with("quantize.imatrix."));
         importance.describe(&mut metadata);
+    }
+    if let (Some(_), Some(key)) = (options.pruned_from, block_count_key(model)) {
+        let count = model.metadata.get(&key).cloned();
+        metadata.remove_if(|existing| existing == key);
+        count.into_iter().for_each(|count| metadata.set(key.as_str(), count));
     }
     metadata
 }
@@ -194,8 +242,8 @@ fn check_conversion(
 }
 
 /// What comes up on the way over the tensors.
-#[derive(Default)]
 struct Notes {
+    family: Family,
     /// Tensors that go without importance weights though there is a matrix.
     unweighted: Vec<String>,
     /// Tensors that must have importance weights and have none.
@@ -205,6 +253,11 @@ struct Notes {
 }
 
 impl Notes {
+    fn new(family: Family) -> Notes {
+        let (unweighted, missing, fallbacks) = Default::default();
+        Notes { family, unweighted, missing, fallbacks }
+    }
+
     /// Looks up the importance weights for `info`; whether there are any.
     fn weights(
         &mut self,
@@ -216,7 +269,7 @@ impl Notes {
         let Some(weights) = importance.and_then(|i| i.get(&info.name)) else {
             if requires_imatrix(&info.name, info.dtype, ftype) {
                 self.missing.push(info.name.clone());
-            } else if importance.is_some() && expects_entry(info) {
+            } else if importance.is_some() && self.expects_entry(info) {
                 self.unweighted.push(info.name.clone());
             }
             return Ok(false);
@@ -238,21 +291,36 @@ impl Notes {
         Err(Error::tensor(origin, &info.name, detail))
     }
 
-    fn finish(self, origin: &str, ftype: Ftype) -> Result<Vec<String>> {
-        if !self.missing.is_empty() {
-            let detail = format!(
-                "{ftype} needs an importance matrix (--imatrix) for {}; make one with 'aqueduct \
-                 imatrix'",
-                listed(&self.missing)
-            );
-            return Err(Error::model(origin, detail));
+    /// Matrices that an imatrix ought to cover: those inside the layers. Embedding and head are left
+    /// out of it by default.
+    fn expects_entry(&self, info: &TensorInfo) -> bool {
+        allows_quantization(info, self.family)
+            && layer_of(&info.name).is_some()
+            && info.dtype != DType::Q8_0
+    }
+
+    /// What is to be done about the tensors without importance weights that they require.
+    fn missing_text(&self, ftype: Ftype) -> String {
+        format!(
+            "{ftype} needs an importance matrix (--imatrix) for {}; make one with 'aqueduct imatrix'",
+            listed(&self.missing)
+        )
+    }
+
+    fn refuse_missing(&self, origin: &str, ftype: Ftype) -> Result<()> {
+        match self.missing.is_empty() {
+            true => Ok(()),
+            false => Err(Error::model(origin, self.missing_text(ftype))),
         }
+    }
+
+    fn warnings(&self, ftype: Ftype) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.unweighted.is_empty() {
             let names = listed(&self.unweighted);
             warnings.push(format!("{ftype}: the importance matrix has no entry for {names}"));
         }
-        for ((wanted, taken, row), tensors) in self.fallbacks {
+        for ((wanted, taken, row), &tensors) in &self.fallbacks {
             let plural = if tensors == 1 { "tensor" } else { "tensors" };
             warnings.push(format!(
                 "{ftype}: {tensors} {plural} with rows of {row} get {taken}, for {wanted} needs a \
@@ -260,14 +328,8 @@ impl Notes {
                 wanted.block_len()
             ));
         }
-        Ok(warnings)
+        warnings
     }
-}
-
-/// Matrices that an imatrix ought to cover: those inside the layers. Embedding and head are left out
-/// of it by default.
-fn expects_entry(info: &TensorInfo) -> bool {
-    allows_quantization(info) && layer_of(&info.name).is_some() && info.dtype != DType::Q8_0
 }
 
 /// At most eight names, and how many more there are.
