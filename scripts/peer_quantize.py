@@ -1,18 +1,20 @@
 """llama.cpp's own quantizer, to compare with: the prebuilt library of an npm package, driven by ctypes.
 
-    python peer_quantize.py IN.gguf OUT.gguf FTYPE_NUMBER [IMATRIX.gguf]
+    python peer_quantize.py IN.gguf OUT.gguf FTYPE_NUMBER [IMATRIX.gguf|-] [OPTIONS]
 
-does what llama-quantize does with one thread. Other scripts import `fetch` and `run`. The structs are
+does what llama-quantize does with one thread. OPTIONS are those of `Options` below, as JSON. Other scripts import `fetch` and `run`. The structs are
 those of llama.cpp `include/llama.h`, October 2026.
 """
 
 import ctypes
+import json
 import os
 import resource
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import TypedDict
 
 import bootstrap
 
@@ -39,6 +41,10 @@ class Imatrix(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t)]
 
 
+class TensorType(ctypes.Structure):
+    _fields_ = [("pattern", ctypes.c_char_p), ("type", ctypes.c_int)]
+
+
 class Value(ctypes.Union):
     _fields_ = [("i64", ctypes.c_int64), ("f64", ctypes.c_double), ("text", ctypes.c_char * 128)]
 
@@ -53,9 +59,21 @@ class Params(ctypes.Structure):
         ("token_embedding_type", ctypes.c_int), ("allow_requantize", ctypes.c_bool),
         ("quantize_output_tensor", ctypes.c_bool), ("only_copy", ctypes.c_bool), ("pure", ctypes.c_bool),
         ("keep_split", ctypes.c_bool), ("dry_run", ctypes.c_bool), ("imatrix", ctypes.POINTER(Imatrix)),
-        ("kv_overrides", ctypes.POINTER(Override)), ("tt_overrides", ctypes.c_void_p),
-        ("prune_layers", ctypes.c_void_p), ("rest", ctypes.c_ubyte * 128),
+        ("kv_overrides", ctypes.POINTER(Override)), ("tt_overrides", ctypes.POINTER(TensorType)),
+        ("prune_layers", ctypes.POINTER(ctypes.c_int32)), ("rest", ctypes.c_ubyte * 128),
     ]
+
+
+class Options(TypedDict, total=False):
+    """llama-quantize's options; types are numbers of ggml."""
+
+    pure: bool
+    leave_output_tensor: bool
+    output_tensor_type: int
+    token_embedding_type: int
+    tensor_types: list[tuple[str, int]]
+    override_kv: list[tuple[str, str | int | float | bool]]
+    prune_layers: list[int]
 
 
 def load():
@@ -93,27 +111,57 @@ def read_imatrix(path: str):
     return entries, notes
 
 
-def quantize(source: str, target: str, ftype: int, imatrix: str | None) -> int:
+def override(row: Override, key: str, value: str | int | float | bool) -> None:
+    """Fills `row`; the tags are those of `enum llama_model_kv_override_type`."""
+    row.key = key.encode()
+    if isinstance(value, bool):
+        # The union's first byte.
+        row.tag, row.value.i64 = 2, value
+    elif isinstance(value, int):
+        row.tag, row.value.i64 = 0, value
+    elif isinstance(value, float):
+        row.tag, row.value.f64 = 1, value
+    else:
+        row.tag, row.value.text = 3, value.encode()[:127]
+
+
+def apply(params: Params, options: Options) -> None:
+    """Sets what `options` ask for, but for override_kv. The arrays live as long as `params`."""
+    params.pure = options.get("pure", False)
+    params.quantize_output_tensor = not options.get("leave_output_tensor", False)
+    params.output_tensor_type = options.get("output_tensor_type", params.output_tensor_type)
+    params.token_embedding_type = options.get("token_embedding_type", params.token_embedding_type)
+    if types := options.get("tensor_types"):
+        # llama-quantize takes patterns in lower case.
+        rows = [TensorType(pattern.lower().encode(), number) for pattern, number in types]
+        params.tt_overrides = (TensorType * (len(rows) + 1))(*rows)
+    if layers := options.get("prune_layers"):
+        layers = sorted(set(layers))
+        params.prune_layers = (ctypes.c_int32 * (len(layers) + 1))(*layers, -1)
+
+
+def quantize(source: str, target: str, ftype: int, imatrix: str | None, options: Options) -> int:
     llama = load()
     params = llama.llama_model_quantize_default_params()
     assert (params.quantize_output_tensor, params.pure) == (True, False), "another llama.h than this script's"
     params.nthread, params.ftype = 1, ftype
+    apply(params, options)
     keep = []
+    notes = list(options.get("override_kv", []))
     if imatrix:
-        entries, notes = read_imatrix(imatrix)
+        entries, recorded = read_imatrix(imatrix)
+        notes += [(f"quantize.imatrix.{key}", value) for key, value in recorded]
         table = (Imatrix * (len(entries) + 1))()
         for row, (name, values) in zip(table, entries.items()):
             pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
             row.name, row.data, row.size = name.encode(), pointer, values.size
+        params.imatrix = table
+        keep = [entries, table]
+    if notes:
         overrides = (Override * (len(notes) + 1))()
         for row, (key, value) in zip(overrides, notes):
-            row.key = f"quantize.imatrix.{key}".encode()
-            if isinstance(value, str):
-                row.tag, row.value.text = 3, value.encode()[:127]
-            else:
-                row.tag, row.value.i64 = 0, value
-        params.imatrix, params.kv_overrides = table, overrides
-        keep = [entries, table, overrides]
+            override(row, key, value)
+        params.kv_overrides = overrides
     before = cpu_seconds(resource.RUSAGE_SELF)
     result = llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
     # The interpreter's own start is not counted.
@@ -139,17 +187,18 @@ def run(command: list, may_fail=False) -> tuple[float, str] | None:
     return cpu_seconds(resource.RUSAGE_CHILDREN) - before, done.stdout
 
 
-def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None) -> float | None:
+def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None, **options) -> float | None:
     """Quantizes with llama.cpp in a process of its own; CPU seconds of the quantizing alone. None if it
-    cannot make that type of that model."""
-    command = [sys.executable, __file__, source, target, ftype, *([imatrix] if imatrix else [])]
+    cannot make that type of that model. `options` are those of `Options`."""
+    command = [sys.executable, __file__, source, target, ftype, imatrix or "-", json.dumps(options)]
     done = run(command, may_fail=True)
     return float(done[1].splitlines()[-1]) if done else None
 
 
 if __name__ == "__main__":
     fetch()
-    arguments = sys.argv[1:] + [None]
-    code = quantize(arguments[0], arguments[1], int(arguments[2]), arguments[3])
+    arguments = sys.argv[1:] + ["-", "{}"][max(0, len(sys.argv) - 4):]
+    imatrix = None if arguments[3] == "-" else arguments[3]
+    code = quantize(arguments[0], arguments[1], int(arguments[2]), imatrix, json.loads(arguments[4]))
     # Without the library's destructors, which have nothing to add.
     os._exit(code)

@@ -67,6 +67,28 @@ fn whole_files_equal_llama_cpps() {
     assert_eq!(missing, [DType::MXFP4, DType::NVFP4]);
 }
 
+#[test]
+fn files_made_with_options_equal_llama_cpps() {
+    let text = fs::read_to_string(shipped("tests/data/quantize/options.json")).unwrap();
+    let golden: serde_json::Map<_, _> = serde_json::from_str(&text).unwrap();
+    assert!(golden.len() >= 10, "{}", golden.len());
+    let place = Place::new();
+    let imatrix = shipped("tests/data/quantize/clerk-imatrix.gguf");
+    fs::copy(imatrix, place.path("clerk-imatrix.gguf")).unwrap();
+    place.ok("convert @recipes/demo/clerk --type f16 -o clerk.gguf");
+    let mut problems = Vec::new();
+    for (arguments, expected) in &golden {
+        let quantize = "quantize clerk.gguf --imatrix clerk-imatrix.gguf --quiet --force";
+        place.ok(&format!("{quantize} -o made.gguf {arguments}"));
+        if hex(&place.read("made.gguf")) != expected["sha256"].as_str().unwrap() {
+            let model = gguf::open(place.path("made.gguf")).unwrap();
+            let tensors = differing(&model, expected["tensors"].as_object().unwrap());
+            problems.push(format!("{arguments}: {tensors:#?}"));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
 /// A place with a model `m.gguf` in F16 and an importance matrix `i.gguf` for it.
 fn place_with_model() -> Place {
     let place = Place::new();
