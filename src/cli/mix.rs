@@ -29,7 +29,8 @@ pub struct MixArguments {
     /// decides. Example: 'blk\.[0-3]\.ffn_down=q8_0'.
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor_type: Vec<TensorType>,
-    /// A file of such patterns, with spaces or line breaks between them; they come after those given with --tensor-type.
+    /// A file of such patterns, with spaces or line breaks between them; they come after those
+    /// given with --tensor-type.
     #[arg(long, value_name = "FILE")]
     tensor_type_file: Option<PathBuf>,
     /// Use only the importance weights of tensors whose names contain this; may be given several

@@ -230,6 +230,14 @@ fn check_conversion(
         let detail = format!("type {target} cannot be written yet");
         return Err(Error::tensor(origin, &from.name, detail));
     }
+    // What the rules choose fits; what is asked for embedding and head need not.
+    if !from.row_len().is_multiple_of(target.block_len()) {
+        let (row, block) = (from.row_len(), target.block_len());
+        let detail = format!(
+            "its rows of {row} cannot be {target}, in blocks of {block}; ask for another type"
+        );
+        return Err(Error::tensor(origin, &from.name, detail));
+    }
     if from.dtype.is_quantized() && !options.allow_requantize {
         let detail = format!(
             "is {} already; quantize from F16, BF16 or F32, or accept the loss with \
@@ -338,5 +346,57 @@ fn listed(names: &[String]) -> String {
     match names.len().saturating_sub(8) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::MemorySource;
+    use std::sync::Arc;
+
+    /// A model of one layer whose tensors have `row` columns.
+    fn model(row: usize) -> GgufModel {
+        let tensor = |name: &str| {
+            let info = TensorInfo::new(name, vec![2, row], DType::F16);
+            let bytes = info.bytes().unwrap();
+            (info, vec![0; bytes])
+        };
+        let names = ["token_embd.weight", "output.weight", "blk.0.attn_q.weight"];
+        let tensors = MemorySource::new("test", names.map(tensor).to_vec()).unwrap();
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", "llama");
+        metadata.set("llama.block_count", 1u32);
+        GgufModel { metadata, tensors: Arc::new(tensors) }
+    }
+
+    #[test]
+    fn what_does_not_fit_the_rows_is_refused_before_the_work() {
+        let options = PlanOptions { output_tensor_type: Some(DType::Q6_K), ..Default::default() };
+        assert!(QuantPlan::new(&model(512), Ftype::Q4_K_M, None, &options).is_ok());
+        let error = QuantPlan::new(&model(576), Ftype::Q4_K_M, None, &options).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("'output.weight': its rows of 576 cannot be Q6_K"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_matrix_stops_a_plan_but_no_dry_run() {
+        let (model, options) = (model(512), PlanOptions::default());
+        let error = QuantPlan::new(&model, Ftype::IQ2_XS, None, &options).unwrap_err();
+        assert!(error.to_string().contains("importance matrix"), "{error}");
+        let plan = QuantPlan::dry_run(&model, Ftype::IQ2_XS, None, &options).unwrap();
+        assert_eq!(plan.warnings.len(), 1);
+        assert_eq!(plan.tensors[2].info.dtype, DType::IQ2_XS);
+    }
+
+    #[test]
+    fn overrides_count_for_the_mix_and_pruning_has_the_last_word() {
+        let override_kv = vec![("llama.block_count".to_string(), Value::U32(80))];
+        let options = PlanOptions { override_kv, pruned_from: Some(5), ..Default::default() };
+        assert_eq!(known_to_rules(&model(512), &options).u64("llama.block_count"), Some(80));
+        let plan = QuantPlan::new(&model(512), Ftype::Q8_0, None, &options).unwrap();
+        assert_eq!(plan.metadata.iter().last(), Some(("llama.block_count", &Value::U32(1))));
+        let options = PlanOptions { override_kv: Vec::new(), ..options };
+        assert_eq!(known_to_rules(&model(512), &options).u64("llama.block_count"), Some(5));
     }
 }

@@ -122,7 +122,7 @@ fn types_of_tensors_can_be_asked_for() {
     assert_eq!(l["blk.0.attn_q.weight"], q4);
 
     // The first pattern that fits decides, those of the file last.
-    fs::write(place.path("types.txt"), "attn_=iq4_nl\n\nffn_up=q5_k\n").unwrap();
+    fs::write(place.path("types.txt"), "attn_=iq4_nl  ffn_up=q5_k\n\nffn_up=q6_k\n").unwrap();
     let some = made("--tensor-type attn_[qk]=q8_0 --tensor-type-file types.txt");
     assert_eq!((some["blk.1.attn_q.weight"], some["blk.1.attn_k.weight"]), (q8, q8));
     assert_eq!(some["blk.1.attn_v.weight"], DType::IQ4_NL);
@@ -161,6 +161,52 @@ fn metadata_and_importance_weights_can_be_picked() {
         assert_eq!(metadata.u64("quantize.imatrix.entries_count"), Some(count), "{flag}");
     }
     place.fails(2, "quantize m.gguf Q8_0 -o y.gguf --include-weights a", &["--imatrix"]);
+
+    // A matrix of which nothing is used is none: nothing is recorded, the mix is that without.
+    let quantize = "quantize m.gguf Q4_0 --force";
+    let none =
+        place.ok(&format!("{quantize} -o none.gguf --imatrix i.gguf --include-weights nothing"));
+    assert!(none.stderr.contains("no importance weights are left"), "{}", none.stderr);
+    place.ok(&format!("{quantize} -o without.gguf"));
+    assert!(place.read("none.gguf") == place.read("without.gguf"));
+}
+
+#[test]
+fn layers_can_be_pruned() {
+    let place = place_with_model();
+    let names = |file: &str| types(&place, file).into_keys().collect::<Vec<_>>();
+    let all = names("m.gguf");
+    place.ok("quantize m.gguf F16 -o p.gguf --prune-layers 0,1 --quiet");
+    let pruned = names("p.gguf");
+    let kept = |name: &&String| !name.starts_with("blk.1.") && !name.starts_with("blk.2.");
+    assert_eq!(pruned, all.iter().filter(kept).cloned().collect::<Vec<_>>());
+    let model = gguf::open(place.path("p.gguf")).unwrap();
+    assert_eq!(model.metadata.u64("llama.block_count"), Some(1));
+    assert_eq!(model.metadata.iter().last().unwrap().0, "llama.block_count");
+    let whole = gguf::open(place.path("m.gguf")).unwrap();
+    let bytes =
+        |model: &GgufModel, name: &str| model.tensors.read_name(name).unwrap().bytes.to_vec();
+    let down = |layer| format!("blk.{layer}.ffn_down.weight");
+    assert!(bytes(&model, &down(0)) == bytes(&whole, &down(2)));
+
+    // The weights of the layers that stay go with them, and all entries are recorded.
+    let quantize = "quantize m.gguf --imatrix i.gguf IQ3_XXS --prune-layers 0,1";
+    place.ok(&format!("{quantize} -o q.gguf --quiet"));
+    let metadata = gguf::open(place.path("q.gguf")).unwrap().metadata;
+    assert_eq!(metadata.u64("quantize.imatrix.entries_count"), Some(21));
+    place.ok("quantize m.gguf --imatrix i.gguf IQ3_XXS -o w.gguf --quiet");
+    let file = |name: &str| gguf::open(place.path(name)).unwrap();
+    assert!(bytes(&file("q.gguf"), &down(0)) == bytes(&file("w.gguf"), &down(2)));
+    let told = place.ok(&format!("{quantize} --dry-run --json")).json();
+    assert_eq!(told[0]["bytes"], place.read("q.gguf").len());
+    assert_eq!(told[0]["tensors"].as_array().unwrap().len(), pruned.len());
+
+    let quantize = "quantize m.gguf Q8_0 -o y.gguf --prune-layers";
+    place.fails(2, &format!("{quantize} 3"), &["m.gguf: no layer 3 to prune", "0 to 2"]);
+    place.fails(2, &format!("{quantize} 0,1,2"), &["no layer would stay"]);
+    place.fails(2, &format!("{quantize} 1,-1"), &["--prune-layers"]);
+    place.fails(2, &format!("{quantize} one"), &["invalid value 'one'"]);
+    assert!(!place.path("y.gguf").exists());
 }
 
 #[test]
@@ -184,4 +230,10 @@ fn a_dry_run_tells_what_a_run_makes_and_writes_nothing() {
         }
     }
     place.fails(2, "quantize m.gguf Q8_0", &["--output"]);
+
+    // Sizes need no matrix; the file does.
+    let told = place.ok("quantize m.gguf IQ2_M --dry-run --json");
+    assert!(told.stderr.contains("IQ2_M needs an importance matrix"), "{}", told.stderr);
+    assert_eq!(told.json()[0]["ftype"], "IQ2_M");
+    place.fails(1, "quantize m.gguf IQ2_M -o y.gguf", &["needs an importance matrix"]);
 }
