@@ -32,7 +32,7 @@ pub struct MixArguments {
     /// A file of such patterns, with spaces or line breaks between them; they come after those
     /// given with --tensor-type.
     #[arg(long, value_name = "FILE")]
-    tensor_type_file: Option<PathBuf>,
+    tensor_type_file: Vec<PathBuf>,
     /// Use only the importance weights of tensors whose names contain this; may be given several
     /// times.
     #[arg(long, value_name = "NAME", requires = "imatrix")]
@@ -54,7 +54,7 @@ impl MixArguments {
     /// The options. Fails if the file of patterns cannot be read or has a line that is none.
     pub fn options(&self) -> Result<PlanOptions> {
         let mut tensor_types = self.tensor_type.clone();
-        if let Some(path) = &self.tensor_type_file {
+        for path in &self.tensor_type_file {
             let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
             for (number, line) in text.lines().enumerate() {
                 let at = |e| Error::Usage(format!("{}:{}: {e}", path.display(), number + 1));

@@ -31,7 +31,7 @@ impl Family {
 pub struct ModelFacts {
     /// Whose rules apply.
     pub family: Family,
-    /// Layers, `block_count`.
+    /// Layers, `block_count`; 0 in projectors.
     pub n_layer: usize,
     /// Query heads per key-value head, in layer 0.
     pub n_gqa: usize,
@@ -54,7 +54,11 @@ impl ModelFacts {
         let arch = metadata.str("general.architecture").ok_or_else(|| {
             Error::model(origin, "metadata key 'general.architecture' is missing; is it a model?")
         })?;
-        let n_layer = metadata.require_usize(origin, &format!("{arch}.block_count"))?;
+        let n_layer = match arch {
+            // A projector of images or sound. The peer reads nothing of it.
+            "clip" => 0,
+            _ => metadata.require_usize(origin, &format!("{arch}.block_count"))?,
+        };
         let count = |key: &str| first_count(metadata, &format!("{arch}.{key}"));
         let n_head = count("attention.head_count").unwrap_or(0);
         let n_head_kv = count("attention.head_count_kv").unwrap_or(n_head);
@@ -121,6 +125,7 @@ mod tests {
         let untied = facts("llama", &layers(79).collect::<Vec<_>>(), &["output.weight"]).unwrap();
         assert!(!untied.class_70b && !untied.tied);
         assert!(facts("llama", &heads, &names).is_err());
+        assert_eq!(facts("clip", &[], &names).unwrap().n_layer, 0);
     }
 
     #[test]
