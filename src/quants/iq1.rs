@@ -4,123 +4,224 @@
 //! found exactly: sort the weights, take sums from the left, and try every pair of boundaries
 //! (`quantize_row_iq1_s_impl` and `_m_impl` of llama.cpp). Groups of eight whose levels are no point of
 //! the grid move to the neighbour of least weighted square error (`iq1_find_best_neighbour2`).
+//!
+//! A trial replaces the best one only if it is strictly better than that by rounded sums, so the
+//! trials of a sub-block must follow each other; sixteen sub-blocks go side by side, one a lane.
 
-use super::codec::Rows;
 use super::grids::{self, Grid, Place};
-use super::simd::{Level, Work};
-use std::marker::PhantomData;
+use super::lanes::{F32s, LANES, Mask, U8s};
 
 /// How far levels are shifted.
-const DELTA: f32 = 0.125;
+pub(super) const DELTA: f32 = 0.125;
 /// What the levels stand for when they are shifted up.
 pub(super) const UP: [f32; 3] = [-1.0 + DELTA, DELTA, 1.0 + DELTA];
 /// And down.
 pub(super) const DOWN: [f32; 3] = [-1.0 - DELTA, -DELTA, 1.0 - DELTA];
 
-/// Pairs of boundaries that are tried together.
-pub(super) const TOGETHER: usize = 16;
-/// Room for `N + 1` sums and a chunk that reaches past them.
-pub(super) type Sums = [f32; 33 + TOGETHER];
-
-/// A format that is written block by block, of `BYTES` bytes each, from weights and their columns'
-/// importance.
-pub(super) trait EncodeBlock<const BYTES: usize> {
-    /// Must be `#[inline(always)]`, see [`Work`].
-    fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; BYTES]);
-}
-
-/// [`super::codec::Codec::quantize`] for these formats.
-pub(super) fn quantize<F: EncodeBlock<BYTES>, const BYTES: usize>(
-    level: Level,
-    rows: Rows,
-    out: &mut [u8],
-) {
-    level.run(Encode::<F, BYTES> { format: PhantomData, rows, out });
-}
-
-struct Encode<'a, F, const BYTES: usize> {
-    format: PhantomData<F>,
-    rows: Rows<'a>,
-    out: &'a mut [u8],
-}
-
-impl<F: EncodeBlock<BYTES>, const BYTES: usize> Work for Encode<'_, F, BYTES> {
-    #[inline(always)]
-    fn run(self) {
-        let columns = self.rows.importance.map(|importance| importance.as_chunks::<256>().0);
-        let blocks = self.rows.values.as_chunks::<256>().0;
-        for (b, out) in self.out.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
-            let importance = columns.map(|columns| &columns[b % columns.len()]);
-            F::encode_block(&blocks[b], importance, out);
+/// Each lane's largest magnitude.
+#[inline(always)]
+pub(super) fn largest<const N: usize>(x: &[F32s; N]) -> F32s {
+    let mut largest = F32s::ZERO;
+    for x in x {
+        for k in 0..LANES {
+            largest[k] = if largest[k] > x[k].abs() { largest[k] } else { x[k].abs() };
         }
     }
+    largest
 }
 
-/// The sub-block's largest magnitude.
+/// Each value's rank in its lane's ascending order, equal ones in their order. By comparing all pairs,
+/// which needs no branches. Below `N` always, though not unique where there is NaN, which compares with
+/// nothing.
 #[inline(always)]
-pub(super) fn largest<const N: usize>(x: &[f32; N]) -> f32 {
-    x.iter().fold(0.0, |max, x| if max > x.abs() { max } else { x.abs() })
-}
-
-/// The positions of `x` in ascending order of its values, equal ones in their order. By counting how
-/// many come before each, which needs no branches; NaN, which compares with nothing, does no harm.
-#[inline(always)]
-pub(super) fn ascending<const N: usize>(x: &[f32; N]) -> [u8; N] {
-    let mut ranks = [0u8; N];
-    for j in 0..N {
-        for i in 0..N {
-            let before = (x[j] < x[i]) | ((x[j] == x[i]) & (j < i));
-            ranks[i] += u8::from(before);
-        }
-    }
-    let mut order = [0; N];
+pub(super) fn ranks<const N: usize>(x: &[F32s; N]) -> [[i32; LANES]; N] {
+    let mut ranks = [[0; LANES]; N];
     for i in 0..N {
-        order[usize::from(ranks[i])] = i as u8;
+        ranks[i] = [(N - 1 - i) as i32; LANES];
+        for j in 0..i {
+            for k in 0..LANES {
+                let after = i32::from(x[j][k] <= x[i][k]);
+                ranks[i][k] += after;
+                ranks[j][k] -= after;
+            }
+        }
     }
-    order
+    ranks
 }
 
-/// Levels in the order of the weights: 0 below the first boundary, 1 up to the second, then 2; turned
-/// round if the scale came out negative.
+/// Turns terms by rank into sums up to each rank.
 #[inline(always)]
-pub(super) fn levels<const N: usize>(
-    order: &[u8; N],
-    split: (usize, usize),
-    turn: bool,
-) -> [u8; N] {
-    let mut levels = [0; N];
-    for (at, &i) in order.iter().enumerate() {
-        let level = u8::from(at >= split.0) + u8::from(at >= split.1);
-        levels[usize::from(i)] = if turn { 2 - level } else { level };
+pub(super) fn accumulate(terms: &mut [F32s]) {
+    for at in 1..terms.len() {
+        for k in 0..LANES {
+            terms[at][k] += terms[at - 1][k];
+        }
     }
-    levels
 }
 
-/// Whether a fit by these sums beats the best so far.
-#[inline(always)]
-pub(super) fn beats(xq: f32, q2: f32, best: f32) -> bool {
-    (q2 > 0.0) & (xq * xq > best * q2)
+/// The best split of each lane so far.
+pub(super) struct Best {
+    score: F32s,
+    pub scale: F32s,
+    /// See [`Trial`]; as floats, since all is chosen by one kind of mask.
+    trial: F32s,
 }
 
-/// The point for eight weights and their levels: the one with these levels, or the best neighbour.
+/// What is tried: the ranks of the first weights of level 1 and of level 2, and which groups are shifted
+/// down, a bit each.
+#[derive(Clone, Copy)]
+pub(super) struct Trial {
+    pub first: usize,
+    pub second: usize,
+    pub down: usize,
+}
+
+impl Best {
+    pub fn new() -> Best {
+        Best { score: F32s([f32::MIN; LANES]), scale: F32s::ZERO, trial: F32s([-1.0; LANES]) }
+    }
+
+    /// Takes a trial in the lanes where it is better, given sums of x q and of q^2.
+    #[inline(always)]
+    pub fn offer(&mut self, xq: &F32s, q2: &F32s, trial: Trial) {
+        let (mut scale, mut score, mut better) = (F32s::ZERO, F32s::ZERO, Mask::NONE);
+        for k in 0..LANES {
+            scale[k] = xq[k] / q2[k];
+        }
+        for k in 0..LANES {
+            score[k] = scale[k] * xq[k];
+            better.set(k, (q2[k] > 0.0) & (xq[k] * xq[k] > self.score[k] * q2[k]));
+        }
+        let number = (trial.first * 64 + trial.second) * 4 + trial.down;
+        self.scale = better.choose(&scale, &self.scale);
+        self.score = better.choose(&score, &self.score);
+        self.trial = better.choose(&F32s([number as f32; LANES]), &self.trial);
+    }
+
+    /// The lane's best trial, if any weight counts there.
+    #[inline(always)]
+    pub fn trial(&self, lane: usize) -> Option<Trial> {
+        let number = self.trial[lane];
+        let bits = number as usize;
+        let trial = Trial { first: bits / 256, second: bits / 4 % 64, down: bits % 4 };
+        (number >= 0.0).then_some(trial)
+    }
+}
+
+/// Sub-blocks of `N` weights in `G` groups as they are written: all zero, and on the grid's first
+/// point, where no weight counts.
+pub(super) struct Fitted<const N: usize, const G: usize> {
+    pub scale: F32s,
+    /// Which groups are shifted down, as in [`Trial`].
+    pub down: U8s,
+    pub levels: [U8s; N],
+    /// The point of each group.
+    pub indices: [[u16; LANES]; G],
+}
+
+/// Makes sub-blocks of their best splits: turned round where the scale is negative, with every group on
+/// the grid, and with the scale fitted to the points where a group had to move. `bits` has the bit of
+/// [`Trial::down`] that is each group's.
 #[inline(always)]
-fn nearest_point(
-    grid: &Grid<8>,
-    levels: &[u8; 8],
-    x: &[f32; 8],
-    weights: &[f32; 8],
-    scale: f32,
-    values: &[f32; 3],
-) -> (u16, bool) {
-    let list = match grid.place(Grid::<8>::pack(levels)) {
-        Place::Point(index) => return (index as u16, true),
-        Place::Neighbours(list) => list,
-    };
+pub(super) fn fit<const N: usize, const G: usize>(
+    best: &Best,
+    ranks: &[[i32; LANES]; N],
+    x: &[F32s; N],
+    weights: &[F32s; N],
+    negligible: f32,
+    bits: &[u8; G],
+) -> Fitted<N, G> {
+    let largest = largest(x);
+    let (mut scale, mut down, mut live) = (F32s::ZERO, [0; LANES], [false; LANES]);
+    let (mut first, mut second, mut turn) = ([0; LANES], [0; LANES], [0; LANES]);
+    let all_bits = bits.iter().fold(0, |all, bit| all | bit);
+    for k in 0..LANES {
+        let Some(trial) = best.trial(k) else { continue };
+        if largest[k] < negligible {
+            continue;
+        }
+        live[k] = true;
+        scale[k] = best.scale[k].abs();
+        turn[k] = i32::from(best.scale[k] < 0.0);
+        down[k] = trial.down as u8 ^ if turn[k] != 0 { all_bits } else { 0 };
+        (first[k], second[k]) = (trial.first as i32, trial.second as i32);
+    }
+    let mut levels = [[0; LANES]; N];
+    for i in 0..N {
+        for k in 0..LANES {
+            let level = i32::from(ranks[i][k] >= first[k]) + i32::from(ranks[i][k] >= second[k]);
+            levels[i][k] = if turn[k] != 0 { 2 - level } else { level } as u8;
+        }
+    }
+    let shifts = bits.map(|bit| {
+        let mut shift = F32s::ZERO;
+        for k in 0..LANES {
+            shift[k] = if down[k] & bit != 0 { -DELTA } else { DELTA };
+        }
+        shift
+    });
+    let mut fitted = Fitted { scale, down, levels, indices: [[0; LANES]; G] };
+    place(&mut fitted, x, weights, &shifts, &live);
+    fitted
+}
+
+/// Moves every group to the point with its levels or, where there is none, to the best neighbour.
+#[inline(always)]
+fn place<const N: usize, const G: usize>(
+    fitted: &mut Fitted<N, G>,
+    x: &[F32s; N],
+    weights: &[F32s; N],
+    shifts: &[F32s; G],
+    live: &[bool; LANES],
+) {
+    let grid = grids::two_bit_2048();
+    let mut moved = Mask::NONE;
+    for g in 0..G {
+        let mut costs = [[F32s::ZERO; 3]; 8];
+        for i in 0..8 {
+            for level in 0..3 {
+                for k in 0..LANES {
+                    let value = level as f32 - 1.0 + shifts[g][k];
+                    let off = fitted.scale[k] * value - x[8 * g + i][k];
+                    costs[i][level][k] = weights[8 * g + i][k] * off * off;
+                }
+            }
+        }
+        for k in 0..LANES {
+            let mut levels = [0; 8];
+            for i in 0..8 {
+                levels[i] = fitted.levels[8 * g + i][k];
+            }
+            let index = match grid.place(Grid::<8>::pack(&levels)) {
+                _ if !live[k] => 0,
+                Place::Point(index) => index as u16,
+                Place::Neighbours(list) => {
+                    moved.set(k, true);
+                    best_neighbour(grid, list, &costs, k)
+                }
+            };
+            fitted.indices[g][k] = index;
+            for i in 0..8 {
+                fitted.levels[8 * g + i][k] = grid.points()[usize::from(index)][i];
+            }
+        }
+    }
+    let (mut xq, mut q2, mut refitted) = (F32s::ZERO, F32s::ZERO, F32s::ZERO);
+    add_fit(&mut xq, &mut q2, &fitted.levels, x, weights, shifts, &F32s([1.0; LANES]));
+    for k in 0..LANES {
+        refitted[k] = xq[k] / q2[k];
+        moved.set(k, (moved.0[k] != 0) & (xq[k] > 0.0) & (q2[k] > 0.0));
+    }
+    fitted.scale = moved.choose(&refitted, &fitted.scale);
+}
+
+/// The neighbour of least error in lane `k`; the first of equals.
+#[inline(always)]
+fn best_neighbour(grid: &Grid<8>, list: &[u16], lanes: &[[F32s; 3]; 8], k: usize) -> u16 {
     let mut costs = [[0f32; 4]; 8];
     for i in 0..8 {
         for level in 0..3 {
-            let off = scale * values[level] - x[i];
-            costs[i][level] = weights[i] * off * off;
+            costs[i][level] = lanes[i][level][k];
         }
     }
     let halves = first_halves(&costs);
@@ -136,7 +237,7 @@ fn nearest_point(
             (best, found) = (cost, index);
         }
     }
-    (found, false)
+    found
 }
 
 /// The costs of the first four of eight levels, summed from the left, for every code of theirs.
@@ -156,52 +257,25 @@ fn first_halves(costs: &[[f32; 4]; 8]) -> [f32; 256] {
     sums
 }
 
-/// The points of a sub-block's `G` groups, and the scale, fitted to them if any group had to move.
-/// `values` are what each group's levels stand for.
+/// Adds weight * x * q and weight * q^2 to the sums, from the left, where q is what a level stands for,
+/// `times` so much.
 #[inline(always)]
-pub(super) fn place<const G: usize>(
-    levels: &[u8],
-    x: &[f32],
-    weights: &[f32],
-    scale: f32,
-    values: [&[f32; 3]; G],
-) -> ([u16; G], f32) {
-    let grid = grids::two_bit_2048();
-    let (levels, x) = (levels.as_chunks::<8>().0, x.as_chunks::<8>().0);
-    let weights = weights.as_chunks::<8>().0;
-    let (mut indices, mut all_on_grid) = ([0; G], true);
-    for g in 0..G {
-        let (index, on_grid) =
-            nearest_point(grid, &levels[g], &x[g], &weights[g], scale, values[g]);
-        indices[g] = index;
-        all_on_grid &= on_grid;
-    }
-    let mut sums = (0.0, 0.0);
-    if !all_on_grid {
-        for g in 0..G {
-            let point = &grid.points()[usize::from(indices[g])];
-            add_fit(&mut sums, point, &x[g], &weights[g], values[g], 1.0);
-        }
-    }
-    let fitted = sums.0 > 0.0 && sums.1 > 0.0;
-    (indices, if fitted { sums.0 / sums.1 } else { scale })
-}
-
-/// Sums of weight * x * value and weight * value^2 over the values that a point stands for, added to
-/// `sums` from the left.
-#[inline(always)]
-pub(super) fn add_fit(
-    sums: &mut (f32, f32),
-    point: &[u8; 8],
-    x: &[f32; 8],
-    weights: &[f32; 8],
-    values: &[f32; 3],
-    times: f32,
+pub(super) fn add_fit<const N: usize, const G: usize>(
+    xq: &mut F32s,
+    q2: &mut F32s,
+    levels: &[U8s; N],
+    x: &[F32s; N],
+    weights: &[F32s; N],
+    shifts: &[F32s; G],
+    times: &F32s,
 ) {
-    for i in 0..8 {
-        let q = values[usize::from(point[i].min(2))] * times;
-        sums.0 += weights[i] * q * x[i];
-        sums.1 += weights[i] * q * q;
+    for i in 0..N {
+        let shift = &shifts[i / (N / G)];
+        for k in 0..LANES {
+            let q = (f32::from(levels[i][k]) - 1.0 + shift[k]) * times[k];
+            xq[k] += weights[i][k] * q * x[i][k];
+            q2[k] += weights[i][k] * q * q;
+        }
     }
 }
 
@@ -216,28 +290,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_is_ascending_and_stable() {
-        let mut x = [0f32; 16];
+    fn ranks_ascend_and_keep_the_order_of_equals() {
+        let mut x = [F32s::ZERO; 16];
         for (i, x) in x.iter_mut().enumerate() {
-            *x = [0.5, -1.0, 0.0, -0.0, 2.0][i % 5];
+            for k in 0..LANES {
+                x[k] = [0.5, -1.0, 0.0, -0.0, 2.0][(i * (k + 1)) % 5];
+            }
         }
-        let order = ascending(&x);
-        let mut expected: Vec<u8> = (0..16).collect();
-        expected.sort_by(|&a, &b| x[usize::from(a)].partial_cmp(&x[usize::from(b)]).unwrap());
-        assert_eq!(order.as_slice(), expected);
-        ascending(&[f32::NAN; 16]);
+        let ranks = ranks(&x);
+        for k in 0..LANES {
+            let mut order: Vec<usize> = (0..16).collect();
+            order.sort_by(|&a, &b| x[a][k].partial_cmp(&x[b][k]).unwrap());
+            for (rank, i) in order.into_iter().enumerate() {
+                assert_eq!(ranks[i][k], rank as i32);
+            }
+        }
+        let unordered = super::ranks(&[F32s([f32::NAN; LANES]); 16]);
+        assert!(unordered.as_flattened().iter().all(|rank| (0..16).contains(rank)));
     }
 
     #[test]
     fn off_grid_groups_take_the_neighbour_of_least_error() {
-        let grid = super::super::grids::two_bit_2048();
+        let grid = grids::two_bit_2048();
         let x = [0.9f32, -1.1, 0.1, 0.2, 1.3, -0.4, 0.0, 0.7];
         let weights = [1.0f32, 2.0, 0.5, 1.0, 1.0, 3.0, 1.0, 0.1];
+        let shifts = [F32s([DELTA; LANES])];
         for code in (0..6561).step_by(7) {
-            let levels = std::array::from_fn(|i| (code / 3usize.pow(i as u32) % 3) as u8);
-            let (index, on_grid) = nearest_point(grid, &levels, &x, &weights, 0.8, &UP);
+            let levels: [u8; 8] = std::array::from_fn(|i| (code / 3usize.pow(i as u32) % 3) as u8);
+            let mut fitted = Fitted {
+                scale: F32s([0.8; LANES]),
+                down: [0; LANES],
+                levels: levels.map(|level| [level; LANES]),
+                indices: [[0; LANES]],
+            };
+            let lanes = |v: [f32; 8]| v.map(|v| F32s([v; LANES]));
+            place(&mut fitted, &lanes(x), &lanes(weights), &shifts, &[true; LANES]);
+            let index = fitted.indices[0][5];
+            let point = grid.points()[usize::from(index)];
+            assert_eq!(fitted.levels.map(|lanes| lanes[5]), point);
             let Place::Neighbours(list) = grid.place(Grid::<8>::pack(&levels)) else {
-                assert!(on_grid && grid.points()[usize::from(index)] == levels);
+                assert!(point == levels && fitted.scale[5] == 0.8);
                 continue;
             };
             let error = |&index: &u16| {

@@ -9,13 +9,16 @@
 use super::codec::{self, Codec, DecodeBlock};
 use super::f16::{f16_to_f32, f32_to_f16};
 use super::grids;
-use super::iq1::{self, DOWN, EncodeBlock, Sums, TOGETHER, UP};
+use super::iq1::{self, Best, DELTA, DOWN, Trial, UP};
+use super::lanes::{
+    F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, sum_of_squares,
+};
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ1_M,
     decode: codec::decode_blocks::<IQ1_M, 256, 56>,
-    quantize: Some(iq1::quantize::<IQ1_M, 56>),
+    quantize: Some(quantize_panels::<IQ1_M, 256, 56>),
     is_valid: |block| block.first_chunk().is_none_or(|block| scale_bits(block) & 0x7c00 != 0x7c00),
 };
 
@@ -56,178 +59,175 @@ impl DecodeBlock<256, 56> for IQ1_M {
     }
 }
 
-/// A sub-block's split into levels.
-struct Split {
-    scale: f32,
-    /// Ranks of the first weights of level 1 and of level 2.
-    at: (usize, usize),
-    /// Which groups are shifted down.
-    down: [bool; 2],
-}
-
-/// What the two groups' levels stand for.
-#[inline(always)]
-fn values(down: [bool; 2]) -> [&'static [f32; 3]; 2] {
-    down.map(|down| if down { &DOWN } else { &UP })
-}
-
-impl EncodeBlock<56> for IQ1_M {
+impl QuantizePanel<256, 56> for IQ1_M {
     #[inline(always)]
-    fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; 56]) {
-        encode_block(x, importance, out);
+    fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 56]) {
+        let mut fit = Fit {
+            scales: [F32s::ZERO; 16],
+            downs: [[0; LANES]; 16],
+            levels: [[0; LANES]; 256],
+            weights: weights(panel),
+        };
+        let x = panel.weights.as_chunks::<16>().0;
+        let weights = fit.weights.as_chunks::<16>().0;
+        let mut max_scale = F32s::ZERO;
+        for j in 0..16 {
+            let ranks = iq1::ranks(&x[j]);
+            let best = best_split(&x[j], &weights[j], &ranks);
+            let fitted = iq1::fit(&best, &ranks, &x[j], &weights[j], NEGLIGIBLE, &[2, 1]);
+            for k in 0..LANES {
+                let [a, b] = [fitted.indices[0][k], fitted.indices[1][k]];
+                out[2 * j][k] = a as u8;
+                out[2 * j + 1][k] = b as u8;
+                out[32 + j][k] = ((a >> 8) | (b >> 8) << 4) as u8;
+                let scale = fitted.scale[k];
+                max_scale[k] = if max_scale[k] > scale { max_scale[k] } else { scale };
+            }
+            fit.levels[16 * j..][..16].copy_from_slice(&fitted.levels);
+            (fit.scales[j], fit.downs[j]) = (fitted.scale, fitted.down);
+        }
+        store_scales(&fit, x, &max_scale, out);
     }
 }
 
-#[inline(always)]
-fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; 56]) {
-    *out = [0; 56];
-    let weights = weights(x, importance);
-    let (x, weights) = (x.as_chunks::<16>().0, weights.as_chunks::<16>().0);
-    let (mut scales, mut max_scale) = ([0f32; 16], 0f32);
-    for j in 0..16 {
-        if iq1::largest(&x[j]) < NEGLIGIBLE {
-            continue;
-        }
-        let order = iq1::ascending(&x[j]);
-        let Some(split) = best_split(&x[j], &weights[j], &order) else { continue };
-        let turn = split.scale < 0.0;
-        let levels = iq1::levels(&order, split.at, turn);
-        let down = split.down.map(|down| down != turn);
-        let scale = split.scale.abs();
-        let (indices, scale) = iq1::place(&levels, &x[j], &weights[j], scale, values(down));
-        for g in 0..2 {
-            out[2 * j + g] = indices[g] as u8;
-            out[32 + j] |= ((indices[g] >> 8) as u8 | u8::from(down[g]) << 3) << (4 * g);
-        }
-        scales[j] = scale;
-        max_scale = if max_scale > scale { max_scale } else { scale };
-    }
-    if max_scale == 0.0 {
-        // Shifts are written together with scales.
-        out[32..48].iter_mut().for_each(|byte| *byte &= 0x77);
-        return;
-    }
-    finish(x, weights, &scales, max_scale / 15.0, out);
+/// What super-blocks are fitted to.
+struct Fit {
+    scales: [F32s; 16],
+    /// Which groups are shifted down: bit 1 is the first's, bit 0 the second's.
+    downs: [U8s; 16],
+    levels: [U8s; 256],
+    weights: [F32s; 256],
 }
 
 /// The weights of the search: importance, or the values' squares where there is none.
 #[inline(always)]
-fn weights(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [f32; 256] {
-    let mut sigma2 = 0f32;
-    for x in x {
-        sigma2 += x * x;
+fn weights(panel: &Panel<256>) -> [F32s; 256] {
+    let x = &panel.weights;
+    if panel.weighted {
+        let mut sigma2 = sum_of_squares(x);
+        for k in 0..LANES {
+            sigma2[k] = 2.0 * sigma2[k] / 256.0;
+        }
+        return importance_weights(x, &panel.importance, &sigma2);
     }
-    sigma2 = 2.0 * sigma2 / 256.0;
-    let mut weights = [0f32; 256];
-    for i in 0..256 {
-        weights[i] = match importance {
-            Some(importance) => importance[i] * (sigma2 + x[i] * x[i]).sqrt(),
-            None => x[i] * x[i],
-        };
+    let mut weights = *x;
+    for w in &mut weights {
+        for k in 0..LANES {
+            w[k] *= w[k];
+        }
     }
     weights
 }
 
-/// Writes scales, and `d` as it fits best to all points and scales.
+/// Writes scales, shifts, and `d` as it fits best to all points and scales. A super-block without
+/// scales has no shifts either.
 #[inline(always)]
-fn finish(x: &[[f32; 16]], weights: &[[f32; 16]], scales: &[f32; 16], d: f32, out: &mut [u8; 56]) {
-    let points = grids::two_bit_2048().points();
-    let (mut sums, mut words) = ((0.0, 0.0), [0u16; 4]);
-    let inverse = 1.0 / d;
+fn store_scales(fit: &Fit, x: &[[F32s; 16]], max_scale: &F32s, out: &mut [U8s; 56]) {
+    let (weights, levels) = (fit.weights.as_chunks::<16>().0, fit.levels.as_chunks::<16>().0);
+    let (mut xq, mut q2, mut words) = (F32s::ZERO, F32s::ZERO, [[0u16; LANES]; 4]);
     for j in 0..16 {
-        let code = iq1::scale_code(inverse, scales[j]);
-        words[j / 4] |= code << (3 * (j % 4));
-        let (x, weights) = (x[j].as_chunks::<8>().0, weights[j].as_chunks::<8>().0);
-        for g in 0..2 {
-            let nibble = u16::from(out[32 + j] >> (4 * g));
-            let values = if nibble & 8 != 0 { &DOWN } else { &UP };
-            let point = &points[usize::from(u16::from(out[2 * j + g]) | (nibble & 7) << 8)];
-            let times = f32::from(2 * code + 1);
-            iq1::add_fit(&mut sums, point, &x[g], &weights[g], values, times);
+        let (mut times, mut shifts) = (F32s::ZERO, [F32s::ZERO; 2]);
+        for k in 0..LANES {
+            let some = max_scale[k] != 0.0;
+            let code = iq1::scale_code(1.0 / (max_scale[k] / 15.0), fit.scales[j][k]);
+            words[j / 4][k] |= if some { code << (3 * (j % 4)) } else { 0 };
+            times[k] = f32::from(2 * code + 1);
+            let down = fit.downs[j][k];
+            out[32 + j][k] |= if some { (down & 2) << 2 | (down & 1) << 7 } else { 0 };
+            shifts[0][k] = if down & 2 != 0 { -DELTA } else { DELTA };
+            shifts[1][k] = if down & 1 != 0 { -DELTA } else { DELTA };
         }
+        iq1::add_fit(&mut xq, &mut q2, &levels[j], &x[j], &weights[j], &shifts, &times);
     }
-    let d = if sums.1 > 0.0 { sums.0 / sums.1 } else { d };
-    // The reference's factor, found by trial.
-    let half = f32_to_f16(d * 1.1125);
-    for (w, word) in words.into_iter().enumerate() {
-        let word = word | ((half >> (4 * w)) & 15) << 12;
-        out[48 + 2 * w..][..2].copy_from_slice(&word.to_le_bytes());
+    for k in 0..LANES {
+        let d = if q2[k] > 0.0 { xq[k] / q2[k] } else { max_scale[k] / 15.0 };
+        // The reference's factor, found by trial.
+        let half = if max_scale[k] == 0.0 { 0 } else { f32_to_f16(d * 1.1125) };
+        for w in 0..4 {
+            let word = words[w][k] | ((half >> (4 * w)) & 15) << 12;
+            [out[48 + 2 * w][k], out[49 + 2 * w][k]] = word.to_le_bytes();
+        }
     }
 }
 
-/// Sums over the weights of one group, from the left.
+/// Sums over the weights of one group, by rank in the sub-block.
 struct Half {
-    x: Sums,
-    w: Sums,
+    x: [F32s; 17],
+    /// For each shift the sums of q^2 that depend on the second boundary, and on the first: of neighbouring
+    /// values' squares, the differences count.
+    by_second: [[F32s; 17]; 2],
+    by_first: [[F32s; 17]; 2],
+    /// For each shift the sum of x q if all had the highest level. Values differ by one, so lower levels take
+    /// away the sums up to both boundaries.
+    highest: [F32s; 2],
 }
 
 impl Half {
     #[inline(always)]
-    fn new(x: &[f32; 16], weights: &[f32; 16], order: &[u8; 16], half: usize) -> Half {
-        let (mut sum_x, mut sum_w): (Sums, Sums) = ([0.0; 33 + TOGETHER], [0.0; 33 + TOGETHER]);
-        for (at, &i) in order.iter().enumerate() {
-            let i = usize::from(i) & 15;
-            let own = i / 8 == half;
-            sum_x[at + 1] = if own { sum_x[at] + weights[i] * x[i] } else { sum_x[at] };
-            sum_w[at + 1] = if own { sum_w[at] + weights[i] } else { sum_w[at] };
+    fn new(x: &[F32s], weights: &[F32s], ranks: &[[i32; LANES]]) -> Half {
+        let (mut sum_x, mut sum_w) = ([F32s::ZERO; 17], [F32s::ZERO; 17]);
+        for i in 0..8 {
+            for k in 0..LANES {
+                let at = 1 + (ranks[i][k] as usize & 15);
+                sum_x[at][k] = weights[i][k] * x[i][k];
+                sum_w[at][k] = weights[i][k];
+            }
         }
-        Half { x: sum_x, w: sum_w }
+        // The other group's ranks add zero, which changes no sum.
+        iq1::accumulate(&mut sum_x);
+        iq1::accumulate(&mut sum_w);
+        let mut by_second = [[F32s::ZERO; 17]; 2];
+        let (mut by_first, mut highest) = (by_second, [F32s::ZERO; 2]);
+        for (down, v) in [UP, DOWN].into_iter().enumerate() {
+            let c1 = v[0] * v[0] - v[1] * v[1];
+            let c2 = v[1] * v[1] - v[2] * v[2];
+            for at in 0..17 {
+                for k in 0..LANES {
+                    by_second[down][at][k] = sum_w[at][k] * c2;
+                    by_first[down][at][k] = sum_w[16][k] * v[2] * v[2] + sum_w[at][k] * c1;
+                }
+            }
+            for k in 0..LANES {
+                highest[down][k] = sum_x[16][k] * v[2];
+            }
+        }
+        Half { x: sum_x, by_second, by_first, highest }
     }
 
-    /// The sums of x q and q^2 for a chunk of splits. Neighbouring values differ by one, so the first is
-    /// the total times the highest value, less the sums up to both boundaries.
+    /// The sums of x q and of q^2 for both shifts.
     #[inline(always)]
-    fn fits(&self, first: usize, second: usize, v: &[f32; 3]) -> [[f32; TOGETHER]; 2] {
-        let (total_x, total_w) = (self.x[16], self.w[16]);
-        let c1 = v[0] * v[0] - v[1] * v[1];
-        let c2 = v[1] * v[1] - v[2] * v[2];
-        let mut fits = [[0f32; TOGETHER]; 2];
-        for k in 0..TOGETHER {
-            fits[0][k] = total_x * v[2] - (self.x[first] + self.x[second + k]);
-            fits[1][k] = total_w * v[2] * v[2] + self.w[first] * c1 + self.w[second + k] * c2;
+    fn sums(&self, first: usize, second: usize) -> [[F32s; 2]; 2] {
+        let mut sums = [[F32s::ZERO; 2]; 2];
+        for down in 0..2 {
+            for k in 0..LANES {
+                let below = self.x[first][k] + self.x[second][k];
+                sums[down][0][k] = self.highest[down][k] - below;
+                sums[down][1][k] = self.by_first[down][first][k] + self.by_second[down][second][k];
+            }
         }
-        fits
+        sums
     }
 }
 
-/// Tries all boundaries and all four shifts. `None` if no weight counts.
+/// Tries all boundaries and all four shifts.
 #[inline(always)]
-fn best_split(x: &[f32; 16], weights: &[f32; 16], order: &[u8; 16]) -> Option<Split> {
-    let halves = [Half::new(x, weights, order, 0), Half::new(x, weights, order, 1)];
-    let (mut best, mut found) = (f32::MIN, None);
+fn best_split(x: &[F32s; 16], weights: &[F32s; 16], ranks: &[[i32; LANES]; 16]) -> Best {
+    let a = Half::new(&x[..8], &weights[..8], &ranks[..8]);
+    let b = Half::new(&x[8..], &weights[8..], &ranks[8..]);
+    let mut best = Best::new();
     for first in 0..=16 {
-        let mut second = first;
-        while second <= 16 {
-            let up = [halves[0].fits(first, second, &UP), halves[1].fits(first, second, &UP)];
-            let down = [halves[0].fits(first, second, &DOWN), halves[1].fits(first, second, &DOWN)];
-            let count = TOGETHER.min(17 - second);
-            let (mut sums, mut any) = ([[[0f32; TOGETHER]; 2]; 4], false);
-            for (shifts, sums) in sums.iter_mut().enumerate() {
-                let a = if shifts < 2 { &up[0] } else { &down[0] };
-                let b = if shifts % 2 == 0 { &up[1] } else { &down[1] };
-                for k in 0..TOGETHER {
-                    sums[0][k] = a[0][k] + b[0][k];
-                    sums[1][k] = a[1][k] + b[1][k];
+        for second in first..=16 {
+            let (a, b) = (a.sums(first, second), b.sums(first, second));
+            for down in 0..4 {
+                let (a, b) = (&a[down / 2], &b[down % 2]);
+                let (mut xq, mut q2) = (F32s::ZERO, F32s::ZERO);
+                for k in 0..LANES {
+                    xq[k] = a[0][k] + b[0][k];
+                    q2[k] = a[1][k] + b[1][k];
                 }
-                for k in 0..TOGETHER {
-                    any |= iq1::beats(sums[0][k], sums[1][k], best) & (k < count);
-                }
+                best.offer(&xq, &q2, Trial { first, second, down });
             }
-            // Most chunks hold nothing better; in the others the order of trials decides.
-            if any {
-                for k in 0..count {
-                    for (shifts, [xq, q2]) in sums.iter().enumerate() {
-                        if iq1::beats(xq[k], q2[k], best) {
-                            let scale = xq[k] / q2[k];
-                            best = scale * xq[k];
-                            let down = [shifts >= 2, shifts % 2 == 1];
-                            found = Some(Split { scale, at: (first, second + k), down });
-                        }
-                    }
-                }
-            }
-            second += TOGETHER;
         }
     }
-    found
+    best
 }

@@ -6,15 +6,19 @@
 //! `dequantize_row_iq1_s` of llama.cpp.
 
 use super::codec::{self, Codec, DecodeBlock};
-use super::f16::{f32_to_f16, read_f16};
+use super::f16::read_f16;
 use super::grids;
-use super::iq1::{self, DOWN, EncodeBlock, Sums, TOGETHER, UP};
+use super::iq1::{self, Best, DOWN, Trial, UP};
+use super::lanes::{
+    F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, store_f16,
+    sum_of_squares,
+};
 use crate::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ1_S,
     decode: codec::decode_blocks::<IQ1_S, 256, 50>,
-    quantize: Some(iq1::quantize::<IQ1_S, 50>),
+    quantize: Some(quantize_panels::<IQ1_S, 256, 50>),
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
@@ -44,117 +48,90 @@ impl DecodeBlock<256, 50> for IQ1_S {
     }
 }
 
-/// A sub-block's split into levels.
-struct Split {
-    scale: f32,
-    /// Ranks of the first weights of level 1 and of level 2.
-    at: (usize, usize),
-    down: bool,
-}
-
-impl EncodeBlock<50> for IQ1_S {
+impl QuantizePanel<256, 50> for IQ1_S {
     #[inline(always)]
-    fn encode_block(x: &[f32; 256], importance: Option<&[f32; 256]>, out: &mut [u8; 50]) {
-        // Without importance the type is refused before.
-        if let Some(importance) = importance {
-            encode_block(x, importance, out);
+    fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 50]) {
+        let mut sigma2 = sum_of_squares(&panel.weights);
+        for k in 0..LANES {
+            sigma2[k] = 2.0 * sigma2[k] / 256.0;
         }
+        let (x, importance) = (panel.weights.as_chunks::<32>().0, panel.importance.as_chunks().0);
+        let (mut scales, mut downs, mut max_scale) = ([F32s::ZERO; 8], [[0; LANES]; 8], F32s::ZERO);
+        for j in 0..8 {
+            let weights = importance_weights(&x[j], &importance[j], &sigma2);
+            let ranks = iq1::ranks(&x[j]);
+            let best = best_split(&x[j], &weights, &ranks);
+            let fitted = iq1::fit(&best, &ranks, &x[j], &weights, NEGLIGIBLE, &[1; 4]);
+            for k in 0..LANES {
+                let mut head = 0;
+                for g in 0..4 {
+                    out[2 + 4 * j + g][k] = fitted.indices[g][k] as u8;
+                    head |= (fitted.indices[g][k] >> 8) << (3 * g);
+                }
+                [out[34 + 2 * j][k], out[35 + 2 * j][k]] = head.to_le_bytes();
+                let scale = fitted.scale[k];
+                max_scale[k] = if max_scale[k] > scale { max_scale[k] } else { scale };
+            }
+            (scales[j], downs[j]) = (fitted.scale, fitted.down);
+        }
+        store_scales(&scales, &downs, &max_scale, out);
     }
 }
 
+/// Writes `d`, and each sub-block's scale and shift. A super-block without scales has no shifts either.
 #[inline(always)]
-fn encode_block(x: &[f32; 256], importance: &[f32; 256], out: &mut [u8; 50]) {
-    *out = [0; 50];
-    let mut sigma2 = 0f32;
-    for x in x {
-        sigma2 += x * x;
-    }
-    sigma2 = 2.0 * sigma2 / 256.0;
-    let (mut scales, mut down, mut max_scale) = ([0f32; 8], [false; 8], 0f32);
-    let (x, importance) = (x.as_chunks::<32>().0, importance.as_chunks::<32>().0);
-    for j in 0..8 {
-        if iq1::largest(&x[j]) < NEGLIGIBLE {
-            continue;
+fn store_scales(scales: &[F32s; 8], downs: &[U8s; 8], max_scale: &F32s, out: &mut [U8s; 50]) {
+    let mut half = F32s::ZERO;
+    for k in 0..LANES {
+        let d = max_scale[k] / 15.0;
+        // The reference's factor, found by trial.
+        half[k] = d * 1.125;
+        for j in 0..8 {
+            let code = iq1::scale_code(1.0 / d, scales[j][k]) | u16::from(downs[j][k]) << 3;
+            out[35 + 2 * j][k] |= if max_scale[k] == 0.0 { 0 } else { (code << 4) as u8 };
         }
-        let mut weights = [0f32; 32];
-        for i in 0..32 {
-            weights[i] = importance[j][i] * (sigma2 + x[j][i] * x[j][i]).sqrt();
-        }
-        let order = iq1::ascending(&x[j]);
-        let Some(split) = best_split(&x[j], &weights, &order) else { continue };
-        let levels = iq1::levels(&order, split.at, split.scale < 0.0);
-        down[j] = split.down != (split.scale < 0.0);
-        let values = if down[j] { &DOWN } else { &UP };
-        let scale = split.scale.abs();
-        let (indices, scale) = iq1::place(&levels, &x[j], &weights, scale, [values; 4]);
-        let mut head = 0;
-        for (g, index) in indices.into_iter().enumerate() {
-            out[2 + 4 * j + g] = index as u8;
-            head |= (index >> 8) << (3 * g);
-        }
-        out[34 + 2 * j..][..2].copy_from_slice(&head.to_le_bytes());
-        scales[j] = scale;
-        max_scale = if max_scale > scale { max_scale } else { scale };
     }
-    if max_scale == 0.0 {
-        return;
-    }
-    let d = max_scale / 15.0;
-    // The reference's factor, found by trial.
-    out[..2].copy_from_slice(&f32_to_f16(d * 1.125).to_le_bytes());
-    for j in 0..8 {
-        let code = iq1::scale_code(1.0 / d, scales[j]) | u16::from(down[j]) << 3;
-        out[35 + 2 * j] |= (code << 4) as u8;
-    }
+    store_f16(&half, &mut out[..2]);
 }
 
-/// Tries all boundaries and both shifts. `None` if no weight counts.
+/// Tries all boundaries and both shifts.
 #[inline(always)]
-fn best_split(x: &[f32; 32], weights: &[f32; 32], order: &[u8; 32]) -> Option<Split> {
-    let (mut sum_x, mut sum_w): (Sums, Sums) = ([0.0; 33 + TOGETHER], [0.0; 33 + TOGETHER]);
-    for (at, &i) in order.iter().enumerate() {
-        let i = usize::from(i) & 31;
-        sum_x[at + 1] = sum_x[at] + weights[i] * x[i];
-        sum_w[at + 1] = sum_w[at] + weights[i];
+fn best_split(x: &[F32s; 32], weights: &[F32s; 32], ranks: &[[i32; LANES]; 32]) -> Best {
+    let (mut sum_x, mut sum_w) = ([F32s::ZERO; 33], [F32s::ZERO; 33]);
+    for i in 0..32 {
+        for k in 0..LANES {
+            let at = 1 + (ranks[i][k] as usize & 31);
+            sum_x[at][k] = weights[i][k] * x[i][k];
+            sum_w[at][k] = weights[i][k];
+        }
     }
-    let (total_x, total_w) = (sum_x[32], sum_w[32]);
-    let (mut best, mut found) = (f32::MIN, None);
+    iq1::accumulate(&mut sum_x);
+    iq1::accumulate(&mut sum_w);
+    // Of the weights above the second boundary, for both shifts.
+    let above = [UP, DOWN].map(|v| {
+        let mut above = [[F32s::ZERO; 2]; 33];
+        for second in 0..33 {
+            for k in 0..LANES {
+                above[second][0][k] = (sum_x[32][k] - sum_x[second][k]) * v[2];
+                above[second][1][k] = (sum_w[32][k] - sum_w[second][k]) * v[2] * v[2];
+            }
+        }
+        above
+    });
+    let mut best = Best::new();
     for first in 0..=32 {
-        let (first_x, first_w) = (sum_x[first], sum_w[first]);
-        let mut second = first;
-        while second <= 32 {
-            let mut fits = [([0f32; TOGETHER], [0f32; TOGETHER]); 2];
-            for (fit, v) in fits.iter_mut().zip([&UP, &DOWN]) {
-                for k in 0..TOGETHER {
-                    let (x, w) = (sum_x[second + k], sum_w[second + k]);
-                    fit.0[k] = first_x * v[0] + (x - first_x) * v[1] + (total_x - x) * v[2];
-                    fit.1[k] = first_w * v[0] * v[0]
-                        + (w - first_w) * v[1] * v[1]
-                        + (total_w - w) * v[2] * v[2];
+        for second in first..=32 {
+            for (down, v) in [UP, DOWN].into_iter().enumerate() {
+                let (mut xq, mut q2) = (F32s::ZERO, F32s::ZERO);
+                let [above_x, above_w] = &above[down][second];
+                for k in 0..LANES {
+                    let (x, w) = (sum_x[first][k], sum_w[first][k]);
+                    xq[k] = x * v[0] + (sum_x[second][k] - x) * v[1] + above_x[k];
+                    q2[k] = w * v[0] * v[0] + (sum_w[second][k] - w) * v[1] * v[1] + above_w[k];
                 }
+                best.offer(&xq, &q2, Trial { first, second, down });
             }
-            let count = TOGETHER.min(33 - second);
-            let mut any = false;
-            for fit in &fits {
-                for k in 0..TOGETHER {
-                    any |= iq1::beats(fit.0[k], fit.1[k], best) & (k < count);
-                }
-            }
-            // Most chunks hold nothing better; in the others the order of trials decides.
-            if any {
-                for k in 0..count {
-                    for (down, fit) in fits.iter().enumerate() {
-                        if iq1::beats(fit.0[k], fit.1[k], best) {
-                            let scale = fit.0[k] / fit.1[k];
-                            best = scale * fit.0[k];
-                            let at = (first, second + k);
-                            found = Some(Split { scale, at, down: down == 1 });
-                        }
-                    }
-                }
-            }
-            second += TOGETHER;
         }
     }
-    found
+    best
 }
