@@ -46,6 +46,10 @@ impl Config {
         self.map.insert(key.to_string(), value.into());
     }
 
+    pub fn remove(&mut self, key: &str) {
+        self.map.shift_remove(key);
+    }
+
     pub fn str(&self, key: &str) -> Option<&str> {
         self.get(key)?.as_str()
     }

@@ -1,7 +1,7 @@
 //! Reading a Hugging Face folder: which files belong to it, and its tensors as a source.
 
 use super::safetensors::SafetensorsFile;
-use super::{Checkpoint, Config};
+use super::{Checkpoint, Config, ModelCard};
 use crate::error::{Error, Result};
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -47,7 +47,8 @@ impl Checkpoint {
         let tensors = Arc::new(FolderSource::open(dir)?);
         let side_files =
             SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect();
-        Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files })
+        let card = ModelCard::beside(dir);
+        Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files, card })
     }
 }
 

@@ -4,12 +4,14 @@
 //! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write`] writes one.
 //! Deliberately absent: pickled weights (`pytorch_model.bin`) and weights quantized for other programs.
 
+mod card;
 mod config;
 mod folder;
 mod safetensors;
 mod write;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
+pub use card::{CARD_FILE, ModelCard};
 pub use config::Config;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
@@ -27,6 +29,8 @@ pub struct Checkpoint {
     /// Tokenizer files, generation_config.json, chat template: everything that travels with the
     /// weights unchanged. Absolute or as the user gave the folder; file names are unique.
     pub side_files: Vec<PathBuf>,
+    /// README.md, which is not copied: what it tells of one model is not true of another.
+    pub card: Option<ModelCard>,
 }
 
 impl Checkpoint {

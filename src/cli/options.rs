@@ -11,7 +11,7 @@ pub struct ConvertArguments {
     /// Name the tokenizer's pre-tokenizer (tokenizer.ggml.pre) where it cannot be recognised.
     #[arg(long, value_name = "NAME")]
     pre_tokenizer: Option<String>,
-    /// The model's name in the metadata [default: made from the recipe's or folder's name].
+    /// The model's name in the metadata [default: as its README.md says, or made from the recipe's or folder's name].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 }
@@ -21,7 +21,6 @@ impl ConvertArguments {
         ConvertOptions {
             output_type,
             name: self.name.clone(),
-            base_models: Vec::new(),
             pre_tokenizer: self.pre_tokenizer.clone(),
         }
     }

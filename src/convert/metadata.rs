@@ -1,11 +1,10 @@
-//! The metadata of a converted model, in the peer's order: what it is, where it comes from, its
-//! hyperparameters, its tokenizer.
+//! The metadata of a converted model, in the peer's order: what it is, who it is ([`super::identity`]),
+//! its hyperparameters, its tokenizer.
 //!
-//! Source of keys and order: llama.cpp `gguf-py/gguf/{constants,metadata}.py` and
+//! Source of keys and order: llama.cpp `gguf-py/gguf/constants.py` and
 //! `conversion/{base,llama}.py`, October 2026.
 
-use super::naming::{self, NameParts};
-use super::{BaseModel, ConvertOptions};
+use super::{ConvertOptions, identity};
 use crate::arch::{Architecture, HyperParams, RopeScaling};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::dtype::DType;
@@ -29,7 +28,7 @@ pub(super) struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// All keys. Fails if generation_config.json is there but cannot be read.
+    /// All keys. Fails if generation_config.json or the model card is there but cannot be read.
     pub fn into_metadata(self) -> Result<Metadata> {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.arch.gguf_name);
@@ -37,7 +36,8 @@ impl Sources<'_> {
         if let Some(path) = self.checkpoint.side_file("generation_config.json") {
             sampling(&Config::read(path)?, &mut metadata);
         }
-        self.identity(&mut metadata);
+        let name = self.options.name.as_deref();
+        identity::write(self.checkpoint, name, self.parameters, &mut metadata)?;
         self.hyperparameters(&mut metadata);
         metadata.set("general.quantization_version", QUANTIZATION_VERSION);
         self.vocabulary.write_to(&mut metadata);
@@ -48,36 +48,6 @@ impl Sources<'_> {
             _ => {}
         }
         Ok(metadata)
-    }
-
-    /// Name, base name, size and base models.
-    fn identity(&self, metadata: &mut Metadata) {
-        let mut ids = vec![self.checkpoint.name.as_str()];
-        // What the configuration calls itself goes first, if it is a model's name and not a path. A
-        // merge has its configuration from one of its members, whose name is not its own.
-        let recorded = self.checkpoint.config.str("_name_or_path");
-        if let Some(recorded) = recorded.filter(|r| r.matches('/').count() <= 1 && !r.is_empty())
-            && self.options.base_models.is_empty()
-        {
-            ids.insert(0, recorded);
-        }
-        let parts: Vec<NameParts> =
-            ids.iter().map(|id| NameParts::parse(id, self.parameters)).collect();
-        let first = |part: fn(&NameParts) -> Option<&String>| parts.iter().find_map(part).cloned();
-        let name = self.options.name.clone().unwrap_or_else(|| naming::title(&parts[0].full_name));
-        let size = first(|p| p.size_label.as_ref());
-        let mut set = |key: &str, value: Option<String>| {
-            if let Some(value) = value {
-                metadata.set(format!("general.{key}"), value);
-            }
-        };
-        set("name", Some(name));
-        set("version", first(|p| p.version.as_ref()));
-        set("organization", first(|p| p.organization.as_ref()).map(|o| naming::title(&o)));
-        set("finetune", first(|p| p.finetune.as_ref()));
-        set("basename", first(|p| p.basename.as_ref()));
-        set("size_label", Some(size.unwrap_or_else(|| naming::size_label(self.parameters))));
-        base_models(&self.options.base_models, metadata);
     }
 
     fn hyperparameters(&self, metadata: &mut Metadata) {
@@ -154,25 +124,6 @@ fn sampling(config: &Config, metadata: &mut Metadata) {
         if let Some(value) = value.filter(|_| metadata.get(&key).is_none()) {
             metadata.set(key, value);
         }
-    }
-}
-
-/// The models a merge was made of.
-fn base_models(models: &[BaseModel], metadata: &mut Metadata) {
-    if models.is_empty() {
-        return;
-    }
-    metadata.set("general.base_model.count", models.len() as u32);
-    for (index, model) in models.iter().enumerate() {
-        let mut set = |key: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                metadata.set(format!("general.base_model.{index}.{key}"), value);
-            }
-        };
-        set("name", Some(&model.name));
-        set("version", model.version.as_deref());
-        set("organization", model.organization.as_deref());
-        set("repo_url", model.repo_url.as_deref());
     }
 }
 

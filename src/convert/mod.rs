@@ -6,9 +6,12 @@
 //! how they are named and permuted, is declared in [`crate::arch`].
 
 mod cast;
+mod identity;
 mod metadata;
 mod naming;
 mod tensors;
+
+pub use identity::merge_front_matter;
 
 use crate::arch::{Architecture, HyperParams};
 use crate::checkpoint::Checkpoint;
@@ -45,41 +48,12 @@ impl FromStr for OutputType {
     }
 }
 
-/// A model that a merge was made of, for `general.base_model.*`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BaseModel {
-    /// As people say it: `Mistral 7B v0.1`.
-    pub name: String,
-    pub organization: Option<String>,
-    pub version: Option<String>,
-    pub repo_url: Option<String>,
-}
-
-impl BaseModel {
-    /// What a reference of a recipe tells: `org/name` is a model of the hub, anything else a folder,
-    /// of which only the last part counts.
-    pub fn from_reference(reference: &str) -> BaseModel {
-        let hub = reference.matches('/').count() == 1 && !reference.starts_with(['.', '/', '~']);
-        let id = if hub { reference } else { reference.trim_end_matches('/') };
-        let id = if hub { id } else { id.rsplit('/').next().unwrap_or(id) };
-        let parts = naming::NameParts::parse(id, 0);
-        BaseModel {
-            name: naming::title(&parts.full_name),
-            organization: parts.organization.as_deref().map(naming::title),
-            version: parts.version,
-            repo_url: hub.then(|| format!("https://huggingface.co/{reference}")),
-        }
-    }
-}
-
 /// How to convert.
 #[derive(Clone, Debug, Default)]
 pub struct ConvertOptions {
     pub output_type: OutputType,
-    /// `general.name`; else it is made from the checkpoint's name.
+    /// `general.name`; else the model card's, or it is made from the checkpoint's name.
     pub name: Option<String>,
-    /// The members of a merge, in the recipe's order; empty for a model that is none.
-    pub base_models: Vec<BaseModel>,
     /// `tokenizer.ggml.pre`, where it cannot be recognised.
     pub pre_tokenizer: Option<String>,
 }
@@ -121,24 +95,5 @@ fn matrix_type(checkpoint: &Checkpoint, wanted: OutputType) -> DType {
         OutputType::BF16 => DType::BF16,
         OutputType::F32 => DType::F32,
         OutputType::Auto => matrices().map(|info| info.dtype).find(half).unwrap_or(DType::F16),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_of_members_tell_names() {
-        let hub = BaseModel::from_reference("mistralai/Mistral-7B-v0.1");
-        assert_eq!(hub.name, "Mistral 7B v0.1");
-        assert_eq!(hub.organization.as_deref(), Some("Mistralai"));
-        assert_eq!(hub.version.as_deref(), Some("v0.1"));
-        assert_eq!(
-            hub.repo_url.as_deref(),
-            Some("https://huggingface.co/mistralai/Mistral-7B-v0.1")
-        );
-        let folder = BaseModel::from_reference("/models/solar-10.7b/");
-        assert_eq!((folder.name.as_str(), folder.repo_url), ("Solar 10.7b", None));
     }
 }

@@ -38,7 +38,8 @@ pub fn open(plan: impl Into<Arc<MergePlan>>) -> Checkpoint {
         .unwrap_or_else(|| "merge".to_string());
     let config = plan.output().config.clone();
     let side_files = side_files(&plan);
-    Checkpoint { name, config, tensors: Arc::new(MergeSource::new(plan)), side_files }
+    let tensors = Arc::new(MergeSource::new(plan));
+    Checkpoint { name, config, tensors, side_files, card: None }
 }
 
 /// Files that belong to the tokenizer; all others follow the configuration.

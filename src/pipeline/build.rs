@@ -2,7 +2,7 @@
 
 use super::calibration::Calibration;
 use super::source::Source;
-use crate::checkpoint;
+use crate::checkpoint::{self, CARD_FILE, ModelCard};
 use crate::convert::ConvertOptions;
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
@@ -10,7 +10,6 @@ use crate::imatrix::{self, Computed, Format};
 use crate::output;
 use crate::progress::Progress;
 use crate::quantize::{self, Ftype, Importance, PlanOptions, QuantPlan, RunOptions, Written};
-use crate::report;
 use crate::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -102,11 +101,11 @@ pub fn build(
 /// The files that go beside the weights of a merged model: the recipe and a README.
 pub fn recipe_files(source: &Source) -> Vec<(String, Vec<u8>)> {
     let Source::Recipe { plan, checkpoint } = source else { return Vec::new() };
-    let readme = report::merge_readme(&checkpoint.name, &plan.summary(), &plan.text);
-    vec![
-        ("recipe.yml".to_string(), plan.text.clone().into_bytes()),
-        ("README.md".to_string(), readme.into_bytes()),
-    ]
+    let mut files = vec![("recipe.yml".to_string(), plan.text.clone().into_bytes())];
+    if let Some(ModelCard::Text(card)) = &checkpoint.card {
+        files.push((CARD_FILE.to_string(), card.clone().into_bytes()));
+    }
+    files
 }
 
 /// The calibration text as tokens, known to suffice.

@@ -1,12 +1,13 @@
 //! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
 
 use super::build::file_stem;
-use crate::checkpoint::{Checkpoint, looks_like_safetensors};
-use crate::convert::{BaseModel, ConvertOptions, convert};
+use crate::checkpoint::{Checkpoint, ModelCard, looks_like_safetensors};
+use crate::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::error::{Error, Result};
 use crate::gguf::{self, GgufModel};
 use crate::merge;
-use crate::recipe::{Folders, Member, MergePlan};
+use crate::recipe::{Folders, MergePlan};
+use crate::report;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +42,8 @@ impl Source {
             }
             Kind::Recipe => {
                 let plan = Arc::new(merge::plan(path, &Folders::beside(path, &[]))?);
-                let checkpoint = merge::open(plan.clone());
+                let mut checkpoint = merge::open(plan.clone());
+                checkpoint.card = Some(merge_card(&plan, &checkpoint.name));
                 Ok(Source::Recipe { plan, checkpoint })
             }
         }
@@ -52,13 +54,8 @@ impl Source {
     pub fn to_gguf(&self, options: &ConvertOptions) -> Result<GgufModel> {
         match self {
             Source::Gguf { model, .. } => Ok(model.clone()),
-            Source::Folder(checkpoint) => convert(checkpoint, options),
-            Source::Recipe { plan, checkpoint } => {
-                let mut options = options.clone();
-                if options.base_models.is_empty() {
-                    options.base_models = plan.members.iter().map(base_model).collect();
-                }
-                convert(checkpoint, &options)
+            Source::Folder(checkpoint) | Source::Recipe { checkpoint, .. } => {
+                convert(checkpoint, options)
             }
         }
     }
@@ -86,10 +83,12 @@ impl Source {
     }
 }
 
-/// What the metadata say of a member. Members are folders on disk: `models/mistral` looks like a name on
-/// the hub and is none, so only the folder's name counts and no address is made up.
-fn base_model(member: &Member) -> BaseModel {
-    BaseModel::from_reference(&format!("./{}", member.reference))
+/// The card of a merge, as it would be written.
+fn merge_card(plan: &MergePlan, name: &str) -> ModelCard {
+    let summary = plan.summary();
+    let members = plan.members.iter().map(|member| member.reference.to_string());
+    let front = merge_front_matter(name, summary.parameters, members);
+    ModelCard::Text(report::merge_readme(name, &summary, &plan.text, &front))
 }
 
 /// The three kinds of SOURCE.

@@ -31,6 +31,8 @@ pub(super) fn make(
         config.set("layer_types", types);
     }
     config.set("num_hidden_layers", layers);
+    // The donor's name is not the merge's.
+    config.remove("_name_or_path");
     if let Some((embedding, _)) = tensors.first() {
         let keys = ["torch_dtype", "dtype"];
         let present: Vec<&str> =

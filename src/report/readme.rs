@@ -4,12 +4,19 @@
 
 use crate::recipe::{MemberSummary, PlanSummary};
 use crate::size;
+use serde_json::{Map, Value};
 use std::fmt::Write;
 
 /// The README of the merge `summary`, called `name`, made by the recipe `recipe`.
-pub fn merge_readme(name: &str, summary: &PlanSummary, recipe: &str) -> String {
-    let mut text = String::from("---\n");
-    text.push_str("library_name: transformers\ntags:\n- mergekit\n- merge\n---\n");
+/// `front` goes between the lines `---`.
+pub fn merge_readme(
+    name: &str,
+    summary: &PlanSummary,
+    recipe: &str,
+    front: &Map<String, Value>,
+) -> String {
+    let front = serde_yaml::to_string(front).expect("names and texts");
+    let mut text = format!("---\n{}\n---\n", front.trim_end());
     let layers = summary.stages.last().map_or(0, |stage| stage.layers.len());
     let parameters = size::count(summary.parameters);
     let bytes = size::display(summary.bytes);

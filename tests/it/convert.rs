@@ -1,10 +1,10 @@
 //! Checkpoints to GGUF models: names, order, permutation, types, metadata, and what is refused.
 
 use crate::hostile::assert_error;
-use aqueduct::checkpoint::{Checkpoint, Config};
-use aqueduct::convert::{BaseModel, ConvertOptions, OutputType, convert};
+use aqueduct::checkpoint::{Checkpoint, Config, ModelCard};
+use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::dtype::DType;
-use aqueduct::gguf::{self, GgufModel, GgufWriter};
+use aqueduct::gguf::{self, Array, GgufModel, GgufWriter};
 use aqueduct::source::{MemorySource, TensorInfo};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -104,6 +104,7 @@ pub fn checkpoint(
         config: Config::parse("tiny/config.json", config).unwrap(),
         tensors: Arc::new(MemorySource::new("tiny", tensors).unwrap()),
         side_files: files.iter().map(write).collect(),
+        card: None,
     }
 }
 
@@ -256,15 +257,39 @@ fn a_tied_head_may_be_missing() {
     assert!(model.tensors.table().get("output.weight").is_none());
 }
 
+/// llama.cpp's gguf-py reads this card alike.
+const CARD: &str = "---
+model_name: The Forge
+version: 0.2
+model_creator: A. Smith
+license: [apache-2.0, mit]
+license_name: either
+url: https://forge.example
+base_model:
+- acme/Anvil-7B-v0.1
+- https://huggingface.co/smiths/hammer
+- name: Tongs
+datasets: smiths/sparks
+tags:
+- merge
+pipeline_tag: text-generation
+language:
+- en
+- no
+---
+# The Forge
+license: none
+";
+
 #[test]
 fn metadata_keys_and_their_order() {
-    let base_models = vec![
-        BaseModel::from_reference("acme/Anvil-7B-v0.1"),
-        BaseModel::from_reference("local/models/hammer"),
-    ];
-    let options = ConvertOptions { base_models, ..options(OutputType::F16) };
+    let dir = tempfile::tempdir().unwrap();
+    let json = tokenizer_json().to_string();
+    let files = [("tokenizer.json", json.as_bytes())];
     let config = CONFIG.replacen('{', r#"{"_name_or_path": "acme/Anvil-7B-v0.1", "#, 1);
-    let model = converted(&config, tensors(DType::F16), &options).unwrap();
+    let mut checkpoint = checkpoint(dir.path(), &config, tensors(DType::F16), &files);
+    checkpoint.card = Some(ModelCard::Text(CARD.to_string()));
+    let model = convert(&checkpoint, &options(OutputType::F16)).unwrap();
     let keys: Vec<&str> = model.metadata.iter().map(|(key, _)| key).collect();
     assert_eq!(
         keys,
@@ -272,15 +297,30 @@ fn metadata_keys_and_their_order() {
             "general.architecture",
             "general.type",
             "general.name",
+            "general.author",
             "general.version",
+            "general.organization",
+            "general.finetune",
             "general.basename",
             "general.size_label",
+            "general.license",
+            "general.license.name",
+            "general.source.url",
             "general.base_model.count",
             "general.base_model.0.name",
             "general.base_model.0.version",
             "general.base_model.0.organization",
             "general.base_model.0.repo_url",
             "general.base_model.1.name",
+            "general.base_model.1.organization",
+            "general.base_model.1.repo_url",
+            "general.base_model.2.name",
+            "general.dataset.count",
+            "general.dataset.0.name",
+            "general.dataset.0.organization",
+            "general.dataset.0.repo_url",
+            "general.tags",
+            "general.languages",
             "llama.block_count",
             "llama.context_length",
             "llama.embedding_length",
@@ -305,9 +345,18 @@ fn metadata_keys_and_their_order() {
         ]
     );
     let text = |key: &str| model.metadata.str(key).unwrap();
-    assert_eq!(text("general.name"), "Tiny Llama v2", "a merge is not called as its first member");
-    assert_eq!(text("general.base_model.1.name"), "Hammer");
+    assert_eq!(text("general.name"), "The Forge", "the card's goes first");
+    assert_eq!(text("general.version"), "0.2");
+    assert_eq!(text("general.license"), "apache-2.0,mit");
+    assert_eq!(text("general.base_model.1.repo_url"), "https://huggingface.co/smiths/hammer");
+    assert_eq!(text("general.base_model.2.name"), "Tongs");
     assert_eq!(text("general.size_label"), "1.3K");
+    let list = |key| model.metadata.get(key).cloned();
+    let words = |words: &[&str]| {
+        Some(gguf::Value::Array(Array::String(words.iter().map(|w| w.to_string()).collect())))
+    };
+    assert_eq!(list("general.tags"), words(&["merge", "text-generation"]));
+    assert_eq!(list("general.languages"), words(&["en", "no"]));
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub fn model() -> Checkpoint {
         config: Config::parse("memory", config).unwrap(),
         tensors: Arc::new(MemorySource::new("memory", tensors.collect()).unwrap()),
         side_files: Vec::new(),
+        card: None,
     }
 }
 
