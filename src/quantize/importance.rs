@@ -25,13 +25,13 @@ impl Importance {
     /// Takes the weights out of `matrix`. `file` is recorded in what is quantized with them.
     ///
     /// # Errors
-    /// A value that is no finite number; it names the entry.
+    /// A value that is no mean of squares: no finite number, or negative. It names the entry.
     pub fn new(matrix: &ImportanceMatrix, file: &str) -> Result<Importance> {
         let mut weights = BTreeMap::new();
         for (name, entry) in &matrix.entries {
             let Some(values) = matrix.weights_for(name, entry.sums.len()) else { continue };
             let values = values?;
-            if let Some(column) = values.iter().position(|v| !v.is_finite()) {
+            if let Some(column) = values.iter().position(|v| !(0.0..f32::INFINITY).contains(v)) {
                 let detail = format!(
                     "importance of column {column} is {}; collect the matrix again",
                     values[column]

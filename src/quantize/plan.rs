@@ -275,7 +275,9 @@ impl Notes {
         importance: Option<&Importance>,
     ) -> Result<bool> {
         let Some(weights) = importance.and_then(|i| i.get(&info.name)) else {
-            if requires_imatrix(&info.name, info.dtype, ftype) {
+            if requires_imatrix(&info.name, info.dtype, ftype)
+                || quants::requires_importance(info.dtype)
+            {
                 self.missing.push(info.name.clone());
             } else if importance.is_some() && self.expects_entry(info) {
                 self.unweighted.push(info.name.clone());
@@ -309,10 +311,18 @@ impl Notes {
 
     /// What is to be done about the tensors without importance weights that they require.
     fn missing_text(&self, ftype: Ftype) -> String {
-        format!(
-            "{ftype} needs an importance matrix (--imatrix) for {}; make one with 'aqueduct imatrix'",
-            listed(&self.missing)
-        )
+        // A matrix seldom has entries for embedding and head, so that advice would not help there.
+        let apart = |name: &String| {
+            matches!(Category::of(name), Category::Output | Category::TokenEmbedding)
+        };
+        let advice = match self.missing.iter().any(apart) {
+            true => {
+                "give embedding and head another type (--token-embedding-type, --output-tensor-type)"
+            }
+            false => "make one with 'aqueduct imatrix'",
+        };
+        let names = listed(&self.missing);
+        format!("{ftype} needs an importance matrix (--imatrix) for {names}; {advice}")
     }
 
     fn refuse_missing(&self, origin: &str, ftype: Ftype) -> Result<()> {
@@ -387,6 +397,21 @@ mod tests {
         let plan = QuantPlan::dry_run(&model, Ftype::IQ2_XS, None, &options).unwrap();
         assert_eq!(plan.warnings.len(), 1);
         assert_eq!(plan.tensors[2].info.dtype, DType::IQ2_XS);
+    }
+
+    #[test]
+    fn embedding_and_head_too_need_importance_in_types_that_require_it() {
+        let options = PlanOptions { pure: true, ..PlanOptions::default() };
+        let importance = Importance::default();
+        for (ftype, dtype) in [(Ftype::IQ2_XXS, DType::IQ2_XXS), (Ftype::IQ1_S, DType::IQ1_S)] {
+            let error = QuantPlan::new(&model(512), ftype, Some(&importance), &options);
+            let text = error.unwrap_err().to_string();
+            let names = "token_embd.weight, blk.0.attn_q.weight";
+            assert!(text.contains("output.weight") && text.contains(names), "{dtype}: {text}");
+        }
+        let options = PlanOptions { output_tensor_type: Some(DType::IQ2_XS), ..Default::default() };
+        let error = QuantPlan::new(&model(512), Ftype::Q8_0, None, &options).unwrap_err();
+        assert!(error.to_string().contains("for output.weight;"), "{error}");
     }
 
     #[test]

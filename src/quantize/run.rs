@@ -81,7 +81,8 @@ pub struct Written {
 ///
 /// # Errors
 /// Whatever reading a tensor fails with; a value that is no finite number, named with its tensor and
-/// index; a value too large for F16; output that cannot be written. Of several errors, the one in the
+/// index; a block of the source or of a target type whose scale is no finite number, named with its
+/// tensor, weights and row; output that cannot be written. Of several errors, the one in the
 /// tensor that comes first.
 pub fn run(
     model: &GgufModel,
@@ -386,12 +387,22 @@ impl<'a> Tensor<'a> {
     /// The values of `group`, known to be numbers. None for types that cannot be decoded, which are
     /// only ever copied.
     fn decode(&self, group: &Group, bytes: &[u8]) -> Result<Vec<f32>> {
-        if !quants::can_decode(self.info.dtype) {
+        let dtype = self.info.dtype;
+        if !quants::can_decode(dtype) {
             return Ok(Vec::new());
+        }
+        // Not every scale that is no number shows in the values.
+        if dtype.is_quantized()
+            && let Some(block) = quants::first_invalid_block(dtype, bytes)
+        {
+            let weights = self.weights_of(group, dtype, block);
+            return Err(self.fail(format!(
+                "{weights} have a {dtype} scale that is no finite number; the file is damaged"
+            )));
         }
         let row = self.info.row_len();
         let mut values = vec![0f32; group.rows * row];
-        quants::decode(self.info.dtype, bytes, &mut values).map_err(|e| self.fail(e))?;
+        quants::decode(dtype, bytes, &mut values).map_err(|e| self.fail(e))?;
         match quants::first_non_finite(&values) {
             None => Ok(values),
             Some(at) => {
@@ -416,15 +427,37 @@ impl<'a> Tensor<'a> {
         let weights = self.weights.filter(|_| target.weighted);
         let weights = weights.map(|w| &w[group.matrix * row..][..row]);
         quants::quantize(target.dtype, values, row, weights, encoded).map_err(|e| self.fail(e))?;
-        self.check_blocks(target.dtype, encoded, values)
+        self.check_blocks(target.dtype, group, encoded, values)
     }
 
-    /// Refuses blocks that hold an infinity: finite weights can be too large for F16 numbers and
-    /// scales.
-    fn check_blocks(&self, target: DType, encoded: &[u8], values: &[f32]) -> Result<()> {
+    /// Refuses blocks whose scale is no finite number: finite weights can be too large for F16 numbers
+    /// and scales, or so large or so small that the search for a scale overflows.
+    fn check_blocks(
+        &self,
+        target: DType,
+        group: &Group,
+        encoded: &[u8],
+        values: &[f32],
+    ) -> Result<()> {
         let Some(block) = quants::first_invalid_block(target, encoded) else { return Ok(()) };
-        let block = &values[block * target.block_len()..][..target.block_len()];
-        let largest = block.iter().fold(0f32, |a, v| a.max(v.abs()));
-        Err(self.fail(format!("weights as large as {largest} do not fit {target}; try BF16")))
+        let weights = self.weights_of(group, target, block);
+        let values = &values[block * target.block_len()..][..target.block_len()];
+        let largest = values.iter().fold(0f32, |a, v| a.max(v.abs()));
+        let problem = match values {
+            [value] => format!("{weights} is {value:e}, too large for {target}"),
+            _ => format!("{weights}, up to {largest:e}, have no finite scale in {target}"),
+        };
+        let advice = "give the tensor another type, such as BF16 (--tensor-type)";
+        Err(self.fail(format!("{problem}; {advice}")))
+    }
+
+    /// Which weights of the tensor block `block` of a group in `dtype` holds, in words.
+    fn weights_of(&self, group: &Group, dtype: DType, block: usize) -> String {
+        let (row, len) = (self.info.row_len(), dtype.block_len());
+        let first = group.first_row * row + block * len;
+        match len {
+            1 => format!("weight {first} (row {})", first / row),
+            _ => format!("weights {first} to {} (row {})", first + len - 1, first / row),
+        }
     }
 }

@@ -135,7 +135,7 @@ pub fn encode_float(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> 
 /// `importance` has `row_len` values, one a column, shared by all rows: the importance matrix's mean
 /// squared activations. Types that have no use for it (floats, Q8_0, ternary types and others that search
 /// nothing) ignore it. Values should be finite, see [`first_non_finite`]; others give meaningless blocks,
-/// not a panic.
+/// not a panic. Finite ones may be too large for a type, which [`first_invalid_block`] finds in `out`.
 ///
 /// Fails if the type cannot be written, if it [requires importance](requires_importance) and there is
 /// none, if `row_len` is no whole number of blocks, if `values` is no whole number of rows, or if
@@ -255,11 +255,13 @@ mod tests {
     fn every_simd_level_gives_the_same_bytes_and_values() {
         const ROW: usize = 768;
         let values = wild_values(ROW * 9);
-        let importance: Vec<f32> = wild_values(ROW).iter().map(|v| v.abs().min(1e3)).collect();
+        let wild: Vec<f32> = wild_values(ROW).iter().map(|v| v.abs().min(1e3)).collect();
+        let huge: Vec<f32> = wild.iter().map(|v| v * 1e35).collect();
+        let importances = [&wild[..], &huge, &[0.0; ROW]];
         for codec in REGISTRY {
             let size = codec.dtype.row_bytes(values.len()).unwrap();
             let plain = (!requires_importance(codec.dtype)).then_some(None);
-            for importance in plain.into_iter().chain([Some(&importance[..])]) {
+            for importance in plain.into_iter().chain(importances.map(Some)) {
                 let mut expected: Option<(Vec<u8>, Vec<u32>)> = None;
                 for level in Level::available() {
                     let mut bytes = vec![0x55; size];

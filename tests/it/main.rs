@@ -3,6 +3,7 @@
 mod build;
 mod cli;
 mod convert;
+mod damage;
 mod demo;
 mod files;
 mod folders;
@@ -15,8 +16,10 @@ mod merge;
 mod model;
 mod outputs;
 mod plan;
+mod properties;
 mod quants;
 mod recipe;
 mod recipes;
+mod stress;
 mod tokenizer;
 mod vocabulary;
