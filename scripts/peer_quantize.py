@@ -2,8 +2,9 @@
 
     python peer_quantize.py IN.gguf OUT.gguf FTYPE_NUMBER [IMATRIX.gguf|-] [OPTIONS]
 
-does what llama-quantize does with one thread. OPTIONS are those of `Options` below, as JSON. Other scripts import `fetch` and `run`. The structs are
-those of llama.cpp `include/llama.h`, October 2026.
+does what llama-quantize does with one thread. OPTIONS are those of `Options` below, as JSON; with `keep_split`,
+OUT.gguf is OUT, to which the library adds the shards' numbers and `.gguf`. Other scripts import `fetch` and `run`.
+The structs are those of llama.cpp `include/llama.h`, October 2026.
 """
 
 import ctypes
@@ -74,6 +75,7 @@ class Options(TypedDict, total=False):
     tensor_types: list[tuple[str, int]]
     override_kv: list[tuple[str, str | int | float | bool]]
     prune_layers: list[int]
+    keep_split: bool
 
 
 def load():
@@ -128,6 +130,7 @@ def override(row: Override, key: str, value: str | int | float | bool) -> None:
 def apply(params: Params, options: Options) -> None:
     """Sets what `options` ask for, but for override_kv. The arrays live as long as `params`."""
     params.pure = options.get("pure", False)
+    params.keep_split = options.get("keep_split", False)
     params.quantize_output_tensor = not options.get("leave_output_tensor", False)
     params.output_tensor_type = options.get("output_tensor_type", params.output_tensor_type)
     params.token_embedding_type = options.get("token_embedding_type", params.token_embedding_type)

@@ -2,7 +2,7 @@
 
 use aqueduct::dtype::DType;
 use aqueduct::gguf::{GgufModel, Value};
-use aqueduct::quantize::{Importance, PlanOptions, Pruning, TensorType, writable};
+use aqueduct::quantize::{Importance, PlanOptions, Pruning, Sharding, TensorType, writable};
 use aqueduct::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -72,6 +72,7 @@ impl MixArguments {
             tensor_types,
             override_kv: self.override_kv.clone(),
             pruned_from: None,
+            sharding: Sharding::default(),
         })
     }
 

@@ -40,9 +40,8 @@ pub struct RunArguments {
 
 impl RunArguments {
     pub fn options(&self) -> RunOptions {
-        let default = RunOptions::default();
-        let memory = self.memory.unwrap_or(default.memory);
-        RunOptions { force: self.force, memory, ..default }
+        let memory = self.memory.unwrap_or(RunOptions::default().memory);
+        RunOptions { force: self.force, memory }
     }
 }
 

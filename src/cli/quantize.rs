@@ -5,11 +5,10 @@ use super::options::{ConvertArguments, RunArguments};
 use super::{Context, show};
 use anyhow::Context as _;
 use aqueduct::convert::OutputType;
-use aqueduct::gguf::GgufModel;
 use aqueduct::imatrix::ImportanceMatrix;
 use aqueduct::pipeline::Source;
-use aqueduct::quantize::{self, Ftype, Importance, Output, QuantPlan, RunOptions};
-use aqueduct::{Error, output, report, size};
+use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, Sharding};
+use aqueduct::{Error, output, size};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +37,10 @@ pub struct Arguments {
     /// Write several files, NAME-00001-of-0000N.gguf, with at most this much tensor data in each.
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_shard_size: Option<u64>,
+    /// Write as many files as SOURCE has shards, a GGUF file split into several, with the same tensors
+    /// in each. Of a file that is not split, one file is made, under its plain name.
+    #[arg(long, conflicts_with = "max_shard_size")]
+    keep_split: bool,
     #[command(flatten)]
     run: RunArguments,
 }
@@ -48,7 +51,7 @@ impl Arguments {
         let source = Source::open(&self.source)?;
         context.warn_of(&source);
         let mut importance = self.importance(context)?;
-        let mut options = self.mix.options()?;
+        let mut options = PlanOptions { sharding: self.sharding(), ..self.mix.options()? };
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         let model = self.mix.prune(model, importance.as_mut(), &mut options)?;
         let make_plan = if self.dry_run { QuantPlan::dry_run } else { QuantPlan::new };
@@ -58,21 +61,35 @@ impl Arguments {
             context.warn_all(plan.warnings.clone());
             plans.push(plan);
         }
+        if self.keep_split && plans[0].shards.count() == 1 {
+            let origin = model.origin();
+            let text = format!("{origin}: all tensors are in one file, which --keep-split keeps");
+            context.warn_all([text]);
+        }
         let Some(target) = self.output.as_deref().filter(|_| !self.dry_run) else {
-            return show_plans(context, &model, &plans);
+            return show::plans(context.json, &model, &plans);
         };
         let paths = paths(target, &types, &source)?;
         let needed = plans.iter().map(QuantPlan::file_bytes).sum::<Result<u64, _>>()?;
         output::check_space(target, needed)?;
         let outputs = plans.into_iter().zip(paths).map(|(plan, path)| Output { plan, path });
         let outputs = outputs.collect();
-        let run = RunOptions { max_shard_bytes: self.max_shard_size, ..self.run.options() };
-        let written = quantize::run(&model, outputs, importance.as_ref(), run, context.progress())?;
+        let (run, progress) = (self.run.options(), context.progress());
+        let written = quantize::run(&model, outputs, importance.as_ref(), run, progress)?;
         if context.json {
             return show::json(&written);
         }
         show::text(&show::files_table(&written));
         Ok(())
+    }
+
+    /// How many files each type goes to.
+    fn sharding(&self) -> Sharding {
+        match self.max_shard_size {
+            _ if self.keep_split => Sharding::Keep,
+            Some(max) => Sharding::MaxBytes(max),
+            None => Sharding::OneFile,
+        }
     }
 
     /// The importance weights to use, if there are any.
@@ -104,49 +121,6 @@ fn paths(target: &Path, types: &[Ftype], source: &Source) -> Result<Vec<PathBuf>
     }
     let name = source.name();
     Ok(types.iter().map(|t| target.join(format!("{name}-{t}.gguf"))).collect())
-}
-
-/// Tells every tensor's type in each file, and the files' sizes.
-fn show_plans(context: &Context, model: &GgufModel, plans: &[QuantPlan]) -> anyhow::Result<()> {
-    if context.json {
-        let file = |plan: &QuantPlan| -> Result<_, Error> {
-            let tensors = plan.tensors.iter().map(|tensor| {
-                let bytes = tensor.info.bytes();
-                serde_json::json!({
-                    "name": tensor.info.name,
-                    "type": tensor.info.dtype.name(),
-                    "bytes": bytes,
-                    "weighted": tensor.weighted,
-                })
-            });
-            Ok(serde_json::json!({
-                "ftype": plan.ftype.name(),
-                "bytes": plan.file_bytes()?,
-                "bits_per_weight": plan.bits_per_weight(),
-                "tensors": tensors.collect::<Vec<_>>(),
-            }))
-        };
-        return show::json(&plans.iter().map(file).collect::<Result<Vec<_>, _>>()?);
-    }
-    let Some(first) = plans.first() else { return Ok(()) };
-    let heads = ["tensor", "source"].map(str::to_string).into_iter();
-    let heads: Vec<String> = heads.chain(plans.iter().map(|p| p.ftype.to_string())).collect();
-    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
-    let rows = first.tensors.iter().enumerate().map(|(index, tensor)| {
-        let source = &model.tensors.table().infos()[tensor.source];
-        let types = plans.iter().map(|plan| plan.tensors[index].info.dtype.to_string());
-        [source.name.clone(), source.dtype.to_string()].into_iter().chain(types).collect()
-    });
-    show::text(&report::table(&heads, rows));
-    let rows = plans.iter().map(|plan| {
-        let bytes = plan.file_bytes()?;
-        let bits = format!("{:.2}", plan.bits_per_weight());
-        Ok(vec![plan.ftype.to_string(), bits, bytes.to_string(), size::display(bytes)])
-    });
-    let rows = rows.collect::<Result<Vec<_>, Error>>()?;
-    show::text("");
-    show::text(&report::table(&["type", ">bits per weight", ">bytes", ">size"], rows));
-    Ok(())
 }
 
 /// The types, each once, in the order given.

@@ -54,9 +54,9 @@ impl GgufFile {
 }
 
 // The keys of llama.cpp's gguf-split.
-const SPLIT_NO: &str = "split.no";
-const SPLIT_COUNT: &str = "split.count";
-const SPLIT_TENSORS: &str = "split.tensors.count";
+pub(super) const SPLIT_NO: &str = "split.no";
+pub(super) const SPLIT_COUNT: &str = "split.count";
+pub(super) const SPLIT_TENSORS: &str = "split.tensors.count";
 /// Shard numbers have five digits.
 const MAX_SHARDS: u64 = 99_999;
 
@@ -195,6 +195,10 @@ impl TensorSource for GgufSource {
             shape: shape.clone(),
             bytes: Cow::Borrowed(shard.tensor_bytes(within)),
         })
+    }
+
+    fn shard(&self, index: usize) -> Option<usize> {
+        Some(self.places[index].0)
     }
 }
 

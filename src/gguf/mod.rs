@@ -15,7 +15,7 @@ mod write;
 pub use copy::write;
 pub use file::{GgufFile, is_gguf, open, shard_name};
 pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
-pub use split::SplitWriter;
+pub use split::{Shards, SplitWriter};
 pub use value::{Array, Metadata, Value};
 pub use write::{GgufWriter, Layout};
 

@@ -1,17 +1,132 @@
 //! A model over several GGUF files: which tensor goes where, and a writer that hides it.
 //!
 //! Names and keys are those of llama.cpp `tools/gguf-split` and `src/llama-quant.cpp` (October 2026): the
-//! first file has the model's metadata, every file the three `split.` keys. Files are filled in the
-//! order of the tensors, as gguf-split fills them.
+//! first file has the model's metadata, every file the three `split.` keys. A model divided by size fills
+//! its files in the order of the tensors, as gguf-split fills them.
 
-use super::file::shard_name;
-use super::{GgufWriter, Metadata, Value};
+use super::file::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
+use super::{GgufWriter, Layout, Metadata, Value};
 use crate::error::{Error, Result};
 use crate::source::TensorInfo;
 use std::path::{Path, PathBuf};
 
 /// Most files of a model: their numbers have five digits, and `split.count` is a u16.
 const MAX_FILES: usize = u16::MAX as usize;
+
+/// Which of a model's files each tensor goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// File of each tensor, from 0; never less than that of the tensor before.
+    numbers: Vec<usize>,
+    count: usize,
+}
+
+impl Shards {
+    /// All of `tensors` tensors in one file.
+    pub fn one(tensors: usize) -> Shards {
+        Shards { numbers: vec![0; tensors], count: 1 }
+    }
+
+    /// As few files as hold `tensors` in their order with at most `max_bytes` of data in each; a tensor
+    /// is never divided. Sizes count with the padding that follows each tensor. Fails if there would be
+    /// more than 65535 files; `origin` names the model then.
+    pub fn by_size<'a>(
+        origin: &str,
+        tensors: impl Iterator<Item = &'a TensorInfo>,
+        max_bytes: u64,
+    ) -> Result<Shards> {
+        let (mut number, mut filled) = (0, 0u64);
+        let numbers = tensors.map(|info| {
+            let bytes = info.bytes().unwrap_or(0) as u64;
+            let bytes = bytes.next_multiple_of(super::DEFAULT_ALIGNMENT);
+            if filled > 0 && filled.saturating_add(bytes) > max_bytes {
+                (number, filled) = (number + 1, 0);
+            }
+            filled += bytes;
+            number
+        });
+        Shards::new(origin, numbers.collect())
+    }
+
+    /// The files whose numbers, from 0, the tensors had in another model. A file that no tensor is left
+    /// for goes, unless it is the first, which has the metadata: llama.cpp drops such files at the end
+    /// and makes nothing of a model that has one between others. Fails as [`Shards::by_size`] does.
+    ///
+    /// # Panics
+    /// If a number is less than the one before it.
+    pub fn kept(origin: &str, numbers: &[usize]) -> Result<Shards> {
+        assert!(numbers.is_sorted(), "tensors are not in the order of their shards");
+        let (mut number, mut last) = (0, 0);
+        let renumbered = numbers.iter().map(|&old| {
+            if old != last {
+                (number, last) = (number + 1, old);
+            }
+            number
+        });
+        Shards::new(origin, renumbered.collect())
+    }
+
+    fn new(origin: &str, numbers: Vec<usize>) -> Result<Shards> {
+        let count = numbers.last().map_or(1, |last| last + 1);
+        if count > MAX_FILES {
+            let detail = format!("would be {count} files, more than {MAX_FILES}");
+            return Err(Error::Usage(format!("{origin}: {detail}; allow larger ones")));
+        }
+        Ok(Shards { numbers, count })
+    }
+
+    /// Number of files.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The file, from 0, of tensor `index`.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn number(&self, index: usize) -> usize {
+        self.numbers[index]
+    }
+
+    /// The layout of each file. Fails as [`Layout::new`] does.
+    ///
+    /// # Panics
+    /// If there are not as many `tensors` as this was made for.
+    pub fn layouts(
+        &self,
+        origin: &str,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+    ) -> Result<Vec<Layout>> {
+        let files = self.files(metadata, tensors);
+        files.iter().map(|(metadata, group)| Layout::new(origin, metadata, group)).collect()
+    }
+
+    /// Metadata and tensors of each file.
+    fn files(
+        &self,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+    ) -> Vec<(Metadata, Vec<TensorInfo>)> {
+        assert_eq!(tensors.len(), self.numbers.len(), "shards of another model");
+        let total = tensors.len();
+        let mut files: Vec<_> = (0..self.count).map(|_| (Metadata::new(), Vec::new())).collect();
+        files[0].0 = metadata.clone();
+        if self.count > 1 {
+            for (no, (own, _)) in files.iter_mut().enumerate() {
+                // At the end, even if they were set before.
+                own.remove_if(|key| [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key));
+                own.set(SPLIT_NO, Value::U16(no as u16));
+                own.set(SPLIT_COUNT, Value::U16(self.count as u16));
+                own.set(SPLIT_TENSORS, Value::I32(total as i32));
+            }
+        }
+        for (info, &number) in tensors.into_iter().zip(&self.numbers) {
+            files[number].1.push(info);
+        }
+        files
+    }
+}
 
 /// A model being written to one file or several; they appear under their names when all are whole.
 pub struct SplitWriter {
@@ -22,33 +137,25 @@ pub struct SplitWriter {
 }
 
 impl SplitWriter {
-    /// Begins to write `tensors` to `path`, or to `STEM-00001-of-0000N.gguf` and so on beside it where their
-    /// data take more than `max_bytes` a file. A tensor is never divided. Fails as
-    /// [`GgufWriter::create`] does, and if there would be more than 65535 files.
+    /// Begins to write `tensors` to `path`, or to `STEM-00001-of-0000N.gguf` and so on beside it where
+    /// `shards` has several files. Fails as [`GgufWriter::create`] does.
+    ///
+    /// # Panics
+    /// If `shards` was made for another number of tensors.
     pub fn create(
         path: &Path,
         force: bool,
         metadata: &Metadata,
         tensors: Vec<TensorInfo>,
-        max_bytes: Option<u64>,
+        shards: &Shards,
     ) -> Result<SplitWriter> {
-        let groups = divide(tensors, max_bytes);
-        let (count, total) = (groups.len(), groups.iter().map(Vec::len).sum::<usize>());
-        if count > MAX_FILES {
-            let detail = format!("would be {count} files; allow larger ones");
-            return Err(Error::Usage(format!("{}: {detail}", path.display())));
-        }
-        let paths = paths(path, count);
+        let paths = paths(path, shards.count());
+        let groups = shards.files(metadata, tensors);
         let places = groups.iter().enumerate();
-        let places = places.flat_map(|(f, group)| (0..group.len()).map(move |i| (f, i))).collect();
-        let mut files = Vec::with_capacity(count);
-        for (no, (group, path)) in groups.into_iter().zip(&paths).enumerate() {
-            let mut own = if no == 0 { metadata.clone() } else { Metadata::new() };
-            if count > 1 {
-                own.set("split.no", Value::U16(no as u16));
-                own.set("split.count", Value::U16(count as u16));
-                own.set("split.tensors.count", Value::I32(total as i32));
-            }
+        let places = places.flat_map(|(f, (_, group))| (0..group.len()).map(move |i| (f, i)));
+        let places = places.collect();
+        let mut files = Vec::with_capacity(paths.len());
+        for ((own, group), path) in groups.into_iter().zip(&paths) {
             files.push(GgufWriter::create(path, force, &own, group)?);
         }
         Ok(SplitWriter { files, paths, places })
@@ -79,23 +186,6 @@ impl SplitWriter {
     }
 }
 
-/// The tensors by file. Sizes count with the padding that follows each tensor.
-fn divide(tensors: Vec<TensorInfo>, max_bytes: Option<u64>) -> Vec<Vec<TensorInfo>> {
-    let mut groups = vec![Vec::new()];
-    let mut filled = 0u64;
-    for info in tensors {
-        let bytes = info.bytes().unwrap_or(0) as u64;
-        let bytes = bytes.next_multiple_of(super::DEFAULT_ALIGNMENT);
-        if max_bytes.is_some_and(|max| filled > 0 && filled.saturating_add(bytes) > max) {
-            groups.push(Vec::new());
-            filled = 0;
-        }
-        filled += bytes;
-        groups.last_mut().expect("there is always a file").push(info);
-    }
-    groups
-}
-
 /// `path` itself, or the names of `count` files.
 fn paths(path: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 {
@@ -118,14 +208,53 @@ mod tests {
 
     #[test]
     fn files_are_filled_in_order_and_tensors_stay_whole() {
-        let sizes = |max| -> Vec<usize> {
-            divide(tensors(&[8, 8, 64, 1, 8]), max).iter().map(Vec::len).collect()
-        };
+        let infos = tensors(&[8, 8, 64, 1, 8]);
+        let numbers = |max| Shards::by_size("test", infos.iter(), max).unwrap().numbers;
         // With padding: 32, 32, 256, 32 and 32 bytes.
-        assert_eq!(sizes(None), [5]);
-        assert_eq!(sizes(Some(64)), [2, 1, 2]);
-        assert_eq!(sizes(Some(63)), [1, 1, 1, 1, 1]);
-        assert_eq!(sizes(Some(384)), [5]);
+        assert_eq!(numbers(64), [0, 0, 1, 2, 2]);
+        assert_eq!(numbers(63), [0, 1, 2, 3, 4]);
+        assert_eq!(numbers(384), [0; 5]);
+        assert_eq!(Shards::by_size("test", infos.iter(), 384).unwrap(), Shards::one(5));
+        assert_eq!(Shards::by_size("test", [].iter(), 1).unwrap(), Shards::one(0));
+    }
+
+    #[test]
+    fn kept_files_without_tensors_go_but_the_first() {
+        let kept = |numbers: &[usize]| {
+            let shards = Shards::kept("test", numbers).unwrap();
+            (shards.numbers.clone(), shards.count())
+        };
+        assert_eq!(kept(&[0, 0, 1, 2]), (vec![0, 0, 1, 2], 3));
+        assert_eq!(kept(&[0, 2, 2, 5]), (vec![0, 1, 1, 2], 3));
+        assert_eq!(kept(&[1, 2]), (vec![1, 2], 3));
+        assert_eq!(kept(&[4, 4]), (vec![1, 1], 2));
+        assert_eq!(kept(&[]), (vec![], 1));
+    }
+
+    #[test]
+    fn more_files_than_a_u16_can_count_are_refused() {
+        let infos = tensors(&vec![1; MAX_FILES + 1]);
+        let shards = |n: usize| Shards::by_size("m.gguf", infos[..n].iter(), 1);
+        assert_eq!(shards(MAX_FILES).unwrap().count(), MAX_FILES);
+        let error = shards(MAX_FILES + 1).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)));
+        assert!(error.to_string().contains("m.gguf: would be 65536 files"), "{error}");
+    }
+
+    #[test]
+    fn every_file_has_the_keys_of_a_split_at_its_end() {
+        let mut metadata = Metadata::new();
+        metadata.set("split.count", 7u32);
+        metadata.set("a", 1u32);
+        let keys = |metadata: &Metadata| -> Vec<String> {
+            metadata.iter().map(|(key, _)| key.to_string()).collect()
+        };
+        let files = Shards::kept("test", &[0, 1]).unwrap().files(&metadata, tensors(&[1, 1]));
+        assert_eq!(keys(&files[0].0), ["a", SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
+        assert_eq!(keys(&files[1].0), [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
+        assert_eq!(files[1].0.get(SPLIT_COUNT), Some(&Value::U16(2)));
+        let one = Shards::one(2).files(&metadata, tensors(&[1, 1]));
+        assert_eq!((one.len(), &one[0].0), (1, &metadata));
     }
 
     #[test]

@@ -203,8 +203,7 @@ impl Paths {
             plan.warnings.iter().for_each(|w| progress.warn(w));
             outputs.push(quantize::Output { plan, path: path.clone() });
         }
-        let (force, memory) = (options.force, options.memory);
-        let run = RunOptions { force, memory, max_shard_bytes: None };
+        let run = RunOptions { force: options.force, memory: options.memory };
         quantize::run(model, outputs, Some(&importance), run, progress)
     }
 }

@@ -18,7 +18,7 @@ pub use facts::{Family, ModelFacts};
 pub use ftype::Ftype;
 pub use importance::Importance;
 pub use mix::{Choice, Mix};
-pub use options::{PlanOptions, TensorType, writable};
+pub use options::{PlanOptions, Sharding, TensorType, writable};
 pub use plan::{PlannedTensor, QuantPlan};
 pub use prune::Pruning;
 pub use run::{AHEAD_BYTES, Output, RunOptions, Written, run};

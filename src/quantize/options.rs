@@ -27,6 +27,20 @@ pub struct PlanOptions {
     /// Layers that the model had before some were pruned, see [`super::Pruning`]. The rules of the mix
     /// go by them, and the new number of layers is recorded last, as llama-quantize does it.
     pub pruned_from: Option<usize>,
+    /// How many files the model goes to.
+    pub sharding: Sharding,
+}
+
+/// How many files a model goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharding {
+    #[default]
+    OneFile,
+    /// As many as it takes to have at most so many bytes of tensor data in each.
+    MaxBytes(u64),
+    /// As many as the GGUF source has, each with the tensors that it has there, in the same order.
+    /// The rules of the mix count in that order, as in llama-quantize.
+    Keep,
 }
 
 impl PlanOptions {

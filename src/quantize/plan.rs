@@ -8,13 +8,13 @@ use super::facts::{Family, ModelFacts};
 use super::ftype::Ftype;
 use super::importance::Importance;
 use super::mix::{Mix, layer_of};
-use super::options::PlanOptions;
+use super::options::{PlanOptions, Sharding};
 use crate::arch::Category;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufModel, Layout, Metadata, Value};
+use crate::gguf::{GgufModel, Metadata, Shards, Value};
 use crate::quants;
-use crate::source::TensorInfo;
+use crate::source::{TensorInfo, TensorSource};
 use std::collections::BTreeMap;
 
 /// `general.quantization_version` of files that this program writes: llama.cpp `ggml.h`,
@@ -41,6 +41,8 @@ pub struct QuantPlan {
     pub metadata: Metadata,
     /// In file order.
     pub tensors: Vec<PlannedTensor>,
+    /// The file that each of the tensors goes to.
+    pub shards: Shards,
     /// What the user should know before the work starts.
     pub warnings: Vec<String>,
 }
@@ -53,12 +55,25 @@ fn file_order(infos: &[TensorInfo]) -> Vec<usize> {
     order
 }
 
+/// The shard of each tensor, if they are to be kept.
+fn kept_shards(source: &dyn TensorSource, sharding: Sharding) -> Result<Option<Vec<usize>>> {
+    if sharding != Sharding::Keep {
+        return Ok(None);
+    }
+    let numbers: Option<_> = (0..source.table().infos().len()).map(|i| source.shard(i)).collect();
+    let detail = "is no GGUF file whose shards --keep-split could keep; --max-shard-size divides \
+                  any model into several files";
+    let none = || Error::Usage(format!("{}: {detail}", source.origin()));
+    numbers.ok_or_else(none).map(Some)
+}
+
 impl QuantPlan {
     /// Plans a file of type `ftype` from `model`.
     ///
     /// # Errors
     /// Names every tensor that requires an importance matrix and has none, an entry of the wrong
-    /// length, or a source tensor that cannot be read or is quantized already.
+    /// length, or a source tensor that cannot be read or is quantized already. Shards can be kept of
+    /// GGUF files only.
     pub fn new(
         model: &GgufModel,
         ftype: Ftype,
@@ -114,7 +129,10 @@ impl QuantPlan {
         let mut mix = Mix::new(ftype, facts, has_imatrix, options);
         let mut notes = Notes::new(facts.family);
         let mut tensors = Vec::with_capacity(infos.len());
-        for source in file_order(infos) {
+        let kept = kept_shards(&*model.tensors, options.sharding)?;
+        // A source's table has its shards one after the other.
+        let order = if kept.is_some() { (0..infos.len()).collect() } else { file_order(infos) };
+        for source in order {
             let from = &infos[source];
             let choice = mix.choose(from);
             let info = TensorInfo { dtype: choice.dtype, ..from.clone() };
@@ -135,7 +153,18 @@ impl QuantPlan {
             });
         }
         let metadata = metadata(model, ftype, importance, options);
-        Ok((QuantPlan { ftype, metadata, tensors, warnings: Vec::new() }, notes))
+        let infos = || tensors.iter().map(|t: &PlannedTensor| &t.info);
+        let shards = match (kept, options.sharding) {
+            (Some(numbers), _) => Shards::kept(origin, &numbers),
+            (None, Sharding::MaxBytes(max)) => Shards::by_size(origin, infos(), max),
+            (None, _) => Ok(Shards::one(tensors.len())),
+        }?;
+        Ok((QuantPlan { ftype, metadata, tensors, shards, warnings: Vec::new() }, notes))
+    }
+
+    /// Index in the source's table of each tensor, in file order.
+    pub fn order(&self) -> impl Iterator<Item = usize> {
+        self.tensors.iter().map(|t| t.source)
     }
 
     /// The tensors' infos in file order.
@@ -143,10 +172,16 @@ impl QuantPlan {
         self.tensors.iter().map(|t| t.info.clone()).collect()
     }
 
-    /// Size of the file in bytes, exact but for the few bytes by which the record of an imatrix that is
-    /// still to come may differ.
+    /// Size of the file, or of all shards, in bytes, exact but for the few bytes by which the record of
+    /// an imatrix that is still to come may differ.
     pub fn file_bytes(&self) -> Result<u64> {
-        Ok(Layout::new(self.ftype.name(), &self.metadata, &self.infos())?.file_bytes())
+        Ok(self.shard_bytes()?.iter().sum())
+    }
+
+    /// Size of each file in bytes, in order.
+    pub fn shard_bytes(&self) -> Result<Vec<u64>> {
+        let layouts = self.shards.layouts(self.ftype.name(), &self.metadata, self.infos())?;
+        Ok(layouts.iter().map(|layout| layout.file_bytes()).collect())
     }
 
     /// Number of weights in the file.

@@ -136,6 +136,10 @@ impl TensorSource for PrunedSource {
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         self.inner.read(self.places[index])
     }
+
+    fn shard(&self, index: usize) -> Option<usize> {
+        self.inner.shard(self.places[index])
+    }
 }
 
 #[cfg(test)]

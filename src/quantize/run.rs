@@ -47,14 +47,12 @@ pub struct RunOptions {
     pub force: bool,
     /// Bytes of computed tensors to hold at most; one tensor may take more.
     pub memory: u64,
-    /// Most bytes of tensor data in one file; a model that has more goes to several. `None`: no limit.
-    pub max_shard_bytes: Option<u64>,
 }
 
 impl Default for RunOptions {
     /// Replaces nothing and holds a quarter of the machine's memory.
     fn default() -> RunOptions {
-        RunOptions { force: false, memory: memory::total() / 4, max_shard_bytes: None }
+        RunOptions { force: false, memory: memory::total() / 4 }
     }
 }
 
@@ -84,6 +82,10 @@ pub struct Written {
 /// index; a block of the source or of a target type whose scale is no finite number, named with its
 /// tensor, weights and row; output that cannot be written. Of several errors, the one in the
 /// tensor that comes first.
+///
+/// # Panics
+/// If the plans have their tensors in different orders, as those of different models have, or those
+/// that keep the source's shards and those that do not.
 pub fn run(
     model: &GgufModel,
     outputs: Vec<Output>,
@@ -100,7 +102,8 @@ pub fn run(
     let total = table.infos().iter().map(|t| t.bytes().unwrap_or(0) as u64).sum();
     progress.begin("quantize", total, Unit::Bytes);
     let pass = Pass::new(progress, options.memory);
-    let order: Vec<usize> = first.plan.tensors.iter().map(|t| t.source).collect();
+    let order: Vec<usize> = first.plan.order().collect();
+    assert!(files.iter().all(|file| file.plan.order().eq(order.iter().copied())), "plans differ");
     rayon::in_place_scope(|scope| {
         for (index, &source) in order.iter().enumerate() {
             let info = &table.infos()[source];
@@ -242,9 +245,8 @@ struct OpenFile {
 impl OpenFile {
     fn create(output: Output, options: RunOptions) -> Result<OpenFile> {
         let Output { plan, path } = output;
-        let RunOptions { force, max_shard_bytes, .. } = options;
-        let (metadata, infos) = (&plan.metadata, plan.infos());
-        let writer = SplitWriter::create(&path, force, metadata, infos, max_shard_bytes)?;
+        let QuantPlan { metadata, shards, .. } = &plan;
+        let writer = SplitWriter::create(&path, options.force, metadata, plan.infos(), shards)?;
         Ok(OpenFile { plan, writer, spent: AtomicU64::new(0) })
     }
 

@@ -121,6 +121,12 @@ pub trait TensorSource: Send + Sync {
     /// If `index` is out of range.
     fn read(&self, index: usize) -> Result<TensorData<'_>>;
 
+    /// Number, from 0, of the shard that holds tensor `index` of the table, where an output can have
+    /// the same shards: in GGUF files. `None` for every other source.
+    fn shard(&self, _index: usize) -> Option<usize> {
+        None
+    }
+
     /// The data of tensor `name`; an error that names it if it is missing.
     fn read_name(&self, name: &str) -> Result<TensorData<'_>> {
         match self.table().find(name) {
