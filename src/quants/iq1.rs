@@ -8,7 +8,7 @@
 //! A trial replaces the best one only if it is strictly better than that by rounded sums, so the
 //! trials of a sub-block must follow each other; sixteen sub-blocks go side by side, one a lane.
 
-use super::grids::{self, Grid, Place};
+use super::grids::{self, Grid, Neighbours, Place};
 use super::lanes::{F32s, LANES, Mask, U8s};
 
 /// How far levels are shifted.
@@ -215,9 +215,9 @@ fn place<const N: usize, const G: usize>(
     fitted.scale = moved.choose(&refitted, &fitted.scale);
 }
 
-/// The neighbour of least error in lane `k`; the first of equals.
+/// The index of the neighbour of least error in lane `k`; the first of equals.
 #[inline(always)]
-fn best_neighbour(grid: &Grid<8>, list: &[u16], lanes: &[[F32s; 3]; 8], k: usize) -> u16 {
+fn best_neighbour(grid: &Grid<8>, list: Neighbours, lanes: &[[F32s; 3]; 8], k: usize) -> u16 {
     let mut costs = [[0f32; 4]; 8];
     for i in 0..8 {
         for level in 0..3 {
@@ -226,18 +226,22 @@ fn best_neighbour(grid: &Grid<8>, list: &[u16], lanes: &[[F32s; 3]; 8], k: usize
     }
     let halves = first_halves(&costs);
     // Should no error be finite, the nearest neighbour serves.
+    let list = list.codes();
     let (mut best, mut found) = (f32::MAX, list.first().copied().unwrap_or(0));
-    for &index in list {
-        let code = grid.code(index) as usize;
+    for &point in list {
+        let code = usize::from(point);
         let mut cost = halves[code & 255];
         for i in 4..8 {
             cost += costs[i][(code >> (2 * i)) & 3];
         }
         if cost < best {
-            (best, found) = (cost, index);
+            (best, found) = (cost, point);
         }
     }
-    found
+    match grid.place(usize::from(found)) {
+        Place::Point(index) => index as u16,
+        Place::Neighbours(_) => 0,
+    }
 }
 
 /// The costs of the first four of eight levels, summed from the left, for every code of theirs.
@@ -332,16 +336,17 @@ mod tests {
                 assert!(point == levels && fitted.scale[5] == 0.8);
                 continue;
             };
-            let error = |&index: &u16| {
-                let point = &grid.points()[usize::from(index)];
+            let error = |&code: &u16| {
+                let point: [u8; 8] = std::array::from_fn(|i| (code >> (2 * i)) as u8 & 3);
                 let term = |i: usize| {
                     let off = 0.8 * UP[usize::from(point[i])] - x[i];
                     weights[i] * off * off
                 };
                 (1..8).fold(term(0), |sum, i| sum + term(i))
             };
-            let best = list.iter().map(error).fold(f32::MAX, f32::min);
-            assert_eq!(Some(&index), list.iter().find(|i| error(i) == best));
+            let best = list.codes().iter().map(error).fold(f32::MAX, f32::min);
+            let first = list.codes().iter().find(|code| error(code) == best);
+            assert_eq!(Some(&(Grid::pack(&point) as u16)), first);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! lane does the operations of the scalar algorithm in their order.
 
 use super::super::search::nearest_int;
-use super::{Grid, Place};
+use super::{Grid, Neighbours, Place, TOGETHER};
 
 /// Scales looked at together.
 pub(super) const LANES: usize = 8;
@@ -97,18 +97,14 @@ pub(super) fn choose<const N: usize>(
     group: Group<N>,
     candidates: &Candidates,
     rounded: &Codes,
-    losses: &mut Losses<N>,
     chosen: &mut Codes,
 ) {
-    if N == 8 {
-        losses.fill(group, candidates);
-    }
     let count = candidates.count;
     let mut changes = 1u64 << count;
     for c in 1..count {
         changes |= u64::from(rounded[c] != rounded[c - 1]) << c;
     }
-    let mut start = 0;
+    let (mut start, mut last) = (0, None);
     while start < count {
         let end = changes.trailing_zeros() as usize;
         changes &= changes.wrapping_sub(1);
@@ -117,11 +113,16 @@ pub(super) fn choose<const N: usize>(
         // Lanes past the end are written anew by what follows.
         while start < end {
             let lanes = start.min(WIDTH - LANES);
+            let used = (end - lanes).min(LANES);
             let best = match place {
                 Place::Point(_) => [code; LANES],
-                Place::Neighbours(list) if N == 8 => best_of(grid, list, losses, lanes),
-                Place::Neighbours(list) => best_of(grid, list, &(group, candidates), lanes),
+                Place::Neighbours(list) if N == 8 => {
+                    let losses = Losses::new(group, &candidates.values, lanes);
+                    best_of_long(list, &losses, used, last)
+                }
+                Place::Neighbours(list) => best_of(list, group, candidates, lanes),
             };
+            last = Some(best[used - 1]);
             chosen[lanes..lanes + LANES].copy_from_slice(&best);
             start += LANES;
         }
@@ -129,17 +130,18 @@ pub(super) fn choose<const N: usize>(
     }
 }
 
-/// How far points are from a group's magnitudes.
-trait Loss {
-    /// The loss of a point under the eight scales from `start` on. Not a closure, since those are not
-    /// inlined always.
-    fn of(&self, code: u32, start: usize) -> Lanes;
-}
-
-impl<const N: usize> Loss for (Group<'_, N>, &Candidates) {
-    #[inline(always)]
-    fn of(&self, code: u32, start: usize) -> Lanes {
-        let &(group, candidates) = self;
+/// The code of the first neighbour of least loss under each of eight scales (`iq3_find_best_neighbour`); the
+/// first of all where no loss is a number.
+#[inline(always)]
+fn best_of<const N: usize>(
+    list: Neighbours,
+    group: Group<N>,
+    candidates: &Candidates,
+    start: usize,
+) -> [u32; LANES] {
+    let mut best = Choice::new(list);
+    for &code in list.codes() {
+        let code = u32::from(code);
         let mut loss = [0.0; LANES];
         for i in 0..N {
             let level = (code as usize >> (Grid::<N>::BITS * i)) % (1 << Grid::<N>::BITS);
@@ -149,74 +151,251 @@ impl<const N: usize> Loss for (Group<'_, N>, &Candidates) {
                 loss[k] += group.roots[i] * off * off;
             }
         }
-        loss
+        best.offer(code, &loss);
     }
+    best.code
 }
 
-/// The loss of each level of each weight of a group, under each scale: for grids of many neighbours.
-pub(super) struct Losses<const N: usize>([[Scales; 4]; N]);
+/// What a bound is raised by before a neighbour's loss is held against it: far more than rounding can take
+/// from a sum of eight terms.
+const SLACK: f32 = 1.0 + 1.0 / 262_144.0;
+
+/// [`best_of`] for grids of 2-bit levels, whose lists are long (`iq2_find_best_neighbour`). Most neighbours
+/// are left out: one cannot be the best if one of its levels alone, with the best level everywhere else,
+/// loses more than some other neighbour does.
+///
+/// That is judged by sums in another order than the losses'. All terms are positive, so that either is
+/// within eight roundings of the true sum, which [`SLACK`] allows for; where a term is NaN or
+/// infinite, comparisons fail and leave nothing out.
+///
+/// The bound is the loss of `guess`, if there is one: the neighbours kept under it prove it right if one of
+/// them is as good. If not, the best of them is the bound of a second round. Only the first `used`
+/// scales count.
+#[inline(always)]
+pub(super) fn best_of_long<const N: usize>(
+    list: Neighbours,
+    losses: &Losses<N>,
+    used: usize,
+    guess: Option<u32>,
+) -> [u32; LANES] {
+    let codes = list.codes();
+    let mut best = Choice::new(list);
+    let (first, more) = codes.split_at(codes.len().min(FIRST));
+    if more.len() <= SHORT || guess.is_none() {
+        for &code in if more.len() <= SHORT { codes } else { first } {
+            best.offer(u32::from(code), &losses.of(u32::from(code)));
+        }
+    }
+    if more.len() <= SHORT {
+        return best.code;
+    }
+    let mut bound = guess.map_or(best.least, |code| losses.of(code));
+    for _ in 0..2 {
+        let excluded = losses.levels_above(&bound, used);
+        best = Choice::new(list);
+        for start in (0..codes.len()).step_by(TOGETHER) {
+            let (codes, count) = list.from(start);
+            let mut kept = without(excluded, codes) & ((1 << count) - 1);
+            while kept != 0 {
+                let code = u32::from(codes[kept.trailing_zeros() as usize % TOGETHER]);
+                best.offer(code, &losses.of(code));
+                kept &= kept - 1;
+            }
+        }
+        let mut proven = 0;
+        for k in 0..LANES {
+            proven |= u32::from(best.least[k] <= bound[k]) << k;
+        }
+        if !proven << (32 - used) == 0 {
+            break;
+        }
+        bound = best.least;
+    }
+    best.code
+}
+
+/// Without a guess, so many neighbours give the bound.
+const FIRST: usize = 4;
+/// Not more than so many further ones are looked at without a bound.
+const SHORT: usize = 8;
+
+/// Levels of weights, as bits: of weight i, bits 2 i and 2 i + 1 are levels 1 and 2, which a code has there
+/// too, and bit 16 + 2 i is level 0.
+type Levels = u32;
+
+/// The bits of neighbours that have none of the excluded levels.
+#[inline(always)]
+fn without(excluded: Levels, codes: &[u16; TOGETHER]) -> u32 {
+    let (some, none) = (excluded as u16, (excluded >> 16) as u16);
+    let mut kept = 0u16;
+    for j in 0..TOGETHER {
+        let code = codes[j];
+        let found = (code & some) | (!(code | code >> 1) & none);
+        kept |= if found == 0 { 1 << j } else { 0 };
+    }
+    u32::from(kept)
+}
+
+/// The loss of each level of each weight of a group under eight scales, for grids of 2-bit levels.
+pub(super) struct Losses<const N: usize>([[Lanes; 4]; N]);
 
 impl<const N: usize> Losses<N> {
-    pub fn new() -> Self {
-        Self([[[0.0; WIDTH]; 4]; N])
-    }
-
+    /// Under the scales from `start` on of those that `values` gives each level's meaning for.
     #[inline(always)]
-    fn fill(&mut self, group: Group<N>, candidates: &Candidates) {
-        for i in 0..N {
-            for level in 0..=Grid::<N>::TOP as usize % 4 {
-                let out = self.0[i][level].as_chunks_mut::<LANES>().0;
-                let values = candidates.values[level].as_chunks::<LANES>().0;
-                for (out, values) in out.iter_mut().zip(values).take(candidates.chunks()) {
-                    for k in 0..LANES {
-                        let off = values[k] - group.x[i];
-                        out[k] = group.roots[i] * off * off;
-                    }
+    pub fn new<const W: usize>(group: Group<N>, values: &[[f32; W]; LEVELS], start: usize) -> Self {
+        let mut losses = [[[0.0; LANES]; 4]; N];
+        for level in 0..=Grid::<N>::TOP as usize % 4 {
+            let mut lanes = [0.0; LANES];
+            lanes.copy_from_slice(&values[level][start..start + LANES]);
+            for i in 0..N {
+                for k in 0..LANES {
+                    let off = lanes[k] - group.x[i];
+                    losses[i][level][k] = group.roots[i] * off * off;
                 }
             }
         }
+        Self(losses)
     }
-}
 
-impl<const N: usize> Loss for Losses<N> {
+    /// The loss of a code: its levels', from the left.
     #[inline(always)]
-    fn of(&self, code: u32, start: usize) -> Lanes {
+    fn of(&self, code: u32) -> Lanes {
         let mut loss = [0.0; LANES];
         for i in 0..N {
-            let level = (code as usize >> (Grid::<N>::BITS * i)) % 4;
-            let losses = &self.0[i][level][start..start + LANES];
+            let losses = &self.0[i][(code as usize >> (Grid::<N>::BITS * i)) % 4];
             for k in 0..LANES {
                 loss[k] += losses[k];
             }
         }
         loss
     }
+
+    /// The levels that lose more than `bound` under every used scale, whatever the others are.
+    #[inline(always)]
+    fn levels_above(&self, bound: &Lanes, used: usize) -> Levels {
+        let top = Grid::<N>::TOP as usize % 4;
+        let (mut least, mut total) = ([[0.0; LANES]; N], [0.0; LANES]);
+        for i in 0..N {
+            least[i] = self.0[i][0];
+            for loss in &self.0[i][1..=top] {
+                for k in 0..LANES {
+                    least[i][k] = if loss[k] < least[i][k] { loss[k] } else { least[i][k] };
+                }
+            }
+            for k in 0..LANES {
+                total[k] += least[i][k];
+            }
+        }
+        let mut room = [0.0; LANES];
+        for k in 0..LANES {
+            room[k] = bound[k] * SLACK;
+        }
+        let mut within = [0u32; LANES];
+        for i in 0..N {
+            for level in 0..=top {
+                for k in 0..LANES {
+                    let more = self.0[i][level][k] - least[i][k];
+                    let above = total[k] + more > room[k];
+                    let bit = if level == 0 { 1 << 16 } else { level as u32 };
+                    within[k] |= if above { 0 } else { bit << (2 * i) };
+                }
+            }
+        }
+        let mut all = 0;
+        for k in 0..LANES {
+            all |= if k < used { within[k] } else { 0 };
+        }
+        // Of the high half only even bits are levels.
+        !all & 0x5555_ffff
+    }
 }
 
-/// The code of the first neighbour of least loss under each of eight scales (`iq2_find_best_neighbour`,
-/// `iq3_find_best_neighbour`); the first of all where no loss is a number.
-#[inline(always)]
-fn best_of<const N: usize>(
-    grid: &Grid<N>,
-    neighbours: &[u16],
-    losses: &impl Loss,
-    start: usize,
-) -> [u32; LANES] {
-    let mut least = [f32::MAX; LANES];
-    let mut best = [neighbours.first().map_or(0, |&index| grid.code(index)); LANES];
-    for &index in neighbours {
-        let code = grid.code(index);
-        let loss = losses.of(code, start);
+/// The code of least loss so far under each of eight scales.
+struct Choice {
+    least: Lanes,
+    code: [u32; LANES],
+}
+
+impl Choice {
+    #[inline(always)]
+    fn new(list: Neighbours) -> Self {
+        let first = list.codes().first().copied().unwrap_or(0);
+        Self { least: [f32::MAX; LANES], code: [u32::from(first); LANES] }
+    }
+
+    #[inline(always)]
+    fn offer(&mut self, code: u32, loss: &Lanes) {
         let mut less = [0u32; LANES];
         for k in 0..LANES {
-            less[k] = if loss[k] < least[k] { u32::MAX } else { 0 };
+            less[k] = if loss[k] < self.least[k] { u32::MAX } else { 0 };
         }
         for k in 0..LANES {
-            best[k] = (code & less[k]) | (best[k] & !less[k]);
+            self.code[k] = (code & less[k]) | (self.code[k] & !less[k]);
         }
         for k in 0..LANES {
-            least[k] = if loss[k] < least[k] { loss[k] } else { least[k] };
+            self.least[k] = if loss[k] < self.least[k] { loss[k] } else { self.least[k] };
         }
     }
-    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{two_bit_256, two_bit_512};
+    use super::*;
+
+    /// The first of least loss, scale by scale and without leaving any out.
+    fn plain(list: Neighbours, losses: &Losses<8>) -> [u32; LANES] {
+        std::array::from_fn(|k| {
+            let loss = |code: &u16| losses.of(u32::from(*code))[k];
+            let mut best = (f32::MAX, list.codes()[0]);
+            for code in list.codes() {
+                best = if loss(code) < best.0 { (loss(code), *code) } else { best };
+            }
+            u32::from(best.1)
+        })
+    }
+
+    #[test]
+    fn neighbours_that_are_left_out_are_never_the_best() {
+        let mut state = 1u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        let mut candidates = Candidates::new(9);
+        let mut long = 0;
+        for turn in 0..4000 {
+            let grid = if turn % 2 == 0 { two_bit_256() } else { two_bit_512() };
+            // Values on few levels and equal roots make equal losses.
+            let coarse = turn % 5 == 0;
+            let size = [1.0, 1e-20, 1e-22, 1e18, 1.0][turn / 2 % 5];
+            let x = [(); 8].map(|()| {
+                let v = 5.5 * uniform();
+                size * if coarse { v.round() } else { v }
+            });
+            let roots = [(); 8].map(|()| match turn % 7 {
+                0 => 1.0,
+                1 if uniform() < 0.5 => 0.0,
+                2 if uniform() < 0.1 => f32::NAN,
+                3 if uniform() < 0.1 => f32::INFINITY,
+                _ => uniform(),
+            });
+            let group = Group { x: &x, roots: &roots };
+            candidates.set(9, 0.1, 2, 5.0 * size);
+            let mut rounded = [0; WIDTH];
+            round(&x, &candidates, &mut rounded);
+            let Place::Neighbours(list) = grid.place(rounded[9] as usize) else { continue };
+            long += usize::from(list.codes().len() > FIRST + SHORT);
+            let losses = Losses::new(group, &candidates.values, 6);
+            let expected = plain(list, &losses);
+            let member = u32::from(*list.codes().last().unwrap());
+            for guess in [None, Some(rounded[9]), Some(member), Some(expected[0])] {
+                for used in [1, 5, LANES] {
+                    let found = best_of_long(list, &losses, used, guess);
+                    assert_eq!(found[..used], expected[..used], "turn {turn}");
+                }
+            }
+        }
+        assert!(long > 1000);
+    }
 }

@@ -135,7 +135,7 @@ fn fit_block<F: Lattice<N, S>, const N: usize, const S: usize>(
     grid: &Grid<N>,
     subs: &[SubBlock<S>],
     starts: &[Start],
-    space: &mut Workspace<N>,
+    space: &mut Workspace,
 ) -> Block {
     let mut block = Block { fits: [None; 16], scales: [0; 16], d: None };
     let mut scales = [0.0; 16];

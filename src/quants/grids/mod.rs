@@ -23,22 +23,55 @@ use std::sync::OnceLock;
 
 /// A grid of `N` levels a point, with the neighbours of every code.
 pub(super) struct Grid<const N: usize> {
-    codes: &'static [u16],
     points: Vec<[u8; N]>,
     /// For each code its point's index, or minus one minus where its list starts in `neighbours`.
     places: Vec<i32>,
-    /// Lists of indices, each after its length.
+    /// Lists of codes, each after its length, and [`TOGETHER`] zeros at the end.
     neighbours: Vec<u16>,
 }
+
+/// Neighbours that can be looked at together: reading so many from within a list is always possible.
+pub(super) const TOGETHER: usize = 16;
 
 /// Where a code is in relation to a grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place<'a> {
     /// It is the point of this index.
     Point(usize),
-    /// It is none; these are the indices of its neighbours, nearest first.
-    Neighbours(&'a [u16]),
+    /// It is none; these are its neighbours.
+    Neighbours(Neighbours<'a>),
 }
+
+/// The codes of the neighbours of a code that is no point, nearest first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Neighbours<'a> {
+    count: usize,
+    /// They and what follows them.
+    rest: &'a [u16],
+}
+
+impl<'a> Neighbours<'a> {
+    #[inline(always)]
+    pub fn codes(self) -> &'a [u16] {
+        &self.rest[..self.count]
+    }
+
+    /// Those from `start` on that can be looked at together, and how many of them there are; what is past
+    /// the last is of no meaning.
+    #[inline(always)]
+    pub fn from(self, start: usize) -> (&'a [u16; TOGETHER], usize) {
+        let codes = self.rest[start..].first_chunk();
+        (codes.unwrap_or(&[0; TOGETHER]), (self.count - start).min(TOGETHER))
+    }
+}
+
+impl PartialEq for Neighbours<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.codes() == other.codes()
+    }
+}
+
+impl Eq for Neighbours<'_> {}
 
 impl<const N: usize> Grid<N> {
     /// Bits of a level within a code.
@@ -51,12 +84,6 @@ impl<const N: usize> Grid<N> {
         &self.points
     }
 
-    /// The code of the point of this index.
-    #[inline(always)]
-    pub fn code(&self, index: u16) -> u32 {
-        u32::from(self.codes[usize::from(index)])
-    }
-
     /// Where `code` is. A code of levels that no point has is nowhere: it has no neighbours.
     #[inline(always)]
     pub fn place(&self, code: usize) -> Place<'_> {
@@ -65,9 +92,9 @@ impl<const N: usize> Grid<N> {
             Some(&place) => {
                 let start = (-1 - place) as usize;
                 let count = usize::from(self.neighbours[start]);
-                Place::Neighbours(&self.neighbours[start + 1..][..count])
+                Place::Neighbours(Neighbours { count, rest: &self.neighbours[start + 1..] })
             }
-            None => Place::Neighbours(&[]),
+            None => Place::Neighbours(Neighbours { count: 0, rest: &[] }),
         }
     }
 
@@ -108,12 +135,13 @@ impl<const N: usize> Grid<N> {
             neighbours.push(0);
             let present = half.distances(code, &mut distances);
             for distance in (0..=u8::MAX).filter(|&d| present[usize::from(d)]).take(wanted) {
-                let at = distances.iter().enumerate().filter(|&(_, &d)| d == distance);
-                neighbours.extend(at.map(|(index, _)| index as u16));
+                let at = distances.iter().zip(codes).filter(|&(&d, _)| d == distance);
+                neighbours.extend(at.map(|(_, &code)| code));
             }
             neighbours[start] = (neighbours.len() - start - 1) as u16;
         }
-        Self { codes, points, places, neighbours }
+        neighbours.extend([0; TOGETHER]);
+        Self { points, places, neighbours }
     }
 }
 
@@ -217,13 +245,14 @@ mod tests {
             let mut nearest: Vec<i32> = sorted.iter().map(|entry| entry.0).collect();
             nearest.dedup();
             sorted.retain(|entry| nearest[..wanted].contains(&entry.0));
-            let indices: Vec<u16> = sorted.iter().map(|entry| entry.1).collect();
+            let point = |entry: &(i32, u16)| &grid.points()[usize::from(entry.1)];
+            let codes: Vec<u16> = sorted.iter().map(|e| Grid::pack(point(e)) as u16).collect();
             let expected = if levels.iter().any(|&level| level > top) {
-                Place::Neighbours(&[])
+                Place::Neighbours(Neighbours { count: 0, rest: &[] })
             } else if sorted[0].0 == 0 {
-                Place::Point(usize::from(indices[0]))
+                Place::Point(usize::from(sorted[0].1))
             } else {
-                Place::Neighbours(&indices)
+                Place::Neighbours(Neighbours { count: codes.len(), rest: &codes })
             };
             assert_eq!(grid.place(code), expected, "{code}");
         }
@@ -237,12 +266,13 @@ mod tests {
         check(two_bit_2048(), 3, 101);
         check(three_bit_256(), 2, 1);
         check(three_bit_512(), 3, 1);
-        assert_eq!(two_bit_256().place(43_691), Place::Neighbours(&[]));
+        let none = Place::Neighbours(Neighbours { count: 0, rest: &[] });
+        assert_eq!(two_bit_256().place(43_691), none);
     }
 
     #[test]
     fn indices_follow_ascending_codes() {
-        assert!(two_bit_2048().codes.is_sorted() && three_bit_512().codes.is_sorted());
+        assert!(two_bit_2048::CODES.is_sorted() && three_bit_512::CODES.is_sorted());
         assert_eq!(three_bit_512().points()[4], [7, 0, 0, 0]);
         assert_eq!(Grid::pack(&two_bit_512().points()[100]), 1540);
     }

@@ -7,29 +7,27 @@
 
 use super::super::search::nearest_int;
 use super::candidates::{
-    Candidates, Codes, Group, LANES, LEVELS, Lanes, Losses, WIDTH, choose, round,
+    Candidates, Codes, Group, LANES, LEVELS, Lanes, Losses, WIDTH, best_of_long, choose, round,
 };
 use super::lattice::{Fit, Lattice, Refit, Start, SubBlock};
-use super::{Grid, Place};
+use super::{Grid, Neighbours, Place};
 
 /// Most groups in a sub-block.
 pub(super) const GROUPS: usize = 8;
 
 /// What searching a sub-block fills anew, kept to save clearing it.
-pub(super) struct Workspace<const N: usize> {
+pub(super) struct Workspace {
     candidates: Candidates,
     /// The codes of all groups under each candidate.
     rounded: [Codes; GROUPS],
     /// And the grid points that they were taken to.
     chosen: [Codes; GROUPS],
-    losses: Losses<N>,
 }
 
-impl<const N: usize> Workspace<N> {
+impl Workspace {
     pub fn new(steps: i32) -> Self {
         let codes = [[0; WIDTH]; GROUPS];
-        let losses = Losses::new();
-        Self { candidates: Candidates::new(steps), rounded: codes, chosen: codes, losses }
+        Self { candidates: Candidates::new(steps), rounded: codes, chosen: codes }
     }
 }
 
@@ -39,17 +37,17 @@ pub(super) fn fit<F: Lattice<N, S>, const N: usize, const S: usize>(
     grid: &Grid<N>,
     sub: &SubBlock<S>,
     start: Start,
-    space: &mut Workspace<N>,
+    space: &mut Workspace,
 ) -> Fit {
     let mut roots = [0.0; S];
     for i in 0..S {
         roots[i] = sub.importance[i].sqrt();
     }
-    let Workspace { candidates, rounded, chosen, losses } = space;
+    let Workspace { candidates, rounded, chosen } = space;
     candidates.set(F::STEPS, F::STEP, Grid::<N>::TOP, start.reach);
     for (g, (x, roots)) in groups::<N, S>(&sub.x, &roots).enumerate() {
         round(x, candidates, &mut rounded[g]);
-        choose(grid, Group { x, roots }, candidates, &rounded[g], losses, &mut chosen[g]);
+        choose(grid, Group { x, roots }, candidates, &rounded[g], &mut chosen[g]);
     }
     let (mut scale, best) = best_candidate::<N, S>(sub, candidates, chosen, start.scale);
     let mut codes = [0; GROUPS];
@@ -153,7 +151,7 @@ fn refit<const N: usize, const S: usize>(
         }
         codes[g] = match grid.place(code as usize) {
             Place::Point(_) => code,
-            Place::Neighbours(neighbours) => best_neighbour(grid, x, roots, *scale, neighbours),
+            Place::Neighbours(list) => best_neighbour(x, roots, *scale, list, codes[g]),
         };
     }
     let (mut xq, mut q2) = (0.0, 0.0);
@@ -167,15 +165,22 @@ fn refit<const N: usize, const S: usize>(
     }
 }
 
-/// [`best_of`] for one scale.
+/// The best neighbour under a single scale. `guess` may well be it.
 #[inline(always)]
 fn best_neighbour<const N: usize>(
-    grid: &Grid<N>,
     x: &[f32; N],
     roots: &[f32; N],
     scale: f32,
-    neighbours: &[u16],
+    list: Neighbours,
+    guess: u32,
 ) -> u32 {
+    if N == 8 {
+        let mut values = [[0.0; LANES]; LEVELS];
+        for level in 0..4 {
+            values[level] = [scale * (2 * level + 1) as f32; LANES];
+        }
+        return best_of_long(list, &Losses::new(Group { x, roots }, &values, 0), 1, Some(guess))[0];
+    }
     let mut terms = [[0.0; LEVELS]; N];
     for i in 0..N {
         for level in 0..LEVELS {
@@ -184,14 +189,14 @@ fn best_neighbour<const N: usize>(
         }
     }
     let mut least = f32::MAX;
-    let mut best = neighbours.first().map_or(0, |&index| grid.code(index));
-    for &index in neighbours {
-        let code = grid.code(index);
+    let mut best = list.codes().first().map_or(0, |&code| u32::from(code));
+    for &code in list.codes() {
         let mut loss = 0.0;
         for i in 0..N {
-            loss += terms[i][(code as usize >> (Grid::<N>::BITS * i)) % (1 << Grid::<N>::BITS)];
+            let level = usize::from(code) >> (Grid::<N>::BITS * i);
+            loss += terms[i][level % (1 << Grid::<N>::BITS)];
         }
-        (least, best) = if loss < least { (loss, code) } else { (least, best) };
+        (least, best) = if loss < least { (loss, u32::from(code)) } else { (least, best) };
     }
     best
 }
