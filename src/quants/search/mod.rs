@@ -26,3 +26,15 @@ pub(super) fn nearest_int(value: f32) -> i32 {
     let bits = (value + 12_582_912.0).to_bits();
     (bits & 0x007f_ffff) as i32 - 0x0040_0000
 }
+
+/// [`nearest_int`], capped, as a float; of no meaning for magnitudes beyond 2^22.
+///
+/// The sum's bits ascend with the integer, so that they can be capped as they are: fewer operations, and
+/// those on integers, which are cheaper than caps of floats.
+#[inline(always)]
+fn nearest_within(value: f32, low: i32, high: i32) -> f32 {
+    let zero = 12_582_912f32;
+    let bits = (value + zero).to_bits() as i32;
+    let zero_bits = zero.to_bits() as i32;
+    f32::from_bits(bits.clamp(zero_bits + low, zero_bits + high) as u32) - zero
+}

@@ -1,7 +1,7 @@
 //! Scale alone: x is approximated by `scale * (q - half)`, q in 0..2 half.
 
 use super::super::lanes::{F32s, LANES, Mask, U8s};
-use super::{NEGLIGIBLE, nearest_int};
+use super::{NEGLIGIBLE, nearest_int, nearest_within};
 
 /// Weighted search over nineteen inverse scales around the one that maps the value of largest
 /// magnitude to -half; at each, the scale is fitted to the codes by least squares
@@ -71,6 +71,9 @@ pub(crate) fn largest<const N: usize>(x: &[F32s; N]) -> (F32s, F32s) {
 }
 
 /// Weighted sums of x l and of l^2 over the codes that an inverse scale gives.
+///
+/// Codes are rounded and capped as floats. Where magnitudes are not negligible, scaled values are far
+/// below 2^22, so that this is [`nearest_int`], in fewer operations.
 #[inline(always)]
 fn sums<const N: usize>(
     x: &[F32s; N],
@@ -81,10 +84,9 @@ fn sums<const N: usize>(
     let (mut xl, mut l2) = (F32s::ZERO, F32s::ZERO);
     for i in 0..N {
         for k in 0..LANES {
-            let level = nearest_int(inverse[k] * x[i][k]).clamp(-half, half - 1) as f32;
-            let w = weights[i][k];
-            xl[k] += w * x[i][k] * level;
-            l2[k] += w * level * level;
+            let level = nearest_within(inverse[k] * x[i][k], -half, half - 1);
+            xl[k] += weights[i][k] * x[i][k] * level;
+            l2[k] += weights[i][k] * level * level;
         }
     }
     (xl, l2)
