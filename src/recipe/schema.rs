@@ -234,16 +234,15 @@ pub(super) fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Setti
     };
     let mut settings = Settings::new();
     for (key, value) in last_of_each(entries, problems) {
-        if let Some(setting) = setting(&key.value, value, problems) {
-            settings.push((key.clone(), setting));
-        }
+        let clauses = clauses(&key.value, value, problems).unwrap_or_default();
+        settings.push((key.clone(), Setting { pos: value.pos, clauses }));
     }
     settings
 }
 
 /// A scalar, a gradient, a clause, or a list of clauses.
-fn setting(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Setting> {
-    let clauses = match &node.value {
+fn clauses(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<Clause>> {
+    Some(match &node.value {
         Kind::Map(_) => vec![clause(name, node, problems)?],
         Kind::Seq(items) if items.iter().any(|item| matches!(item.value, Kind::Map(_))) => {
             let clauses: Vec<_> =
@@ -254,8 +253,7 @@ fn setting(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Settin
             clauses
         }
         _ => vec![Clause { pos: node.pos, filter: None, values: numbers(name, node, problems)? }],
-    };
-    Some(Setting { pos: node.pos, clauses })
+    })
 }
 
 fn clause(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Clause> {
@@ -302,8 +300,8 @@ fn number(kind: &Kind) -> Option<f64> {
         Kind::Int(n) => *n as f64,
         Kind::Float(x) => *x,
         Kind::Str(s) => match s.trim() {
-            "yes" | "Yes" | "YES" | "on" | "On" | "ON" => 1.0,
-            "no" | "No" | "NO" | "off" | "Off" | "OFF" => 0.0,
+            "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => 1.0,
+            "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => 0.0,
             text => text.parse().ok()?,
         },
         _ => return None,

@@ -5,8 +5,8 @@ use super::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope
 use super::params::{Setting, Settings, find};
 use super::plan::{Value, Values};
 use super::planner::Planner;
-use super::schema::Document;
-use super::yaml::Pos;
+use super::schema::{Document, Inputs};
+use super::yaml::{At, Pos};
 
 /// The places where a parameter may be set, narrowest first.
 pub(super) type Places<'d> = [&'d Settings];
@@ -67,9 +67,12 @@ fn report_missing(
     places: &Places,
 ) {
     let name = param.name;
-    // A misspelt key has been reported with the right name; that it is missing says nothing more.
+    // A misspelt key or an unusable value has been reported; that it is missing says nothing more.
     let misspelt = |key: &str| is_unknown(spec, key) && nearest_param(spec, key) == Some(name);
-    if places.iter().any(|settings| settings.iter().any(|(key, _)| misspelt(&key.value))) {
+    let reported = |(key, setting): &(At<String>, Setting)| {
+        misspelt(&key.value) || (key.value == name && setting.clauses.is_empty())
+    };
+    if places.iter().any(|settings| settings.iter().any(reported)) {
         return;
     }
     let conditional = places.iter().any(|settings| find(settings, name).is_some());
@@ -101,36 +104,37 @@ pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &'st
 
 /// What [`evaluate`] would find missing for every tensor, found also where a slice cannot be planned.
 fn check_required(planner: &mut Planner, document: &Document, spec: &'static MethodSpec) {
-    let required = |scope| {
-        spec.params.iter().filter(move |p| p.scope == scope && p.default == Default::Required)
-    };
-    for slice in document.inputs.slices() {
+    for slice in document.inputs.slices().iter().filter(|slice| !slice.sources.is_empty()) {
         let wide = [&slice.parameters, &document.module_parameters, &document.parameters];
-        let nowhere = |param: &ParamSpec, own: &Settings| {
-            let mut all = wide.iter().copied().chain([own]);
-            all.all(|settings| find(settings, param.name).is_none())
-        };
         let base = slice.base_model.as_ref().or(document.base_model.as_ref());
         let base = base.filter(|_| spec.base == BaseRule::Required).map(|base| &base.value);
         for source in slice.sources.iter().filter(|source| base != Some(&source.model.value)) {
-            let (pos, whose) = (source.model.pos, format!("source '{}'", source.model.value));
-            for param in required(Scope::Source).filter(|param| nowhere(param, &source.parameters))
-            {
-                report_missing(
-                    planner,
-                    spec,
-                    param,
-                    (pos, &whose),
-                    &[&source.parameters, wide[0], wide[1], wide[2]],
-                );
-            }
+            let whose = format!("source '{}'", source.model.value);
+            let places = [&source.parameters, wide[0], wide[1], wide[2]];
+            report_unset(planner, spec, Scope::Source, (source.model.pos, &whose), &places);
         }
-        let copied = slice.sources.len() == 1 && spec.lone_source_is_copied;
-        if !copied && !slice.sources.is_empty() {
+        // A base model that is not listed becomes a source of `models`.
+        let listed = base.is_none_or(|base| slice.sources.iter().any(|s| s.model.value == *base));
+        let added = !listed && matches!(document.inputs, Inputs::Models(_));
+        let count = slice.sources.len() + usize::from(added);
+        if count != 1 || !spec.lone_source_is_copied {
             let pos = document.method.as_ref().map_or(document.pos, |method| method.pos);
-            for param in required(Scope::Tensor).filter(|param| nowhere(param, &Vec::new())) {
-                report_missing(planner, spec, param, (pos, "the merge"), &wide);
-            }
+            report_unset(planner, spec, Scope::Tensor, (pos, "the merge"), &wide);
+        }
+    }
+}
+
+/// Reports the required parameters of `scope` that none of `places` has a setting for.
+fn report_unset(
+    planner: &mut Planner,
+    spec: &'static MethodSpec,
+    scope: Scope,
+    at: (Pos, &str),
+    places: &Places,
+) {
+    for param in spec.params.iter().filter(|p| p.scope == scope && p.default == Default::Required) {
+        if places.iter().all(|settings| find(settings, param.name).is_none()) {
+            report_missing(planner, spec, param, at, places);
         }
     }
 }

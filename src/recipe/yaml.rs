@@ -91,7 +91,9 @@ pub fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
                 column: at.column(),
             });
             let whole = e.without_snippet().to_string();
-            let message = whole.lines().next().unwrap_or("not valid YAML").to_string();
+            let line = whole.lines().next().unwrap_or("not valid YAML");
+            // The place is told apart from the words.
+            let message = line.split(" at line ").next().unwrap_or(line).to_string();
             let remedy = "mend the YAML here; nothing after it was looked at";
             Err(Diagnostic::error(pos, message, remedy))
         }

@@ -43,7 +43,7 @@ fn ends_said_directly_give_the_bytes_of_the_bookend_trick() {
     let mean = "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 0.7}}\n\
                 - {model: b, parameters: {weight: [0.2, 9]}}\n- {model: c, parameters: {weight: \"1e-1\"}}\n";
     let arc = "merge_method: slerp\nbase_model: c\nmodels: [{model: a}, {model: c}]\n\
-               parameters: {t: [{filter: norm, value: 0.25}, {filter: lm_head, value: 0.75}]}\n";
+               parameters: {t: [{filter: norm, value: 0.25}, {filter: lm_head, value: 0.75}, {value: 1}]}\n";
     let bookends = format!(
         "name: low\n{mean}dtype: float32\n---\nname: high\n{arc}dtype: float32\n---\n\
          merge_method: passthrough\nbase_model: a\ndtype: float16\nslices:\n\
@@ -172,7 +172,7 @@ fn ends_are_checked_like_recipes() {
     let wordy = "head: {merge_method: passthrough, models: [{model: wordy}]}\n";
     at(wordy, "1:1", "the head from 'wordy' has 66", "one vocabulary");
     let both = "embeddings: {merge_method: linear, parameters: {weight: 1}, models: [{model: a}, {model: wordy}]}\n";
-    at(both, "4:94", "has shape [66, 32]", "same vocabulary");
+    at(both, "4:90", "has shape [66, 32]", "same vocabulary");
     let sum = "head: {merge_method: linear, models: [{model: a, parameters: {weight: 0}}]}\n";
     at(sum, "4:30", "add up to 0", "normalize: false");
 }
@@ -214,7 +214,7 @@ fn ends_may_come_from_stages_and_from_models_with_other_layers() {
     let circle = "name: x\n".to_string()
         + &stack("head: {merge_method: passthrough, models: [{model: y}]}\n")
         + "---\nname: y\nmerge_method: passthrough\nmodels: [{model: x}]\n";
-    error(&circle, "9:18", "stages go in a circle", "another model");
+    error(&circle, "5:52", "stages go in a circle", "another model");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn unknown_keys_with_the_nearest_known_one() {
     let text = "merge_method: passthrough\nslices:\n- source: [{model: a, layer_range: [0, 6]}]\n";
     error(text, "3:3", "unknown key 'source' in a slice", "did you mean 'sources'?");
     let text = "merge_method: linear\nmodels: [{model: a, range: [0, 6]}]\n";
-    error(text, "2:21", "unknown key 'range' in a source", "did you mean 'layer_range'?");
+    error(text, "2:21", "unknown key 'range' in a source", "known keys are model");
     error(
         &linear("parameters: {normalise: 1}\n"),
         "3:14",
