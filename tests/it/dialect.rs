@@ -72,7 +72,7 @@ fn wrong_modules() {
 /// parameters merged into sources.
 #[test]
 fn keys_of_any_name_may_hold_anchors() {
-    let text = "const_tag: &MODEL a\nconst_tag: &RESIDUAL 0.5\nconst_tag: &QK 0.7071067812\n\
+    let text = "const_tag: &MODEL a\nconst_tag: &RESIDUAL 0.5\nconst_tag: &QK 0.7\n\
                 scale-filter-env: &scaled\n  parameters:\n    scale:\n\
                 \x20     - {filter: o_proj, value: *RESIDUAL}\n      - {filter: down_proj, value: *RESIDUAL}\n\
                 \x20     - {filter: q_proj, value: *QK}\n      - value: 1.0\n\
@@ -84,7 +84,7 @@ fn keys_of_any_name_may_hold_anchors() {
     let scale = |tensor: &str| values(&plan, &format!("model.layers.{tensor}.weight"), "scale");
     assert_eq!(scale("0.mlp.down_proj"), [] as [f64; 0]);
     assert_eq!(scale("4.mlp.down_proj"), [0.5]);
-    assert_eq!(scale("7.self_attn.q_proj"), [0.7071067812]);
+    assert_eq!(scale("7.self_attn.q_proj"), [0.7]);
     assert_eq!(scale("7.mlp.up_proj"), [1.0]);
     error(
         &slices("- sources: [{model: a, layer_range: [0, 6]}]\nconst_tag: 3\n"),
