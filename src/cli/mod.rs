@@ -78,7 +78,7 @@ impl Context {
     fn warn_of(&self, source: &Source) {
         if let Source::Recipe { plan, .. } = source {
             let at = |w: &aqueduct::recipe::Diagnostic| {
-                format!("{}:{}: {}", plan.path.display(), w.pos, w.message)
+                format!("{}:{}: {}{}", plan.path.display(), w.pos, w.message, w.marked())
             };
             self.warn_all(plan.warnings.iter().map(at));
         }

@@ -31,7 +31,7 @@ impl MergeSource {
         let (info, plan) = (&stage_plan.table.infos()[index], &stage_plan.tensors[index]);
         let mut inputs =
             plan.inputs.iter().map(|input| self.input(input)).collect::<Result<Vec<_>>>()?;
-        let method = methods::find(stage_plan.method);
+        let method = methods::find(stage_plan.method_at(plan.place));
         if let Some(copied) = method.copies(plan)
             && inputs[copied].data.dtype == info.dtype
         {

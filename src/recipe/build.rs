@@ -7,7 +7,7 @@ use super::planner::{Planner, View};
 use super::schema::{Document, TokenizerSource};
 use super::slices::{self, Part, Parts};
 use super::values::{self, Ask};
-use super::{compat, output_config};
+use super::{compat, ends, output_config};
 use crate::arch::{Architecture, Role, TensorDecl};
 use crate::dtype::DType;
 use crate::source::{TensorInfo, TensorTable};
@@ -16,44 +16,105 @@ use std::collections::BTreeMap;
 /// Plans the stage that `document` describes; `None` if it has errors.
 pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) -> Option<Stage> {
     let spec = method(planner, document);
+    let ends: Vec<_> =
+        document.ends.iter().map(|end| (end, method(planner, &end.document))).collect();
     // All models are looked for first, so that what is missing is told whatever else is wrong.
-    if let Some(base) = &document.base_model {
-        planner.input(base);
-    }
     slices::look_up(planner, document, spec.is_none());
-    let spec = spec?;
-    values::check_names(planner, document, spec);
-    let slices = slices::resolve(planner, document, spec)?;
-    let layers: usize = slices.iter().map(|slice| slice.layers).sum();
-    let first = slices.first()?;
-    if is_final && layers == 0 {
-        planner.problems.error(first.pos, "the output has no layers", "add a slice with layers");
-        return None;
-    }
-    let donors = donors(planner, document, first)?;
-    if !compat::check(planner, &slices, donors.0.0) {
-        return None;
-    }
-    let mut builder = Builder {
-        arch: planner.view(first.list[0].input).arch,
-        planner,
-        document,
-        spec,
-        tensors: Vec::new(),
-        flaws: BTreeMap::new(),
-        ok: true,
+    ends.iter().for_each(|(end, _)| slices::look_up(planner, &end.document, false));
+    let mut whole = spec.is_some();
+    let slices = match spec {
+        Some(spec) => {
+            values::check_names(planner, document, spec);
+            slices::resolve(planner, document, spec)
+        }
+        None => Vec::new(),
     };
-    builder.all(&slices);
+    let ends: Vec<_> = ends
+        .into_iter()
+        .map(|(end, spec)| {
+            let spec = spec?;
+            values::check_names(planner, &end.document, spec);
+            ends::warn_of_gradients(planner, end);
+            Some((end.place, slices::resolve_end(planner, end, spec)?))
+        })
+        .collect();
+    whole &= slices.iter().all(Option::is_some) && ends.iter().all(Option::is_some);
+    let stack = Stack {
+        slices: slices.into_iter().flatten().collect(),
+        ends: ends.into_iter().flatten().collect(),
+    };
+    if whole {
+        let layers: usize = stack.slices.iter().map(|slice| slice.layers).sum();
+        if is_final && layers == 0 {
+            let pos = stack.slices.first()?.pos;
+            planner.problems.error(pos, "the output has no layers", "add a slice with layers");
+            return None;
+        }
+        return plan_whole(planner, document, spec?, &stack);
+    }
+    // Something is wrong already: the sound slices are looked at for what else is.
+    let first = stack.all().next()?.list.first()?;
+    let arch = planner.view(first.input).arch;
+    if compat::check(planner, &stack.all().collect::<Vec<_>>(), None) {
+        let mut builder = Builder::new(planner, document, arch);
+        builder.sound_parts(&stack);
+        builder.report_flaws();
+    }
+    None
+}
+
+/// The slices of a stage and the ends that are merged apart from them.
+struct Stack<'d> {
+    slices: Vec<Parts<'d>>,
+    ends: Vec<(Place, Parts<'d>)>,
+}
+
+impl<'d> Stack<'d> {
+    fn all(&self) -> impl Iterator<Item = &Parts<'d>> {
+        self.slices.iter().chain(self.ends.iter().map(|(_, parts)| parts))
+    }
+
+    /// The end at `place`, if it is merged apart.
+    fn end(&self, place: Place) -> Option<&Parts<'d>> {
+        self.ends.iter().find(|(end, _)| *end == place).map(|(_, parts)| parts)
+    }
+}
+
+/// Plans a stage all of whose slices and ends are sound.
+fn plan_whole(
+    planner: &mut Planner,
+    document: &Document,
+    spec: &'static MethodSpec,
+    stack: &Stack,
+) -> Option<Stage> {
+    let first = stack.slices.first()?;
+    let donors = donors(planner, document, first)?;
+    let parts: Vec<&Parts> = stack.all().collect();
+    let donor_pos = document.base_model.as_ref().map_or(first.list[0].pos, |base| base.pos);
+    if !compat::check(planner, &parts, Some((donors.0.0, donor_pos))) {
+        return None;
+    }
+    let arch = planner.view(first.list[0].input).arch;
+    let mut builder = Builder::new(planner, document, arch);
+    builder.all(stack);
     builder.report_flaws();
     let Builder { tensors, ok, .. } = builder;
-    if !ok || !compat::check_optional(planner, &slices, &tensors) {
+    if !ok || !compat::check_optional(planner, &stack.slices, &tensors) {
         return None;
     }
-    let names: Vec<&str> = tensors.iter().map(|(info, _)| info.name.as_str()).collect();
-    values::warn_of_dead_filters(planner, document, spec, &names);
-    compat::warn_of_zero_weights(planner, &slices, &tensors);
+    let names = |wanted: &dyn Fn(Place) -> bool| -> Vec<&str> {
+        let wanted = tensors.iter().filter(|(_, plan)| wanted(plan.place));
+        wanted.map(|(info, _)| info.name.as_str()).collect()
+    };
+    let own = names(&|place| stack.end(place).is_none());
+    values::warn_of_dead_filters(planner, document, spec, &own);
+    for (end, parts) in &stack.ends {
+        let own = names(&|place| place == *end);
+        values::warn_of_dead_filters(planner, parts.document, parts.spec, &own);
+    }
+    compat::warn_of_zero_weights(planner, &parts, &tensors);
     compat::check_vocabulary(planner, document, &tensors, &donors)?;
-    finish(planner, document, spec, &slices, tensors, donors)
+    finish(planner, document, spec, stack, tensors, donors)
 }
 
 /// Puts together what has been found sound.
@@ -61,13 +122,13 @@ fn finish(
     planner: &mut Planner,
     document: &Document,
     spec: &'static MethodSpec,
-    slices: &[Parts],
+    stack: &Stack,
     tensors: Vec<(TensorInfo, TensorPlan)>,
     donors: Donors,
 ) -> Option<Stage> {
     let ((donor, config_donor), tokenizer_donor) = donors;
+    let slices = stack.slices.iter();
     let slice_of_layer: Vec<usize> = slices
-        .iter()
         .enumerate()
         .flat_map(|(index, slice)| std::iter::repeat_n(index, slice.layers))
         .collect();
@@ -90,6 +151,7 @@ fn finish(
     Some(Stage {
         name,
         method: spec,
+        ends: stack.ends.iter().map(|(place, parts)| (*place, parts.spec)).collect(),
         dtype: document.dtype.as_ref().map(|d| d.value),
         out_dtype: document.out_dtype.as_ref().map(|d| d.value),
         config_donor,
@@ -174,7 +236,6 @@ struct Flaws {
 struct Builder<'b, 'a, 'd> {
     planner: &'b mut Planner<'a>,
     document: &'d Document,
-    spec: &'static MethodSpec,
     arch: &'static Architecture,
     tensors: Vec<(TensorInfo, TensorPlan)>,
     flaws: BTreeMap<Input, Flaws>,
@@ -187,13 +248,35 @@ struct Found {
     stands_in: bool,
 }
 
-impl<'d> Builder<'_, '_, 'd> {
-    /// Embedding of the first slice, layers of all, final norm and head of the last.
-    fn all(&mut self, slices: &[Parts<'d>]) {
-        let (Some(first), Some(last)) = (slices.first(), slices.last()) else { return };
-        for decl in self.arch.with_role(Role::Embedding) {
-            self.tensor(decl, first, Place::Embedding, 0, 0.0);
+impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
+    fn new(
+        planner: &'b mut Planner<'a>,
+        document: &'d Document,
+        arch: &'static Architecture,
+    ) -> Builder<'b, 'a, 'd> {
+        let (tensors, flaws) = (Vec::new(), BTreeMap::new());
+        Builder { planner, document, arch, tensors, flaws, ok: true }
+    }
+
+    /// Embedding, layers, final norm and head. Ends that are not merged apart come from the first slice
+    /// (embedding) and the last one.
+    fn all(&mut self, stack: &Stack<'d>) {
+        let (Some(first), Some(last)) = (stack.slices.first(), stack.slices.last()) else { return };
+        self.end(stack.end(Place::Embedding).unwrap_or(first), Place::Embedding);
+        self.layers(&stack.slices);
+        self.end(stack.end(Place::FinalNorm).unwrap_or(last), Place::FinalNorm);
+        if self.needs_head(stack, first, last) {
+            self.end(stack.end(Place::Head).unwrap_or(last), Place::Head);
         }
+    }
+
+    /// Layers and ends of what is sound in a stage that is not.
+    fn sound_parts(&mut self, stack: &Stack<'d>) {
+        self.layers(&stack.slices);
+        stack.ends.iter().for_each(|(place, parts)| self.end(parts, *place));
+    }
+
+    fn layers(&mut self, slices: &[Parts<'d>]) {
         let mut layer = 0;
         for slice in slices {
             for offset in 0..slice.layers {
@@ -204,30 +287,56 @@ impl<'d> Builder<'_, '_, 'd> {
                 layer += 1;
             }
         }
-        for decl in self.arch.with_role(Role::FinalNorm) {
-            self.tensor(decl, last, Place::FinalNorm, 0, 0.0);
-        }
-        for decl in self.arch.with_role(Role::Head) {
-            if self.needs_head(decl, first, last) {
-                self.tensor(decl, last, Place::Head, 0, 0.0);
-            }
+    }
+
+    fn end(&mut self, parts: &Parts<'d>, place: Place) {
+        let role = match place {
+            Place::Embedding => Role::Embedding,
+            Place::Layer(_) => Role::Layer,
+            Place::FinalNorm => Role::FinalNorm,
+            Place::Head => Role::Head,
+        };
+        for decl in self.arch.with_role(role) {
+            self.tensor(decl, parts, place, 0, 0.0);
         }
     }
 
-    /// Whether the output has a head of its own: if any model of the last slice has one, or if they
-    /// are tied to embeddings that are not the output's.
-    fn needs_head(&mut self, decl: &TensorDecl, first: &Parts, last: &Parts) -> bool {
-        let view = |part: &Part| self.planner.view(part.input);
-        if last.list.iter().any(|part| find(&view(part), decl, 0).is_some_and(|f| !f.stands_in)) {
+    /// Whether the output has a head of its own: if the recipe merges one, if any model of the last slice
+    /// has one, or if they are tied to embeddings that are not the output's.
+    fn needs_head(&mut self, stack: &Stack, first: &Parts, last: &Parts) -> bool {
+        let heads: Vec<&TensorDecl> = self.arch.with_role(Role::Head).collect();
+        let has_own = |part: &&Part| {
+            let view = self.planner.view(part.input);
+            heads.iter().any(|decl| find(&view, decl, 0).is_some_and(|f| !f.stands_in))
+        };
+        let own = last.list.iter().find(has_own);
+        if let Some(pos) = self.document.tied_head {
+            if let Some(part) = own {
+                let label = self.planner.label(part.input);
+                let message = format!("'head: tied' leaves out the head of '{label}'");
+                self.planner.problems.warn(
+                    pos,
+                    message,
+                    "give 'head' a merge if that is not meant",
+                );
+            }
+            return false;
+        }
+        if stack.end(Place::Head).is_some() || own.is_some() {
             return true;
         }
         let inputs = |slice: &Parts| slice.list.iter().map(|part| part.input).collect::<Vec<_>>();
-        if inputs(first) == inputs(last) {
+        let apart = stack.end(Place::Embedding).is_some();
+        if !apart && inputs(first) == inputs(last) {
             return false;
         }
         let message = "the models of the last slice have no head of their own, and the embedding \
-                       comes from other models: the output gets a head made of their embeddings";
-        let remedy = "use the same models in the first and last slice to keep the head tied";
+                       is not theirs alone: the output gets a head made of their embeddings";
+        let remedy = if apart {
+            "write 'head: tied' to use the output's embedding, or give 'head' a merge of its own"
+        } else {
+            "use the same models in the first and last slice to keep the head tied"
+        };
         self.planner.problems.warn(last.pos, message, remedy);
         true
     }
@@ -291,8 +400,10 @@ impl<'d> Builder<'_, '_, 'd> {
                 pos: part.pos,
                 whose: &whose,
             };
-            let places = [part.settings, slice.settings, &self.document.parameters];
-            if let Some(params) = values::evaluate(self.planner, self.spec, &places, &ask) {
+            let document = slice.document;
+            let wide = [&document.module_parameters, &document.parameters];
+            let places = [part.settings, slice.settings, wide[0], wide[1]];
+            if let Some(params) = values::evaluate(self.planner, slice.spec, &places, &ask) {
                 let layer = (decl.role == Role::Layer).then_some(layer);
                 inputs.push(TensorInput { from: part.input, index: found.index, layer, params });
             }
@@ -302,19 +413,20 @@ impl<'d> Builder<'_, '_, 'd> {
 
     /// Values of the parameters that all inputs of a tensor share.
     fn tensor_params(&mut self, slice: &Parts<'d>, name: &str, t: f64) -> Option<Values> {
-        if slice.list.len() == 1 && self.spec.lone_source_is_copied {
+        if slice.list.len() == 1 && slice.spec.lone_source_is_copied {
             return Some(Values::default()); // Nothing is combined, so nothing is asked for.
         }
+        let document = slice.document;
         let ask = Ask {
             scope: Scope::Tensor,
             tensor: name,
             t,
             is_base: false,
-            pos: self.document.method.as_ref().map_or(self.document.pos, |method| method.pos),
+            pos: document.method.as_ref().map_or(document.pos, |method| method.pos),
             whose: "the merge",
         };
-        let places = [slice.settings, &self.document.parameters];
-        values::evaluate(self.planner, self.spec, &places, &ask)
+        let places = [slice.settings, &document.module_parameters, &document.parameters];
+        values::evaluate(self.planner, slice.spec, &places, &ask)
     }
 
     /// The output's name, shape and type; inputs of different shapes are an error.
@@ -353,7 +465,7 @@ impl<'d> Builder<'_, '_, 'd> {
 
     /// A sum of weights that is to be divided by must not be zero.
     fn check_sum(&mut self, plan: &TensorPlan, slice: &Parts) {
-        let Some(flag) = self.spec.normalized_by else { return };
+        let Some(flag) = slice.spec.normalized_by else { return };
         let weights = plan.inputs.iter().filter_map(|input| input.params.get("weight"));
         let sum: f64 = weights.sum();
         if plan.params.flag(flag) && sum.abs() < 1e-8 {

@@ -5,55 +5,48 @@ use super::plan::{Input, Place, TensorPlan};
 use super::planner::Planner;
 use super::schema::Document;
 use super::slices::Parts;
+use super::yaml::Pos;
 use crate::arch::HyperParams;
 use crate::source::TensorInfo;
 use std::collections::BTreeSet;
 
 type Planned = [(TensorInfo, TensorPlan)];
 
-/// The sizes that all layers of a model share.
-fn sizes(hyper: &HyperParams) -> [(&'static str, usize); 5] {
-    [
-        ("hidden_size", hyper.n_embd),
-        ("intermediate_size", hyper.n_ff),
-        ("num_attention_heads", hyper.n_head),
-        ("num_key_value_heads", hyper.n_head_kv),
-        ("head_dim", hyper.head_dim),
-    ]
+/// The sizes that the models of a stack share: the width of all, and those that make a layer of the models
+/// that give layers.
+fn sizes(hyper: &HyperParams, of_layers: bool) -> Vec<(&'static str, usize)> {
+    let mut sizes = vec![("hidden_size", hyper.n_embd)];
+    if of_layers {
+        sizes.extend([
+            ("intermediate_size", hyper.n_ff),
+            ("num_attention_heads", hyper.n_head),
+            ("num_key_value_heads", hyper.n_head_kv),
+            ("head_dim", hyper.head_dim),
+        ]);
+    }
+    sizes
 }
 
-/// Compares every source with the first one, reporting exact numbers; and warns where a model's layers
-/// will run with constants of `donor` that are not its own.
-pub(super) fn check(planner: &mut Planner, slices: &[Parts], donor: Input) -> bool {
-    let Some(first) = slices.first().and_then(|slice| slice.list.first()) else { return false };
+/// Compares every source with the first one that gives layers, reporting exact numbers. So is the donor of
+/// the configuration, if it is known; and where a model's layers will run with constants of the donor
+/// that are not its own there is a warning. `slices` are those of the stack and the ends that are merged apart.
+pub(super) fn check(planner: &mut Planner, slices: &[&Parts], donor: Option<(Input, Pos)>) -> bool {
+    let layered = slices.iter().find(|slice| slice.layers > 0);
+    let Some(first) = layered.or(slices.first()).and_then(|slice| slice.list.first()) else {
+        return false;
+    };
     let mut ok = true;
-    let mut seen = BTreeSet::from([first.input]);
-    let parts = slices.iter().flat_map(|slice| &slice.list);
-    for part in parts.filter(|part| seen.insert(part.input)) {
-        let (ours, theirs) = (planner.view(first.input), planner.view(part.input));
-        let (name, other) = (planner.label(part.input), planner.label(first.input));
-        if ours.arch.gguf_name != theirs.arch.gguf_name {
-            let message = format!(
-                "'{name}' has architecture {}, '{other}' has {}",
-                theirs.arch.gguf_name, ours.arch.gguf_name
-            );
-            planner.problems.error(part.pos, message, "models of one merge must share it");
-            ok = false;
-            continue;
+    let mut seen = BTreeSet::from([(first.input, true)]);
+    for slice in slices {
+        for part in &slice.list {
+            if seen.insert((part.input, slice.layers > 0)) {
+                ok &= fits(planner, part.input, part.pos, first.input, slice.layers > 0);
+            }
         }
-        let differing: Vec<String> = sizes(theirs.hyper)
-            .iter()
-            .zip(sizes(ours.hyper))
-            .filter(|(theirs, ours)| theirs.1 != ours.1)
-            .map(|(theirs, ours)| format!("{} is {}, not {}", theirs.0, theirs.1, ours.1))
-            .collect();
-        if !differing.is_empty() {
-            let message =
-                format!("'{name}' does not fit '{other}': its {}", differing.join(", its "));
-            let remedy = "choose models of the same sizes; only the number of layers may differ";
-            planner.problems.error(part.pos, message, remedy);
-            ok = false;
-        }
+    }
+    let Some((donor, pos)) = donor else { return ok };
+    if seen.insert((donor, layered.is_some())) {
+        ok &= fits(planner, donor, pos, first.input, layered.is_some());
     }
     let mut seen = BTreeSet::from([donor]);
     for slice in slices.iter().filter(|slice| slice.layers > 0) {
@@ -65,6 +58,33 @@ pub(super) fn check(planner: &mut Planner, slices: &[Parts], donor: Input) -> bo
         }
     }
     ok
+}
+
+/// Whether `input` has the architecture and sizes of `first`; the sizes of layers only if it gives layers.
+fn fits(planner: &mut Planner, input: Input, pos: Pos, first: Input, of_layers: bool) -> bool {
+    let (ours, theirs) = (planner.view(first), planner.view(input));
+    let (name, other) = (planner.label(input), planner.label(first));
+    if ours.arch.gguf_name != theirs.arch.gguf_name {
+        let message = format!(
+            "'{name}' has architecture {}, '{other}' has {}",
+            theirs.arch.gguf_name, ours.arch.gguf_name
+        );
+        planner.problems.error(pos, message, "models of one merge must share it");
+        return false;
+    }
+    let differing: Vec<String> = sizes(theirs.hyper, of_layers)
+        .iter()
+        .zip(sizes(ours.hyper, of_layers))
+        .filter(|(theirs, ours)| theirs.1 != ours.1)
+        .map(|(theirs, ours)| format!("{} is {}, not {}", theirs.0, theirs.1, ours.1))
+        .collect();
+    if differing.is_empty() {
+        return true;
+    }
+    let message = format!("'{name}' does not fit '{other}': its {}", differing.join(", its "));
+    let remedy = "choose models of the same sizes; only the number of layers may differ";
+    planner.problems.error(pos, message, remedy);
+    false
 }
 
 /// Constants of the forward pass in which `input` and the donor differ. The output has one value of
@@ -170,7 +190,7 @@ pub(super) fn check_vocabulary(
 
 /// A source whose weight is 0 in every tensor changes nothing; some recipes list one for the sake of
 /// its tokenizer, others by mistake.
-pub(super) fn warn_of_zero_weights(planner: &mut Planner, slices: &[Parts], tensors: &Planned) {
+pub(super) fn warn_of_zero_weights(planner: &mut Planner, slices: &[&Parts], tensors: &Planned) {
     for part in slices.iter().flat_map(|slice| &slice.list) {
         let weights: Vec<f64> = tensors
             .iter()

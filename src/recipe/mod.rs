@@ -1,17 +1,19 @@
 //! Recipes: YAML text -> a validated [`MergePlan`].
 //!
-//! `yaml` (a tree with positions) -> `schema` (keys and types) -> `planner` (stages in order, members)
-//! -> `slices`, `values`, `compat`, `build` (one stage's tensors) -> `plan`. Every part reports what
+//! `yaml` (a tree with positions) -> `schema`, `inputs` (keys and types) -> `planner` (stages in order, members)
+//! -> `slices`, `ends`, `values`, `compat`, `build` (one stage's tensors) -> `plan`. Every part reports what
 //! it finds wrong and carries on, so that one run shows all problems of a recipe, each with line,
 //! column and remedy, before any weight is read.
 //!
-//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes' `modules`,
+//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes'
 //! `chat_template` and vocabulary unions, which are refused by name.
 
 mod build;
 mod compat;
 mod diagnostics;
+mod ends;
 mod families;
+mod inputs;
 mod members;
 mod method;
 mod output_config;

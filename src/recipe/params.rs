@@ -26,6 +26,7 @@ impl Clause {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     pub pos: Pos,
+    /// Empty if what the recipe gives is unusable, and reported.
     pub clauses: Vec<Clause>,
 }
 

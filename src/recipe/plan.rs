@@ -59,7 +59,10 @@ pub struct Donor {
 /// One merge of the recipe.
 pub struct Stage {
     pub name: Option<String>,
+    /// Of the layers, and of each end that `ends` does not name.
     pub method: &'static MethodSpec,
+    /// Methods of the ends that the recipe merges apart from the slices; see [`Stage::method_at`].
+    pub ends: Vec<(Place, &'static MethodSpec)>,
     /// As the recipe gives them. The result is rounded once, to `out_dtype`, else to `dtype`, else to
     /// the type that the inputs share.
     pub dtype: Option<DType>,
@@ -215,5 +218,11 @@ impl Stage {
     /// The stage's name; the last document often has none.
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| "output".to_string())
+    }
+
+    /// The method that makes the tensors at `place`.
+    pub fn method_at(&self, place: Place) -> &'static MethodSpec {
+        let end = self.ends.iter().find(|(end, _)| *end == place);
+        end.map_or(self.method, |(_, method)| method)
     }
 }

@@ -8,7 +8,7 @@ use super::members::MemberLookup;
 use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
 use super::reference::ModelRef;
-use super::schema::{self, Document, Inputs, TokenizerSource};
+use super::schema::{self, Document, TokenizerSource};
 use super::yaml::{self, At, Pos};
 use crate::arch::{Architecture, HyperParams, Role};
 use crate::checkpoint::Config;
@@ -24,10 +24,16 @@ pub fn plan_text(
     methods: &[&'static MethodSpec],
     lookup: &dyn MemberLookup,
 ) -> std::result::Result<MergePlan, Vec<Diagnostic>> {
-    let nodes = yaml::parse(text).map_err(|problem| vec![problem])?;
     let mut problems = Diagnostics::default();
+    let nodes = match yaml::parse(text) {
+        Ok(nodes) => nodes,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(problems.into_sorted(text));
+        }
+    };
     let documents: Vec<Document> =
-        nodes.iter().filter_map(|node| schema::document(node, &mut problems)).collect();
+        nodes.iter().filter_map(|node| schema::document(node, text, &mut problems)).collect();
     if nodes.is_empty() {
         let remedy = "write 'merge_method', and 'models' or 'slices'";
         problems.error(Pos { line: 1, column: 1 }, "the recipe is empty", remedy);
@@ -49,7 +55,7 @@ pub fn plan_text(
         problems.error(Pos { line: 1, column: 1 }, message, "compare it with recipes/demo.yml");
     }
     let failed = problems.has_errors();
-    let problems = problems.into_sorted();
+    let problems = problems.into_sorted(text);
     if failed {
         return Err(problems);
     }
@@ -302,19 +308,15 @@ impl Planner<'_> {
 
 /// Every model that a document names, in the order of the text's meaning.
 fn references(document: &Document) -> Vec<&At<ModelRef>> {
-    let slices = match &document.inputs {
-        Inputs::Models(slice) => std::slice::from_ref(slice),
-        Inputs::Slices(slices) => slices.as_slice(),
-        Inputs::None => &[],
-    };
     let mut all: Vec<&At<ModelRef>> = document.base_model.iter().collect();
-    for slice in slices {
+    for slice in document.inputs.slices() {
         all.extend(&slice.base_model);
         all.extend(slice.sources.iter().map(|source| &source.model));
     }
     if let Some(TokenizerSource::Model(model)) = &document.tokenizer_source {
         all.push(model);
     }
+    all.extend(document.ends.iter().flat_map(|end| references(&end.document)));
     all
 }
 

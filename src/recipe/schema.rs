@@ -8,9 +8,12 @@
 //! except that nothing is dropped silently.
 
 use super::diagnostics::{Diagnostics, nearest};
+use super::ends::{self, End};
+use super::inputs;
+pub use super::inputs::{Inputs, Range, Slice, Source};
 use super::params::{Clause, Setting, Settings};
 use super::reference::ModelRef;
-use super::yaml::{At, Kind, Node, Pos};
+use super::yaml::{self, At, Kind, Node, Pos};
 use crate::dtype::DType;
 
 /// One document: a stage.
@@ -25,7 +28,13 @@ pub struct Document {
     pub out_dtype: Option<At<DType>>,
     pub tokenizer_source: Option<TokenizerSource>,
     pub inputs: Inputs,
+    /// Of the module, between those of a slice and the recipe's.
+    pub module_parameters: Settings,
     pub parameters: Settings,
+    /// Ends of the stack that are merged apart from the slices.
+    pub ends: Vec<End>,
+    /// `head: tied`: the embedding is the head too.
+    pub tied_head: Option<Pos>,
 }
 
 /// Where the tokenizer comes from, if not from the donor of the configuration.
@@ -36,44 +45,6 @@ pub enum TokenizerSource {
     Model(At<ModelRef>),
 }
 
-/// What a stage is made of.
-#[derive(Debug)]
-pub enum Inputs {
-    /// `models`: all layers of each.
-    Models(Slice),
-    Slices(Vec<Slice>),
-    /// Missing or unusable, and reported.
-    None,
-}
-
-/// An output slice: the same number of layers of every source, combined.
-#[derive(Debug)]
-pub struct Slice {
-    pub pos: Pos,
-    pub sources: Vec<Source>,
-    pub base_model: Option<At<ModelRef>>,
-    pub parameters: Settings,
-}
-
-#[derive(Clone, Debug)]
-pub struct Source {
-    pub pos: Pos,
-    pub model: At<ModelRef>,
-    pub range: Range,
-    pub parameters: Settings,
-}
-
-/// The layers of a source.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Range {
-    /// First layer and the one after the last.
-    Given(At<(usize, usize)>),
-    /// No `layer_range`: right in `models`, an error in `slices`.
-    All,
-    /// Unusable, and reported.
-    Bad,
-}
-
 const DOCUMENT_KEYS: &[&str] = &[
     "name",
     "merge_method",
@@ -81,6 +52,9 @@ const DOCUMENT_KEYS: &[&str] = &[
     "models",
     "slices",
     "modules",
+    "embeddings",
+    "final_norm",
+    "head",
     "parameters",
     "dtype",
     "out_dtype",
@@ -91,21 +65,27 @@ const DOCUMENT_KEYS: &[&str] = &[
 
 /// Reads one document. Always yields something, so that later checks can go on; errors are in
 /// `problems`.
-pub fn document(node: &Node, problems: &mut Diagnostics) -> Option<Document> {
+pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
     let remedy = "a recipe is a mapping with 'merge_method' and 'models' or 'slices'";
+    let node = &without_anchor_holders(node, text);
     let map = Mapping::read(node, "a recipe", remedy, DOCUMENT_KEYS, problems)?;
     refuse_unsupported(&map, problems);
     let parameters = settings(map.get("parameters"), problems);
+    let (inputs, module_parameters) = inputs::read(&map, problems);
+    let (ends, tied_head) = ends::read(&map, problems);
     let document = Document {
         pos: node.pos,
-        name: map.get("name").and_then(|n| text(n, "name", problems)),
-        method: map.get("merge_method").and_then(|n| text(n, "merge_method", problems)),
+        name: map.get("name").and_then(|n| self::text(n, "name", problems)),
+        method: map.get("merge_method").and_then(|n| self::text(n, "merge_method", problems)),
         base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
         dtype: map.get("dtype").and_then(|n| dtype(n, problems)),
         out_dtype: map.get("out_dtype").and_then(|n| dtype(n, problems)),
         tokenizer_source: tokenizer_source(&map, problems),
-        inputs: inputs(&map, problems),
+        inputs,
+        module_parameters,
         parameters,
+        ends,
+        tied_head,
     };
     if map.get("merge_method").is_none() {
         let remedy = "add 'merge_method: passthrough' (or linear, slerp, task_arithmetic)";
@@ -114,117 +94,21 @@ pub fn document(node: &Node, problems: &mut Diagnostics) -> Option<Document> {
     Some(document)
 }
 
+/// `node` without entries that only hold something for aliases to repeat (`factor: &factor 0.7`), as many
+/// recipes have them under names of their own, often one name again and again.
+fn without_anchor_holders(node: &Node, text: &str) -> Node {
+    let Kind::Map(entries) = &node.value else { return node.clone() };
+    let holds = |key: &At<String>| {
+        !DOCUMENT_KEYS.contains(&key.value.as_str()) && yaml::is_anchored(text, key.pos)
+    };
+    let kept = entries.iter().filter(|(key, _)| !holds(key)).cloned().collect();
+    Node::new(Kind::Map(kept), node.pos)
+}
+
 fn refuse_unsupported(map: &Mapping, problems: &mut Diagnostics) {
-    if let Some((key, _)) = map.entry("modules") {
-        let remedy =
-            "text models have one module: write its 'slices' or 'models' at the top instead";
-        problems.error(key.pos, "'modules' is not supported yet", remedy);
-    }
     if let Some((key, _)) = map.entry("chat_template") {
         let remedy = "remove it: the chat template of the tokenizer's donor is kept as it is";
         problems.error(key.pos, "'chat_template' is not supported yet", remedy);
-    }
-}
-
-fn inputs(map: &Mapping, problems: &mut Diagnostics) -> Inputs {
-    match (map.entry("models"), map.entry("slices")) {
-        (Some(_), Some((key, _))) => {
-            let remedy = "keep one of them: 'models' for whole models, 'slices' for layer ranges";
-            problems.error(key.pos, "both 'models' and 'slices' are given", remedy);
-            Inputs::None
-        }
-        (Some((key, node)), None) => {
-            let items = list(node, "models", "a list of '- model: NAME'", problems);
-            let sources: Vec<Source> =
-                items.iter().filter_map(|item| source(item, false, problems)).collect();
-            if sources.is_empty() && items.is_empty() {
-                problems.error(key.pos, "'models' is empty", "list the models to merge");
-            }
-            let slice = Slice { pos: key.pos, sources, base_model: None, parameters: Vec::new() };
-            Inputs::Models(slice)
-        }
-        (None, Some((key, node))) => {
-            let items = list(node, "slices", "a list of '- sources: [...]'", problems);
-            if items.is_empty() {
-                problems.error(key.pos, "'slices' is empty", "list the slices of the stack");
-            }
-            Inputs::Slices(items.iter().filter_map(|item| slice(item, problems)).collect())
-        }
-        (None, None) => {
-            if map.entry("modules").is_none() {
-                let remedy = "add 'models' (whole models) or 'slices' (layer ranges)";
-                problems.error(map.pos, "neither 'models' nor 'slices' is given", remedy);
-            }
-            Inputs::None
-        }
-    }
-}
-
-fn slice(node: &Node, problems: &mut Diagnostics) -> Option<Slice> {
-    const KEYS: &[&str] = &["sources", "base_model", "parameters", "residual_weight"];
-    let remedy = "write '- sources: [{model: NAME, layer_range: [FIRST, END]}]'";
-    let map = Mapping::read(node, "a slice", remedy, KEYS, problems)?;
-    if let Some((key, _)) = map.entry("residual_weight") {
-        problems.warn(
-            key.pos,
-            "'residual_weight' has no effect (nor has it in mergekit)",
-            "remove it",
-        );
-    }
-    let Some(sources_node) = map.get("sources") else {
-        problems.error(node.pos, "the slice has no 'sources'", remedy);
-        return None;
-    };
-    let items = list(sources_node, "sources", "a list of models with layer ranges", problems);
-    if items.is_empty() {
-        problems.error(sources_node.pos, "'sources' is empty", remedy);
-    }
-    Some(Slice {
-        pos: node.pos,
-        sources: items.iter().filter_map(|item| source(item, true, problems)).collect(),
-        base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
-        parameters: settings(map.get("parameters"), problems),
-    })
-}
-
-fn source(node: &Node, in_slice: bool, problems: &mut Diagnostics) -> Option<Source> {
-    const IN_SLICE: &[&str] = &["model", "layer_range", "parameters"];
-    const IN_MODELS: &[&str] = &["model", "parameters"];
-    let keys = if in_slice { IN_SLICE } else { IN_MODELS };
-    let remedy = "write 'model: NAME', with 'parameters' beside it where needed";
-    let map = Mapping::read(node, "a source", remedy, keys, problems)?;
-    let Some(model_node) = map.get("model") else {
-        problems.error(node.pos, "the source has no 'model'", remedy);
-        return None;
-    };
-    Some(Source {
-        pos: node.pos,
-        model: model_ref(model_node, problems)?,
-        range: map.get("layer_range").map_or(Range::All, |n| layer_range(n, problems)),
-        parameters: settings(map.get("parameters"), problems),
-    })
-}
-
-fn layer_range(node: &Node, problems: &mut Diagnostics) -> Range {
-    let ends: Option<Vec<usize>> = match &node.value {
-        Kind::Seq(items) if items.len() == 2 => items.iter().map(layer_number).collect(),
-        _ => None,
-    };
-    let Some([start, end]) = ends.as_deref() else {
-        let message = format!("'layer_range' is {}, not two layer numbers", node.value.describe());
-        let remedy = "write [FIRST, END]: layers FIRST up to and without END, counted from 0";
-        problems.error(node.pos, message, remedy);
-        return Range::Bad;
-    };
-    Range::Given(At::new((*start, *end), node.pos))
-}
-
-fn layer_number(node: &Node) -> Option<usize> {
-    match &node.value {
-        Kind::Int(n) => usize::try_from(*n).ok(),
-        Kind::Float(x) if x.fract() == 0.0 && (0.0..1e6).contains(x) => Some(*x as usize),
-        Kind::Str(s) => s.trim().parse().ok(),
-        _ => None,
     }
 }
 
@@ -273,7 +157,7 @@ fn scalar_text(kind: &Kind) -> Option<String> {
     }
 }
 
-fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>> {
+pub(super) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>> {
     match scalar_text(&node.value) {
         Some(text) if !text.trim().is_empty() => Some(At::new(text.trim().to_string(), node.pos)),
         _ => {
@@ -284,7 +168,7 @@ fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>
     }
 }
 
-fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
+pub(super) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
     let remedy = "write a folder or a name such as 'org/model', or {model: {path: ...}}";
     let parsed = match &node.value {
         Kind::Map(_) => {
@@ -341,7 +225,7 @@ fn dtype(node: &Node, problems: &mut Diagnostics) -> Option<At<DType>> {
     dtype.map(|dtype| At::new(dtype, node.pos))
 }
 
-fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Settings {
+pub(super) fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Settings {
     let Some(node) = node else { return Vec::new() };
     let Kind::Map(entries) = &node.value else {
         let message = format!("'parameters' is {}, not a mapping", node.value.describe());
@@ -350,16 +234,15 @@ fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Settings {
     };
     let mut settings = Settings::new();
     for (key, value) in last_of_each(entries, problems) {
-        if let Some(setting) = setting(&key.value, value, problems) {
-            settings.push((key.clone(), setting));
-        }
+        let clauses = clauses(&key.value, value, problems).unwrap_or_default();
+        settings.push((key.clone(), Setting { pos: value.pos, clauses }));
     }
     settings
 }
 
 /// A scalar, a gradient, a clause, or a list of clauses.
-fn setting(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Setting> {
-    let clauses = match &node.value {
+fn clauses(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<Clause>> {
+    Some(match &node.value {
         Kind::Map(_) => vec![clause(name, node, problems)?],
         Kind::Seq(items) if items.iter().any(|item| matches!(item.value, Kind::Map(_))) => {
             let clauses: Vec<_> =
@@ -370,8 +253,7 @@ fn setting(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Settin
             clauses
         }
         _ => vec![Clause { pos: node.pos, filter: None, values: numbers(name, node, problems)? }],
-    };
-    Some(Setting { pos: node.pos, clauses })
+    })
 }
 
 fn clause(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Clause> {
@@ -418,8 +300,8 @@ fn number(kind: &Kind) -> Option<f64> {
         Kind::Int(n) => *n as f64,
         Kind::Float(x) => *x,
         Kind::Str(s) => match s.trim() {
-            "yes" | "Yes" | "YES" | "on" | "On" | "ON" => 1.0,
-            "no" | "No" | "NO" | "off" | "Off" | "OFF" => 0.0,
+            "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => 1.0,
+            "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => 0.0,
             text => text.parse().ok()?,
         },
         _ => return None,
@@ -427,7 +309,12 @@ fn number(kind: &Kind) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-fn list<'a>(node: &'a Node, key: &str, shape: &str, problems: &mut Diagnostics) -> &'a [Node] {
+pub(super) fn list<'a>(
+    node: &'a Node,
+    key: &str,
+    shape: &str,
+    problems: &mut Diagnostics,
+) -> &'a [Node] {
     match &node.value {
         Kind::Seq(items) => items,
         other => {
@@ -460,13 +347,13 @@ fn last_of_each<'a>(
 }
 
 /// A mapping whose keys have been checked.
-struct Mapping<'a> {
-    pos: Pos,
-    entries: Vec<&'a (At<String>, Node)>,
+pub(super) struct Mapping<'a> {
+    pub pos: Pos,
+    pub entries: Vec<&'a (At<String>, Node)>,
 }
 
 impl<'a> Mapping<'a> {
-    fn read(
+    pub fn read(
         node: &'a Node,
         what: &str,
         remedy: &str,
@@ -491,13 +378,13 @@ impl<'a> Mapping<'a> {
         Some(Mapping { pos: node.pos, entries })
     }
 
-    fn entry(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
+    pub fn entry(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
         let found = self.entries.iter().find(|(key, _)| key.value == name);
         found.map(|(key, node)| (key, node))
     }
 
     /// The value of `name`; one that is null counts as missing.
-    fn get(&self, name: &str) -> Option<&'a Node> {
+    pub fn get(&self, name: &str) -> Option<&'a Node> {
         self.entry(name).map(|(_, node)| node).filter(|node| node.value != Kind::Null)
     }
 }

@@ -1,8 +1,9 @@
 //! Slices of a stage, with their members opened and their layer ranges checked.
 
+use super::ends::End;
 use super::method::{BaseRule, MethodSpec};
 use super::params::Settings;
-use super::plan::Input;
+use super::plan::{Input, Place};
 use super::planner::Planner;
 use super::reference::ModelRef;
 use super::schema::{Document, Inputs, Range, Slice, Source};
@@ -18,9 +19,13 @@ pub(super) struct Part<'d> {
     pub settings: &'d Settings,
 }
 
-/// A slice, resolved: every source gives `layers` layers from its start on.
+/// A slice, resolved: every source gives `layers` layers from its start on. An end that is merged apart
+/// is a slice of no layers with a method and a document of its own.
 pub(super) struct Parts<'d> {
     pub pos: Pos,
+    pub spec: &'static MethodSpec,
+    /// The recipe, or the end's merge: where parameters are looked up last.
+    pub document: &'d Document,
     pub list: Vec<Part<'d>>,
     pub layers: usize,
     pub settings: &'d Settings,
@@ -30,33 +35,44 @@ pub(super) struct Parts<'d> {
 
 static NO_SETTINGS: Settings = Vec::new();
 
-/// The slices of `document`. `None` if any has an error; all of them are reported.
+/// The slices of `document`; `None` in the place of each that has an error, all of which are reported.
 pub(super) fn resolve<'d>(
     planner: &mut Planner,
     document: &'d Document,
-    spec: &MethodSpec,
-) -> Option<Vec<Parts<'d>>> {
+    spec: &'static MethodSpec,
+) -> Vec<Option<Parts<'d>>> {
     match &document.inputs {
-        Inputs::None => None,
-        Inputs::Models(slice) => Some(vec![whole_models(planner, document, slice, spec)?]),
+        Inputs::None => Vec::new(),
+        Inputs::Models(slice) => vec![whole_models(planner, document, slice, spec)],
         Inputs::Slices(slices) => {
             let resolved: Vec<_> =
                 slices.iter().map(|slice| ranges(planner, document, slice, spec)).collect();
-            warn_of_empty_middle(planner, &resolved);
-            resolved.into_iter().collect()
+            warn_of_empty(planner, document, &resolved);
+            resolved
         }
+    }
+}
+
+/// The models of an end that is merged apart, resolved.
+pub(super) fn resolve_end<'d>(
+    planner: &mut Planner,
+    end: &'d End,
+    spec: &'static MethodSpec,
+) -> Option<Parts<'d>> {
+    match &end.document.inputs {
+        Inputs::Models(slice) => models(planner, &end.document, slice, spec),
+        Inputs::Slices(_) | Inputs::None => None,
     }
 }
 
 /// Looks for the models of `document`; with `check_ranges` for faults of their layer ranges too, which
 /// [`resolve`] finds where the method is known.
 pub(super) fn look_up(planner: &mut Planner, document: &Document, check_ranges: bool) {
-    let (given, ranged) = match &document.inputs {
-        Inputs::Models(slice) => (std::slice::from_ref(slice), false),
-        Inputs::Slices(slices) => (slices.as_slice(), check_ranges),
-        Inputs::None => return,
-    };
-    for source in given.iter().flat_map(|slice| &slice.sources) {
+    if let Some(base) = &document.base_model {
+        planner.input(base);
+    }
+    let ranged = check_ranges && matches!(document.inputs, Inputs::Slices(_));
+    for source in document.inputs.slices().iter().flat_map(|slice| &slice.sources) {
         let input = planner.input(&source.model);
         if ranged {
             checked_range(planner, source, input);
@@ -64,23 +80,65 @@ pub(super) fn look_up(planner: &mut Planner, document: &Document, check_ranges: 
     }
 }
 
-/// `models`: one slice over all layers. A base model that the method needs is added at the end, as the
-/// peer does.
+/// `models`: one slice over all layers.
 fn whole_models<'d>(
     planner: &mut Planner,
     document: &'d Document,
     slice: &'d Slice,
-    spec: &MethodSpec,
+    spec: &'static MethodSpec,
+) -> Option<Parts<'d>> {
+    let mut parts = models(planner, document, slice, spec)?;
+    let first = parts.list.first()?;
+    let mut ok = true;
+    parts.layers = planner.view(first.input).hyper.n_layer;
+    for part in &parts.list[1..] {
+        let own = planner.view(part.input).hyper.n_layer;
+        if own != parts.layers {
+            let message = format!(
+                "'{}' has {own} layers, '{}' has {}",
+                planner.label(part.input),
+                planner.label(first.input),
+                parts.layers
+            );
+            let remedy = "use 'slices' with a 'layer_range' for each model";
+            planner.problems.error(part.pos, message, remedy);
+            ok = false;
+        }
+    }
+    // Recipes in the wild give ranges here too, where the peer does not read them.
+    for (source, part) in slice.sources.iter().zip(&parts.list) {
+        let own = planner.view(part.input).hyper.n_layer;
+        if let Range::Given(range) = &source.range
+            && range.value != (0, own)
+        {
+            let message = format!("'models' takes all {own} layers of '{}'", source.model.value);
+            let remedy = "use 'slices' for a part of them, or remove the range";
+            planner.problems.error(range.pos, message, remedy);
+            ok = false;
+        }
+    }
+    ok.then_some(parts)
+}
+
+/// The models of `slice`, without layers. A base model that the method needs is added at the end, as the
+/// peer does.
+fn models<'d>(
+    planner: &mut Planner,
+    document: &'d Document,
+    slice: &'d Slice,
+    spec: &'static MethodSpec,
 ) -> Option<Parts<'d>> {
     let mut ok = true;
     let mut list = Vec::new();
     for source in &slice.sources {
+        ok &= source.range != Range::Bad;
         match planner.input(&source.model) {
             Some(input) => list.push(part(source, input, 0)),
             None => ok = false,
         }
     }
     let mut base = None;
+    let mut count = slice.sources.len();
     if let Some(reference) = &document.base_model {
         let listed = position_of(&slice.sources, &reference.value);
         if spec.base == BaseRule::Required && listed.is_none() {
@@ -88,36 +146,19 @@ fn whole_models<'d>(
                 Some(input) => {
                     let (pos, settings) = (reference.pos, &NO_SETTINGS);
                     list.push(Part { input, pos, start: 0, settings });
-                    base = Some(list.len() - 1);
                 }
                 None => ok = false,
             }
+            base = Some(count);
+            count += 1;
         } else {
             base = listed;
         }
     }
-    if !ok {
-        return None;
-    }
-    check_count(planner, spec, slice.pos, list.len())?;
-    require_base(planner, document, spec, slice, list.len(), base)?;
-    let first = list.first()?;
-    let layers = planner.view(first.input).hyper.n_layer;
-    for part in &list[1..] {
-        let own = planner.view(part.input).hyper.n_layer;
-        if own != layers {
-            let message = format!(
-                "'{}' has {own} layers, '{}' has {layers}",
-                planner.label(part.input),
-                planner.label(first.input)
-            );
-            let remedy = "use 'slices' with a 'layer_range' for each model";
-            planner.problems.error(part.pos, message, remedy);
-            ok = false;
-        }
-    }
+    ok &= check_count(planner, spec, slice.pos, count).is_some();
+    ok &= require_base(planner, document, spec, slice, count, base).is_some();
     let (pos, settings) = (slice.pos, &slice.parameters);
-    ok.then_some(Parts { pos, list, layers, settings, base })
+    ok.then_some(Parts { pos, spec, document, list, layers: 0, settings, base })
 }
 
 /// One of `slices`: given ranges of equal length.
@@ -125,7 +166,7 @@ fn ranges<'d>(
     planner: &mut Planner,
     document: &'d Document,
     slice: &'d Slice,
-    spec: &MethodSpec,
+    spec: &'static MethodSpec,
 ) -> Option<Parts<'d>> {
     let mut ok = check_count(planner, spec, slice.pos, slice.sources.len()).is_some();
     let mut list = Vec::new();
@@ -157,7 +198,7 @@ fn ranges<'d>(
     ok &= require_base(planner, document, spec, slice, slice.sources.len(), base).is_some();
     let (layers, _) = layers?;
     let (pos, settings) = (slice.pos, &slice.parameters);
-    ok.then_some(Parts { pos, list, layers, settings, base })
+    ok.then_some(Parts { pos, spec, document, list, layers, settings, base })
 }
 
 fn part<'d>(source: &'d Source, input: Input, start: usize) -> Part<'d> {
@@ -264,13 +305,23 @@ fn require_base(
     None
 }
 
-fn warn_of_empty_middle(planner: &mut Planner, slices: &[Option<Parts>]) {
-    if slices.len() < 3 {
-        return;
-    }
-    for slice in slices[1..slices.len() - 1].iter().flatten().filter(|slice| slice.layers == 0) {
-        let message = "a slice without layers has no effect here: only the first gives the \
-                       embedding, only the last the final norm and head";
-        planner.problems.warn(slice.pos, message, "remove it, or move it to the start or the end");
+fn warn_of_empty(planner: &mut Planner, document: &Document, slices: &[Option<Parts>]) {
+    let given = |place: Place| document.ends.iter().any(|end| end.place == place);
+    let last = slices.len().saturating_sub(1);
+    for (index, slice) in slices.iter().enumerate() {
+        let Some(slice) = slice.as_ref().filter(|slice| slice.layers == 0) else { continue };
+        let gives_embedding = index == 0 && !given(Place::Embedding);
+        let head = !given(Place::Head) && document.tied_head.is_none();
+        let gives_rest = index == last && (head || !given(Place::FinalNorm));
+        if !gives_embedding && !gives_rest {
+            let message = "a slice without layers has no effect here: only the first gives the \
+                           embedding, only the last the final norm and head, unless the recipe \
+                           merges those apart";
+            planner.problems.warn(
+                slice.pos,
+                message,
+                "remove it, or move it to the start or the end",
+            );
+        }
     }
 }

@@ -81,6 +81,9 @@ pub struct LayerRow {
 /// An end of the stack: embedding, final norm or head.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndRow {
+    pub method: &'static str,
+    /// Whether the recipe merges this end apart from its slices (`embeddings`, `final_norm`, `head`).
+    pub apart: bool,
     pub sources: Vec<SourceCell>,
     /// Parameters of the combination, as in [`LayerRow::params`].
     pub params: Vec<ParamCell>,
@@ -150,6 +153,18 @@ impl MergePlan {
         }
     }
 
+    /// An end of `stage`; a tied head has no tensors.
+    fn end_row(&self, stage: &Stage, place: Place, tensors: &[&TensorPlan]) -> EndRow {
+        let method = stage.method_at(place);
+        let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
+        EndRow {
+            method: method.name,
+            apart: stage.ends.iter().any(|(end, _)| *end == place),
+            sources: self.sources(method, tensors),
+            params: cells(method, &params),
+        }
+    }
+
     fn stage_summary(&self, stage: &Stage) -> StageSummary {
         let at = |place: Place| -> Vec<&TensorPlan> {
             stage.tensors.iter().filter(|plan| plan.place == place).collect()
@@ -158,14 +173,11 @@ impl MergePlan {
             let tensors = at(Place::Layer(layer));
             let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
             let params = cells(stage.method, &params);
-            let (slice, sources) = (stage.slice_of_layer[layer], self.sources(stage, &tensors));
+            let (slice, sources) =
+                (stage.slice_of_layer[layer], self.sources(stage.method, &tensors));
             LayerRow { layer, slice, sources, params }
         };
-        let end = |place: Place| -> EndRow {
-            let tensors = at(place);
-            let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
-            EndRow { sources: self.sources(stage, &tensors), params: cells(stage.method, &params) }
-        };
+        let end = |place: Place| self.end_row(stage, place, &at(place));
         StageSummary {
             name: stage.label(),
             method: stage.method.name,
@@ -188,7 +200,7 @@ impl MergePlan {
     }
 
     /// The sources of tensors that stand in the same place and so have the same sources.
-    fn sources(&self, stage: &Stage, tensors: &[&TensorPlan]) -> Vec<SourceCell> {
+    fn sources(&self, method: &MethodSpec, tensors: &[&TensorPlan]) -> Vec<SourceCell> {
         let Some(first) = tensors.first() else { return Vec::new() };
         let cell = |at: usize| {
             let values: Vec<&Values> = tensors.iter().map(|plan| &plan.inputs[at].params).collect();
@@ -197,7 +209,7 @@ impl MergePlan {
                 is_stage: matches!(first.inputs[at].from, Input::Stage(_)),
                 layer: first.inputs[at].layer,
                 is_base: first.base == Some(at),
-                params: cells(stage.method, &values),
+                params: cells(method, &values),
             }
         };
         (0..first.inputs.len()).map(cell).collect()

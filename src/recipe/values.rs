@@ -1,12 +1,12 @@
 //! Evaluating parameters for tensors, and saying which settings have no effect.
 
 use super::diagnostics::nearest;
-use super::method::{Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
+use super::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
 use super::params::{Setting, Settings, find};
 use super::plan::{Value, Values};
 use super::planner::Planner;
-use super::schema::{Document, Inputs, Slice};
-use super::yaml::Pos;
+use super::schema::{Document, Inputs};
+use super::yaml::{At, Pos};
 
 /// The places where a parameter may be set, narrowest first.
 pub(super) type Places<'d> = [&'d Settings];
@@ -18,7 +18,7 @@ pub(super) struct Ask<'a> {
     pub tensor: &'a str,
     /// Gradient position.
     pub t: f64,
-    /// The base model needs no required values.
+    /// A base model that the method computes with needs no required values.
     pub is_base: bool,
     /// Where to complain of a missing value, and whose it is.
     pub pos: Pos,
@@ -49,9 +49,9 @@ pub(super) fn evaluate(
             (None, Default::Value(value)) => {
                 values.push(Value { name: param.name, value, filter: None });
             }
-            (None, Default::Required) if !ask.is_base => {
+            (None, Default::Required) if !(ask.is_base && spec.base == BaseRule::Required) => {
                 ok = false;
-                report_missing(planner, spec, param, ask, places);
+                report_missing(planner, spec, param, (ask.pos, ask.whose), places);
             }
             (None, _) => {}
         }
@@ -63,12 +63,20 @@ fn report_missing(
     planner: &mut Planner,
     spec: &MethodSpec,
     param: &ParamSpec,
-    ask: &Ask,
+    (pos, whose): (Pos, &str),
     places: &Places,
 ) {
     let name = param.name;
+    // A misspelt key or an unusable value has been reported; that it is missing says nothing more.
+    let misspelt = |key: &str| is_unknown(spec, key) && nearest_param(spec, key) == Some(name);
+    let reported = |(key, setting): &(At<String>, Setting)| {
+        misspelt(&key.value) || (key.value == name && setting.clauses.is_empty())
+    };
+    if places.iter().any(|settings| settings.iter().any(reported)) {
+        return;
+    }
     let conditional = places.iter().any(|settings| find(settings, name).is_some());
-    let message = format!("'{name}' is missing for {} (merge_method '{}')", ask.whose, spec.name);
+    let message = format!("'{name}' is missing for {whose} (merge_method '{}')", spec.name);
     let remedy = if conditional {
         // The same words for every tensor, so that it is said once.
         format!("its filters leave some tensors out: add an entry '{{value: ...}}' to '{name}'")
@@ -77,24 +85,56 @@ fn report_missing(
     } else {
         format!("add 'parameters: {{{name}: 0.5}}' to the recipe or the slice")
     };
-    planner.problems.error(ask.pos, message, remedy);
+    planner.problems.error(pos, message, remedy);
 }
 
-fn slices_of(document: &Document) -> &[Slice] {
-    match &document.inputs {
-        Inputs::Models(slice) => std::slice::from_ref(slice),
-        Inputs::Slices(slices) => slices,
-        Inputs::None => &[],
-    }
-}
-
-/// Names of parameters that the method does not know, or does not read where they stand.
-pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &MethodSpec) {
+/// Names of parameters that the method does not know, or does not read where they stand; and required
+/// parameters that are nowhere.
+pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &'static MethodSpec) {
     check_settings(planner, spec, &document.parameters, false);
-    for slice in slices_of(document) {
+    check_settings(planner, spec, &document.module_parameters, false);
+    for slice in document.inputs.slices() {
         check_settings(planner, spec, &slice.parameters, false);
         for source in &slice.sources {
             check_settings(planner, spec, &source.parameters, true);
+        }
+    }
+    check_required(planner, document, spec);
+}
+
+/// What [`evaluate`] would find missing for every tensor, found also where a slice cannot be planned.
+fn check_required(planner: &mut Planner, document: &Document, spec: &'static MethodSpec) {
+    for slice in document.inputs.slices().iter().filter(|slice| !slice.sources.is_empty()) {
+        let wide = [&slice.parameters, &document.module_parameters, &document.parameters];
+        let base = slice.base_model.as_ref().or(document.base_model.as_ref());
+        let base = base.filter(|_| spec.base == BaseRule::Required).map(|base| &base.value);
+        for source in slice.sources.iter().filter(|source| base != Some(&source.model.value)) {
+            let whose = format!("source '{}'", source.model.value);
+            let places = [&source.parameters, wide[0], wide[1], wide[2]];
+            report_unset(planner, spec, Scope::Source, (source.model.pos, &whose), &places);
+        }
+        // A base model that is not listed becomes a source of `models`.
+        let listed = base.is_none_or(|base| slice.sources.iter().any(|s| s.model.value == *base));
+        let added = !listed && matches!(document.inputs, Inputs::Models(_));
+        let count = slice.sources.len() + usize::from(added);
+        if count != 1 || !spec.lone_source_is_copied {
+            let pos = document.method.as_ref().map_or(document.pos, |method| method.pos);
+            report_unset(planner, spec, Scope::Tensor, (pos, "the merge"), &wide);
+        }
+    }
+}
+
+/// Reports the required parameters of `scope` that none of `places` has a setting for.
+fn report_unset(
+    planner: &mut Planner,
+    spec: &'static MethodSpec,
+    scope: Scope,
+    at: (Pos, &str),
+    places: &Places,
+) {
+    for param in spec.params.iter().filter(|p| p.scope == scope && p.default == Default::Required) {
+        if places.iter().all(|settings| find(settings, param.name).is_none()) {
+            report_missing(planner, spec, param, at, places);
         }
     }
 }
@@ -110,13 +150,13 @@ fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings,
                 problems.warn(key.pos, message, "move it to the parameters of the slice or recipe");
             }
             Some(param) => warn_of_unusual(planner, param, setting),
-            None if known.is_some() || PEER_PARAMS.contains(&name) => {
+            None if !is_unknown(spec, name) => {
                 unused_parameter(planner, spec, name, key.pos);
             }
             None => {
                 let own: Vec<&str> =
                     spec.params.iter().filter(|p| !p.ignored).map(|p| p.name).collect();
-                let remedy = match nearest(name, own.iter().copied()) {
+                let remedy = match nearest_param(spec, name) {
                     Some(near) => format!("did you mean '{near}'?"),
                     None => format!("it has {}", own.join(", ")),
                 };
@@ -125,6 +165,16 @@ fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings,
             }
         }
     }
+}
+
+/// Whether neither the method nor any other has a parameter `name`.
+fn is_unknown(spec: &MethodSpec, name: &str) -> bool {
+    spec.param(name).is_none() && !PEER_PARAMS.contains(&name)
+}
+
+/// The parameter of the method that `name` most likely means.
+fn nearest_param(spec: &MethodSpec, name: &str) -> Option<&'static str> {
+    nearest(name, spec.params.iter().filter(|p| !p.ignored).map(|p| p.name))
 }
 
 fn warn_of_unusual(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
@@ -150,9 +200,10 @@ pub(super) fn warn_of_dead_filters(
     spec: &MethodSpec,
     names: &[&str],
 ) {
-    let slices = slices_of(document);
+    let slices = document.inputs.slices();
     let sources = slices.iter().flat_map(|slice| &slice.sources);
-    let all = std::iter::once(&document.parameters)
+    let all = [&document.parameters, &document.module_parameters]
+        .into_iter()
         .chain(slices.iter().map(|slice| &slice.parameters))
         .chain(sources.map(|source| &source.parameters));
     for (key, setting) in all.flatten() {

@@ -91,11 +91,21 @@ pub fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
                 column: at.column(),
             });
             let whole = e.without_snippet().to_string();
-            let message = whole.lines().next().unwrap_or("not valid YAML").to_string();
+            let line = whole.lines().next().unwrap_or("not valid YAML");
+            // The place is told apart from the words.
+            let message = line.split(" at line ").next().unwrap_or(line).to_string();
             let remedy = "mend the YAML here; nothing after it was looked at";
             Err(Diagnostic::error(pos, message, remedy))
         }
     }
+}
+
+/// Whether the key at `key` has an anchored value (`key: &name ...`). The parser expands aliases and does
+/// not tell of anchors, so this looks at the text.
+pub fn is_anchored(text: &str, key: Pos) -> bool {
+    let line = text.lines().nth((key.line.max(1) - 1) as usize).unwrap_or_default();
+    let rest = line.chars().skip((key.column.max(1) - 1) as usize).collect::<String>();
+    rest.split_once(':').is_some_and(|(_, value)| value.trim_start().starts_with('&'))
 }
 
 fn node(raw: Spanned<Raw>) -> Node {
@@ -200,6 +210,31 @@ mod tests {
         let Kind::Seq(items) = &list.value else { panic!("no list") };
         assert_eq!(items[1], Node::new(Kind::Float(2.5), Pos { line: 1, column: 15 }));
         assert_eq!(map(&map(&documents[1])[0].1)[0].1.value, Kind::Bool(true));
+    }
+
+    #[test]
+    fn anchored_values_are_seen_in_the_text() {
+        let text = "a: &x 1\nb: 2 # &y\n  c:   &z\n";
+        let at = |line, column| is_anchored(text, Pos { line, column });
+        assert_eq!([at(1, 1), at(2, 1), at(3, 3), at(9, 9)], [true, false, true, false]);
+    }
+
+    #[test]
+    fn merged_keys_give_way_wherever_they_stand() {
+        let text =
+            "a: &x {k: 1, l: 1}\nb: &y {l: 2, m: 2}\nc: {k: 3, <<: *x}\nd: {<<: [*x, *y], k: 3}\n";
+        let documents = parse(text).unwrap();
+        let at = |index: usize| -> Vec<(String, Kind)> {
+            let mut all: Vec<_> = map(&map(&documents[0])[index].1)
+                .iter()
+                .map(|(key, node)| (key.value.clone(), node.value.clone()))
+                .collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all
+        };
+        let pair = |key: &str, n| (key.to_string(), Kind::Int(n));
+        assert_eq!(at(2), [pair("k", 3), pair("l", 1)]);
+        assert_eq!(at(3), [pair("k", 3), pair("l", 1), pair("m", 2)]);
     }
 
     #[test]

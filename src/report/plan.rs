@@ -13,8 +13,8 @@ use crate::size;
 pub fn render_merge(summary: &PlanSummary) -> String {
     let Some(output) = summary.stages.last() else { return String::new() };
     let end = |name: &str, end: fn(&StageSummary) -> &EndRow| {
-        let EndRow { sources, params } = end(output);
-        Formulas { summary, end }.row(name.to_string(), output.method, sources, params)
+        let EndRow { method, sources, params, .. } = end(output);
+        Formulas { summary, end }.row(name.to_string(), method, sources, params)
     };
     let layer = |row: &LayerRow| {
         // A layer is made of layers, so this end is never looked at.
@@ -65,13 +65,36 @@ fn stages(summary: &PlanSummary) -> String {
     let rows = summary.stages.iter().map(|stage| {
         vec![
             stage.name.clone(),
-            stage.method.to_string(),
+            methods(stage),
             stage.layers.len().to_string(),
             stage.out_dtype.or(stage.dtype).unwrap_or("as its inputs").to_string(),
             size::count(stage.parameters),
         ]
     });
     table(&["stage", "method", ">layers", "type", ">parameters"], rows)
+}
+
+/// The stage's method, and those of its ends where they are merged apart: `passthrough; embedding, norm and
+/// head: linear`.
+pub(super) fn methods(stage: &StageSummary) -> String {
+    let ends =
+        [("embedding", &stage.embedding), ("norm", &stage.final_norm), ("head", &stage.head)];
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (name, end) in ends.iter().filter(|(_, end)| end.apart) {
+        match groups.iter_mut().find(|(method, _)| *method == end.method) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((end.method, vec![name])),
+        }
+    }
+    let mut text = stage.method.to_string();
+    for (method, names) in groups {
+        let list = match names.as_slice() {
+            [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+            names => names.concat(),
+        };
+        text += &format!("; {list}: {method}");
+    }
+    text
 }
 
 /// Writes down what tensors are made of, down to the members.
@@ -134,14 +157,14 @@ impl Formulas<'_> {
         let label = place(&source.from, source.layer);
         let stage = self.summary.stages.iter().find(|stage| stage.name == source.from);
         let Some(stage) = stage else { return label };
-        let (sources, params) = match source.layer.and_then(|layer| stage.layers.get(layer)) {
-            Some(row) => (&row.sources, &row.params),
+        let (method, sources, params) = match source.layer.and_then(|at| stage.layers.get(at)) {
+            Some(row) => (stage.method, &row.sources, &row.params),
             None => {
-                let EndRow { sources, params } = (self.end)(stage);
-                (sources, params)
+                let EndRow { method, sources, params, .. } = (self.end)(stage);
+                (*method, sources, params)
             }
         };
-        let inner = self.combination(stage.method, sources, params);
+        let inner = self.combination(method, sources, params);
         if alone { inner } else { format!("{label} ({inner})") }
     }
 }

@@ -2,6 +2,7 @@
 //! Hugging Face hub. Deliberately absent: links to the members, whose folders do not tell where they came
 //! from.
 
+use super::plan::methods;
 use crate::recipe::{MemberSummary, PlanSummary};
 use crate::size;
 use serde_json::{Map, Value};
@@ -33,8 +34,8 @@ pub fn merge_readme(
     }
     text.push_str("\n## Stages\n\n");
     for stage in &summary.stages {
-        let (stage, method, layers) = (&stage.name, stage.method, stage.layers.len());
-        writeln!(text, "- `{stage}`: {method}, {layers} layers").expect("to a string");
+        let (name, methods, layers) = (&stage.name, methods(stage), stage.layers.len());
+        writeln!(text, "- `{name}`: {layers} layers, {methods}").expect("to a string");
     }
     if let Some(output) = summary.stages.last() {
         let (config, tokenizer) = (&output.config_donor, &output.tokenizer_donor);

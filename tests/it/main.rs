@@ -5,6 +5,8 @@ mod cli;
 mod convert;
 mod damage;
 mod demo;
+mod dialect;
+mod ends;
 mod files;
 mod folders;
 mod ftypes;

@@ -131,7 +131,12 @@ impl MemberLookup for Made {
 }
 
 /// A model whose every weight is `fill`, except as `edit` says of a tensor's name.
-fn made(name: &str, tied: bool, dtype: DType, value: impl Fn(&str, usize) -> f32) -> Checkpoint {
+pub fn made(
+    name: &str,
+    tied: bool,
+    dtype: DType,
+    value: impl Fn(&str, usize) -> f32,
+) -> Checkpoint {
     let json = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "hidden_size": 4, "intermediate_size": 6,
             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -150,7 +155,7 @@ fn made(name: &str, tied: bool, dtype: DType, value: impl Fn(&str, usize) -> f32
     Checkpoint { tensors, ..shapes }
 }
 
-fn plan_made(members: Vec<(&'static str, Checkpoint)>, text: &str) -> MergePlan {
+pub fn plan_made(members: Vec<(&'static str, Checkpoint)>, text: &str) -> MergePlan {
     let lookup = Made(members.into_iter().collect());
     plan_text(Path::new("recipe.yml"), text, &merge::methods::specs(), &lookup)
         .unwrap_or_else(|problems| panic!("{}", aqueduct::recipe::render("recipe.yml", &problems)))

@@ -73,7 +73,12 @@ fn eighty_layers_take_a_short_line_each() {
     for layer in 0..80 {
         assert!(row(&text, &layer.to_string()).len() >= 2);
     }
-    assert_eq!(row(&text, "8"), ["8", "A:8"]);
+    assert_eq!(row(&text, "8"), ["8", "C:8"]);
+    let ends = "linear: 0.3 C + 0.2 D + 0.2 E + 0.1 A + 0.1 B + 0.1 F";
+    for end in ["embedding", "norm", "head"] {
+        assert_eq!(row(&text, end), [end, ends]);
+    }
+    assert_eq!(row(&text, "Aqueducts-18B")[1], "passthrough; embedding, norm and head: linear");
     assert!(text.lines().all(|line| line.len() <= 110), "{text}");
 }
 

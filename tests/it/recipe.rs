@@ -15,6 +15,7 @@ struct Zoo;
 
 fn config(name: &str) -> Option<Config> {
     let (mut class, mut hidden, mut layers, mut vocab) = ("LlamaForCausalLM", 32, 6, 64);
+    let mut feed_forward = 48;
     let mut more = "";
     match name {
         "a" | "b" | "holey" | "liar" | "strange" => {}
@@ -22,12 +23,14 @@ fn config(name: &str) -> Option<Config> {
         "deep" => layers = 12,
         "wide" => hidden = 64,
         "wordy" => vocab = 66,
+        "thick" => feed_forward = 96,
+        "tied" => more = r#", "tie_word_embeddings": true"#,
         "biased" => more = r#", "attention_bias": true"#,
         "alien" => class = "FooForCausalLM",
         _ => return None,
     }
     let json = format!(
-        r#"{{"architectures": ["{class}"], "hidden_size": {hidden}, "intermediate_size": 48,
+        r#"{{"architectures": ["{class}"], "hidden_size": {hidden}, "intermediate_size": {feed_forward},
             "num_hidden_layers": {layers}, "num_attention_heads": 4, "num_key_value_heads": 2,
             "vocab_size": {vocab}{more}}}"#
     );
@@ -80,11 +83,11 @@ impl MemberLookup for Zoo {
     }
 }
 
-fn plan(text: &str) -> Result<MergePlan, Vec<Diagnostic>> {
+pub fn plan(text: &str) -> Result<MergePlan, Vec<Diagnostic>> {
     plan_text(Path::new("r.yml"), text, &merge::methods::specs(), &Zoo)
 }
 
-fn problems(text: &str) -> Vec<Diagnostic> {
+pub fn problems(text: &str) -> Vec<Diagnostic> {
     match plan(text) {
         Ok(plan) => plan.warnings,
         Err(problems) => problems,
@@ -106,19 +109,19 @@ fn expect(text: &str, severity: Severity, place: &str, message: &str, remedy: &s
 }
 
 #[track_caller]
-fn error(text: &str, place: &str, message: &str, remedy: &str) {
+pub fn error(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Error, place, message, remedy);
 }
 
 #[track_caller]
-fn warning(text: &str, place: &str, message: &str, remedy: &str) {
+pub fn warning(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Warning, place, message, remedy);
 }
 
 const MODELS: &str =
     "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n";
 
-fn linear(more: &str) -> String {
+pub fn linear(more: &str) -> String {
     format!("merge_method: linear\n{MODELS}{more}")
 }
 
@@ -145,8 +148,8 @@ fn unknown_keys_with_the_nearest_known_one() {
     error(&linear("author: me\n"), "3:1", "unknown key 'author'", "known keys are name,");
     let text = "merge_method: passthrough\nslices:\n- source: [{model: a, layer_range: [0, 6]}]\n";
     error(text, "3:3", "unknown key 'source' in a slice", "did you mean 'sources'?");
-    let text = "merge_method: linear\nmodels: [{model: a, layer_range: [0, 6]}]\n";
-    error(text, "2:21", "unknown key 'layer_range' in a source", "known keys are model");
+    let text = "merge_method: linear\nmodels: [{model: a, range: [0, 6]}]\n";
+    error(text, "2:21", "unknown key 'range' in a source", "known keys are model");
     error(
         &linear("parameters: {normalise: 1}\n"),
         "3:14",
@@ -190,12 +193,6 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "3:1",
         "'chat_template' is not supported yet",
         "remove it",
-    );
-    error(
-        "merge_method: linear\nmodules: {}\n",
-        "2:1",
-        "'modules' is not supported yet",
-        "'slices'",
     );
     let ties = "merge_method: ties\nbase_model: a\nmodels: [{model: b}]\n";
     error(ties, "1:15", "'ties' is not implemented yet", "implemented are linear");
@@ -256,7 +253,7 @@ fn numbers_of_models() {
     error(two, "2:1", "takes 1 model at a time, here are 2", "one source");
 }
 
-fn slices(list: &str) -> String {
+pub fn slices(list: &str) -> String {
     format!("merge_method: passthrough\nslices:\n{list}")
 }
 
@@ -469,13 +466,18 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
     let places: Vec<String> = all.iter().map(|d| d.pos.to_string()).collect();
     assert_eq!(
         places,
-        ["1:1", "3:8", "6:29", "7:13", "7:32", "9:7", "10:15", "13:7", "13:7", "15:18"],
+        [
+            "1:1", "3:8", "6:13", "6:29", "7:13", "7:13", "7:32", "9:7", "10:15", "13:7", "13:7",
+            "15:18"
+        ],
         "{all:#?}"
     );
     let rendered = aqueduct::recipe::render("dir/r.yml", &all);
-    assert!(rendered.starts_with("dir/r.yml: 8 errors in the recipe\n"), "{rendered}");
-    assert!(rendered.contains("\ndir/r.yml:6:29: error: layer_range [0, 9]"), "{rendered}");
-    assert!(rendered.contains("\n  help: "), "{rendered}");
+    assert!(rendered.starts_with("dir/r.yml: 10 errors in the recipe\n"), "{rendered}");
+    let excerpt = "\ndir/r.yml:6:29: error: layer_range [0, 9] goes beyond the 6 layers of 'a'\n  \
+                   6 |   - {model: a, layer_range: [0, 9]}\n    |                             ^^^^^^\n  \
+                   help: the end is the layer after the last, so 6 is the greatest possible\n";
+    assert!(rendered.contains(excerpt), "{rendered}");
 }
 
 #[test]

@@ -21,15 +21,49 @@ fn wild(text: &str) -> PlanSummary {
     }
 }
 
+fn all_shipped() -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(shipped("")).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|e| e == "yml")).collect()
+}
+
+/// Whether this program has every method that the recipe names.
+fn has_methods(text: &str) -> bool {
+    let specs = merge::methods::specs();
+    let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("merge_method: "));
+    let known = |name: &str| specs.iter().any(|spec| spec.name == name);
+    let unknown: Vec<&str> = named.map(str::trim).filter(|name| !known(name)).collect();
+    let awaited = ["ties", "dare_ties", "model_stock"];
+    assert!(unknown.iter().all(|name| awaited.contains(name)), "{unknown:?}");
+    unknown.is_empty()
+}
+
 #[test]
 fn every_recipe_of_the_project_plans_without_a_warning() {
-    let folder = shipped("");
-    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let recipes: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|e| e == "yml")).collect();
-    assert!(recipes.len() >= 2);
+    let recipes = all_shipped();
+    assert!(recipes.len() >= 12);
     for path in recipes {
-        assert_eq!(planned(&path).warnings, [], "{}", path.display());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let comment = text.lines().take_while(|line| line.starts_with('#')).count();
+        assert!(comment >= 5, "{} does not say what it is", path.display());
+        if has_methods(&text) {
+            assert_eq!(planned(&path).warnings, [], "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_table_of_recipes_has_a_row_for_each_with_the_right_numbers() {
+    let table = std::fs::read_to_string(shipped("README.md")).unwrap();
+    for path in all_shipped() {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let row = table.lines().find(|line| line.starts_with(&format!("| [{name}]({name}) |")));
+        let row = row.unwrap_or_else(|| panic!("no row for {name}"));
+        if has_methods(&std::fs::read_to_string(&path).unwrap()) {
+            let plan = planned(&path);
+            let (layers, parameters) = (plan.output().hyper.n_layer, plan.parameters());
+            let numbers = format!("| {layers} | {} |", aqueduct::size::count(parameters));
+            assert!(row.ends_with(&numbers), "{row} should end with {numbers}");
+        }
     }
 }
 
@@ -45,11 +79,11 @@ fn aqueducts_18b_has_80_layers_and_17_7_billion_parameters() {
     assert_eq!(summary.parameters / 100_000_000, 177);
     assert_eq!(summary.warnings, []);
     assert_eq!(summary.members.len(), 6);
-    let from = |end: &EndRow| end.sources[0].from.clone();
-    assert_eq!((from(&stack.embedding), from(&stack.head)), ("ends".into(), "ends".into()));
-    let ends = summary.stages.iter().find(|stage| stage.name == "ends").unwrap();
-    let sources = [&ends.embedding, &ends.head].map(|end| end.sources.len());
-    assert_eq!((sources, ends.layers.len()), ([6, 6], 0));
+    let linear = |end: &EndRow| (end.apart, end.method, end.sources.len());
+    for end in [&stack.embedding, &stack.final_norm, &stack.head] {
+        assert_eq!(linear(end), (true, "linear", 6));
+    }
+    assert_eq!(stack.method, "passthrough");
     let crossing = summary.stages.iter().find(|stage| stage.name == "first-crossing").unwrap();
     let t =
         |layer: usize| (crossing.layers[layer].params[0].min, crossing.layers[layer].params[0].max);

@@ -1,0 +1,108 @@
+//! `embeddings`, `final_norm` and `head`: ends of the stack that are merged apart from its slices.
+//!
+//! A stack takes its embedding from the models of the first slice, final norm and head from those of the
+//! last; all other members lose theirs. Each of these keys holds a small merge of its own, with its own
+//! method, models, base model and parameters, that is used for the whole stack instead. The peer has no
+//! such keys; its authors put slices of zero layers at both ends, which gives the same tensors.
+//!
+//! An end is read into a [`Document`] like a recipe with `models`, so that the checks of recipes are the
+//! checks of ends. It takes no parameter and no base model from the recipe around it, whose method may
+//! mean something else by them.
+
+use super::diagnostics::Diagnostics;
+use super::inputs::{Inputs, whole_models};
+use super::plan::Place;
+use super::planner::Planner;
+use super::schema::{Document, Mapping, list, model_ref, settings, text};
+use super::yaml::{At, Kind, Node, Pos};
+
+/// One end and the merge that makes it.
+#[derive(Debug)]
+pub struct End {
+    pub place: Place,
+    /// Its inputs are [`Inputs::Models`] or nothing.
+    pub document: Document,
+}
+
+const KEYS: [(&str, Place); 3] =
+    [("embeddings", Place::Embedding), ("final_norm", Place::FinalNorm), ("head", Place::Head)];
+
+const REMEDY: &str =
+    "write '{merge_method: linear, models: [{model: NAME, parameters: {...}}, ...]}'";
+
+/// The ends that a recipe says directly, and where it says `head: tied`.
+pub(super) fn read(map: &Mapping, problems: &mut Diagnostics) -> (Vec<End>, Option<Pos>) {
+    let mut ends = Vec::new();
+    let mut tied = None;
+    for (name, place) in KEYS {
+        let Some((key, node)) = map.entry(name).filter(|(_, node)| node.value != Kind::Null) else {
+            continue;
+        };
+        if place == Place::Head && node.value == Kind::Str("tied".to_string()) {
+            tied = Some(node.pos);
+        } else if let Some(document) = merge(key, node, problems) {
+            ends.push(End { place, document });
+        }
+    }
+    (ends, tied)
+}
+
+fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Document> {
+    const KEYS: &[&str] = &["merge_method", "models", "sources", "base_model", "parameters"];
+    let map = Mapping::read(node, &format!("'{}'", key.value), REMEDY, KEYS, problems)?;
+    if map.get("merge_method").is_none() {
+        let message = format!("'{}' has no 'merge_method'", key.value);
+        problems.error(key.pos, message, "add 'merge_method: linear', or another method");
+    }
+    let inputs = match (map.entry("models"), map.entry("sources")) {
+        (Some(_), Some((second, _))) => {
+            let message = "both 'models' and 'sources' are given, which mean the same here";
+            problems.error(second.pos, message, "keep one of them");
+            Inputs::None
+        }
+        (Some((models, list)), None) | (None, Some((models, list))) => {
+            sources(models, list, problems)
+        }
+        (None, None) => {
+            problems.error(key.pos, format!("'{}' has no 'models'", key.value), REMEDY);
+            Inputs::None
+        }
+    };
+    Some(Document {
+        pos: key.pos,
+        name: None,
+        method: map.get("merge_method").and_then(|n| text(n, "merge_method", problems)),
+        base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
+        dtype: None,
+        out_dtype: None,
+        tokenizer_source: None,
+        inputs,
+        module_parameters: Vec::new(),
+        parameters: settings(map.get("parameters"), problems),
+        ends: Vec::new(),
+        tied_head: None,
+    })
+}
+
+fn sources(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs {
+    let items = list(node, &key.value, "a list of '- model: NAME'", problems);
+    if items.is_empty() && matches!(node.value, Kind::Seq(_)) {
+        problems.error(key.pos, format!("'{}' is empty", key.value), "list the models to merge");
+    }
+    Inputs::Models(whole_models(key, items, &["model", "parameters"], problems))
+}
+
+/// Warns of gradients, which have no layers to run over here.
+pub(super) fn warn_of_gradients(planner: &mut Planner, end: &End) {
+    let slices = end.document.inputs.slices();
+    let sources = slices.iter().flat_map(|slice| &slice.sources).map(|source| &source.parameters);
+    let clauses = sources
+        .chain([&end.document.parameters])
+        .flatten()
+        .flat_map(|(_, setting)| &setting.clauses)
+        .filter(|clause| clause.values.len() > 1);
+    for clause in clauses {
+        let message = "a gradient has no layers to run over here: only its first number counts";
+        planner.problems.warn(clause.pos, message, "write that number alone");
+    }
+}
