@@ -12,6 +12,13 @@ pub fn text(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Whether text on stdout may have colours: on a terminal, unless the environment says otherwise (NO_COLOR,
+/// CLICOLOR, CLICOLOR_FORCE, TERM).
+pub fn colour() -> bool {
+    let choice = anstream::AutoStream::choice(&std::io::stdout());
+    !matches!(choice, anstream::ColorChoice::Never)
+}
+
 /// Prints `value` as JSON on stdout.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     text(&serde_json::to_string_pretty(value)?);

@@ -20,6 +20,7 @@ mod plan;
 mod planner;
 mod reference;
 mod schema;
+mod shares;
 mod slices;
 mod summary;
 mod values;
@@ -34,6 +35,7 @@ pub use plan::{
 };
 pub use planner::plan_text;
 pub use reference::ModelRef;
+pub use shares::MemberShare;
 pub use summary::*;
 pub use yaml::Pos;
 
