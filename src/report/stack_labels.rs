@@ -73,8 +73,8 @@ pub fn labels(summary: &PlanSummary, layout: &Layout, names: &[String]) -> Vec<L
     place(thin(labels, layout.height() + OVERHANG))
 }
 
-/// Leaves out what has no room: first all but two lines of each label, then the labels of the
-/// shortest runs.
+/// Leaves out what has no room: first all but two lines of each label, then every second
+/// label of the shortest runs, until the rest fit.
 fn thin(mut labels: Vec<Label>, room: f64) -> Vec<Label> {
     let total = |labels: &[Label]| labels.iter().map(|label| label.height() + GAP).sum::<f64>();
     if total(&labels) <= room {
@@ -84,10 +84,14 @@ fn thin(mut labels: Vec<Label>, room: f64) -> Vec<Label> {
         label.lines.truncate(2);
     }
     while total(&labels) > room {
-        let runs = labels.iter().enumerate().filter(|(_, label)| label.layers > 0);
-        // The last of the shortest: what is left out gathers away from the top.
-        let Some((shortest, _)) = runs.rev().min_by_key(|(_, label)| label.layers) else { break };
-        labels.remove(shortest);
+        let runs = labels.iter().map(|label| label.layers).filter(|layers| *layers > 0);
+        let Some(shortest) = runs.min() else { break };
+        // Every second one, so that those left are spread over the stack.
+        let mut leave = false;
+        labels.retain(|label| {
+            leave ^= label.layers == shortest;
+            label.layers != shortest || !leave
+        });
     }
     labels
 }

@@ -20,6 +20,9 @@ pub const LANE: f64 = LANE_NAME + LANE_BAR + LANE_LINK;
 const NAME: f64 = 48.0;
 /// How far stages may be moved from the rows that use them before they get a lane of their own.
 const SHIFT: f64 = 48.0;
+/// Between stages that were moved, and between those that stand beside their rows.
+const GAP: f64 = 8.0;
+const CLOSE: f64 = 2.0;
 
 /// The height of a layer's row in a stack of `layers`: as tall as a screen where that leaves lines that
 /// can be seen, and no taller than is sensible.
@@ -155,7 +158,11 @@ impl Layout {
         }
         for lane in &mut lanes {
             let wanted: Vec<_> = lane.iter().map(|piece| (piece.y, piece.extent())).collect();
-            for (piece, y) in lane.iter_mut().zip(spread(&wanted, 0.0, 0.0)) {
+            let close = spread(&wanted, CLOSE, 0.0);
+            let moved =
+                close.iter().zip(&wanted).any(|(y, (wanted, _))| (y - wanted).abs() > CLOSE);
+            let tops = if moved { spread(&wanted, GAP, 0.0) } else { close };
+            for (piece, y) in lane.iter_mut().zip(tops) {
                 piece.y = y;
                 piece.lane = self.lanes;
             }
@@ -290,7 +297,7 @@ mod tests {
         assert_eq!(spread(&[(0.0, 10.0), (50.0, 10.0)], 2.0, 0.0), [0.0, 50.0]);
         assert_eq!(spread(&[(20.0, 10.0), (20.0, 10.0)], 2.0, 0.0), [14.0, 26.0]);
         assert_eq!(spread(&[(0.0, 10.0), (0.0, 10.0), (0.0, 10.0)], 0.0, 0.0), [0.0, 10.0, 20.0]);
-        assert_eq!(spread(&[], 2.0, 0.0), []);
+        assert!(spread(&[], 2.0, 0.0).is_empty());
     }
 
     #[test]

@@ -181,7 +181,7 @@ impl<'a> Picture<'a> {
         self.svg.text(PAD, PAD + 16.0, bold, &title);
         let muted: &[(&str, &str)] = &[("class", "muted"), ("font-size", "13")];
         let subtitle = self.subtitle();
-        self.svg.text(PAD, NAME, muted, &subtitle);
+        self.svg.text(PAD, PAD + 40.0, muted, &subtitle);
     }
 
     /// Ends of the legend's columns: name, layers, parameters, share; then where the strips begin.
@@ -387,7 +387,7 @@ impl<'a> Picture<'a> {
         }
         let mut numbers: Vec<usize> = Vec::new();
         let far = |numbers: &[usize], layer: usize| {
-            numbers.iter().all(|n| n.abs_diff(layer) as f64 * height >= 12.0)
+            numbers.iter().all(|n| n.abs_diff(layer) as f64 * height >= 13.0)
         };
         for run in stack::runs(&self.stage.layers) {
             if far(&numbers, run.start) {

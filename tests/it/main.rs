@@ -15,6 +15,7 @@ mod layering;
 mod merge;
 mod model;
 mod outputs;
+mod picture;
 mod plan;
 mod properties;
 mod quants;
