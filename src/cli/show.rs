@@ -5,11 +5,26 @@ use aqueduct::quantize::{QuantPlan, Written};
 use aqueduct::{Result, report, size};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// Prints text on stdout. A reader that went away (`| head`) ends the printing, not the program.
 pub fn text(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Whether text on stdout may have colours: on a terminal, unless the environment says otherwise.
+/// NO_COLOR (<https://no-color.org>) comes first, then CLICOLOR_FORCE and CLICOLOR
+/// (<https://bixense.com/clicolors>).
+pub fn colour() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let is = |name: &str, value: &str| set(name).is_some_and(|found| found == value);
+    if set("NO_COLOR").is_some() {
+        return false;
+    }
+    if set("CLICOLOR_FORCE").is_some() && !is("CLICOLOR_FORCE", "0") {
+        return true;
+    }
+    !is("CLICOLOR", "0") && !is("TERM", "dumb") && std::io::stdout().is_terminal()
 }
 
 /// Prints `value` as JSON on stdout.

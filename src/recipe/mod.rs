@@ -22,6 +22,7 @@ mod plan;
 mod planner;
 mod reference;
 mod schema;
+mod shares;
 mod slices;
 mod summary;
 mod values;
@@ -36,6 +37,7 @@ pub use plan::{
 };
 pub use planner::plan_text;
 pub use reference::ModelRef;
+pub use shares::MemberShare;
 pub use summary::*;
 pub use yaml::Pos;
 

@@ -4,6 +4,7 @@ use super::diagnostics::Diagnostic;
 use super::method::{Default, MethodSpec};
 use super::output_config::torch_name;
 use super::plan::{Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes};
+use super::shares::{MemberShare, RowShares, Shares};
 use super::yaml::Pos;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub struct MemberSummary {
     pub vocabulary: usize,
     pub parameters: u64,
     pub bytes: u64,
+    /// Of the output's parameters, from 0 to 1.
+    pub share: f64,
     /// Whether the output takes its configuration, its tokenizer from here.
     pub config_donor: bool,
     pub tokenizer_donor: bool,
@@ -76,6 +79,10 @@ pub struct LayerRow {
     pub sources: Vec<SourceCell>,
     /// Parameters of the combination (`t`, `normalize`).
     pub params: Vec<ParamCell>,
+    /// What it is made of, down to the members, also those whose share is 0 here.
+    pub made_of: Vec<MemberShare>,
+    /// Number of weights.
+    pub parameters: u64,
 }
 
 /// An end of the stack: embedding, final norm or head.
@@ -87,6 +94,10 @@ pub struct EndRow {
     pub sources: Vec<SourceCell>,
     /// Parameters of the combination, as in [`LayerRow::params`].
     pub params: Vec<ParamCell>,
+    /// As in [`LayerRow::made_of`].
+    pub made_of: Vec<MemberShare>,
+    /// Number of weights; 0 of a tied head.
+    pub parameters: u64,
 }
 
 /// A model that goes into a layer or an end of the stack.
@@ -95,6 +106,10 @@ pub struct SourceCell {
     pub from: String,
     /// Whether `from` is a stage of the recipe and not a member.
     pub is_stage: bool,
+    /// The index of `from` in [`PlanSummary::stages`] or [`PlanSummary::members`].
+    pub index: usize,
+    /// How much of the row it makes, from 0 to 1; a row's shares add up to 1.
+    pub share: f64,
     /// The layer there; none for embedding, norm and head.
     pub layer: Option<usize>,
     pub is_base: bool,
@@ -127,6 +142,10 @@ impl MergePlan {
     /// The plan as plain data.
     pub fn summary(&self) -> PlanSummary {
         let output = self.output();
+        let shares = Shares::of(self);
+        let stages = self.stages.iter().enumerate();
+        let stages: Vec<_> = stages.map(|(at, _)| self.stage_summary(at, &shares)).collect();
+        let of_output = stages.last().map_or(Vec::new(), member_shares);
         let members = self.members.iter().enumerate().map(|(index, member)| {
             let table = member.checkpoint.tensors.table();
             MemberSummary {
@@ -138,6 +157,7 @@ impl MergePlan {
                 vocabulary: member.hyper.n_vocab,
                 parameters: table.infos().iter().map(|info| info.elements() as u64).sum(),
                 bytes: table_bytes(table),
+                share: of_output.get(index).copied().unwrap_or(0.0),
                 config_donor: output.config_donor.member == index,
                 tokenizer_donor: output.tokenizer_donor.member == index,
             }
@@ -145,7 +165,7 @@ impl MergePlan {
         PlanSummary {
             recipe: self.path.clone(),
             members: members.collect(),
-            stages: self.stages.iter().map(|stage| self.stage_summary(stage)).collect(),
+            stages,
             parameters: self.parameters(),
             bytes: self.bytes(),
             peak_tensor_bytes: self.peak_tensor_bytes(),
@@ -153,31 +173,43 @@ impl MergePlan {
         }
     }
 
-    /// An end of `stage`; a tied head has no tensors.
-    fn end_row(&self, stage: &Stage, place: Place, tensors: &[&TensorPlan]) -> EndRow {
+    /// An end of a stage; a tied head has no tensors.
+    fn end_row(
+        &self,
+        stage: &Stage,
+        place: Place,
+        tensors: &[&TensorPlan],
+        shares: RowShares,
+    ) -> EndRow {
         let method = stage.method_at(place);
         let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
         EndRow {
             method: method.name,
             apart: stage.ends.iter().any(|(end, _)| *end == place),
-            sources: self.sources(method, tensors),
+            sources: self.sources(method, tensors, &shares.inputs),
             params: cells(method, &params),
+            made_of: shares.members,
+            parameters: shares.parameters,
         }
     }
 
-    fn stage_summary(&self, stage: &Stage) -> StageSummary {
+    fn stage_summary(&self, index: usize, shares: &Shares) -> StageSummary {
+        let stage = &self.stages[index];
         let at = |place: Place| -> Vec<&TensorPlan> {
             stage.tensors.iter().filter(|plan| plan.place == place).collect()
         };
         let row = |layer: usize| {
-            let tensors = at(Place::Layer(layer));
+            let place = Place::Layer(layer);
+            let (tensors, shares) = (at(place), shares.row(index, stage, place));
             let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
             let params = cells(stage.method, &params);
-            let (slice, sources) =
-                (stage.slice_of_layer[layer], self.sources(stage.method, &tensors));
-            LayerRow { layer, slice, sources, params }
+            let slice = stage.slice_of_layer[layer];
+            let sources = self.sources(stage.method, &tensors, &shares.inputs);
+            let (made_of, parameters) = (shares.members, shares.parameters);
+            LayerRow { layer, slice, sources, params, made_of, parameters }
         };
-        let end = |place: Place| self.end_row(stage, place, &at(place));
+        let end =
+            |place: Place| self.end_row(stage, place, &at(place), shares.row(index, stage, place));
         StageSummary {
             name: stage.label(),
             method: stage.method.name,
@@ -200,13 +232,25 @@ impl MergePlan {
     }
 
     /// The sources of tensors that stand in the same place and so have the same sources.
-    fn sources(&self, method: &MethodSpec, tensors: &[&TensorPlan]) -> Vec<SourceCell> {
+    fn sources(
+        &self,
+        method: &MethodSpec,
+        tensors: &[&TensorPlan],
+        shares: &[f64],
+    ) -> Vec<SourceCell> {
         let Some(first) = tensors.first() else { return Vec::new() };
         let cell = |at: usize| {
             let values: Vec<&Values> = tensors.iter().map(|plan| &plan.inputs[at].params).collect();
+            let from = first.inputs[at].from;
+            let (is_stage, index) = match from {
+                Input::Stage(index) => (true, index),
+                Input::Member(index) => (false, index),
+            };
             SourceCell {
-                from: self.label(first.inputs[at].from),
-                is_stage: matches!(first.inputs[at].from, Input::Stage(_)),
+                from: self.label(from),
+                is_stage,
+                index,
+                share: shares.get(at).copied().unwrap_or(0.0),
                 layer: first.inputs[at].layer,
                 is_base: first.base == Some(at),
                 params: cells(method, &values),
@@ -214,6 +258,25 @@ impl MergePlan {
         };
         (0..first.inputs.len()).map(cell).collect()
     }
+}
+
+/// What each member gives to `stage`, by the number of weights; members after the last one that gives
+/// something are left out.
+fn member_shares(stage: &StageSummary) -> Vec<f64> {
+    let ends = [&stage.embedding, &stage.final_norm, &stage.head];
+    let ends = ends.map(|end| (&end.made_of, end.parameters));
+    let rows = stage.layers.iter().map(|row| (&row.made_of, row.parameters));
+    let mut sums = Vec::new();
+    for (made_of, parameters) in rows.chain(ends) {
+        for given in made_of {
+            if sums.len() <= given.member {
+                sums.resize(given.member + 1, 0.0);
+            }
+            sums[given.member] += given.share * parameters as f64;
+        }
+    }
+    let total = stage.parameters.max(1) as f64;
+    sums.into_iter().map(|sum: f64| sum / total).collect()
 }
 
 /// One cell for each parameter of `method` that any of the tensors has.

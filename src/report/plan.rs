@@ -3,6 +3,8 @@
 //! Members get letters, so that a row stays on a line however many models go into it: `0.8 A:5` is
 //! layer 5 of member A with weight 0.8. Parameters that have their method's default are not shown.
 
+use super::palette::letter;
+use super::render::one_line;
 use super::table::table;
 use crate::recipe::{
     EndRow, LayerRow, MemberSummary, ParamCell, PlanSummary, SourceCell, StageSummary,
@@ -25,33 +27,50 @@ pub fn render_merge(summary: &PlanSummary) -> String {
         .chain(output.layers.iter().map(layer))
         .chain([end("norm", |stage| &stage.final_norm), end("head", |stage| &stage.head)]);
     let legend = "A:3 is layer 3 of member A, 0.5 before it its weight; * marks the base model";
-    let donors = format!(
-        "config.json from {} ({})\ntokenizer from {} ({})",
-        output.config_donor.member,
-        output.config_donor.reason,
-        output.tokenizer_donor.member,
-        output.tokenizer_donor.reason
-    );
     let layers = table(&[">layer", "stage", "made of"], rows);
-    [members(summary), stages(summary), format!("{layers}\n\n{legend}"), donors].join("\n\n")
+    let layers = format!("{layers}\n\n{legend}");
+    [members(summary), stages(summary), layers, donors(output)].join("\n\n")
 }
 
-/// `A` to `Z`, then `A1` to `Z1` and so on.
-fn letter(index: usize) -> String {
-    let letter = char::from(b'A' + (index % 26) as u8);
-    match index / 26 {
-        0 => letter.to_string(),
-        round => format!("{letter}{round}"),
+/// Where the output's configuration and tokenizer come from.
+pub(super) fn donors(output: &StageSummary) -> String {
+    format!(
+        "config.json from {} ({})\ntokenizer from {} ({})",
+        one_line(&output.config_donor.member),
+        one_line(&output.config_donor.reason),
+        one_line(&output.tokenizer_donor.member),
+        one_line(&output.tokenizer_donor.reason)
+    )
+}
+
+/// How a row of `stage` is made: `linear: 0.8 A:0 + 0.2 B:0`. `layer` is none for an end, which `end` then
+/// picks.
+pub(super) fn formula(
+    summary: &PlanSummary,
+    stage: &StageSummary,
+    layer: Option<usize>,
+    end: fn(&StageSummary) -> &EndRow,
+) -> String {
+    let (sources, params) = match layer.and_then(|layer| stage.layers.get(layer)) {
+        Some(row) => (&row.sources, &row.params),
+        None => {
+            let EndRow { sources, params, .. } = end(stage);
+            (sources, params)
+        }
+    };
+    if sources.is_empty() {
+        return "tied to the embedding".to_string();
     }
+    Formulas { summary, end }.combination(stage.method, sources, params)
 }
 
-fn members(summary: &PlanSummary) -> String {
+pub(super) fn members(summary: &PlanSummary) -> String {
     let rows = summary.members.iter().enumerate().map(|(index, member)| {
         let MemberSummary { reference, class, layers, vocabulary, parameters, bytes, .. } = member;
         vec![
             letter(index),
-            reference.clone(),
-            class.clone(),
+            one_line(reference),
+            one_line(class),
             layers.to_string(),
             vocabulary.to_string(),
             size::count(*parameters),
@@ -61,10 +80,10 @@ fn members(summary: &PlanSummary) -> String {
     table(&["", "member", "class", ">layers", ">vocabulary", ">parameters", ">size"], rows)
 }
 
-fn stages(summary: &PlanSummary) -> String {
+pub(super) fn stages(summary: &PlanSummary) -> String {
     let rows = summary.stages.iter().map(|stage| {
         vec![
-            stage.name.clone(),
+            one_line(&stage.name),
             methods(stage),
             stage.layers.len().to_string(),
             stage.out_dtype.or(stage.dtype).unwrap_or("as its inputs").to_string(),
@@ -172,8 +191,8 @@ impl Formulas<'_> {
 /// `lower:2`, or only the name for embedding, norm and head.
 fn place(name: &str, layer: Option<usize>) -> String {
     match layer {
-        Some(layer) => format!("{name}:{layer}"),
-        None => name.to_string(),
+        Some(layer) => format!("{}:{layer}", one_line(name)),
+        None => one_line(name),
     }
 }
 

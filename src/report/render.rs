@@ -133,7 +133,7 @@ fn significant(v: f32) -> String {
 }
 
 /// `text` on one line without control characters, cut where it is long.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars() {
         if shown.chars().count() >= MAX_TEXT {

@@ -17,6 +17,7 @@ mod layering;
 mod merge;
 mod model;
 mod outputs;
+mod picture;
 mod plan;
 mod properties;
 mod quants;
