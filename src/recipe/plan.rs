@@ -64,6 +64,8 @@ pub struct Stage {
     /// the type that the inputs share.
     pub dtype: Option<DType>,
     pub out_dtype: Option<DType>,
+    /// What random methods draw from; 0 if the recipe gives none.
+    pub seed: u64,
     pub config_donor: Donor,
     pub tokenizer_donor: Donor,
     /// The donor's, with the layer count, element type and tied head of this stage.

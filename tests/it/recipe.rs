@@ -197,8 +197,6 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "'modules' is not supported yet",
         "'slices'",
     );
-    let ties = "merge_method: ties\nbase_model: a\nmodels: [{model: b}]\n";
-    error(ties, "1:15", "'ties' is not implemented yet", "implemented are linear");
     error(
         "merge_method: linaer\nmodels: [{model: b}]\n",
         "1:15",
