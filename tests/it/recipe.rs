@@ -80,11 +80,11 @@ impl MemberLookup for Zoo {
     }
 }
 
-fn plan(text: &str) -> Result<MergePlan, Vec<Diagnostic>> {
+pub fn plan(text: &str) -> Result<MergePlan, Vec<Diagnostic>> {
     plan_text(Path::new("r.yml"), text, &merge::methods::specs(), &Zoo)
 }
 
-fn problems(text: &str) -> Vec<Diagnostic> {
+pub fn problems(text: &str) -> Vec<Diagnostic> {
     match plan(text) {
         Ok(plan) => plan.warnings,
         Err(problems) => problems,
@@ -106,12 +106,12 @@ fn expect(text: &str, severity: Severity, place: &str, message: &str, remedy: &s
 }
 
 #[track_caller]
-fn error(text: &str, place: &str, message: &str, remedy: &str) {
+pub fn error(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Error, place, message, remedy);
 }
 
 #[track_caller]
-fn warning(text: &str, place: &str, message: &str, remedy: &str) {
+pub fn warning(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Warning, place, message, remedy);
 }
 
@@ -207,7 +207,7 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "merge_method: zzz\nmodels: [{model: b}]\n",
         "1:15",
         "unknown merge_method",
-        "known are linear",
+        "known are arcee_fusion",
     );
     let unknown = "merge_method: zzz\nslices: [{sources: [{model: b, layer_range: [2, 1]}]}]\n";
     error(unknown, "2:45", "runs backwards", "write [1, 2]");
