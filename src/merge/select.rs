@@ -13,9 +13,11 @@ use crate::error::Result;
 pub struct Scores<'a> {
     pub which: &'a [usize],
     pub step: usize,
-    /// Gets the index of the first element, the inputs' values and the scores to fill, which are finite.
-    pub score: &'a (dyn Fn(usize, &[Vec<f32>], &mut [f32]) + Sync),
+    pub score: &'a Score<'a>,
 }
+
+/// Gets the index of the first element, the inputs' values and the scores to fill, which are finite.
+pub type Score<'a> = dyn Fn(usize, &[Vec<f32>], &mut [f32]) + Sync + 'a;
 
 /// The `k` elements with the largest scores.
 #[derive(Clone, Debug)]

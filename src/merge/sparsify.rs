@@ -123,13 +123,14 @@ impl Sparse {
 
     /// Measures the sums of magnitudes; what was costly to decide is noted down on the way.
     fn with_l1(self, job: &Job, at: usize, step: usize) -> Result<Sparse> {
-        let costly = matches!(self.kept, Kept::ByRank(_));
+        let costly = matches!(self.kept, Kept::ByRank(_) | Kept::Random(..));
         let chunks = job.each(&[at, job.base()], step, |start, inputs| {
             let (delta, base) = inputs.split_at_mut(1);
             sums::subtract(&mut delta[0], &base[0]);
             let before = sums::magnitudes(&delta[0]);
             let bits = match &self.kept {
                 Kept::ByRank(ranked) => ranked.draw(start, &delta[0]),
+                Kept::Random(stream, chance) => draw(*stream, *chance, start, delta[0].len()),
                 _ => Vec::new(),
             };
             match costly {
@@ -206,9 +207,23 @@ fn retain(delta: &mut [f32], kept: impl Iterator<Item = bool>) {
     }
 }
 
+/// One bit for each of `len` elements from `start` on: whether it is kept.
+fn draw(stream: Stream, chance: Chance, start: usize, len: usize) -> Vec<u64> {
+    let word = |at: usize| {
+        let bits = 0..64.min(len - at);
+        let kept = |bit: usize| stream.draw((start + at + bit) as u64, chance);
+        bits.fold(0u64, |word, bit| word | u64::from(kept(bit)) << bit)
+    };
+    (0..len).step_by(64).map(word).collect()
+}
+
 fn apply_bits(bits: &[u64], delta: &mut [f32]) {
     for (delta, bits) in delta.chunks_mut(64).zip(bits) {
-        retain(delta, (0..64).map(|bit| bits >> bit & 1 == 1));
+        for (bit, d) in delta.iter_mut().enumerate() {
+            // All ones where the element is kept.
+            let mask = ((bits >> bit & 1) as u32).wrapping_neg();
+            *d = f32::from_bits(d.to_bits() & mask);
+        }
     }
 }
 

@@ -137,8 +137,11 @@ pub struct MethodSpec {
     /// Whether the result depends on the stage's `seed`.
     pub random: bool,
     /// Whether the values of one source go together, for what [`ParamSpec::within`] cannot say.
-    pub check_source: Option<fn(&Values) -> Result<(), Misfit>>,
+    pub check_source: Option<CheckSource>,
 }
+
+/// Judges the values of one source.
+pub type CheckSource = fn(&Values) -> Result<(), Misfit>;
 
 /// Why values do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
