@@ -1,6 +1,6 @@
 //! Going over tensors chunk by chunk: decode the inputs, compute, check, encode.
 //!
-//! Chunks have a fixed length, so that neither the number of threads nor the machine changes a byte,
+//! Chunks have a fixed length (or that of whole rows), so that neither the number of threads nor the machine changes a byte,
 //! and so small that the f32 values of all inputs stay in the cache. Methods never see encoded bytes.
 
 use crate::dtype::DType;
@@ -21,6 +21,8 @@ pub struct Job<'a> {
     pub info: &'a TensorInfo,
     /// What the result belongs to, for errors.
     pub origin: &'a str,
+    /// What random methods draw from.
+    pub seed: u64,
 }
 
 /// One input of a [`Job`].
@@ -29,6 +31,8 @@ pub struct JobInput<'a> {
     /// Whose tensor it is, and its name there, for errors.
     pub origin: String,
     pub tensor: String,
+    /// What the recipe calls the model, which keys what is drawn at random for it.
+    pub model: String,
     /// Members' values are checked for NaN and infinity; stages' have been.
     pub check: bool,
 }
@@ -79,54 +83,148 @@ impl JobInput<'_> {
     }
 }
 
+/// The decoded values of some inputs, kept from chunk to chunk for their memory.
+type Buffers = Vec<Vec<f32>>;
+
+/// Elements of a chunk of whole rows of `row` elements: as many as fit into [`CHUNK`], one at least.
+pub fn step_of_rows(row: usize) -> usize {
+    let row = row.max(1);
+    row * (CHUNK / row).max(1)
+}
+
 impl Job<'_> {
-    /// The inputs' values of chunk `chunk`.
-    fn chunk(&self, chunk: usize) -> Result<Vec<Vec<f32>>> {
-        let start = chunk * CHUNK;
-        let len = CHUNK.min(self.info.elements() - start);
-        let decode = |input: &JobInput| {
-            let mut values = vec![0.0; len];
-            input.decode(start, &mut values).map(|()| values)
-        };
-        self.inputs.iter().map(decode).collect()
+    /// Length of the last dimension.
+    pub fn row(&self) -> usize {
+        self.info.shape.last().copied().unwrap_or(1)
+    }
+
+    /// All inputs, for passes that want a list.
+    pub fn all(&self) -> Vec<usize> {
+        (0..self.inputs.len()).collect()
+    }
+
+    /// The base model's input; only for methods whose plans have one.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn base(&self) -> usize {
+        self.plan.base.expect("the plan has a base for a method that requires one")
+    }
+
+    /// The inputs that are not the base model's, in the order of the plan.
+    pub fn tuned(&self) -> Vec<usize> {
+        (0..self.inputs.len()).filter(|&at| self.plan.base != Some(at)).collect()
+    }
+
+    /// Decodes the elements from `start` on, `step` of them or what is left, of the inputs `which`.
+    fn load(&self, which: &[usize], start: usize, step: usize, into: &mut Buffers) -> Result<()> {
+        let len = step.min(self.info.elements() - start);
+        into.resize_with(which.len(), Vec::new);
+        for (&at, values) in which.iter().zip(into) {
+            values.resize(len, 0.0);
+            self.inputs[at].decode(start, values)?;
+        }
+        Ok(())
     }
 
     /// Computes the result elementwise: `combine` gets the same elements of every input, in the order
-    /// of the plan, and fills those of the result. Rounds once, to the result's type.
+    /// of the plan, and fills those of the result, which are 0 before. Rounds once, to the result's type.
     pub fn map(&self, combine: impl Fn(&[Vec<f32>], &mut [f32]) + Sync) -> Result<Vec<u8>> {
+        self.map_at(CHUNK, |_, inputs, out| combine(inputs, out))
+    }
+
+    /// As [`Job::map`], over chunks of `step` elements; `combine` also gets the index of the first
+    /// element, and may change the inputs' values, which are its own.
+    pub fn map_at(
+        &self,
+        step: usize,
+        combine: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Sync,
+    ) -> Result<Vec<u8>> {
         let dtype = self.info.dtype;
         let bytes = self.info.bytes().filter(|_| dtype.is_float()).ok_or_else(|| {
             Error::tensor(self.origin, &self.info.name, format!("cannot be written as {dtype}"))
         })?;
         let mut out = vec![0u8; bytes];
-        let chunk_bytes = CHUNK * dtype.block_bytes();
+        let which = self.all();
         let results: Vec<Result<()>> = out
-            .par_chunks_mut(chunk_bytes)
+            .par_chunks_mut(step * dtype.block_bytes())
             .enumerate()
-            .map(|(chunk, out)| {
-                let inputs = self.chunk(chunk)?;
-                let mut values = vec![0.0; out.len() / dtype.block_bytes()];
-                combine(&inputs, &mut values);
-                self.check_range(chunk * CHUNK, &values)?;
-                quants::encode_float(dtype, &values, out)
-            })
+            .map_init(
+                Default::default,
+                |(inputs, values): &mut (Buffers, Vec<f32>), (chunk, out)| {
+                    let start = chunk * step;
+                    self.load(&which, start, step, inputs)?;
+                    values.clear();
+                    values.resize(out.len() / dtype.block_bytes(), 0.0);
+                    combine(start, inputs, values);
+                    self.check_range(start, values)?;
+                    quants::encode_float(dtype, values, out)
+                },
+            )
             .collect();
         // The first error in index order, whichever thread met one first.
         results.into_iter().collect::<Result<()>>()?;
         Ok(out)
     }
 
-    /// Sums `partial` over all chunks, in index order.
-    pub fn sum<const N: usize>(
+    /// What `partial` makes of each chunk of `step` elements of the inputs `which`, in index order. It
+    /// gets the index of the chunk's first element, and values that it may change.
+    pub fn each<T: Send>(
         &self,
-        partial: impl Fn(&[Vec<f32>]) -> [f64; N] + Sync,
+        which: &[usize],
+        step: usize,
+        partial: impl Fn(usize, &mut [Vec<f32>]) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let results: Vec<Result<T>> = (0..self.info.elements().div_ceil(step))
+            .into_par_iter()
+            .map_init(Buffers::new, |inputs, chunk| {
+                self.load(which, chunk * step, step, inputs)?;
+                Ok(partial(chunk * step, inputs))
+            })
+            .collect();
+        results.into_iter().collect()
+    }
+
+    /// Adds all chunks up: `add` adds one to a tally, `merge` one tally to another. How many tallies
+    /// there are depends on the number of threads, so the order must not matter to them: integers.
+    pub fn tally<T: Send>(
+        &self,
+        which: &[usize],
+        step: usize,
+        new: impl Fn() -> T + Sync,
+        add: impl Fn(&mut T, usize, &[Vec<f32>]) + Sync,
+        merge: impl Fn(&mut T, T),
+    ) -> Result<T> {
+        let chunks = self.info.elements().div_ceil(step);
+        let group = chunks.div_ceil(2 * rayon::current_num_threads()).max(1);
+        let results: Vec<Result<T>> = (0..chunks.div_ceil(group))
+            .into_par_iter()
+            .map(|index| {
+                let (mut tally, mut inputs) = (new(), Buffers::new());
+                for chunk in index * group..((index + 1) * group).min(chunks) {
+                    self.load(which, chunk * step, step, &mut inputs)?;
+                    add(&mut tally, chunk * step, &inputs);
+                }
+                Ok(tally)
+            })
+            .collect();
+        let mut total = new();
+        for tally in results {
+            merge(&mut total, tally?);
+        }
+        Ok(total)
+    }
+
+    /// Sums `partial` over all chunks of `step` elements of the inputs `which`, in index order.
+    pub fn sums<const N: usize>(
+        &self,
+        which: &[usize],
+        step: usize,
+        partial: impl Fn(usize, &mut [Vec<f32>]) -> [f64; N] + Sync,
     ) -> Result<[f64; N]> {
-        let chunks = self.info.elements().div_ceil(CHUNK);
-        let partials: Vec<Result<[f64; N]>> =
-            (0..chunks).into_par_iter().map(|chunk| Ok(partial(&self.chunk(chunk)?))).collect();
         let mut total = [0.0; N];
-        for values in partials {
-            for (sum, value) in total.iter_mut().zip(values?) {
+        for values in self.each(which, step, partial)? {
+            for (sum, value) in total.iter_mut().zip(values) {
                 *sum += value;
             }
         }

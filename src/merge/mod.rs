@@ -11,8 +11,14 @@
 //! Deliberately absent: caching. A stage that two tensors use is computed twice.
 
 mod chunks;
+mod consensus;
 pub mod methods;
+mod random;
+mod select;
 mod source;
+mod sparsify;
+mod sums;
+mod task_vectors;
 
 pub use source::MergeSource;
 

@@ -43,7 +43,7 @@ impl MergeSource {
             Some(name) => format!("{}, stage '{name}'", self.origin),
             None => self.origin.clone(),
         };
-        let job = Job { plan, inputs: &inputs, info, origin: &origin };
+        let job = Job { plan, inputs: &inputs, info, origin: &origin, seed: stage_plan.seed };
         let bytes = match method.copies(plan) {
             Some(copied) => job.map(|inputs, out| out.copy_from_slice(&inputs[copied]))?,
             None => method.combine(&job)?,
@@ -53,16 +53,18 @@ impl MergeSource {
 
     fn input(&self, input: &TensorInput) -> Result<JobInput<'_>> {
         let tensor = self.plan.table_of(input.from).infos()[input.index].name.clone();
+        let model = self.plan.label(input.from);
         Ok(match input.from {
             Input::Member(m) => {
                 let member = &self.plan.members[m];
                 let source = &member.checkpoint.tensors;
                 let origin = format!("member '{}' ({})", member.reference, source.origin());
-                JobInput { data: source.read(input.index)?, origin, tensor, check: true }
+                JobInput { data: source.read(input.index)?, origin, tensor, model, check: true }
             }
             Input::Stage(s) => {
                 let origin = format!("stage '{}'", self.plan.stages[s].label());
-                JobInput { data: self.compute(s, input.index)?, origin, tensor, check: false }
+                let data = self.compute(s, input.index)?;
+                JobInput { data, origin, tensor, model, check: false }
             }
         })
     }

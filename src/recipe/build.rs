@@ -1,7 +1,7 @@
 //! Planning one stage: its tensors, their inputs and parameters, its configuration.
 
 use super::diagnostics::nearest;
-use super::method::{MethodSpec, PEER_METHODS, Scope};
+use super::method::{BaseRule, MethodSpec, Scope};
 use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan, Values};
 use super::planner::{Planner, View};
 use super::schema::{Document, TokenizerSource};
@@ -154,6 +154,7 @@ fn finish(
         ends: stack.ends.iter().map(|(place, parts)| (*place, parts.spec)).collect(),
         dtype: document.dtype.as_ref().map(|d| d.value),
         out_dtype: document.out_dtype.as_ref().map(|d| d.value),
+        seed: document.seed.as_ref().map_or(0, |seed| seed.value),
         config_donor,
         tokenizer_donor,
         config,
@@ -172,17 +173,12 @@ fn method(planner: &mut Planner, document: &Document) -> Option<&'static MethodS
     }
     let known: Vec<&str> = planner.methods.iter().map(|spec| spec.name).collect();
     let list = known.join(", ");
-    if PEER_METHODS.contains(&method.value.as_str()) {
-        let message = format!("merge_method '{}' is not implemented yet", method.value);
-        planner.problems.error(method.pos, message, format!("implemented are {list}"));
-    } else {
-        let message = format!("unknown merge_method '{}'", method.value);
-        let remedy = match nearest(&method.value, known.iter().copied()) {
-            Some(near) => format!("did you mean '{near}'?"),
-            None => format!("known are {list}"),
-        };
-        planner.problems.error(method.pos, message, remedy);
-    }
+    let message = format!("unknown merge_method '{}'", method.value);
+    let remedy = match nearest(&method.value, known.iter().copied()) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None => format!("known are {list}"),
+    };
+    planner.problems.error(method.pos, message, remedy);
     None
 }
 
@@ -404,6 +400,12 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
             let wide = [&document.module_parameters, &document.parameters];
             let places = [part.settings, slice.settings, wide[0], wide[1]];
             if let Some(params) = values::evaluate(self.planner, slice.spec, &places, &ask) {
+                if let (Some(check), false) = (slice.spec.check_source, ask.is_base)
+                    && let Err(misfit) = check(&params)
+                {
+                    self.planner.problems.error(part.pos, misfit.message, misfit.remedy);
+                    self.ok = false;
+                }
                 let layer = (decl.role == Role::Layer).then_some(layer);
                 inputs.push(TensorInput { from: part.input, index: found.index, layer, params });
             }
@@ -466,8 +468,9 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     /// A sum of weights that is to be divided by must not be zero.
     fn check_sum(&mut self, plan: &TensorPlan, slice: &Parts) {
         let Some(flag) = slice.spec.normalized_by else { return };
-        let weights = plan.inputs.iter().filter_map(|input| input.params.get("weight"));
-        let sum: f64 = weights.sum();
+        let counts = |at: usize| slice.spec.base == BaseRule::DonorOnly || plan.base != Some(at);
+        let inputs = plan.inputs.iter().enumerate().filter(|(at, _)| counts(*at));
+        let sum: f64 = inputs.filter_map(|(_, input)| input.params.get("weight")).sum();
         if plan.params.flag(flag) && sum.abs() < 1e-8 {
             let message =
                 "the weights of some tensors add up to 0, and the result is divided by that";

@@ -11,6 +11,7 @@
 
 use super::diagnostics::Diagnostics;
 use super::inputs::{Inputs, whole_models};
+use super::params::Given;
 use super::plan::Place;
 use super::planner::Planner;
 use super::schema::{Document, Mapping, list, model_ref, settings, text};
@@ -76,6 +77,8 @@ fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Do
         dtype: None,
         out_dtype: None,
         tokenizer_source: None,
+        // Drawn from the recipe's.
+        seed: None,
         inputs,
         module_parameters: Vec::new(),
         parameters: settings(map.get("parameters"), problems),
@@ -100,7 +103,7 @@ pub(super) fn warn_of_gradients(planner: &mut Planner, end: &End) {
         .chain([&end.document.parameters])
         .flatten()
         .flat_map(|(_, setting)| &setting.clauses)
-        .filter(|clause| clause.values.len() > 1);
+        .filter(|clause| matches!(&clause.given, Given::Numbers(values) if values.len() > 1));
     for clause in clauses {
         let message = "a gradient has no layers to run over here: only its first number counts";
         planner.problems.warn(clause.pos, message, "write that number alone");

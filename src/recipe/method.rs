@@ -4,6 +4,7 @@
 //! [`MethodSpec`] with it, and the registry there is handed to [`super::load`]. So a method is added
 //! in one place, and recipes still know nothing of arithmetic.
 
+use super::plan::Values;
 use std::ops::RangeInclusive;
 
 /// Where a parameter is looked up.
@@ -34,35 +35,74 @@ pub struct ParamSpec {
     pub default: Default,
     /// Accepted for the sake of recipes that give it, without effect on this method.
     pub ignored: bool,
+    /// Whether an ignored parameter is passed over without a warning.
+    pub silent: bool,
     /// Values outside work, but are more likely a slip than meant.
     pub usual: (f64, f64),
+    /// Values outside are errors.
+    pub within: (f64, f64),
+    /// Words that recipes may write instead of a number, and what they stand for.
+    pub words: &'static [(&'static str, f64)],
 }
 
 const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 impl ParamSpec {
+    const fn new(name: &'static str, scope: Scope, default: Default) -> ParamSpec {
+        ParamSpec {
+            name,
+            scope,
+            default,
+            ignored: false,
+            silent: false,
+            usual: ANY,
+            within: ANY,
+            words: &[],
+        }
+    }
+
     pub const fn source(name: &'static str, default: Default) -> ParamSpec {
-        ParamSpec { name, scope: Scope::Source, default, ignored: false, usual: ANY }
+        ParamSpec::new(name, Scope::Source, default)
     }
 
     pub const fn tensor(name: &'static str, default: Default) -> ParamSpec {
-        ParamSpec { name, scope: Scope::Tensor, default, ignored: false, usual: ANY }
+        ParamSpec::new(name, Scope::Tensor, default)
     }
 
     /// A parameter that recipes give to this method although it has no use for it.
     pub const fn ignored(name: &'static str) -> ParamSpec {
-        ParamSpec {
-            name,
-            scope: Scope::Source,
-            default: Default::Absent,
-            ignored: true,
-            usual: ANY,
-        }
+        ParamSpec { ignored: true, ..ParamSpec::new(name, Scope::Source, Default::Absent) }
+    }
+
+    /// A parameter of the peer's method that says how it computes, not what: nothing here depends on
+    /// it, and a recipe that gives it is right.
+    pub const fn silent(name: &'static str) -> ParamSpec {
+        ParamSpec { silent: true, ..ParamSpec::ignored(name) }
     }
 
     /// With a warning for values outside `low..=high`.
     pub const fn usually(self, low: f64, high: f64) -> ParamSpec {
         ParamSpec { usual: (low, high), ..self }
+    }
+
+    /// With an error for values outside `low..=high`.
+    pub const fn within(self, low: f64, high: f64) -> ParamSpec {
+        ParamSpec { within: (low, high), ..self }
+    }
+
+    /// With words that stand for values.
+    pub const fn words(self, words: &'static [(&'static str, f64)]) -> ParamSpec {
+        ParamSpec { words, ..self }
+    }
+
+    /// What `word` stands for.
+    pub fn value_of(&self, word: &str) -> Option<f64> {
+        self.words.iter().find(|(known, _)| *known == word).map(|&(_, value)| value)
+    }
+
+    /// The word for `value`, if there is one.
+    pub fn word_of(&self, value: f64) -> Option<&'static str> {
+        self.words.iter().find(|(_, known)| *known == value).map(|&(word, _)| word)
     }
 }
 
@@ -71,6 +111,9 @@ impl ParamSpec {
 pub enum BaseRule {
     /// It only names the donor of config and tokenizer.
     DonorOnly,
+    /// The method computes with it if it is given, and without it otherwise; in `models` it then
+    /// becomes a source if it is none.
+    Optional,
     /// The method computes with it: it must be given, and becomes a source if it is none.
     Required,
 }
@@ -83,7 +126,7 @@ pub struct MethodSpec {
     /// The publication or page the method comes from.
     pub reference: &'static str,
     pub base: BaseRule,
-    /// How many sources a slice may have, the base model counted.
+    /// How many sources a slice may have; a required base model counts, an optional one does not.
     pub sources: RangeInclusive<usize>,
     /// A slice with a single source is taken over unchanged, whatever `sources` says.
     pub lone_source_is_copied: bool,
@@ -91,38 +134,41 @@ pub struct MethodSpec {
     /// The source-scoped weights are divided by their sum when the flag of this name is set, so a sum
     /// of zero is an error.
     pub normalized_by: Option<&'static str>,
+    /// Whether the result depends on the stage's `seed`.
+    pub random: bool,
+    /// Whether the values of one source go together, for what [`ParamSpec::within`] cannot say.
+    pub check_source: Option<CheckSource>,
+}
+
+/// Judges the values of one source.
+pub type CheckSource = fn(&Values) -> Result<(), Misfit>;
+
+/// Why values do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// Names no numbers, so that what is wrong with many tensors is said once.
+    pub message: &'static str,
+    pub remedy: &'static str,
 }
 
 impl MethodSpec {
+    /// What most methods have in common, for the fields that they do not name.
+    pub const PLAIN: MethodSpec = MethodSpec {
+        name: "",
+        reference: "",
+        base: BaseRule::DonorOnly,
+        sources: 1..=usize::MAX,
+        lone_source_is_copied: false,
+        params: &[],
+        normalized_by: None,
+        random: false,
+        check_source: None,
+    };
+
     pub fn param(&self, name: &str) -> Option<&'static ParamSpec> {
         self.params.iter().find(|param| param.name == name)
     }
 }
-
-/// Methods of mergekit 0.1 that this program does not compute yet: named so that the message can say
-/// so instead of calling them unknown. (mergekit `merge_methods/registry.py`, June 2026.)
-pub const PEER_METHODS: &[&str] = &[
-    "arcee_fusion",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "dare_linear",
-    "dare_ties",
-    "della",
-    "della_linear",
-    "karcher",
-    "linear",
-    "model_stock",
-    "multislerp",
-    "nearswap",
-    "nuslerp",
-    "passthrough",
-    "ram",
-    "ramplus_tl",
-    "sce",
-    "slerp",
-    "task_arithmetic",
-    "ties",
-];
 
 /// Parameters of any method of the peer, past and present: in a recipe for a method that has no such
 /// parameter they do nothing, which deserves a warning, not an error.

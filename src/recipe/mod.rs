@@ -30,7 +30,7 @@ mod yaml;
 
 pub use diagnostics::{Diagnostic, Severity, render};
 pub use members::{Folders, MemberLookup, Missing, ShapesOnly, shape_checkpoint};
-pub use method::{BaseRule, Default as ParamDefault, MethodSpec, ParamSpec, Scope};
+pub use method::{BaseRule, Default as ParamDefault, MethodSpec, Misfit, ParamSpec, Scope};
 pub use output_config::torch_name;
 pub use plan::{
     Donor, Input, Member, MergePlan, Place, Stage, TensorInput, TensorPlan, Value, Values,

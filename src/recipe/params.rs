@@ -12,8 +12,16 @@ pub struct Clause {
     pub pos: Pos,
     /// A part of tensor names; `None` (or `*` in the recipe) matches all.
     pub filter: Option<String>,
+    pub given: Given,
+}
+
+/// The value of a clause.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
     /// One value, or the points of a gradient. Never empty.
-    pub values: Vec<f64>,
+    Numbers(Vec<f64>),
+    /// A text that is no number; the method's parameter says whether it stands for one.
+    Word(String),
 }
 
 impl Clause {
@@ -31,11 +39,10 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The value for `tensor` at gradient position `t`, and the clause it came from; `None` if no
-    /// clause matches, whereupon the next wider place is asked.
-    pub fn evaluate(&self, tensor: &str, t: f64) -> Option<(f64, &Clause)> {
-        let clause = self.clauses.iter().find(|clause| clause.matches(tensor))?;
-        Some((gradient(&clause.values, t), clause))
+    /// The clause that decides for `tensor`; `None` if none matches, whereupon the next wider place is
+    /// asked.
+    pub fn deciding(&self, tensor: &str) -> Option<&Clause> {
+        self.clauses.iter().find(|clause| clause.matches(tensor))
     }
 }
 
@@ -89,17 +96,15 @@ mod tests {
         let clause = |filter: Option<&str>, values: &[f64]| Clause {
             pos: Pos::default(),
             filter: filter.map(str::to_string),
-            values: values.to_vec(),
+            given: Given::Numbers(values.to_vec()),
         };
         let setting = Setting {
             pos: Pos::default(),
             clauses: vec![clause(Some("mlp"), &[0.0, 1.0]), clause(Some("attn"), &[0.25])],
         };
-        assert_eq!(setting.evaluate("model.layers.3.mlp.up_proj.weight", 0.5).unwrap().0, 0.5);
-        assert_eq!(
-            setting.evaluate("model.layers.3.self_attn.q_proj.weight", 0.5).unwrap().0,
-            0.25
-        );
-        assert!(setting.evaluate("model.norm.weight", 0.0).is_none());
+        let deciding = |tensor: &str| setting.deciding(tensor).and_then(|c| c.filter.as_deref());
+        assert_eq!(deciding("model.layers.3.mlp.up_proj.weight"), Some("mlp"));
+        assert_eq!(deciding("model.layers.3.self_attn.q_proj.weight"), Some("attn"));
+        assert!(setting.deciding("model.norm.weight").is_none());
     }
 }

@@ -67,6 +67,8 @@ pub struct Stage {
     /// the type that the inputs share.
     pub dtype: Option<DType>,
     pub out_dtype: Option<DType>,
+    /// What random methods draw from; 0 if the recipe gives none.
+    pub seed: u64,
     pub config_donor: Donor,
     pub tokenizer_donor: Donor,
     /// The donor's, with the layer count, element type and tied head of this stage.
@@ -215,6 +217,11 @@ pub(super) fn table_bytes(table: &TensorTable) -> u64 {
 }
 
 impl Stage {
+    /// Whether any of its methods draws at random.
+    pub fn is_random(&self) -> bool {
+        self.method.random || self.ends.iter().any(|(_, method)| method.random)
+    }
+
     /// The stage's name; the last document often has none.
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| "output".to_string())

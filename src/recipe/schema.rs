@@ -11,7 +11,7 @@ use super::diagnostics::{Diagnostics, nearest};
 use super::ends::{self, End};
 use super::inputs;
 pub use super::inputs::{Inputs, Range, Slice, Source};
-use super::params::{Clause, Setting, Settings};
+use super::params::{Clause, Given, Setting, Settings};
 use super::reference::ModelRef;
 use super::yaml::{self, At, Kind, Node, Pos};
 use crate::dtype::DType;
@@ -27,6 +27,8 @@ pub struct Document {
     pub dtype: Option<At<DType>>,
     pub out_dtype: Option<At<DType>>,
     pub tokenizer_source: Option<TokenizerSource>,
+    /// What random methods draw from.
+    pub seed: Option<At<u64>>,
     pub inputs: Inputs,
     /// Of the module, between those of a slice and the recipe's.
     pub module_parameters: Settings,
@@ -61,6 +63,7 @@ const DOCUMENT_KEYS: &[&str] = &[
     "tokenizer_source",
     "tokenizer",
     "chat_template",
+    "seed",
 ];
 
 /// Reads one document. Always yields something, so that later checks can go on; errors are in
@@ -81,6 +84,7 @@ pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<D
         dtype: map.get("dtype").and_then(|n| dtype(n, problems)),
         out_dtype: map.get("out_dtype").and_then(|n| dtype(n, problems)),
         tokenizer_source: tokenizer_source(&map, problems),
+        seed: map.get("seed").and_then(|n| seed(n, problems)),
         inputs,
         module_parameters,
         parameters,
@@ -209,6 +213,19 @@ pub(super) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<Mo
     }
 }
 
+fn seed(node: &Node, problems: &mut Diagnostics) -> Option<At<u64>> {
+    let seed = match &node.value {
+        Kind::Int(n) => u64::try_from(*n).ok(),
+        Kind::Str(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    if seed.is_none() {
+        let message = format!("'seed' is {}, not a whole number", node.value.describe());
+        problems.error(node.pos, message, "write a number from 0 on, as 'seed: 42'");
+    }
+    seed.map(|seed| At::new(seed, node.pos))
+}
+
 /// PyTorch's names, as in recipes and config.json.
 fn dtype(node: &Node, problems: &mut Diagnostics) -> Option<At<DType>> {
     let name = scalar_text(&node.value).unwrap_or_default();
@@ -252,7 +269,7 @@ fn clauses(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<Cl
             }
             clauses
         }
-        _ => vec![Clause { pos: node.pos, filter: None, values: numbers(name, node, problems)? }],
+        _ => vec![Clause { pos: node.pos, filter: None, given: given(name, node, problems)? }],
     })
 }
 
@@ -265,8 +282,22 @@ fn clause(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Clause>
         return None;
     };
     let filter = map.get("filter").and_then(|n| scalar_text(&n.value)).filter(|f| f != "*");
-    Some(Clause { pos: node.pos, filter, values: numbers(name, value, problems)? })
+    Some(Clause { pos: node.pos, filter, given: given(name, value, problems)? })
 }
+
+/// Numbers, or a single text that is none: whether that means something, the method decides.
+fn given(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Given> {
+    match &node.value {
+        Kind::Str(text) if number(&node.value).is_none() => {
+            Some(Given::Word(text.trim().to_string()))
+        }
+        _ => numbers(name, node, problems).map(Given::Numbers),
+    }
+}
+
+/// What to write where numbers are due.
+pub(super) const NUMBERS: &str = "give a finite number, a list of numbers (a gradient over the \
+                                  layers), or a list of {filter, value}";
 
 fn numbers(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<f64>> {
     let items = match &node.value {
@@ -283,9 +314,7 @@ fn numbers(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<f6
             Some(x) => values.push(x),
             None => {
                 let message = format!("'{name}' is {}, not a number", item.value.describe());
-                let remedy = "give a finite number, a list of numbers (a gradient over the layers), \
-                              or a list of {filter, value}";
-                problems.error(item.pos, message, remedy);
+                problems.error(item.pos, message, NUMBERS);
             }
         }
     }

@@ -141,7 +141,7 @@ fn models<'d>(
     let mut count = slice.sources.len();
     if let Some(reference) = &document.base_model {
         let listed = position_of(&slice.sources, &reference.value);
-        if spec.base == BaseRule::Required && listed.is_none() {
+        if spec.base != BaseRule::DonorOnly && listed.is_none() {
             match planner.input(reference) {
                 Some(input) => {
                     let (pos, settings) = (reference.pos, &NO_SETTINGS);
@@ -155,7 +155,7 @@ fn models<'d>(
             base = listed;
         }
     }
-    ok &= check_count(planner, spec, slice.pos, count).is_some();
+    ok &= check_count(planner, spec, slice.pos, count, base).is_some();
     ok &= require_base(planner, document, spec, slice, count, base).is_some();
     let (pos, settings) = (slice.pos, &slice.parameters);
     ok.then_some(Parts { pos, spec, document, list, layers: 0, settings, base })
@@ -168,7 +168,9 @@ fn ranges<'d>(
     slice: &'d Slice,
     spec: &'static MethodSpec,
 ) -> Option<Parts<'d>> {
-    let mut ok = check_count(planner, spec, slice.pos, slice.sources.len()).is_some();
+    let reference = slice.base_model.as_ref().or(document.base_model.as_ref());
+    let base = reference.and_then(|r| position_of(&slice.sources, &r.value));
+    let mut ok = check_count(planner, spec, slice.pos, slice.sources.len(), base).is_some();
     let mut list = Vec::new();
     let mut layers: Option<(usize, &Source)> = None;
     for source in &slice.sources {
@@ -193,8 +195,6 @@ fn ranges<'d>(
         }
         list.push(part(source, input, start));
     }
-    let reference = slice.base_model.as_ref().or(document.base_model.as_ref());
-    let base = reference.and_then(|r| position_of(&slice.sources, &r.value));
     ok &= require_base(planner, document, spec, slice, slice.sources.len(), base).is_some();
     let (layers, _) = layers?;
     let (pos, settings) = (slice.pos, &slice.parameters);
@@ -248,11 +248,20 @@ fn checked_range(
     Some((*start, *end))
 }
 
-fn check_count(planner: &mut Planner, spec: &MethodSpec, pos: Pos, count: usize) -> Option<()> {
-    if spec.sources.contains(&count) || (count == 1 && spec.lone_source_is_copied) {
+/// Whether the method takes `sources` models, the one at `base` among them.
+fn check_count(
+    planner: &mut Planner,
+    spec: &MethodSpec,
+    pos: Pos,
+    sources: usize,
+    base: Option<usize>,
+) -> Option<()> {
+    let apart = spec.base == BaseRule::Optional && base.is_some();
+    let count = sources - usize::from(apart);
+    if spec.sources.contains(&count) || (sources == 1 && spec.lone_source_is_copied) {
         return Some(());
     }
-    if count == 0 {
+    if sources == 0 {
         return None; // An empty list of sources has been reported, or its entries have.
     }
     let (low, high) = (*spec.sources.start(), *spec.sources.end());
@@ -265,6 +274,8 @@ fn check_count(planner: &mut Planner, spec: &MethodSpec, pos: Pos, count: usize)
     let message = format!("merge_method '{}' takes {takes} at a time, here are {count}", spec.name);
     let remedy = if high == 1 {
         "give each slice one source; use another method to combine models"
+    } else if spec.base == BaseRule::Optional {
+        "change the list, or the method; the 'base_model' does not count, listed or not"
     } else {
         "change the list, or the method; a 'base_model' that is not listed counts as a model too"
     };
@@ -281,7 +292,18 @@ fn require_base(
     base: Option<usize>,
 ) -> Option<()> {
     let copied = count == 1 && spec.lone_source_is_copied;
-    if spec.base == BaseRule::DonorOnly || base.is_some() || copied || count == 0 {
+    if spec.base == BaseRule::Optional
+        && base.is_none()
+        && let Some(reference) = slice.base_model.as_ref().or(document.base_model.as_ref())
+    {
+        let message = format!(
+            "the base model '{}' is no source of this slice, so '{}' does without it here",
+            reference.value, spec.name
+        );
+        let remedy = "add it to the sources with a 'layer_range' if it shall count";
+        planner.problems.warn(slice.pos, message, remedy);
+    }
+    if spec.base != BaseRule::Required || base.is_some() || copied || count == 0 {
         return Some(());
     }
     match slice.base_model.as_ref().or(document.base_model.as_ref()) {

@@ -53,6 +53,9 @@ pub struct StageSummary {
     pub method: &'static str,
     pub dtype: Option<&'static str>,
     pub out_dtype: Option<&'static str>,
+    /// Of methods that draw at random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     pub config_donor: DonorSummary,
     pub tokenizer_donor: DonorSummary,
     pub embedding: EndRow,
@@ -124,6 +127,9 @@ pub struct ParamCell {
     /// Equal unless filters give tensors of the layer different values.
     pub min: f64,
     pub max: f64,
+    /// The word that recipes may write for the value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub word: Option<&'static str>,
     /// Whether this is what the method takes when the recipe says nothing.
     pub is_default: bool,
     /// The values by filter where they differ, in the order of the tensors.
@@ -215,6 +221,7 @@ impl MergePlan {
             method: stage.method.name,
             dtype: stage.dtype.map(torch_name),
             out_dtype: stage.out_dtype.map(torch_name),
+            seed: stage.is_random().then_some(stage.seed),
             config_donor: self.donor_summary(&stage.config_donor),
             tokenizer_donor: self.donor_summary(&stage.tokenizer_donor),
             embedding: end(Place::Embedding),
@@ -289,6 +296,7 @@ fn cells(method: &MethodSpec, tensors: &[&Values]) -> Vec<ParamCell> {
                 name: value.name,
                 min: value.value,
                 max: value.value,
+                word: None,
                 is_default: false,
                 by_filter: vec![given],
             }),
@@ -304,8 +312,9 @@ fn cells(method: &MethodSpec, tensors: &[&Values]) -> Vec<ParamCell> {
     for cell in &mut cells {
         if cell.min == cell.max {
             cell.by_filter.clear();
-            let default = method.param(cell.name).map(|param| param.default);
-            cell.is_default = default == Some(Default::Value(cell.min));
+            let spec = method.param(cell.name);
+            cell.is_default = spec.map(|p| p.default) == Some(Default::Value(cell.min));
+            cell.word = spec.and_then(|param| param.word_of(cell.min));
         }
     }
     cells

@@ -2,10 +2,10 @@
 
 use super::diagnostics::nearest;
 use super::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
-use super::params::{Setting, Settings, find};
+use super::params::{Given, Setting, Settings, find, gradient};
 use super::plan::{Value, Values};
 use super::planner::Planner;
-use super::schema::{Document, Inputs};
+use super::schema::{Document, Inputs, NUMBERS};
 use super::yaml::{At, Pos};
 
 /// The places where a parameter may be set, narrowest first.
@@ -39,12 +39,19 @@ pub(super) fn evaluate(
         let found = places
             .iter()
             .filter_map(|settings| find(settings, param.name))
-            .find_map(|setting| setting.evaluate(ask.tensor, ask.t));
+            .find_map(|setting| setting.deciding(ask.tensor));
         match (found, param.default) {
-            (Some((value, clause)), _) => {
+            (Some(clause), _) => {
                 planner.used_clauses.insert(clause.pos);
                 let filter = clause.filter.clone();
-                values.push(Value { name: param.name, value, filter });
+                let value = match &clause.given {
+                    Given::Numbers(points) => Some(gradient(points, ask.t)),
+                    Given::Word(word) => param.value_of(word),
+                };
+                match value {
+                    Some(value) => values.push(Value { name: param.name, value, filter }),
+                    None => ok = false, // A word without meaning, which has been reported.
+                }
             }
             (None, Default::Value(value)) => {
                 values.push(Value { name: param.name, value, filter: None });
@@ -91,6 +98,14 @@ fn report_missing(
 /// Names of parameters that the method does not know, or does not read where they stand; and required
 /// parameters that are nowhere.
 pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &'static MethodSpec) {
+    let mut methods = document.ends.iter().filter_map(|end| end.document.method.as_ref());
+    let random_end = methods
+        .any(|method| planner.methods.iter().any(|spec| spec.random && spec.name == method.value));
+    if let (Some(seed), false) = (&document.seed, spec.random || random_end) {
+        let message =
+            format!("'seed' has no effect: merge_method '{}' draws nothing at random", spec.name);
+        planner.problems.warn(seed.pos, message, "remove it");
+    }
     check_settings(planner, spec, &document.parameters, false);
     check_settings(planner, spec, &document.module_parameters, false);
     for slice in document.inputs.slices() {
@@ -107,7 +122,7 @@ fn check_required(planner: &mut Planner, document: &Document, spec: &'static Met
     for slice in document.inputs.slices().iter().filter(|slice| !slice.sources.is_empty()) {
         let wide = [&slice.parameters, &document.module_parameters, &document.parameters];
         let base = slice.base_model.as_ref().or(document.base_model.as_ref());
-        let base = base.filter(|_| spec.base == BaseRule::Required).map(|base| &base.value);
+        let base = base.filter(|_| spec.base != BaseRule::DonorOnly).map(|base| &base.value);
         for source in slice.sources.iter().filter(|source| base != Some(&source.model.value)) {
             let whose = format!("source '{}'", source.model.value);
             let places = [&source.parameters, wide[0], wide[1], wide[2]];
@@ -149,7 +164,8 @@ fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings,
                 let message = format!("'{name}' is not read from a source: all share one value");
                 problems.warn(key.pos, message, "move it to the parameters of the slice or recipe");
             }
-            Some(param) => warn_of_unusual(planner, param, setting),
+            Some(param) => check_values(planner, param, setting),
+            None if known.is_some_and(|param| param.silent) => {}
             None if !is_unknown(spec, name) => {
                 unused_parameter(planner, spec, name, key.pos);
             }
@@ -177,11 +193,42 @@ fn nearest_param(spec: &MethodSpec, name: &str) -> Option<&'static str> {
     nearest(name, spec.params.iter().filter(|p| !p.ignored).map(|p| p.name))
 }
 
-fn warn_of_unusual(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
-    let (low, high) = param.usual;
+/// Words that mean nothing, numbers that are impossible or strange.
+fn check_values(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
+    let name = param.name;
     for clause in &setting.clauses {
-        if let Some(value) = clause.values.iter().find(|v| !(low..=high).contains(*v)) {
-            let message = format!("'{}' is {value}, outside {low} to {high}", param.name);
+        let values = match &clause.given {
+            Given::Numbers(values) => values,
+            Given::Word(word) if param.value_of(word).is_some() => continue,
+            Given::Word(word) => {
+                let words: Vec<&str> = param.words.iter().map(|&(word, _)| word).collect();
+                let (not, remedy) = if words.is_empty() {
+                    ("not a number".to_string(), NUMBERS.to_string())
+                } else {
+                    (format!("not a number or {}", words.join(", ")), "use one of these".into())
+                };
+                let message = format!("'{name}' is the text '{word}', {not}");
+                planner.problems.error(clause.pos, message, remedy);
+                continue;
+            }
+        };
+        let outside = |(low, high): (f64, f64)| {
+            let value = values.iter().find(|v| !(low..=high).contains(*v))?;
+            Some(if high == f64::INFINITY {
+                format!("'{name}' is {value}, less than {low}")
+            } else {
+                format!("'{name}' is {value}, outside {low} to {high}")
+            })
+        };
+        if let Some(message) = outside(param.within) {
+            let (low, high) = param.within;
+            let remedy = if high == f64::INFINITY {
+                format!("give {low} or more")
+            } else {
+                format!("give a number from {low} to {high}")
+            };
+            planner.problems.error(clause.pos, message, remedy);
+        } else if let Some(message) = outside(param.usual) {
             let remedy = "it is used as it is, and extrapolates; check that this is meant";
             planner.problems.warn(clause.pos, message, remedy);
         }

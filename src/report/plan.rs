@@ -201,7 +201,8 @@ fn place(name: &str, layer: Option<usize>) -> String {
 fn shown(params: &[ParamCell]) -> Vec<String> {
     let cell = |cell: &ParamCell| {
         if cell.by_filter.is_empty() {
-            return format!("{} {}", cell.name, number(cell.min));
+            let value = cell.word.map_or_else(|| number(cell.min), str::to_string);
+            return format!("{} {value}", cell.name);
         }
         let rest = cell.by_filter.iter().find(|v| v.filter.is_none()).map(|v| v.value);
         let others = cell.by_filter.iter().filter(|v| Some(v.value) != rest);

@@ -15,6 +15,7 @@ mod imatrix;
 mod inspect;
 mod layering;
 mod merge;
+mod methods;
 mod model;
 mod outputs;
 mod picture;

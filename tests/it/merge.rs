@@ -82,6 +82,45 @@ fn task_arithmetic_equals_the_peers() {
 }
 
 #[test]
+fn ties_equals_the_peers() {
+    check_golden("ties");
+    check_golden("ties-raw");
+}
+
+#[test]
+fn breadcrumbs_equals_the_peers() {
+    check_golden("breadcrumbs");
+}
+
+#[test]
+fn spherical_means_equal_the_peers() {
+    check_golden("nuslerp");
+    check_golden("nuslerp-rows");
+    check_golden("multislerp");
+    check_golden("karcher");
+}
+
+#[test]
+fn model_stock_equals_the_peers() {
+    check_golden("model-stock");
+}
+
+#[test]
+fn sce_equals_the_peers() {
+    check_golden("sce");
+}
+
+#[test]
+fn nearswap_equals_the_peers() {
+    check_golden("nearswap");
+}
+
+#[test]
+fn arcee_fusion_equals_the_peers() {
+    check_golden("arcee-fusion");
+}
+
+#[test]
 fn aqueduct_in_stages_equals_the_peers() {
     check_golden("aqueduct");
 }

@@ -194,8 +194,6 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "'chat_template' is not supported yet",
         "remove it",
     );
-    let ties = "merge_method: ties\nbase_model: a\nmodels: [{model: b}]\n";
-    error(ties, "1:15", "'ties' is not implemented yet", "implemented are linear");
     error(
         "merge_method: linaer\nmodels: [{model: b}]\n",
         "1:15",
@@ -206,7 +204,7 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "merge_method: zzz\nmodels: [{model: b}]\n",
         "1:15",
         "unknown merge_method",
-        "known are linear",
+        "known are arcee_fusion",
     );
     let unknown = "merge_method: zzz\nslices: [{sources: [{model: b, layer_range: [2, 1]}]}]\n";
     error(unknown, "2:45", "runs backwards", "write [1, 2]");

@@ -20,6 +20,7 @@ static SPEC: MethodSpec = MethodSpec {
         ParamSpec::tensor("normalize", ParamDefault::Value(1.0)),
     ],
     normalized_by: Some("normalize"),
+    ..MethodSpec::PLAIN
 };
 
 impl Method for Linear {

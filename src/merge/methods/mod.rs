@@ -3,18 +3,58 @@
 //! A method is a [`MethodSpec`] (what recipes must know: name, parameters, number of models) and the
 //! arithmetic on one tensor. Adding one is a file here and a line in [`ALL`].
 
+mod arcee_fusion;
+mod breadcrumbs;
+mod breadcrumbs_ties;
+mod dare_linear;
+mod dare_ties;
+mod della;
+mod della_linear;
+mod karcher;
 mod linear;
+mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod passthrough;
+#[cfg(test)]
+mod properties;
+mod ram;
+mod ramplus_tl;
+mod sce;
 mod slerp;
 mod task_arithmetic;
+#[cfg(test)]
+pub(super) mod testing;
+mod ties;
 
 use super::chunks::Job;
 use crate::error::Result;
 use crate::recipe::{MethodSpec, TensorPlan};
 
 /// Every method.
-static ALL: &[&dyn Method] =
-    &[&linear::Linear, &passthrough::Passthrough, &slerp::Slerp, &task_arithmetic::TaskArithmetic];
+static ALL: &[&dyn Method] = &[
+    &arcee_fusion::ArceeFusion,
+    &breadcrumbs::Breadcrumbs,
+    &breadcrumbs_ties::BreadcrumbsTies,
+    &dare_linear::DareLinear,
+    &dare_ties::DareTies,
+    &della::Della,
+    &della_linear::DellaLinear,
+    &karcher::Karcher,
+    &linear::Linear,
+    &model_stock::ModelStock,
+    &multislerp::MultiSlerp,
+    &nearswap::NearSwap,
+    &nuslerp::NuSlerp,
+    &passthrough::Passthrough,
+    &ram::Ram,
+    &ramplus_tl::RamPlusTl,
+    &sce::Sce,
+    &slerp::Slerp,
+    &task_arithmetic::TaskArithmetic,
+    &ties::Ties,
+];
 
 /// A merge method.
 pub trait Method: Sync {
@@ -47,68 +87,15 @@ pub fn find(spec: &MethodSpec) -> &'static dyn Method {
 
 #[cfg(test)]
 mod tests {
+    use super::testing::{Case, close};
     use super::*;
-    use crate::dtype::DType;
-    use crate::merge::chunks::{CHUNK, JobInput};
-    use crate::recipe::{Input, Place, TensorInput, Value, Values};
-    use crate::source::{TensorData, TensorInfo};
-
-    /// An input's values and its parameters.
-    type Given<'a> = (&'a [f32], &'a [(&'static str, f64)]);
-
-    fn values(pairs: &[(&'static str, f64)]) -> Values {
-        Values(pairs.iter().map(|&(name, value)| Value { name, value, filter: None }).collect())
-    }
-
-    /// Merges `inputs` as F32.
-    fn merge(
-        method: &dyn Method,
-        inputs: &[Given],
-        base: Option<usize>,
-        params: &[(&'static str, f64)],
-    ) -> Vec<f32> {
-        let shape = vec![inputs[0].0.len()];
-        let from = Input::Member(0);
-        let plan = TensorPlan {
-            place: Place::FinalNorm,
-            inputs: inputs
-                .iter()
-                .map(|(_, params)| TensorInput {
-                    from,
-                    index: 0,
-                    layer: None,
-                    params: values(params),
-                })
-                .collect(),
-            base,
-            params: values(params),
-        };
-        let job_inputs: Vec<JobInput> = inputs
-            .iter()
-            .map(|(data, _)| JobInput {
-                data: TensorData::from_f32(shape.clone(), data),
-                origin: "test".to_string(),
-                tensor: "x".to_string(),
-                check: true,
-            })
-            .collect();
-        let info = TensorInfo::new("x", shape.clone(), DType::F32);
-        let job = Job { plan: &plan, inputs: &job_inputs, info: &info, origin: "test" };
-        let bytes = method.combine(&job).unwrap();
-        TensorData { dtype: DType::F32, shape, bytes: bytes.into() }.to_f32().unwrap()
-    }
-
-    fn close(actual: &[f32], expected: &[f64]) {
-        assert_eq!(actual.len(), expected.len());
-        let near = |(a, e): (&f32, &f64)| (f64::from(*a) - e).abs() <= 1e-6 * e.abs().max(1.0);
-        assert!(actual.iter().zip(expected).all(near), "{actual:?} is not {expected:?}");
-    }
+    use crate::merge::chunks::CHUNK;
 
     /// Expected values: the formulas in float64.
     #[test]
     fn slerp_follows_the_arc_and_falls_back_to_the_line() {
         let run = |t: f64, a: &[f32], b: &[f32]| {
-            merge(&slerp::Slerp, &[(a, &[]), (b, &[])], Some(0), &[("t", t)])
+            Case::new(&[a, b]).base(0).params(&[("t", t)]).merge(&slerp::Slerp)
         };
         let a = [1.0, 2.0, 3.0, 4.0];
         let expected = [3.977322, -0.729225, 4.037540, 4.067649];
@@ -118,7 +105,8 @@ mod tests {
         let half = 0.5f64.sqrt();
         close(&run(0.5, &[0.0; 4], &a), &[half, 2.0 * half, 3.0 * half, 4.0 * half]);
         // t = 0 is the base model, wherever it stands.
-        let second = merge(&slerp::Slerp, &[(&a, &[]), (&[2.0; 4], &[])], Some(1), &[("t", 0.0)]);
+        let second = Case::new(&[&a, &[2.0; 4]]).base(1).params(&[("t", 0.0)]);
+        let second = second.merge(&slerp::Slerp);
         close(&second, &[2.0; 4]);
     }
 
@@ -128,7 +116,7 @@ mod tests {
         let n = 3 * CHUNK + 10;
         let a: Vec<f32> = vec![1.0; n];
         let b: Vec<f32> = (0..n).map(|i| if i < n / 2 { 1.0 } else { -1.0 }).collect();
-        let out = merge(&slerp::Slerp, &[(&a, &[]), (&b, &[])], Some(0), &[("t", 0.5)]);
+        let out = Case::new(&[&a, &b]).base(0).params(&[("t", 0.5)]).merge(&slerp::Slerp);
         let half = 0.5f64.sqrt();
         close(&out[..2], &[2.0 * half, 2.0 * half]);
         close(&out[n - 2..], &[0.0, 0.0]);
@@ -136,22 +124,21 @@ mod tests {
 
     #[test]
     fn linear_is_the_weighted_mean_or_sum() {
-        let inputs: &[Given] =
-            &[(&[1.0, -2.0], &[("weight", 3.0)]), (&[5.0, 2.0], &[("weight", 1.0)])];
-        close(&merge(&linear::Linear, inputs, None, &[("normalize", 1.0)]), &[2.0, -1.0]);
-        close(&merge(&linear::Linear, inputs, None, &[("normalize", 0.0)]), &[8.0, -4.0]);
+        let run = |normalize: f64| {
+            let case = Case::new(&[&[1.0, -2.0], &[5.0, 2.0]]).each("weight", &[3.0, 1.0]);
+            case.params(&[("normalize", normalize)]).merge(&linear::Linear)
+        };
+        close(&run(1.0), &[2.0, -1.0]);
+        close(&run(0.0), &[8.0, -4.0]);
     }
 
     #[test]
     fn task_arithmetic_adds_weighted_differences() {
-        let inputs: &[Given] = &[
-            (&[1.0, 1.0], &[]),
-            (&[2.0, 1.0], &[("weight", 0.5)]),
-            (&[1.0, 5.0], &[("weight", -1.0)]),
-        ];
         let run = |normalize: f64, lambda: f64| {
             let params = [("normalize", normalize), ("lambda", lambda)];
-            merge(&task_arithmetic::TaskArithmetic, inputs, Some(0), &params)
+            let case = Case::new(&[&[1.0, 1.0], &[2.0, 1.0], &[1.0, 5.0]]).base(0);
+            let case = case.each("weight", &[0.0, 0.5, -1.0]).params(&params);
+            case.merge(&task_arithmetic::TaskArithmetic)
         };
         close(&run(0.0, 1.0), &[1.5, -3.0]);
         close(&run(0.0, 2.0), &[2.0, -7.0]);
@@ -160,7 +147,7 @@ mod tests {
 
     #[test]
     fn passthrough_scales() {
-        let out = merge(&passthrough::Passthrough, &[(&[3.0, -1.0], &[("scale", 0.5)])], None, &[]);
+        let out = Case::new(&[&[3.0, -1.0]]).each("scale", &[0.5]).merge(&passthrough::Passthrough);
         close(&out, &[1.5, -0.5]);
     }
 

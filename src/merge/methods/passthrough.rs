@@ -14,7 +14,7 @@ static SPEC: MethodSpec = MethodSpec {
     sources: 1..=1,
     lone_source_is_copied: false,
     params: &[ParamSpec::source("scale", ParamDefault::Absent)],
-    normalized_by: None,
+    ..MethodSpec::PLAIN
 };
 
 impl Method for Passthrough {

@@ -8,7 +8,8 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::Job;
+use crate::merge::chunks::{CHUNK, Job};
+use crate::merge::sums::dot;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub struct Slerp;
@@ -20,15 +21,13 @@ static SPEC: MethodSpec = MethodSpec {
     sources: 2..=2,
     lone_source_is_copied: true,
     params: &[ParamSpec::tensor("t", ParamDefault::Required).usually(0.0, 1.0)],
-    normalized_by: None,
+    ..MethodSpec::PLAIN
 };
 
 /// Cosines beyond this are taken for parallel.
 const PARALLEL: f64 = 0.9995;
 /// Shorter vectors are not divided by their length.
 const SHORTEST: f64 = 1e-8;
-/// Sums run in this many independent lanes.
-const LANES: usize = 8;
 
 impl Method for Slerp {
     fn spec(&self) -> &'static MethodSpec {
@@ -38,7 +37,7 @@ impl Method for Slerp {
     fn combine(&self, job: &Job) -> Result<Vec<u8>> {
         let base = job.plan.base.unwrap_or(0);
         let other = 1 - base;
-        let [square0, square1, dot] = job.sum(|inputs| {
+        let [square0, square1, dot] = job.sums(&job.all(), CHUNK, |_, inputs| {
             let (a, b) = (&inputs[base], &inputs[other]);
             [dot(a, a), dot(b, b), dot(a, b)]
         })?;
@@ -61,18 +60,4 @@ fn factors(t: f64, norm0: f64, norm1: f64, dot: f64) -> (f32, f32) {
     let angle = cosine.acos();
     let sine = angle.sin();
     (((1.0 - t) * angle).sin() as f32 / sine as f32, (t * angle).sin() as f32 / sine as f32)
-}
-
-/// The scalar product, exact in its products and accumulated in f64.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut lanes = [0f64; LANES];
-    let (wide_a, rest_a) = a.as_chunks::<LANES>();
-    let (wide_b, rest_b) = b.as_chunks::<LANES>();
-    for (a, b) in wide_a.iter().zip(wide_b) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += f64::from(a) * f64::from(b);
-        }
-    }
-    let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-    lanes.iter().sum::<f64>() + rest
 }
