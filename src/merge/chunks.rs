@@ -5,9 +5,10 @@
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::mmap;
 use crate::quants;
 use crate::recipe::TensorPlan;
-use crate::source::{TensorData, TensorInfo};
+use crate::source::{PART_BYTES, TensorData, TensorInfo, in_parts};
 use rayon::prelude::*;
 
 /// Elements of a chunk. A multiple of every block length.
@@ -48,17 +49,29 @@ impl JobInput<'_> {
         };
         quants::decode(dtype, bytes, out)
             .map_err(|e| Error::tensor(&self.origin, &self.tensor, e.to_string()))?;
+        self.let_go(start * dtype.block_bytes() / dtype.block_len(), bytes.len());
         match quants::first_non_finite(out) {
-            Some(at) if self.check => {
-                let detail = format!(
-                    "element {} is {}; a model with such weights cannot be merged: get it again or \
-                     leave it out",
-                    start + at,
-                    out[at]
-                );
-                Err(Error::tensor(&self.origin, &self.tensor, detail))
-            }
+            Some(at) if self.check => Err(self.not_finite(start + at, out[at])),
             _ => Ok(()),
+        }
+    }
+
+    fn not_finite(&self, element: usize, value: f32) -> Error {
+        let detail = format!(
+            "element {element} is {value}; a model with such weights cannot be merged: get it again \
+             or leave it out"
+        );
+        Error::tensor(&self.origin, &self.tensor, detail)
+    }
+
+    /// After `len` bytes from `start` on have been read: gives back the pages of the part of the tensor
+    /// that ends there, so that a tensor that is read from front to back never counts whole as memory.
+    /// Other threads may still be reading in the part; they only fetch its pages once more.
+    fn let_go(&self, start: usize, len: usize) {
+        let first = start / PART_BYTES * PART_BYTES;
+        let end = start + len;
+        if end / PART_BYTES > start / PART_BYTES || end == self.data.bytes.len() {
+            mmap::let_go(&self.data.bytes[first..end]);
         }
     }
 
@@ -66,6 +79,9 @@ impl JobInput<'_> {
     pub fn check_finite(&self, elements: usize) -> Result<()> {
         if !self.check {
             return Ok(());
+        }
+        if self.data.dtype.is_float() {
+            return in_parts(&self.data.bytes, &|offset, part| self.check_part(offset, part));
         }
         let results: Vec<Result<()>> = (0..elements.div_ceil(CHUNK))
             .into_par_iter()
@@ -77,18 +93,34 @@ impl JobInput<'_> {
             .collect();
         results.into_iter().collect()
     }
+
+    /// Fails at the first NaN or infinity among `part`, floats that begin `offset` bytes into the data.
+    pub fn check_part(&self, offset: usize, part: &[u8]) -> Result<()> {
+        let dtype = self.data.dtype;
+        let Some(at) = quants::first_invalid_block(dtype, part).filter(|_| self.check) else {
+            return Ok(());
+        };
+        let mut value = [f32::NAN];
+        let width = dtype.block_bytes();
+        quants::decode(dtype, &part[at * width..(at + 1) * width], &mut value)?;
+        Err(self.not_finite(offset / width + at, value[0]))
+    }
 }
 
+/// The decoded values of all inputs, kept from chunk to chunk for their memory.
+type Buffers = Vec<Vec<f32>>;
+
 impl Job<'_> {
-    /// The inputs' values of chunk `chunk`.
-    fn chunk(&self, chunk: usize) -> Result<Vec<Vec<f32>>> {
+    /// Decodes chunk `chunk` of all inputs.
+    fn load(&self, chunk: usize, into: &mut Buffers) -> Result<()> {
         let start = chunk * CHUNK;
         let len = CHUNK.min(self.info.elements() - start);
-        let decode = |input: &JobInput| {
-            let mut values = vec![0.0; len];
-            input.decode(start, &mut values).map(|()| values)
-        };
-        self.inputs.iter().map(decode).collect()
+        into.resize_with(self.inputs.len(), Vec::new);
+        for (input, values) in self.inputs.iter().zip(into) {
+            values.resize(len, 0.0);
+            input.decode(start, values)?;
+        }
+        Ok(())
     }
 
     /// Computes the result elementwise: `combine` gets the same elements of every input, in the order
@@ -103,13 +135,17 @@ impl Job<'_> {
         let results: Vec<Result<()>> = out
             .par_chunks_mut(chunk_bytes)
             .enumerate()
-            .map(|(chunk, out)| {
-                let inputs = self.chunk(chunk)?;
-                let mut values = vec![0.0; out.len() / dtype.block_bytes()];
-                combine(&inputs, &mut values);
-                self.check_range(chunk * CHUNK, &values)?;
-                quants::encode_float(dtype, &values, out)
-            })
+            .map_init(
+                Default::default,
+                |(inputs, values): &mut (Buffers, Vec<f32>), (chunk, out)| {
+                    self.load(chunk, inputs)?;
+                    values.clear();
+                    values.resize(out.len() / dtype.block_bytes(), 0.0);
+                    combine(inputs, values);
+                    self.check_range(chunk * CHUNK, values)?;
+                    quants::encode_float(dtype, values, out)
+                },
+            )
             .collect();
         // The first error in index order, whichever thread met one first.
         results.into_iter().collect::<Result<()>>()?;
@@ -122,8 +158,13 @@ impl Job<'_> {
         partial: impl Fn(&[Vec<f32>]) -> [f64; N] + Sync,
     ) -> Result<[f64; N]> {
         let chunks = self.info.elements().div_ceil(CHUNK);
-        let partials: Vec<Result<[f64; N]>> =
-            (0..chunks).into_par_iter().map(|chunk| Ok(partial(&self.chunk(chunk)?))).collect();
+        let partials: Vec<Result<[f64; N]>> = (0..chunks)
+            .into_par_iter()
+            .map_init(Buffers::new, |inputs, chunk| {
+                self.load(chunk, inputs)?;
+                Ok(partial(inputs))
+            })
+            .collect();
         let mut total = [0.0; N];
         for values in partials {
             for (sum, value) in total.iter_mut().zip(values?) {
@@ -139,6 +180,10 @@ impl Job<'_> {
         let limit = overflow_limit(self.info.dtype);
         // NaN fails the comparison too.
         let holds = |v: &f32| v.abs() < limit;
+        // All of them first: a search that may stop at any element does not vectorize.
+        if values.iter().fold(true, |all, v| all & holds(v)) {
+            return Ok(());
+        }
         let Some(at) = values.iter().position(|v| !holds(v)) else { return Ok(()) };
         let detail = format!(
             "element {} becomes {}, which {} cannot hold; set 'out_dtype: bfloat16' or 'float32' in \

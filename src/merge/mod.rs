@@ -11,9 +11,11 @@
 //! Deliberately absent: caching. A stage that two tensors use is computed twice.
 
 mod chunks;
+mod marks;
 pub mod methods;
 mod source;
 
+pub use marks::marks;
 pub use source::MergeSource;
 
 use crate::checkpoint::Checkpoint;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 /// An instruction set that this CPU has: holding a value is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Level(Kind);
+pub(crate) struct Level(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -21,7 +21,7 @@ enum Kind {
 
 /// Something to compute at a level. Implementations and all they call must be `#[inline(always)]`:
 /// only code inlined into the wrappers below is compiled for their instruction sets.
-pub(super) trait Work {
+pub(crate) trait Work {
     fn run(self);
 }
 
