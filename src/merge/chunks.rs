@@ -3,6 +3,7 @@
 //! Chunks have a fixed length, so that neither the number of threads nor the machine changes a byte,
 //! and so small that the f32 values of all inputs stay in the cache. Methods never see encoded bytes.
 
+use super::buffers;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::mmap;
@@ -130,7 +131,7 @@ impl Job<'_> {
         let bytes = self.info.bytes().filter(|_| dtype.is_float()).ok_or_else(|| {
             Error::tensor(self.origin, &self.info.name, format!("cannot be written as {dtype}"))
         })?;
-        let mut out = vec![0u8; bytes];
+        let mut out = buffers::take(bytes);
         let chunk_bytes = CHUNK * dtype.block_bytes();
         let results: Vec<Result<()>> = out
             .par_chunks_mut(chunk_bytes)

@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: caching. A stage that two tensors use is computed twice.
 
+mod buffers;
 mod chunks;
 mod marks;
 pub mod methods;

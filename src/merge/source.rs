@@ -3,6 +3,7 @@
 //! What a method hands through unchanged is not computed: a reader gets the member's bytes, checked to
 //! be numbers, and a writer gets them part by part.
 
+use super::buffers;
 use super::chunks::{Job, JobInput};
 use super::methods;
 use crate::error::Result;
@@ -78,7 +79,12 @@ impl MergeSource {
             Some(copied) => job.map(|inputs, out| out.copy_from_slice(&inputs[copied]))?,
             None => method.combine(&job)?,
         };
-        inputs.iter().for_each(|input| mmap::let_go(&input.data.bytes));
+        for input in inputs {
+            mmap::let_go(&input.data.bytes);
+            if let Cow::Owned(bytes) = input.data.bytes {
+                buffers::give_back(bytes);
+            }
+        }
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
     }
 
@@ -127,7 +133,14 @@ impl TensorSource for MergeSource {
                     Ok(())
                 })
             }
-            None => in_parts(&self.read(index)?.bytes, sink),
+            None => {
+                let data = self.read(index)?;
+                in_parts(&data.bytes, sink)?;
+                if let Cow::Owned(bytes) = data.bytes {
+                    buffers::give_back(bytes);
+                }
+                Ok(())
+            }
         }
     }
 

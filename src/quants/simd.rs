@@ -2,7 +2,8 @@
 //!
 //! A piece of [`Work`] is written once in plain Rust over arrays of lanes and inlined into a wrapper per
 //! level, where the compiler vectorizes it. Rust neither contracts nor reassociates float operations,
-//! so every level gives the same bits. Dispatch happens once per call on many rows, never per block.
+//! so every level gives the same bits. Dispatch happens once per call on many rows, never per block. Merging
+//! uses the same levels for its sums.
 
 use std::sync::OnceLock;
 
