@@ -1,12 +1,26 @@
 //! Read-only memory maps of whole files: what makes reading tensors zero-copy.
 //!
+//! Whoever goes through a tensor tells the system what is wanted soon ([`will_need`]) and what no more
+//! ([`let_go`]), so that a merge of any size reads ahead and keeps only a few pages.
+//!
 //! The one place outside the SIMD kernels with `unsafe` in it. Deliberately absent: writable maps;
 //! outputs are written with ordinary writes.
 
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// All live maps by the address they begin at, so that advice can be given about any bytes, however
+/// many layers of sources they have come through.
+static MAPS: Mutex<BTreeMap<usize, Weak<memmap2::Mmap>>> = Mutex::new(BTreeMap::new());
+
+fn maps() -> MutexGuard<'static, BTreeMap<usize, Weak<memmap2::Mmap>>> {
+    // The map of maps is whole at any time, whoever panicked.
+    MAPS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// The bytes of a file. Its length is that at opening; callers check every offset against it.
 ///
@@ -16,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// when an output replaces its own input.
 pub struct Mmap {
     path: PathBuf,
-    map: memmap2::Mmap,
+    map: Arc<memmap2::Mmap>,
 }
 
 impl Mmap {
@@ -31,6 +45,10 @@ impl Mmap {
         // process changing the file; bytes that change are read as whatever they are at the time
         // (every parser here treats them as untrusted), and truncation is described above.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+        let map = Arc::new(map);
+        if !map.is_empty() {
+            maps().insert(map.as_ptr() as usize, Arc::downgrade(&map));
+        }
         Ok(Mmap { path: path.to_path_buf(), map })
     }
 
@@ -47,9 +65,67 @@ impl Deref for Mmap {
     }
 }
 
+impl Drop for Mmap {
+    fn drop(&mut self) {
+        // Before the pages go, so that no new map can have the address yet.
+        if !self.map.is_empty() {
+            maps().remove(&(self.map.as_ptr() as usize));
+        }
+    }
+}
+
+/// The map that `bytes` lie in, and where; `None` for other memory.
+fn locate(bytes: &[u8]) -> Option<(Arc<memmap2::Mmap>, usize)> {
+    let start = bytes.as_ptr() as usize;
+    let map = maps().range(..=start).next_back()?.1.upgrade()?;
+    let offset = start - map.as_ptr() as usize;
+    (offset.checked_add(bytes.len())? <= map.len()).then_some((map, offset))
+}
+
+/// `bytes` will be read soon: where they are mapped, the system begins to fetch them from the disk. Does
+/// nothing for other memory.
+pub fn will_need(bytes: &[u8]) {
+    if let Some((map, offset)) = locate(bytes) {
+        // Advice: a system that does not take it reads later.
+        let _ = map.advise_range(memmap2::Advice::WillNeed, offset, bytes.len());
+    }
+}
+
+/// `bytes` have been read: where they are mapped, their pages no longer count as this process's memory.
+/// They stay in the system's cache, and reading them again is only slower. Does nothing for other memory.
+pub fn let_go(bytes: &[u8]) {
+    if let Some((map, offset)) = locate(bytes) {
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: the map is read-only and shared with its file, so there is no data of its own to lose:
+        // a page that is touched later, by other readers of the same bytes for example, comes from the
+        // file again. `locate` has checked the range.
+        let _ = unsafe { map.unchecked_advise_range(advice, offset, bytes.len()) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_changes_no_byte_and_ignores_other_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let contents: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &contents).unwrap();
+        let map = Mmap::open(&path).unwrap();
+        assert_eq!(locate(&map[5000..9000]).map(|(_, offset)| offset), Some(5000));
+        for part in [&map[5000..9000], &map[..], &map[99_999..], &map[7..7]] {
+            will_need(part);
+            let_go(part);
+        }
+        assert_eq!(&map[..], &contents[..]);
+        assert!(locate(&contents[..10]).is_none(), "not mapped");
+        let start = map.as_ptr() as usize;
+        drop(map);
+        assert!(!maps().contains_key(&start));
+        let_go(&contents);
+    }
 
     #[test]
     fn folders_are_refused_and_empty_files_are_empty() {

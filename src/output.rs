@@ -3,7 +3,9 @@
 //! [`OutputFile`] is one file, [`OutputDir`] a folder. Dropped without a commit, by an error or an
 //! interruption, they leave nothing behind. The binary's signal handler calls [`remove_unfinished`] if
 //! it ends the process without unwinding; only a kill that cannot be caught leaves a hidden
-//! `.NAME.PID-N.part`, never anything under the final name.
+//! `.NAME.PID-N.part`, never anything under the final name. The exception is a folder that can be
+//! continued ([`OutputDir::reopen`]): its hidden `.NAME.part` stays once its owner says that something
+//! in it is worth keeping.
 
 use crate::error::{Error, Result};
 use crate::progress::check_interrupted;
@@ -11,7 +13,7 @@ use crate::size;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,22 +46,33 @@ struct Unfinished(PathBuf);
 impl Unfinished {
     /// Registers a fresh hidden name beside `target`.
     fn beside(target: &Path) -> Result<Unfinished> {
-        let name = target.file_name().ok_or_else(|| {
-            Error::Usage(format!("{}: not a name for an output", target.display()))
-        })?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}-{serial}.part", std::process::id()));
-        let path = target.with_file_name(hidden);
-        unfinished().insert(path.clone());
-        Ok(Unfinished(path))
+        let path = hidden(target, &format!(".{}-{serial}.part", std::process::id()))?;
+        let unfinished = Unfinished(path);
+        unfinished.abandon();
+        Ok(unfinished)
     }
 
-    /// The path is finished: it stays.
+    /// The path stays: it is finished, or worth keeping.
     fn keep(&self) {
         unfinished().remove(&self.0);
     }
+
+    /// The path goes with this value.
+    fn abandon(&self) {
+        unfinished().insert(self.0.clone());
+    }
+}
+
+/// The path `.NAME` + `suffix` beside `target`.
+fn hidden(target: &Path, suffix: &str) -> Result<PathBuf> {
+    let name = target
+        .file_name()
+        .ok_or_else(|| Error::Usage(format!("{}: not a name for an output", target.display())))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(suffix);
+    Ok(target.with_file_name(hidden))
 }
 
 impl Drop for Unfinished {
@@ -207,6 +220,11 @@ impl OutputFile {
         }
     }
 
+    /// Brings what has been written so far to the disk. Other threads may go on writing.
+    pub fn sync_data(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.write_error(e))
+    }
+
     /// Brings the data to the disk and gives the file its name.
     pub fn commit(self) -> Result<()> {
         self.file.sync_all().map_err(|e| self.write_error(e))?;
@@ -227,11 +245,13 @@ pub fn write_file(target: impl AsRef<Path>, bytes: &[u8], force: bool) -> Result
 }
 
 /// A folder under a hidden name beside its target; [`OutputDir::commit`] gives it its name. Removed
-/// with its contents on drop otherwise.
+/// with its contents on drop otherwise, unless [`OutputDir::keep`] was called.
 pub struct OutputDir {
     target: PathBuf,
     force: bool,
     unfinished: Unfinished,
+    /// Holds the lock of a folder that later runs may continue.
+    _lock: Option<File>,
 }
 
 impl OutputDir {
@@ -240,14 +260,35 @@ impl OutputDir {
     /// any, and a slip such as `-o .. --force` must not cost a home directory.
     pub fn create(target: impl AsRef<Path>, force: bool) -> Result<OutputDir> {
         check_interrupted()?;
-        // Absolute, so that a target such as `out/.` has a name and a parent.
-        let target = target.as_ref();
-        let target = std::path::absolute(target).map_err(Error::io(target, "examine"))?;
-        check_dir_target(&target, force)?;
-        make_parent(&target)?;
+        let target = prepare_dir_target(target.as_ref(), force)?;
         let unfinished = Unfinished::beside(&target)?;
         fs::create_dir(&unfinished.0).map_err(Error::io(&target, "create"))?;
-        Ok(OutputDir { target, force, unfinished })
+        Ok(OutputDir { target, force, unfinished, _lock: None })
+    }
+
+    /// As [`OutputDir::create`], under the hidden name `.NAME.part`, which is the same in every run: what
+    /// an earlier one left there is there again. The caller looks through it, removes what is of no
+    /// use, and tells with [`OutputDir::keep`] and [`OutputDir::abandon`] whether the folder stays when
+    /// this run does not finish either; until then it stays.
+    ///
+    /// # Errors
+    /// If another process is at work in the folder, or something else has its name.
+    pub fn reopen(target: impl AsRef<Path>, force: bool) -> Result<OutputDir> {
+        check_interrupted()?;
+        let target = prepare_dir_target(target.as_ref(), force)?;
+        let unfinished = Unfinished(hidden(&target, ".part")?);
+        let lock = lock_dir(&unfinished.0, &target)?;
+        Ok(OutputDir { target, force, unfinished, _lock: Some(lock) })
+    }
+
+    /// The folder stays, hidden, if it is dropped without a commit.
+    pub fn keep(&self) {
+        self.unfinished.keep();
+    }
+
+    /// The folder is removed if it is dropped without a commit.
+    pub fn abandon(&self) {
+        self.unfinished.abandon();
     }
 
     /// Where the folder is while it is written: put files here.
@@ -265,6 +306,11 @@ impl OutputDir {
         let mut file = OutputFile::create(self.path().join(name), false)?;
         file.target = self.target.join(name);
         Ok(file)
+    }
+
+    /// Begins the file `name` in the folder, which replaces one that is there.
+    pub fn replacement(&self, name: &str) -> Result<OutputFile> {
+        OutputFile::create(self.path().join(name), true)
     }
 
     /// Gives the folder its name. With `force`, what was there before is set aside first and removed
@@ -298,6 +344,56 @@ impl OutputDir {
         aside.keep();
         fs::rename(&self.target, &aside.0).map_err(Error::io(&self.target, "replace"))?;
         Ok(Some(aside.0.clone()))
+    }
+}
+
+/// Checks `target`, creates the folder it will be in, and gives its absolute path, so that a target such
+/// as `out/.` has a name and a parent.
+fn prepare_dir_target(target: &Path, force: bool) -> Result<PathBuf> {
+    let target = std::path::absolute(target).map_err(Error::io(target, "examine"))?;
+    check_dir_target(&target, force)?;
+    make_parent(&target)?;
+    Ok(target)
+}
+
+/// Creates the folder `path` if it is not there and locks it for this process. `target` is its name to
+/// be, for errors.
+fn lock_dir(path: &Path, target: &Path) -> Result<File> {
+    loop {
+        match fs::create_dir(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io(target, "create")(e));
+            }
+            _ => {}
+        }
+        if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_dir()) {
+            let text = format!("{}: in the way, and no folder; remove it", path.display());
+            return Err(Error::Usage(text));
+        }
+        let handle = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue, // its run has ended just now
+            opened => opened.map_err(Error::io(path, "open"))?,
+        };
+        match handle.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => {
+                let text = format!(
+                    "{}: another run is writing it, in {}; wait for its end or choose another name",
+                    target.display(),
+                    path.display()
+                );
+                return Err(Error::Usage(text));
+            }
+            // A filesystem without locks: two runs at once are then the user's to avoid.
+            Err(fs::TryLockError::Error(_)) | Ok(()) => {}
+        }
+        // The run that held the lock may have renamed or removed the folder meanwhile.
+        let same = |now: fs::Metadata, held: fs::Metadata| {
+            (now.dev(), now.ino()) == (held.dev(), held.ino())
+        };
+        let held = handle.metadata().map_err(Error::io(path, "examine"))?;
+        if fs::symlink_metadata(path).is_ok_and(|now| same(now, held)) {
+            return Ok(handle);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// The file of a model that is not sharded.
@@ -125,6 +125,10 @@ impl TensorSource for FolderSource {
             shape: info.shape.clone(),
             bytes: Cow::Borrowed(self.shards[shard].tensor_bytes(within)),
         })
+    }
+
+    fn files(&self) -> Option<Vec<PathBuf>> {
+        Some(self.shards.iter().map(|shard| shard.path().to_path_buf()).collect())
     }
 }
 

@@ -7,12 +7,15 @@
 mod card;
 mod config;
 mod folder;
+mod parts;
+mod resume;
 mod safetensors;
 mod write;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use card::{CARD_FILE, ModelCard};
 pub use config::Config;
+pub use resume::{Mark, Resume};
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
 use crate::source::TensorSource;

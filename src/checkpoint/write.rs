@@ -1,26 +1,25 @@
 //! Writing a Hugging Face folder: safetensors shards, index, config and the files beside them.
 //!
 //! Sizes are known before data: each shard's header is written first, then tensors stream to their
-//! places, a few at a time, whatever order they become ready in. The bytes do not depend on it.
+//! places ([`super::parts`]), whatever order they become ready in. The bytes do not depend on it. Where the
+//! caller can tell what the output is made from, whole shards survive an interruption ([`super::resume`]).
 
 use super::Checkpoint;
 use super::folder::{INDEX, SINGLE, is_plain_name, numbered_shards};
+use super::parts::ShardWriter;
+use super::resume::{Journal, PartHashes, Resume};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::output::{OutputDir, OutputFile, check_space};
+use crate::memory;
+use crate::output::{OutputDir, check_dir_target, check_space};
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::source::{TensorInfo, TensorSource, TensorTable};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The usual limit of a shard, 5 GB.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
-
-/// Tensors in flight at most. More would only cost memory: computing a tensor is itself parallel.
-const MAX_IN_FLIGHT: usize = 4;
 
 /// What to write besides the checkpoint, and how.
 #[derive(Clone, Debug)]
@@ -31,11 +30,23 @@ pub struct WriteOptions {
     pub extra: Vec<(String, Vec<u8>)>,
     /// Replace the folder if it exists.
     pub force: bool,
+    /// Bytes of computed tensors to hold at most; one tensor may take more.
+    pub memory: u64,
+    /// Continue what an earlier run has left, and leave whole shards to continue from; `None`: leave
+    /// nothing unless everything is whole.
+    pub resume: Option<Resume>,
 }
 
 impl Default for WriteOptions {
+    /// Shards of 5 GB, a quarter of the machine's memory; replaces nothing and leaves nothing.
     fn default() -> WriteOptions {
-        WriteOptions { max_shard_bytes: DEFAULT_SHARD_BYTES, extra: Vec::new(), force: false }
+        WriteOptions {
+            max_shard_bytes: DEFAULT_SHARD_BYTES,
+            extra: Vec::new(),
+            force: false,
+            memory: memory::total() / 4,
+            resume: None,
+        }
     }
 }
 
@@ -43,6 +54,8 @@ impl Default for WriteOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     pub shards: usize,
+    /// How many of them an earlier run had written.
+    pub kept_shards: usize,
     pub tensors: usize,
     /// Elements of all tensors.
     pub parameters: u64,
@@ -59,9 +72,9 @@ pub struct Shard {
     /// Size of the file in bytes.
     pub file_bytes: u64,
     /// Length and JSON, up to the data.
-    header: Vec<u8>,
+    pub(super) header: Vec<u8>,
     /// Where each tensor's data begin in the file.
-    starts: Vec<u64>,
+    pub(super) starts: Vec<u64>,
 }
 
 /// Divides the tensors of `table` among shards of at most `max_shard_bytes`, in the table's order; a
@@ -172,6 +185,11 @@ fn index_json(table: &TensorTable, shards: &[Shard]) -> String {
 /// Writes `checkpoint` to the new folder `dir`: shards, an index if there is more than one, config.json,
 /// the side files byte for byte, and the extra files. Tensors are computed as they are written, a few
 /// at a time. The folder appears under its name when all of it is on the disk.
+///
+/// # Errors
+/// Those of the tensors' source, an output that exists or cannot be written, an interruption. Nothing
+/// is left then, except the whole shards where [`WriteOptions::resume`] asks for it; `progress` is told
+/// where they lie.
 pub fn write(
     checkpoint: &Checkpoint,
     dir: &Path,
@@ -182,28 +200,90 @@ pub fn write(
     let table = source.table();
     let shards = plan_shards(source.origin(), table, options.max_shard_bytes)?;
     let small = small_files(checkpoint, options, table, &shards)?;
-    let out = OutputDir::create(dir, options.force)?;
-    let bytes: u64 = shards.iter().map(|s| s.file_bytes).sum();
-    check_space(dir, bytes + small.iter().map(|(_, b)| b.len() as u64).sum::<u64>())?;
-
-    progress.begin("write", table.infos().iter().map(data_bytes).sum(), Unit::Bytes);
-    for shard in &shards {
-        let mut file = out.file(&shard.name)?;
-        file.reserve(shard.file_bytes)?;
-        file.append(&shard.header)?;
-        write_tensors(source, shard, &file, progress)?;
-        file.commit()?;
+    let (out, mut journal) = match &options.resume {
+        None => (OutputDir::create(dir, options.force)?, None),
+        Some(resume) => {
+            let out = OutputDir::reopen(dir, options.force)?;
+            let journal = Journal::open(&out, resume, &shards, &small, table, progress)?;
+            (out, Some(journal))
+        }
+    };
+    let kept_shards = journal.as_ref().map_or(0, Journal::whole_shards);
+    let writer = Writer { source, shards: &shards, small: &small, out: &out, options, progress };
+    if let Err(error) = writer.write(dir, journal.as_mut()) {
+        if let Some(text) = journal.and_then(|journal| journal.farewell(&out)) {
+            progress.warn(&text);
+        }
+        return Err(error);
     }
-    for (name, contents) in &small {
-        let mut file = out.file(name)?;
-        file.append(contents)?;
-        file.commit()?;
-    }
-    check_interrupted()?;
     out.commit()?;
     progress.end();
     let parameters = table.infos().iter().map(|info| info.elements() as u64).sum();
-    Ok(Written { shards: shards.len(), tensors: table.infos().len(), parameters, bytes })
+    let bytes = shards.iter().map(|s| s.file_bytes).sum();
+    Ok(Written {
+        shards: shards.len(),
+        kept_shards,
+        tensors: table.infos().len(),
+        parameters,
+        bytes,
+    })
+}
+
+/// Everything that goes into the folder.
+struct Writer<'a> {
+    source: &'a dyn TensorSource,
+    shards: &'a [Shard],
+    small: &'a [(String, Vec<u8>)],
+    out: &'a OutputDir,
+    options: &'a WriteOptions,
+    progress: &'a dyn Progress,
+}
+
+impl Writer<'_> {
+    /// Writes what `journal` does not have, all but the last rename. `dir` is the folder's name to be.
+    fn write(&self, dir: &Path, mut journal: Option<&mut Journal>) -> Result<()> {
+        let has = |shard: &Shard, journal: &Option<&mut Journal>| {
+            journal.as_ref().is_some_and(|journal| journal.has(shard))
+        };
+        let missing: Vec<_> = self.shards.iter().filter(|s| !has(s, &journal)).collect();
+        let small: u64 = self.small.iter().map(|(_, contents)| contents.len() as u64).sum();
+        check_space(dir, missing.iter().map(|s| s.file_bytes).sum::<u64>() + small)?;
+
+        let infos = self.source.table().infos();
+        self.progress.begin("write", infos.iter().map(data_bytes).sum(), Unit::Bytes);
+        for shard in self.shards.iter().filter(|shard| has(shard, &journal)) {
+            self.progress.advance(shard.tensors.iter().map(|&i| data_bytes(&infos[i])).sum());
+        }
+        for (at, shard) in missing.iter().enumerate() {
+            // Nothing that can fail for long comes after the last shard, so it needs no record.
+            let journal = journal.as_deref_mut().filter(|_| at + 1 < missing.len());
+            self.write_shard(shard, journal)?;
+        }
+        for (name, contents) in self.small {
+            let mut file = self.out.file(name)?;
+            file.append(contents)?;
+            file.commit()?;
+        }
+        check_interrupted()?;
+        // While all of it can still be continued.
+        check_dir_target(dir, self.options.force)?;
+        journal.map_or(Ok(()), |journal| journal.close(self.out))
+    }
+
+    fn write_shard(&self, shard: &Shard, journal: Option<&mut Journal>) -> Result<()> {
+        let mut file = self.out.file(&shard.name)?;
+        file.reserve(shard.file_bytes)?;
+        file.append(&shard.header)?;
+        let table = self.source.table();
+        let hashes = journal.is_some().then(|| PartHashes::new(shard, table));
+        let (source, memory, progress) = (self.source, self.options.memory, self.progress);
+        let hashes = hashes.as_ref();
+        ShardWriter { source, shard, file: &file, memory, hashes, progress }.run()?;
+        file.commit()?;
+        let (Some(journal), Some(hashes)) = (journal, hashes) else { return Ok(()) };
+        let whole = hashes.finish(shard).expect("all parts of all tensors have been written");
+        journal.record(self.out, shard, whole)
+    }
 }
 
 fn data_bytes(info: &TensorInfo) -> u64 {
@@ -237,65 +317,4 @@ fn small_files(
         }
     }
     Ok(files)
-}
-
-/// Reads the tensors of `shard` and writes them to their places in `file`.
-///
-/// Own threads, not a parallel iterator: a rayon worker that waits inside the computation of one tensor
-/// would begin the next one, and the number in flight, so memory, would not be bounded.
-fn write_tensors(
-    source: &dyn TensorSource,
-    shard: &Shard,
-    file: &OutputFile,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-    let work = || {
-        while !stop.load(Ordering::Relaxed) {
-            let position = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&index) = shard.tensors.get(position) else { break };
-            if let Err(e) = write_tensor(source, index, shard.starts[position], file, progress) {
-                stop.store(true, Ordering::Relaxed);
-                let mut first = failure.lock().expect("no holder panics");
-                // The earliest in the shard's order, so that errors repeat.
-                if first.as_ref().is_none_or(|(at, _)| position < *at) {
-                    *first = Some((position, e));
-                }
-            }
-        }
-    };
-    let workers = rayon::current_num_threads().clamp(1, MAX_IN_FLIGHT);
-    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
-    match failure.into_inner().expect("no holder panics") {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
-    }
-}
-
-fn write_tensor(
-    source: &dyn TensorSource,
-    index: usize,
-    start: u64,
-    file: &OutputFile,
-    progress: &dyn Progress,
-) -> Result<()> {
-    check_interrupted()?;
-    let info = &source.table().infos()[index];
-    progress.detail(&info.name);
-    let data = source.read(index)?;
-    if data.dtype != info.dtype || data.bytes.len() as u64 != data_bytes(info) {
-        let detail = format!(
-            "{} bytes of {} came where {:?} in {} was announced",
-            data.bytes.len(),
-            data.dtype,
-            info.shape,
-            info.dtype
-        );
-        return Err(Error::tensor(source.origin(), &info.name, detail));
-    }
-    file.write_at(start, &data.bytes)?;
-    progress.advance(data.bytes.len() as u64);
-    Ok(())
 }

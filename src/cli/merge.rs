@@ -1,7 +1,8 @@
 //! `aqueduct merge RECIPE -o DIR`: the merged model as a Hugging Face folder.
 
 use super::{Context, show};
-use aqueduct::checkpoint::{self, WriteOptions};
+use aqueduct::checkpoint::{self, Resume, WriteOptions};
+use aqueduct::merge;
 use aqueduct::pipeline::{Source, recipe_files};
 use aqueduct::{Error, size};
 use clap::Args;
@@ -9,6 +10,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 /// Write the merged model as a Hugging Face folder.
+///
+/// A merge of several shards that is interrupted, by Ctrl-C, an error or a crash, leaves the whole
+/// shards in the hidden folder .NAME.part beside DIR. The same command then verifies them and makes the
+/// rest; if the recipe, a member or the shard size has changed meanwhile, it starts anew and says so.
+/// To discard what is left, give --restart, or remove that folder.
 #[derive(Args)]
 pub struct Arguments {
     /// The merge recipe (YAML in mergekit's dialect).
@@ -19,6 +25,13 @@ pub struct Arguments {
     /// Largest size of a safetensors shard.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size::parse)]
     max_shard_size: u64,
+    /// Memory for merged tensors on their way to the disk; one tensor may take more [default: a quarter
+    /// of the machine's].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+    /// Discard what an interrupted run has left, and start anew.
+    #[arg(long)]
+    restart: bool,
     /// Replace the folder if it exists.
     #[arg(long)]
     force: bool,
@@ -28,7 +41,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let source = Source::open(&self.recipe)?;
-        let Source::Recipe { checkpoint, .. } = &source else {
+        let Source::Recipe { plan, checkpoint } = &source else {
             let text = format!(
                 "{}: a model, not a recipe; there is nothing to merge",
                 self.recipe.display()
@@ -36,10 +49,13 @@ impl Arguments {
             return Err(Error::Usage(text).into());
         };
         context.warn_of(&source);
+        let default = WriteOptions::default();
         let options = WriteOptions {
             max_shard_bytes: self.max_shard_size,
             extra: recipe_files(&source),
             force: self.force,
+            memory: self.memory.unwrap_or(default.memory),
+            resume: merge::marks(plan).map(|marks| Resume { marks, restart: self.restart }),
         };
         let written = checkpoint::write(checkpoint, &self.output, &options, context.progress())?;
         let seconds = started.elapsed().as_secs_f64();
@@ -47,6 +63,7 @@ impl Arguments {
             return show::json(&serde_json::json!({
                 "path": self.output,
                 "shards": written.shards,
+                "kept_shards": written.kept_shards,
                 "tensors": written.tensors,
                 "parameters": written.parameters,
                 "bytes": written.bytes,

@@ -3,11 +3,13 @@
 //! Chunks have a fixed length (or that of whole rows), so that neither the number of threads nor the machine changes a byte,
 //! and so small that the f32 values of all inputs stay in the cache. Methods never see encoded bytes.
 
+use super::buffers;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::mmap;
 use crate::quants;
 use crate::recipe::TensorPlan;
-use crate::source::{TensorData, TensorInfo};
+use crate::source::{PART_BYTES, TensorData, TensorInfo, in_parts};
 use rayon::prelude::*;
 
 /// Elements of a chunk. A multiple of every block length.
@@ -52,17 +54,29 @@ impl JobInput<'_> {
         };
         quants::decode(dtype, bytes, out)
             .map_err(|e| Error::tensor(&self.origin, &self.tensor, e.to_string()))?;
+        self.let_go(start * dtype.block_bytes() / dtype.block_len(), bytes.len());
         match quants::first_non_finite(out) {
-            Some(at) if self.check => {
-                let detail = format!(
-                    "element {} is {}; a model with such weights cannot be merged: get it again or \
-                     leave it out",
-                    start + at,
-                    out[at]
-                );
-                Err(Error::tensor(&self.origin, &self.tensor, detail))
-            }
+            Some(at) if self.check => Err(self.not_finite(start + at, out[at])),
             _ => Ok(()),
+        }
+    }
+
+    fn not_finite(&self, element: usize, value: f32) -> Error {
+        let detail = format!(
+            "element {element} is {value}; a model with such weights cannot be merged: get it again \
+             or leave it out"
+        );
+        Error::tensor(&self.origin, &self.tensor, detail)
+    }
+
+    /// After `len` bytes from `start` on have been read: gives back the pages of the part of the tensor
+    /// that ends there, so that a tensor that is read from front to back never counts whole as memory.
+    /// Other threads may still be reading in the part; they only fetch its pages once more.
+    fn let_go(&self, start: usize, len: usize) {
+        let first = start / PART_BYTES * PART_BYTES;
+        let end = start + len;
+        if end / PART_BYTES > start / PART_BYTES || end == self.data.bytes.len() {
+            mmap::let_go(&self.data.bytes[first..end]);
         }
     }
 
@@ -70,6 +84,9 @@ impl JobInput<'_> {
     pub fn check_finite(&self, elements: usize) -> Result<()> {
         if !self.check {
             return Ok(());
+        }
+        if self.data.dtype.is_float() {
+            return in_parts(&self.data.bytes, &|offset, part| self.check_part(offset, part));
         }
         let results: Vec<Result<()>> = (0..elements.div_ceil(CHUNK))
             .into_par_iter()
@@ -80,6 +97,18 @@ impl JobInput<'_> {
             })
             .collect();
         results.into_iter().collect()
+    }
+
+    /// Fails at the first NaN or infinity among `part`, floats that begin `offset` bytes into the data.
+    pub fn check_part(&self, offset: usize, part: &[u8]) -> Result<()> {
+        let dtype = self.data.dtype;
+        let Some(at) = quants::first_invalid_block(dtype, part).filter(|_| self.check) else {
+            return Ok(());
+        };
+        let mut value = [f32::NAN];
+        let width = dtype.block_bytes();
+        quants::decode(dtype, &part[at * width..(at + 1) * width], &mut value)?;
+        Err(self.not_finite(offset / width + at, value[0]))
     }
 }
 
@@ -144,7 +173,7 @@ impl Job<'_> {
         let bytes = self.info.bytes().filter(|_| dtype.is_float()).ok_or_else(|| {
             Error::tensor(self.origin, &self.info.name, format!("cannot be written as {dtype}"))
         })?;
-        let mut out = vec![0u8; bytes];
+        let mut out = buffers::take(bytes);
         let which = self.all();
         let results: Vec<Result<()>> = out
             .par_chunks_mut(step * dtype.block_bytes())
@@ -237,6 +266,10 @@ impl Job<'_> {
         let limit = overflow_limit(self.info.dtype);
         // NaN fails the comparison too.
         let holds = |v: &f32| v.abs() < limit;
+        // All of them first: a search that may stop at any element does not vectorize.
+        if values.iter().fold(true, |all, v| all & holds(v)) {
+            return Ok(());
+        }
         let Some(at) = values.iter().position(|v| !holds(v)) else { return Ok(()) };
         let detail = format!(
             "element {} becomes {}, which {} cannot hold; set 'out_dtype: bfloat16' or 'float32' in \

@@ -10,8 +10,10 @@
 //!
 //! Deliberately absent: caching. A stage that two tensors use is computed twice.
 
+mod buffers;
 mod chunks;
 mod consensus;
+mod marks;
 pub mod methods;
 mod random;
 mod select;
@@ -20,6 +22,7 @@ mod sparsify;
 mod sums;
 mod task_vectors;
 
+pub use marks::marks;
 pub use source::MergeSource;
 
 use crate::checkpoint::Checkpoint;

@@ -1,27 +1,59 @@
 //! [`MergeSource`]: the tensors of a plan's output, each computed when it is read.
+//!
+//! What a method hands through unchanged is not computed: a reader gets the member's bytes, checked to
+//! be numbers, and a writer gets them part by part.
 
+use super::buffers;
 use super::chunks::{Job, JobInput};
 use super::methods;
 use crate::error::Result;
+use crate::mmap;
 use crate::recipe::{Input, MergePlan, TensorInput};
-use crate::source::{TensorData, TensorSource, TensorTable};
+use crate::source::{Sink, TensorData, TensorSource, TensorTable, in_parts};
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The output of a recipe as a source of tensors with Hugging Face names.
 pub struct MergeSource {
     plan: Arc<MergePlan>,
     origin: String,
+    /// For each tensor, see [`TensorSource::working_bytes`].
+    working_bytes: Vec<u64>,
 }
 
 impl MergeSource {
     pub fn new(plan: Arc<MergePlan>) -> MergeSource {
         let origin = plan.path.display().to_string();
-        MergeSource { plan, origin }
+        let working_bytes = plan.working_bytes();
+        MergeSource { plan, origin, working_bytes }
     }
 
     pub fn plan(&self) -> &MergePlan {
         &self.plan
+    }
+
+    fn output(&self) -> usize {
+        self.plan.stages.len() - 1
+    }
+
+    /// The input that tensor `index` of stage `stage` equals, byte for byte.
+    fn copied(&self, stage: usize, index: usize) -> Option<&TensorInput> {
+        let stage = &self.plan.stages[stage];
+        let plan = &stage.tensors[index];
+        let input = &plan.inputs[methods::find(stage.method_at(plan.place)).copies(plan)?];
+        let (info, table) = (&stage.table.infos()[index], self.plan.table_of(input.from));
+        let copied = &table.infos()[input.index];
+        (copied.dtype == info.dtype && copied.bytes() == info.bytes()).then_some(input)
+    }
+
+    /// The tensor of a member that tensor `index` of stage `stage` equals, through however many stages.
+    fn copied_member(&self, stage: usize, index: usize) -> Option<&TensorInput> {
+        let mut input = self.copied(stage, index)?;
+        while let Input::Stage(stage) = input.from {
+            input = self.copied(stage, input.index)?;
+        }
+        Some(input)
     }
 
     /// Tensor `index` of stage `stage`, rounded to the stage's type.
@@ -29,16 +61,15 @@ impl MergeSource {
         crate::progress::check_interrupted()?;
         let stage_plan = &self.plan.stages[stage];
         let (info, plan) = (&stage_plan.table.infos()[index], &stage_plan.tensors[index]);
-        let mut inputs =
-            plan.inputs.iter().map(|input| self.input(input)).collect::<Result<Vec<_>>>()?;
-        let method = methods::find(stage_plan.method_at(plan.place));
-        if let Some(copied) = method.copies(plan)
-            && inputs[copied].data.dtype == info.dtype
-        {
-            let input = inputs.swap_remove(copied);
+        if let Some(copied) = self.copied(stage, index) {
+            let input = self.input(copied)?;
+            input.data.check(&input.origin, info)?;
             input.check_finite(info.elements())?;
             return Ok(input.data);
         }
+        let inputs =
+            plan.inputs.iter().map(|input| self.input(input)).collect::<Result<Vec<_>>>()?;
+        let method = methods::find(stage_plan.method_at(plan.place));
         let origin = match &stage_plan.name {
             Some(name) => format!("{}, stage '{name}'", self.origin),
             None => self.origin.clone(),
@@ -48,6 +79,12 @@ impl MergeSource {
             Some(copied) => job.map(|inputs, out| out.copy_from_slice(&inputs[copied]))?,
             None => method.combine(&job)?,
         };
+        for input in inputs {
+            mmap::let_go(&input.data.bytes);
+            if let Cow::Owned(bytes) = input.data.bytes {
+                buffers::give_back(bytes);
+            }
+        }
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
     }
 
@@ -59,7 +96,9 @@ impl MergeSource {
                 let member = &self.plan.members[m];
                 let source = &member.checkpoint.tensors;
                 let origin = format!("member '{}' ({})", member.reference, source.origin());
-                JobInput { data: source.read(input.index)?, origin, tensor, model, check: true }
+                let data = source.read(input.index)?;
+                mmap::will_need(&data.bytes);
+                JobInput { data, origin, tensor, model, check: true }
             }
             Input::Stage(s) => {
                 let origin = format!("stage '{}'", self.plan.stages[s].label());
@@ -80,6 +119,45 @@ impl TensorSource for MergeSource {
     }
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
-        self.compute(self.plan.stages.len() - 1, index)
+        self.compute(self.output(), index)
+    }
+
+    fn stream(&self, index: usize, sink: &Sink) -> Result<()> {
+        let info = &self.table().infos()[index];
+        match self.copied_member(self.output(), index).filter(|_| info.dtype.is_float()) {
+            Some(copied) => {
+                let input = self.input(copied)?;
+                input.data.check(&input.origin, info)?;
+                in_parts(&input.data.bytes, &|offset, part| {
+                    input.check_part(offset, part)?;
+                    sink(offset, part)?;
+                    mmap::let_go(part);
+                    Ok(())
+                })
+            }
+            None => {
+                let data = self.read(index)?;
+                in_parts(&data.bytes, sink)?;
+                if let Cow::Owned(bytes) = data.bytes {
+                    buffers::give_back(bytes);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn working_bytes(&self, index: usize) -> u64 {
+        let Some(copied) = self.copied_member(self.output(), index) else {
+            return self.working_bytes[index];
+        };
+        match copied.from {
+            Input::Member(m) => self.plan.members[m].checkpoint.tensors.working_bytes(copied.index),
+            Input::Stage(_) => self.working_bytes[index],
+        }
+    }
+
+    fn files(&self) -> Option<Vec<PathBuf>> {
+        let files = self.plan.members.iter().map(|member| member.checkpoint.tensors.files());
+        Some(files.collect::<Option<Vec<_>>>()?.concat())
     }
 }

@@ -182,7 +182,9 @@ impl Paths {
             return Ok(None);
         };
         let extra = recipe_files(source);
-        let write = checkpoint::WriteOptions { max_shard_bytes, extra, force: options.force };
+        let (force, memory) = (options.force, options.memory);
+        let write =
+            checkpoint::WriteOptions { max_shard_bytes, extra, force, memory, resume: None };
         checkpoint::write(stack, &self.stack, &write, progress)?;
         progress.note(&format!("wrote {}", self.stack.display()));
         Ok(Some(self.stack.clone()))

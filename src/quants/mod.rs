@@ -16,6 +16,7 @@ mod bf16;
 mod codec;
 mod f16;
 mod f32;
+mod finite;
 mod fp4;
 mod grids;
 mod iq1;
@@ -48,7 +49,7 @@ mod q6_k;
 mod q8_0;
 mod scales6;
 mod search;
-mod simd;
+pub(crate) mod simd;
 mod ternary;
 mod tq1_0;
 mod tq2_0;
@@ -208,6 +209,9 @@ pub fn first_non_finite(values: &[f32]) -> Option<usize> {
 /// Covers the types that [`decode`] knows, for which it checks what llama.cpp's `ggml_validate_row_data`
 /// checks; for others, and for a trailing partial block, it says nothing.
 pub fn first_invalid_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    if dtype.is_float() {
+        return finite::first_non_finite(Level::best(), dtype, bytes);
+    }
     let codec = codec(dtype)?;
     bytes.chunks_exact(dtype.block_bytes()).position(|block| !(codec.is_valid)(block))
 }

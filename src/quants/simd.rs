@@ -2,13 +2,14 @@
 //!
 //! A piece of [`Work`] is written once in plain Rust over arrays of lanes and inlined into a wrapper per
 //! level, where the compiler vectorizes it. Rust neither contracts nor reassociates float operations,
-//! so every level gives the same bits. Dispatch happens once per call on many rows, never per block.
+//! so every level gives the same bits. Dispatch happens once per call on many rows, never per block. Merging
+//! uses the same levels for its sums.
 
 use std::sync::OnceLock;
 
 /// An instruction set that this CPU has: holding a value is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Level(Kind);
+pub(crate) struct Level(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -21,7 +22,7 @@ enum Kind {
 
 /// Something to compute at a level. Implementations and all they call must be `#[inline(always)]`:
 /// only code inlined into the wrappers below is compiled for their instruction sets.
-pub(super) trait Work {
+pub(crate) trait Work {
     fn run(self);
 }
 

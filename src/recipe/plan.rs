@@ -184,9 +184,14 @@ impl MergePlan {
         table_bytes(self.tensors())
     }
 
-    /// An upper bound of the bytes that computing one output tensor holds at a time: the result and the
-    /// values of earlier stages; members' weights are mapped, not held.
+    /// An upper bound of the bytes that computing one output tensor holds at a time.
     pub fn peak_tensor_bytes(&self) -> u64 {
+        self.working_bytes().into_iter().max().unwrap_or(0)
+    }
+
+    /// An upper bound of the bytes that computing each output tensor holds: the result and the values of
+    /// earlier stages; members' weights are mapped, not held.
+    pub fn working_bytes(&self) -> Vec<u64> {
         // Stages come after those they use, so each finds its inputs' figures.
         let mut held: Vec<Vec<u64>> = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
@@ -203,7 +208,7 @@ impl MergePlan {
             });
             held.push(peaks.collect());
         }
-        held.last().and_then(|peaks| peaks.iter().copied().max()).unwrap_or(0)
+        held.pop().unwrap_or_default()
     }
 }
 

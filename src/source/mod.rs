@@ -2,14 +2,31 @@
 //!
 //! Files are sources; merging, renaming, permuting and converting are sources over sources, computed
 //! when a tensor is read and not before. So stages chain without intermediate files, and memory stays
-//! bounded by the few tensors in flight. Deliberately absent: caching and prefetching; a reader that
-//! wants a tensor twice reads it twice.
+//! bounded by the few tensors in flight. Deliberately absent: caching; a reader that wants a tensor twice
+//! reads it twice.
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::quants;
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// Bytes of a part of a tensor, see [`TensorSource::stream`]: enough to hide the cost of handing it over,
+/// and little to hold.
+pub const PART_BYTES: usize = 1 << 20;
+
+/// Takes the parts of a tensor, each with its offset in bytes.
+pub type Sink<'a> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'a;
+
+/// Gives `bytes` to `sink` in parts of [`PART_BYTES`], the last one shorter, on all threads. Of several
+/// errors, that of the first part.
+pub fn in_parts(bytes: &[u8], sink: &Sink) -> Result<()> {
+    let parts = bytes.par_chunks(PART_BYTES).enumerate();
+    let results: Vec<_> = parts.map(|(number, part)| sink(number * PART_BYTES, part)).collect();
+    results.into_iter().collect()
+}
 
 /// Name, shape and type of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +77,21 @@ impl<'a> TensorData<'a> {
         let mut out = vec![0f32; n];
         quants::decode(self.dtype, &self.bytes, &mut out)?;
         Ok(out)
+    }
+
+    /// Fails unless the data have the type and the length that `info`, the table's entry, announces.
+    pub fn check(&self, origin: &str, info: &TensorInfo) -> Result<()> {
+        if self.dtype == info.dtype && Some(self.bytes.len()) == info.bytes() {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} bytes of {} came where {:?} in {} was announced",
+            self.bytes.len(),
+            self.dtype,
+            info.shape,
+            info.dtype
+        );
+        Err(Error::tensor(origin, &info.name, detail))
     }
 
     /// F32 data, encoded from `values`.
@@ -124,6 +156,33 @@ pub trait TensorSource: Send + Sync {
     /// Number, from 0, of the shard that holds tensor `index` of the table, where an output can have
     /// the same shards: in GGUF files. `None` for every other source.
     fn shard(&self, _index: usize) -> Option<usize> {
+        None
+    }
+
+    /// Gives the data of tensor `index` to `sink`: parts of [`PART_BYTES`] bytes, the last one shorter,
+    /// each once, from any thread and in any order. What a writer uses: a source that can make or copy
+    /// a tensor part by part need not hold it whole.
+    ///
+    /// # Errors
+    /// Those of reading and of `sink`; data that are not what the table announces.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    fn stream(&self, index: usize, sink: &Sink) -> Result<()> {
+        let data = self.read(index)?;
+        data.check(self.origin(), &self.table().infos()[index])?;
+        in_parts(&data.bytes, sink)
+    }
+
+    /// About how many bytes reading tensor `index` takes while it lasts, the result with it: 0 where
+    /// the data are mapped. For those who read several at once within a bound.
+    fn working_bytes(&self, _index: usize) -> u64 {
+        0
+    }
+
+    /// The files that all data are made from, so that a later run can tell whether they have changed;
+    /// `None` where that is not known.
+    fn files(&self) -> Option<Vec<PathBuf>> {
         None
     }
 

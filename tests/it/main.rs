@@ -24,6 +24,7 @@ mod properties;
 mod quants;
 mod recipe;
 mod recipes;
+mod resume;
 mod shards;
 mod stress;
 mod tokenizer;

@@ -4,7 +4,7 @@ use aqueduct::checkpoint::Checkpoint;
 use aqueduct::dtype::DType;
 use aqueduct::merge;
 use aqueduct::recipe::{Folders, MemberLookup, MergePlan, Missing, ModelRef, plan_text};
-use aqueduct::source::{MemorySource, TensorData, TensorInfo, TensorSource};
+use aqueduct::source::{MemorySource, PART_BYTES, TensorData, TensorInfo, TensorSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,6 +159,57 @@ fn threads_do_not_change_a_byte() {
     assert_eq!(all(1), all(3));
 }
 
+/// The bytes of tensor `index`, put together from its parts, each of which must come once.
+fn streamed(source: &dyn TensorSource, index: usize) -> Vec<u8> {
+    let parts = std::sync::Mutex::new(BTreeMap::new());
+    let take = |offset: usize, part: &[u8]| {
+        assert!(offset.is_multiple_of(PART_BYTES) && part.len() <= PART_BYTES);
+        assert!(parts.lock().unwrap().insert(offset, part.to_vec()).is_none());
+        Ok(())
+    };
+    source.stream(index, &take).unwrap();
+    parts.into_inner().unwrap().into_values().flatten().collect()
+}
+
+#[test]
+fn the_parts_of_a_stream_make_what_is_read() {
+    for recipe in ["aqueduct", "stack", "slerp-gradient"] {
+        let merged = open(recipe);
+        for index in 0..merged.tensors.table().infos().len() {
+            let read = merged.tensors.read(index).unwrap().bytes;
+            assert_eq!(streamed(merged.tensors.as_ref(), index), *read, "{recipe} {index}");
+        }
+    }
+    // Tensors of several parts, handed through and computed.
+    let elements = PART_BYTES / 4 + 5 * 4;
+    let config = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 4, "intermediate_size": 6,
+        "num_hidden_layers": 0, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": VOCABULARY, "tie_word_embeddings": true}"#;
+    let config = config.replace("VOCABULARY", &(elements / 4).to_string());
+    let config = aqueduct::checkpoint::Config::parse("large", &config).unwrap();
+    let shapes = aqueduct::recipe::shape_checkpoint("large", config).unwrap();
+    let tensors = shapes.tensors.table().infos().iter().map(|info| {
+        let values: Vec<f32> = (0..info.elements()).map(|i| i as f32).collect();
+        let bytes = TensorData::from_f32(info.shape.clone(), &values).bytes.into_owned();
+        (TensorInfo::new(&info.name, info.shape.clone(), DType::F32), bytes)
+    });
+    let source = MemorySource::new("large", tensors.collect()).unwrap();
+    let large = Checkpoint { tensors: Arc::new(source), ..shapes };
+    for (text, factor) in [
+        ("merge_method: passthrough\nmodels: [{model: large}]", 1.0),
+        ("merge_method: passthrough\nmodels: [{model: large, parameters: {scale: 2}}]", 2.0),
+    ] {
+        let merged = merge::open(plan_made(vec![("large", large.clone())], text));
+        let index = merged.tensors.table().find("model.embed_tokens.weight").unwrap();
+        let values = |bytes: &[u8]| -> Vec<f32> {
+            bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        };
+        let found = values(&streamed(merged.tensors.as_ref(), index));
+        assert_eq!(found.len(), elements);
+        assert!(found.iter().enumerate().all(|(i, v)| *v == i as f32 * factor), "{text}");
+    }
+}
+
 /// Members made up in memory: one layer, hidden size 2, vocabulary 3.
 struct Made(BTreeMap<&'static str, Checkpoint>);
 
@@ -219,6 +270,9 @@ fn nan_in_a_member_is_an_error_that_names_member_tensor_and_index() {
         let error = error.to_string();
         let named = ["'bad'", "'model.layers.0.mlp.up_proj.weight'", "element 5", "NaN"];
         assert!(named.iter().all(|part| error.contains(part)), "{error}");
+        let index = merged.tensors.table().find("model.layers.0.mlp.up_proj.weight").unwrap();
+        let streamed = merged.tensors.stream(index, &|_, _| Ok(())).unwrap_err();
+        assert_eq!(streamed.to_string(), error);
         merged.tensors.read_name("model.norm.weight").unwrap();
     }
 }

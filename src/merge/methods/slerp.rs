@@ -9,10 +9,13 @@
 use super::Method;
 use crate::error::Result;
 use crate::merge::chunks::{CHUNK, Job};
-use crate::merge::sums::dot;
+use crate::quants::simd::{Level, Work};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub struct Slerp;
+
+/// Independent sums of a scalar product.
+const LANES: usize = 8;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "slerp",
@@ -38,8 +41,9 @@ impl Method for Slerp {
         let base = job.plan.base.unwrap_or(0);
         let other = 1 - base;
         let [square0, square1, dot] = job.sums(&job.all(), CHUNK, |_, inputs| {
-            let (a, b) = (&inputs[base], &inputs[other]);
-            [dot(a, a), dot(b, b), dot(a, b)]
+            let mut sums = [0.0; 3];
+            Level::best().run(Products { a: &inputs[base], b: &inputs[other], sums: &mut sums });
+            sums
         })?;
         let (s0, s1) = factors(job.plan.params.need("t"), square0.sqrt(), square1.sqrt(), dot);
         job.map(|inputs, out| {
@@ -60,4 +64,59 @@ fn factors(t: f64, norm0: f64, norm1: f64, dot: f64) -> (f32, f32) {
     let angle = cosine.acos();
     let sine = angle.sin();
     (((1.0 - t) * angle).sin() as f32 / sine as f32, (t * angle).sin() as f32 / sine as f32)
+}
+
+/// The scalar products of `a` and `b` with themselves and each other.
+struct Products<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    /// `a a`, `b b`, `a b`.
+    sums: &'a mut [f64; 3],
+}
+
+impl Work for Products<'_> {
+    /// Exact in its products and accumulated in f64, all three in one pass.
+    #[inline(always)]
+    fn run(self) {
+        let mut lanes = [[0f64; LANES]; 3];
+        let (wide_a, rest_a) = self.a.as_chunks::<LANES>();
+        let (wide_b, rest_b) = self.b.as_chunks::<LANES>();
+        let [aa, bb, ab] = &mut lanes;
+        for (a, b) in wide_a.iter().zip(wide_b) {
+            for lane in 0..LANES {
+                let (x, y) = (f64::from(a[lane]), f64::from(b[lane]));
+                aa[lane] += x * x;
+                bb[lane] += y * y;
+                ab[lane] += x * y;
+            }
+        }
+        let mut rest = [0f64; 3];
+        for (&x, &y) in rest_a.iter().zip(rest_b) {
+            let (x, y) = (f64::from(x), f64::from(y));
+            rest = [rest[0] + x * x, rest[1] + y * y, rest[2] + x * y];
+        }
+        for (sum, (lanes, rest)) in self.sums.iter_mut().zip(lanes.iter().zip(rest)) {
+            *sum = lanes.iter().sum::<f64>() + rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_simd_level_gives_the_same_sums() {
+        let a: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin()).collect();
+        let b: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.11).cos() * 1e-3).collect();
+        let run = |level: Level| {
+            let mut sums = [0.0; 3];
+            level.run(Products { a: &a, b: &b, sums: &mut sums });
+            sums.map(f64::to_bits)
+        };
+        let all: Vec<_> = Level::available().into_iter().map(run).collect();
+        assert!(all.iter().all(|sums| *sums == all[0]));
+        let plain: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+        assert!((f64::from_bits(all[0][2]) - plain).abs() < 1e-9, "{plain}");
+    }
 }
