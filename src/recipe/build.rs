@@ -3,11 +3,15 @@
 use super::diagnostics::nearest;
 use super::method::{MethodSpec, PEER_METHODS, Scope};
 use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan, Values};
+use super::rows::Arranged;
 use super::planner::{Planner, View};
-use super::schema::{Document, TokenizerSource};
+use super::schema::Document;
 use super::slices::{self, Part, Parts};
+use super::tokenizer_spec::TokenizerSource;
 use super::values::{self, Ask};
-use super::{compat, output_config};
+use super::vocabulary::{self, Resolved, Vocabulary};
+use super::yaml::Pos;
+use super::{chat, compat, output_config, rows};
 use crate::arch::{Architecture, Role, TensorDecl};
 use crate::dtype::DType;
 use crate::source::{TensorInfo, TensorTable};
@@ -31,14 +35,18 @@ pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) 
         return None;
     }
     let donors = donors(planner, document, first)?;
-    if !compat::check(planner, &slices, donors.0.0) {
+    if !compat::check(planner, &slices, donors.config.0) {
         return None;
     }
+    let vocabulary = vocabulary::resolve(planner, document, &slices, &donors);
+    let chat_template = chat::resolve(planner, document, &slices, &donors).ok();
+    let vocabulary = vocabulary.ok()?;
     let mut builder = Builder {
         arch: planner.view(first.list[0].input).arch,
         planner,
         document,
         spec,
+        rows: vocabulary.as_ref().map(|resolved| resolved.vocabulary.rows),
         tensors: Vec::new(),
         flaws: BTreeMap::new(),
         ok: true,
@@ -52,8 +60,38 @@ pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) 
     let names: Vec<&str> = tensors.iter().map(|(info, _)| info.name.as_str()).collect();
     values::warn_of_dead_filters(planner, document, spec, &names);
     compat::warn_of_zero_weights(planner, &slices, &tensors);
-    compat::check_vocabulary(planner, document, &tensors, &donors)?;
-    finish(planner, document, spec, &slices, tensors, donors)
+    if vocabulary.is_none() {
+        compat::check_vocabulary(planner, document, &tensors, &donors)?;
+    }
+    let stage = finish(planner, document, spec, &slices, tensors, donors, vocabulary)?;
+    Some(Stage { chat_template: chat_template?, ..stage })
+}
+
+/// How the rows of embedding and head come to the vocabulary that the recipe asks for.
+fn arrange(
+    planner: &mut Planner,
+    document: &Document,
+    resolved: &Resolved,
+    tensors: &[(TensorInfo, TensorPlan)],
+) -> BTreeMap<usize, Arranged> {
+    let mut all = BTreeMap::new();
+    for (index, (info, plan)) in tensors.iter().enumerate() {
+        if !matches!(plan.place, Place::Embedding | Place::Head) {
+            continue;
+        }
+        let Some((arranged, nowhere)) = rows::arrange(planner, resolved, plan) else { continue };
+        if nowhere > 0 {
+            let message = format!(
+                "{nowhere} tokens are in no model's vocabulary: their rows of '{}' are 0",
+                info.name
+            );
+            let remedy = "give them a source under 'tokenizer: tokens:', or train them";
+            let pos = document.tokenizer.as_ref().map_or(document.pos, |spec| spec.pos);
+            planner.problems.warn(pos, message, remedy);
+        }
+        all.insert(index, arranged);
+    }
+    all
 }
 
 /// Puts together what has been found sound.
@@ -63,9 +101,9 @@ fn finish(
     spec: &'static MethodSpec,
     slices: &[Parts],
     tensors: Vec<(TensorInfo, TensorPlan)>,
-    donors: Donors,
+    mut donors: Donors,
+    resolved: Option<Resolved>,
 ) -> Option<Stage> {
-    let ((donor, config_donor), tokenizer_donor) = donors;
     let slice_of_layer: Vec<usize> = slices
         .iter()
         .enumerate()
@@ -73,8 +111,21 @@ fn finish(
         .collect();
     let layers = slice_of_layer.len();
     let tied = !tensors.iter().any(|(_, plan)| plan.place == Place::Head);
-    let config = output_config::make(planner, donor, &tensors, layers, tied);
-    let view = planner.view(donor);
+    let vocabulary = resolved.as_ref().map(|resolved| resolved.vocabulary.rows);
+    let outcome = output_config::Outcome { tensors: &tensors, layers, tied, vocabulary };
+    let config = output_config::make(planner, &donors, &outcome);
+    let arranged = match &resolved {
+        Some(resolved) => arrange(planner, document, resolved, &tensors),
+        None => BTreeMap::new(),
+    };
+    if let Some(n) = resolved.as_ref().map(|resolved| resolved.appended).filter(|&n| n > 0) {
+        donors.tokenizer.1.reason.push_str(&format!("; {n} tokens added to its own"));
+    }
+    let vocabulary = match resolved {
+        Some(resolved) => Some(resolved.vocabulary),
+        None => inherited(planner, donors.tokenizer.0),
+    };
+    let view = planner.view(donors.config.0);
     let (arch, mut hyper) = (view.arch, view.hyper.clone());
     let vocab = tensors.first().map(|(info, _)| info.shape[0])?;
     (hyper.n_layer, hyper.n_vocab, hyper.tied) = (layers, vocab, tied);
@@ -92,15 +143,26 @@ fn finish(
         method: spec,
         dtype: document.dtype.as_ref().map(|d| d.value),
         out_dtype: document.out_dtype.as_ref().map(|d| d.value),
-        config_donor,
-        tokenizer_donor,
+        config_donor: donors.config.1,
+        tokenizer_donor: donors.tokenizer.1,
         config,
         arch,
         hyper,
         table,
         tensors,
         slice_of_layer,
+        vocabulary,
+        arranged,
+        chat_template: None,
     })
+}
+
+/// The vocabulary of a stage that the tokenizer is taken from.
+fn inherited(planner: &Planner, tokenizer: Input) -> Option<Vocabulary> {
+    match tokenizer {
+        Input::Stage(s) => planner.stages[s].vocabulary.clone(),
+        Input::Member(_) => None,
+    }
 }
 
 fn method(planner: &mut Planner, document: &Document) -> Option<&'static MethodSpec> {
@@ -124,25 +186,31 @@ fn method(planner: &mut Planner, document: &Document) -> Option<&'static MethodS
     None
 }
 
-/// The input that gives the configuration, the member it goes back to, and the tokenizer's member.
-pub(super) type Donors = ((Input, Donor), Donor);
+/// The inputs that give configuration and tokenizer, each with the member it goes back to.
+pub(super) struct Donors {
+    pub config: (Input, Donor),
+    /// Where the recipe names it.
+    pub config_pos: Pos,
+    pub tokenizer: (Input, Donor),
+}
 
-/// `base_model`, else the first source; for the tokenizer `tokenizer_source` goes before.
+/// `base_model`, else the first source; for the tokenizer a model named as its source goes before.
 fn donors(planner: &mut Planner, document: &Document, first: &Parts) -> Option<Donors> {
-    let (input, why) = match &document.base_model {
-        Some(base) => (planner.input(base)?, "base_model"),
-        None => (first.list.first()?.input, "first source"),
+    let (input, why, config_pos) = match &document.base_model {
+        Some(base) => (planner.input(base)?, "base_model", base.pos),
+        None => first.list.first().map(|part| (part.input, "first source", part.pos))?,
     };
     let label = document.name.as_ref().map_or("the output", |name| &name.value);
     let config = donor(planner, input, &format!("{why} of {label}"), |stage| &stage.config_donor);
-    let tokenizer = match &document.tokenizer_source {
-        None => donor(planner, input, &format!("{why} of {label}"), |stage| &stage.tokenizer_donor),
+    let source = document.tokenizer.as_ref().map(|spec| &spec.source);
+    let (from, why) = match source {
+        None => (input, format!("{why} of {label}")),
+        Some(TokenizerSource::Union) => (input, format!("union, begun with the {why} of {label}")),
         Some(TokenizerSource::Model(model)) => {
-            let input = planner.input(model)?;
-            donor(planner, input, "tokenizer_source", |stage| &stage.tokenizer_donor)
+            (planner.input(model)?, "tokenizer_source".to_string())
         }
         Some(TokenizerSource::Base(_)) if document.base_model.is_some() => {
-            donor(planner, input, "tokenizer_source: base", |stage| &stage.tokenizer_donor)
+            (input, "tokenizer_source: base".to_string())
         }
         Some(TokenizerSource::Base(pos)) => {
             let message = "the tokenizer shall be that of the base model, but there is none";
@@ -150,7 +218,8 @@ fn donors(planner: &mut Planner, document: &Document, first: &Parts) -> Option<D
             return None;
         }
     };
-    Some(((input, config), tokenizer))
+    let tokenizer = donor(planner, from, &why, |stage| &stage.tokenizer_donor);
+    Some(Donors { config: (input, config), config_pos, tokenizer: (from, tokenizer) })
 }
 
 /// The member behind `input`.
@@ -176,6 +245,8 @@ struct Builder<'b, 'a, 'd> {
     document: &'d Document,
     spec: &'static MethodSpec,
     arch: &'static Architecture,
+    /// Rows of embedding and head, where they are not their inputs'.
+    rows: Option<usize>,
     tensors: Vec<(TensorInfo, TensorPlan)>,
     flaws: BTreeMap<Input, Flaws>,
     ok: bool,
@@ -325,8 +396,12 @@ impl<'d> Builder<'_, '_, 'd> {
             .map(|input| self.planner.view(input.from).table.infos()[input.index].clone())
             .collect();
         let first = &infos[0];
+        let over_tokens = matches!(plan.place, Place::Embedding | Place::Head);
+        let rows = self.rows.filter(|_| over_tokens);
+        // Rows that will be arranged need not be equally many.
+        let compared = |info: &TensorInfo| info.shape[usize::from(rows.is_some())..].to_vec();
         for (info, part) in infos.iter().zip(&slice.list).skip(1) {
-            if info.shape != first.shape {
+            if compared(info) != compared(first) {
                 let message = format!(
                     "'{}' of '{}' has shape {:?}, that of '{}' has {:?}",
                     info.name,
@@ -335,7 +410,12 @@ impl<'d> Builder<'_, '_, 'd> {
                     self.planner.label(slice.list[0].input),
                     first.shape
                 );
-                let remedy = "models that are combined must have the same vocabulary and sizes";
+                let remedy = if over_tokens {
+                    "models that are combined must have the same vocabulary, unless the recipe says \
+                     what the result's shall be: add 'tokenizer: {source: union}', 'base' or a model"
+                } else {
+                    "models that are combined must have the same sizes"
+                };
                 self.planner.problems.error(part.pos, message, remedy);
                 self.ok = false;
                 return None;
@@ -348,7 +428,11 @@ impl<'d> Builder<'_, '_, 'd> {
             None if shared => first.dtype,
             None => DType::F32,
         };
-        Some(TensorInfo::new(name, first.shape.clone(), dtype))
+        let mut shape = first.shape.clone();
+        if let Some(rows) = rows {
+            shape[0] = rows;
+        }
+        Some(TensorInfo::new(name, shape, dtype))
     }
 
     /// A sum of weights that is to be divided by must not be zero.

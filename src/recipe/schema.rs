@@ -10,6 +10,7 @@
 use super::diagnostics::{Diagnostics, nearest};
 use super::params::{Clause, Setting, Settings};
 use super::reference::ModelRef;
+use super::tokenizer_spec::{self, ChatTemplate, TokenizerSpec};
 use super::yaml::{At, Kind, Node, Pos};
 use crate::dtype::DType;
 
@@ -23,17 +24,10 @@ pub struct Document {
     pub base_model: Option<At<ModelRef>>,
     pub dtype: Option<At<DType>>,
     pub out_dtype: Option<At<DType>>,
-    pub tokenizer_source: Option<TokenizerSource>,
+    pub tokenizer: Option<TokenizerSpec>,
+    pub chat_template: Option<At<ChatTemplate>>,
     pub inputs: Inputs,
     pub parameters: Settings,
-}
-
-/// Where the tokenizer comes from, if not from the donor of the configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TokenizerSource {
-    /// `base`: the base model.
-    Base(Pos),
-    Model(At<ModelRef>),
 }
 
 /// What a stage is made of.
@@ -103,7 +97,8 @@ pub fn document(node: &Node, problems: &mut Diagnostics) -> Option<Document> {
         base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
         dtype: map.get("dtype").and_then(|n| dtype(n, problems)),
         out_dtype: map.get("out_dtype").and_then(|n| dtype(n, problems)),
-        tokenizer_source: tokenizer_source(&map, problems),
+        tokenizer: tokenizer_spec::tokenizer(&map, problems),
+        chat_template: tokenizer_spec::chat_template(&map, problems),
         inputs: inputs(&map, problems),
         parameters,
     };
@@ -119,10 +114,6 @@ fn refuse_unsupported(map: &Mapping, problems: &mut Diagnostics) {
         let remedy =
             "text models have one module: write its 'slices' or 'models' at the top instead";
         problems.error(key.pos, "'modules' is not supported yet", remedy);
-    }
-    if let Some((key, _)) = map.entry("chat_template") {
-        let remedy = "remove it: the chat template of the tokenizer's donor is kept as it is";
-        problems.error(key.pos, "'chat_template' is not supported yet", remedy);
     }
 }
 
@@ -228,42 +219,8 @@ fn layer_number(node: &Node) -> Option<usize> {
     }
 }
 
-fn tokenizer_source(map: &Mapping, problems: &mut Diagnostics) -> Option<TokenizerSource> {
-    if let (Some((key, _)), Some(_)) = (map.entry("tokenizer"), map.entry("tokenizer_source")) {
-        let remedy = "keep one of them";
-        problems.error(key.pos, "both 'tokenizer' and 'tokenizer_source' are given", remedy);
-        return None;
-    }
-    if let Some(node) = map.get("tokenizer_source") {
-        return tokenizer_name(node, problems);
-    }
-    let node = map.get("tokenizer")?;
-    const KEYS: &[&str] = &["source", "tokens", "pad_to_multiple_of"];
-    let remedy = "write 'tokenizer: {source: base}' or name a model";
-    let inner = Mapping::read(node, "'tokenizer'", remedy, KEYS, problems)?;
-    for unsupported in ["tokens", "pad_to_multiple_of"] {
-        if let Some((key, _)) = inner.entry(unsupported) {
-            let message = format!("'tokenizer: {unsupported}' is not supported yet");
-            problems.error(key.pos, message, "remove it: the vocabulary is taken over unchanged");
-        }
-    }
-    tokenizer_name(inner.get("source")?, problems)
-}
-
-fn tokenizer_name(node: &Node, problems: &mut Diagnostics) -> Option<TokenizerSource> {
-    match &node.value {
-        Kind::Str(s) if s == "union" => {
-            let remedy = "use 'base' or name the model whose tokenizer the result shall have";
-            problems.error(node.pos, "the union of vocabularies is not supported yet", remedy);
-            None
-        }
-        Kind::Str(s) if s == "base" => Some(TokenizerSource::Base(node.pos)),
-        _ => model_ref(node, problems).map(TokenizerSource::Model),
-    }
-}
-
 /// The text of a scalar: numbers and booleans are taken as they are spelled, for a stage may be called 7.
-fn scalar_text(kind: &Kind) -> Option<String> {
+pub(super) fn scalar_text(kind: &Kind) -> Option<String> {
     match kind {
         Kind::Str(s) => Some(s.clone()),
         Kind::Int(n) => Some(n.to_string()),
@@ -284,7 +241,7 @@ fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>
     }
 }
 
-fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
+pub(super) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
     let remedy = "write a folder or a name such as 'org/model', or {model: {path: ...}}";
     let parsed = match &node.value {
         Kind::Map(_) => {
@@ -439,7 +396,7 @@ fn list<'a>(node: &'a Node, key: &str, shape: &str, problems: &mut Diagnostics) 
 }
 
 /// Of each key the last entry, as the peer's YAML library has it, with a warning for the others.
-fn last_of_each<'a>(
+pub(super) fn last_of_each<'a>(
     entries: &'a [(At<String>, Node)],
     problems: &mut Diagnostics,
 ) -> Vec<&'a (At<String>, Node)> {
@@ -460,13 +417,13 @@ fn last_of_each<'a>(
 }
 
 /// A mapping whose keys have been checked.
-struct Mapping<'a> {
+pub(super) struct Mapping<'a> {
     pos: Pos,
     entries: Vec<&'a (At<String>, Node)>,
 }
 
 impl<'a> Mapping<'a> {
-    fn read(
+    pub(super) fn read(
         node: &'a Node,
         what: &str,
         remedy: &str,
@@ -491,13 +448,13 @@ impl<'a> Mapping<'a> {
         Some(Mapping { pos: node.pos, entries })
     }
 
-    fn entry(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
+    pub(super) fn entry(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
         let found = self.entries.iter().find(|(key, _)| key.value == name);
         found.map(|(key, node)| (key, node))
     }
 
     /// The value of `name`; one that is null counts as missing.
-    fn get(&self, name: &str) -> Option<&'a Node> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a Node> {
         self.entry(name).map(|(_, node)| node).filter(|node| node.value != Kind::Null)
     }
 }
