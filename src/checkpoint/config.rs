@@ -23,7 +23,8 @@ impl Config {
     /// Reads a file beside the weights, which must hold a JSON object of less than 512 MiB.
     pub fn of_side_file(file: &SideFile) -> Result<Config> {
         let bytes = file.read(512 << 20)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(file.path(), "not UTF-8"))?;
+        let text =
+            std::str::from_utf8(&bytes).map_err(|_| Error::format(file.path(), "not UTF-8"))?;
         Config::parse(&file.path().display().to_string(), text)
     }
 

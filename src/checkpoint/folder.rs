@@ -45,8 +45,7 @@ impl Checkpoint {
         }
         let config = Config::read(&config_path)?;
         let tensors = Arc::new(FolderSource::open(dir)?);
-        let side_files =
-            SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
+        let side_files = SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
         let side_files = side_files.map(SideFile::File).collect();
         let card = ModelCard::beside(dir);
         Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files, card })

@@ -82,7 +82,8 @@ impl Gathering<'_> {
         let used = rows.iter().position(|row| *row == Row::Padding).unwrap_or(rows.len());
         let mut out = vec![0.0f32; rows.len() * self.row_len];
         let (tokens, padding) = out.split_at_mut(used * self.row_len);
-        let blocks = tokens.par_chunks_mut((BLOCK * self.row_len).max(1)).zip(rows.par_chunks(BLOCK));
+        let blocks =
+            tokens.par_chunks_mut((BLOCK * self.row_len).max(1)).zip(rows.par_chunks(BLOCK));
         let results: Vec<Result<()>> = blocks
             .map(|(out, rows)| {
                 let rows = out.chunks_mut(self.row_len.max(1)).zip(rows);

@@ -3,8 +3,8 @@
 use super::diagnostics::nearest;
 use super::method::{MethodSpec, PEER_METHODS, Scope};
 use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan, Values};
-use super::rows::Arranged;
 use super::planner::{Planner, View};
+use super::rows::Arranged;
 use super::schema::Document;
 use super::slices::{self, Part, Parts};
 use super::tokenizer_spec::TokenizerSource;

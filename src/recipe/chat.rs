@@ -36,7 +36,8 @@ pub(super) fn resolve(
             "model '{}' has no tokenizer, so there is nothing that a chat template could belong to",
             donor.reference
         );
-        let remedy = "put its tokenizer.json beside its weights, or name another 'tokenizer_source'";
+        let remedy =
+            "put its tokenizer.json beside its weights, or name another 'tokenizer_source'";
         planner.problems.error(wanted.pos, message, remedy);
         return Err(());
     }

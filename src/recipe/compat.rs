@@ -149,7 +149,10 @@ pub(super) fn check_vocabulary(
     }
     let config = planner.view(donors.config.0).hyper.n_vocab;
     if config != embedding {
-        wrong.push(format!("the configuration from '{}' says {config}", planner.label(donors.config.0)));
+        wrong.push(format!(
+            "the configuration from '{}' says {config}",
+            planner.label(donors.config.0)
+        ));
     }
     let tokens = planner.view(donors.tokenizer.0).hyper.n_vocab;
     if tokens != embedding && tokens != config {

@@ -97,7 +97,8 @@ fn layer_lists(planner: &mut Planner, donors: &Donors, outcome: &Outcome, config
                     "'{key}' of config.json has an entry for each layer, but model '{label}' has no \
                      such list; it is left out"
                 );
-                let remedy = "make a model without the list the 'base_model', or add it to config.json";
+                let remedy =
+                    "make a model without the list the 'base_model', or add it to config.json";
                 planner.problems.warn(donors.config_pos, message, remedy);
             }
         }

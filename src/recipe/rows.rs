@@ -127,7 +127,8 @@ impl<'r> Arranger<'r> {
         let row_len = candidates.first().map_or(0, |c| row_len(planner, c.input, c.index));
         for (input, _) in &resolved.lists {
             let index = vocabulary_tensor(planner, *input, plan.place);
-            let Some(index) = index.filter(|&index| row_len == self::row_len(planner, *input, index))
+            let Some(index) =
+                index.filter(|&index| row_len == self::row_len(planner, *input, index))
             else {
                 continue;
             };

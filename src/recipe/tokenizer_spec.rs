@@ -51,7 +51,10 @@ pub enum RowSource {
     Model(At<ModelRef>),
     Zero,
     /// Another row of a model.
-    Token { model: At<ModelRef>, token: WhichToken },
+    Token {
+        model: At<ModelRef>,
+        token: WhichToken,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -218,7 +221,8 @@ fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
         _ => None,
     };
     let Some(token) = token else {
-        let message = "the source of the token needs one of 'token' (a text) and 'token_id' (a number)";
+        let message =
+            "the source of the token needs one of 'token' (a text) and 'token_id' (a number)";
         problems.error(node.pos, message, TOKEN_REMEDY);
         return None;
     };
@@ -248,7 +252,9 @@ pub(super) fn chat_template(map: &Mapping, problems: &mut Diagnostics) -> Option
         let names: Vec<&str> = ["auto"].into_iter().chain(chat_template_names()).collect();
         let remedy = match nearest(name, names.iter().copied()) {
             Some(near) => format!("did you mean '{near}'?"),
-            None => format!("known are {}; or write the template itself in Jinja", names.join(", ")),
+            None => {
+                format!("known are {}; or write the template itself in Jinja", names.join(", "))
+            }
         };
         let message = match &node.value {
             Kind::Str(_) => format!("unknown chat template '{name}'"),

@@ -72,16 +72,19 @@ pub(super) fn resolve(
 ) -> Result<Option<Resolved>, ()> {
     let Some(spec) = &document.tokenizer else { return Ok(None) };
     let mut inputs = vec![donors.tokenizer.0];
-    let base = document.base_model.as_ref().map(|base| planner.input(base).ok_or(())).transpose()?;
+    let base =
+        document.base_model.as_ref().map(|base| planner.input(base).ok_or(())).transpose()?;
     let parts = slices.iter().flat_map(|slice| &slice.list).map(|part| part.input);
     inputs.extend(base.into_iter().chain(parts));
     for reference in spec.references() {
         inputs.push(planner.input(reference).ok_or(())?);
     }
     let mut unique: Vec<Input> = Vec::new();
-    inputs.retain(|input| !unique.contains(input) && {
-        unique.push(*input);
-        true
+    inputs.retain(|input| {
+        !unique.contains(input) && {
+            unique.push(*input);
+            true
+        }
     });
     if planner.shapes_only() {
         return Ok(Some(from_shapes(planner, spec, &inputs)));
@@ -330,11 +333,12 @@ fn row_told(
         WhichToken::Text(wanted) => match list.id(&wanted.value) {
             Some(id) => id,
             None => {
-                let message =
-                    format!("model '{}' has no token '{}'", model.value, wanted.value);
+                let message = format!("model '{}' has no token '{}'", model.value, wanted.value);
                 let remedy = match nearest(&wanted.value, list.iter().map(|(_, text)| text)) {
                     Some(near) => format!("did you mean '{near}'?"),
-                    None => format!("it has {} tokens, spelled as in its tokenizer.json", list.len()),
+                    None => {
+                        format!("it has {} tokens, spelled as in its tokenizer.json", list.len())
+                    }
                 };
                 planner.problems.error(wanted.pos, message, remedy);
                 return None;

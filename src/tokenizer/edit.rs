@@ -52,9 +52,7 @@ pub fn edited_files(donor: &Checkpoint, change: Change) -> Result<Vec<SideFile>>
             files.extend(edit.file(file)?);
         }
     }
-    if !files.iter().any(|file| file.name() == "tokenizer_config.json")
-        && edit.wants_config()
-    {
+    if !files.iter().any(|file| file.name() == "tokenizer_config.json") && edit.wants_config() {
         files.push(edit.config("tokenizer_config.json", Map::new()));
     }
     Ok(files)
@@ -149,7 +147,9 @@ impl<'a> Edit<'a> {
     /// Takes the tokens that go out of the tokenizer's model.
     fn strip(&self, model: &mut Value) {
         match model.get_mut("vocab") {
-            Some(Value::Object(vocab)) => vocab.retain(|text, _| !self.gone.contains(text.as_str())),
+            Some(Value::Object(vocab)) => {
+                vocab.retain(|text, _| !self.gone.contains(text.as_str()))
+            }
             Some(Value::Array(pieces)) => pieces.truncate(self.end as usize),
             _ => {}
         }

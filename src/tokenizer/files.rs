@@ -42,9 +42,8 @@ impl AddedToken {
 
     /// Whether both are declared alike; ids do not count.
     pub fn same_flags(&self, other: &AddedToken) -> bool {
-        let flags = |t: &AddedToken| {
-            (t.special, t.single_word, t.lstrip, t.rstrip, t.is_normalized())
-        };
+        let flags =
+            |t: &AddedToken| (t.special, t.single_word, t.lstrip, t.rstrip, t.is_normalized());
         flags(self) == flags(other)
     }
 }

@@ -23,4 +23,6 @@ mod recipes;
 mod shards;
 mod stress;
 mod tokenizer;
+mod tokenizer_keys;
+mod tokenizers;
 mod vocabulary;
