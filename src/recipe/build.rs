@@ -131,13 +131,10 @@ fn finish(
     (hyper.n_layer, hyper.n_vocab, hyper.tied) = (layers, vocab, tied);
     let (infos, tensors): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
     let name = document.name.as_ref().map(|name| name.value.clone());
-    let table = match TensorTable::new(name.as_deref().unwrap_or("output"), infos) {
-        Ok(table) => table,
-        Err(e) => {
-            planner.problems.error(document.pos, e.to_string(), "choose models of a usable size");
-            return None;
-        }
-    };
+    let table = TensorTable::new(name.as_deref().unwrap_or("output"), infos).map_err(|e| {
+        planner.problems.error(document.pos, e.to_string(), "choose models of a usable size");
+    });
+    let table = table.ok()?;
     Some(Stage {
         name,
         method: spec,

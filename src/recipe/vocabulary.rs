@@ -71,21 +71,19 @@ pub(super) fn resolve(
     donors: &Donors,
 ) -> Result<Option<Resolved>, ()> {
     let Some(spec) = &document.tokenizer else { return Ok(None) };
-    let mut inputs = vec![donors.tokenizer.0];
-    let base =
-        document.base_model.as_ref().map(|base| planner.input(base).ok_or(())).transpose()?;
+    let base = document.base_model.as_ref();
+    let base = base.map(|base| planner.input(base).ok_or(())).transpose()?;
     let parts = slices.iter().flat_map(|slice| &slice.list).map(|part| part.input);
-    inputs.extend(base.into_iter().chain(parts));
+    let mut all: Vec<Input> = [donors.tokenizer.0].into_iter().chain(base).chain(parts).collect();
     for reference in spec.references() {
-        inputs.push(planner.input(reference).ok_or(())?);
+        all.push(planner.input(reference).ok_or(())?);
     }
-    let mut unique: Vec<Input> = Vec::new();
-    inputs.retain(|input| {
-        !unique.contains(input) && {
-            unique.push(*input);
-            true
+    let mut inputs: Vec<Input> = Vec::new();
+    for input in all {
+        if !inputs.contains(&input) {
+            inputs.push(input);
         }
-    });
+    }
     if planner.shapes_only() {
         return Ok(Some(from_shapes(planner, spec, &inputs)));
     }
@@ -284,7 +282,12 @@ fn overrides(
             let message = format!("no model has the token '{}': it is a new one", name.value);
             planner.problems.warn(name.pos, message, "nothing, if that is meant");
         }
-        let id = tokens.id(&name.value).expect("it was appended where it was missing");
+        let Some(id) = tokens.id(&name.value) else {
+            let message = format!("there is no id left for the token '{}'", name.value);
+            planner.problems.error(name.pos, message, "choose models with smaller vocabularies");
+            ok = false;
+            continue;
+        };
         if let Some(row) = row {
             overrides.insert(id, Override { row, force: told.force });
         }

@@ -288,9 +288,9 @@ fn assert_same_models(left: &GgufModel, right: &GgufModel) {
     assert_eq!(metadata(left), metadata(right));
     let infos = left.tensors.table().infos();
     assert_eq!(infos, right.tensors.table().infos());
-    for index in 0..infos.len() {
+    for (index, info) in infos.iter().enumerate() {
         let (l, r) = (left.tensors.read(index).unwrap(), right.tensors.read(index).unwrap());
-        assert_eq!(l.bytes, r.bytes, "{}", infos[index].name);
+        assert_eq!(l.bytes, r.bytes, "{}", info.name);
     }
 }
 
