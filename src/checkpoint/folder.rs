@@ -1,7 +1,7 @@
 //! Reading a Hugging Face folder: which files belong to it, and its tensors as a source.
 
 use super::safetensors::SafetensorsFile;
-use super::{Checkpoint, Config, ModelCard};
+use super::{Checkpoint, Config, ModelCard, SideFile};
 use crate::error::{Error, Result};
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -45,8 +45,8 @@ impl Checkpoint {
         }
         let config = Config::read(&config_path)?;
         let tensors = Arc::new(FolderSource::open(dir)?);
-        let side_files =
-            SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect();
+        let side_files = SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
+        let side_files = side_files.map(SideFile::File).collect();
         let card = ModelCard::beside(dir);
         Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files, card })
     }

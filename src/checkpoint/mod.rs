@@ -10,16 +10,17 @@ mod folder;
 mod parts;
 mod resume;
 mod safetensors;
+mod side_file;
 mod write;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use card::{CARD_FILE, ModelCard};
 pub use config::Config;
 pub use resume::{Mark, Resume};
+pub use side_file::SideFile;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
 use crate::source::TensorSource;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A model in Hugging Face terms: configuration, tensors, and the files beside them.
@@ -30,16 +31,15 @@ pub struct Checkpoint {
     pub config: Config,
     pub tensors: Arc<dyn TensorSource>,
     /// Tokenizer files, generation_config.json, chat template: everything that travels with the
-    /// weights unchanged. Absolute or as the user gave the folder; file names are unique.
-    pub side_files: Vec<PathBuf>,
+    /// weights. File names are unique.
+    pub side_files: Vec<SideFile>,
     /// README.md, which is not copied: what it tells of one model is not true of another.
     pub card: Option<ModelCard>,
 }
 
 impl Checkpoint {
     /// The side file called `name`, if the checkpoint has it.
-    pub fn side_file(&self, name: &str) -> Option<&Path> {
-        let named = |p: &&PathBuf| p.file_name().is_some_and(|n| n == name);
-        self.side_files.iter().find(named).map(PathBuf::as_path)
+    pub fn side_file(&self, name: &str) -> Option<&SideFile> {
+        self.side_files.iter().find(|file| file.name() == name)
     }
 }

@@ -302,9 +302,8 @@ fn small_files(
     if shards.len() > 1 {
         files.push((INDEX.to_string(), index_json(table, shards).into_bytes()));
     }
-    for path in &checkpoint.side_files {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push((name, std::fs::read(path).map_err(Error::io(path, "read"))?));
+    for file in &checkpoint.side_files {
+        files.push((file.name().into_owned(), file.read(u64::MAX)?.into_owned()));
     }
     files.extend(options.extra.iter().cloned());
     let mut seen: BTreeSet<&str> = shards.iter().map(|s| s.name.as_str()).collect();

@@ -4,7 +4,7 @@
 //! tensors, and names, sizes and times of change of its files. Not the weights: hashing them would take
 //! as long as merging them. A file that was only touched so makes a merge start anew, which is safe.
 
-use crate::checkpoint::{Checkpoint, Mark};
+use crate::checkpoint::{Checkpoint, Mark, SideFile};
 use crate::recipe::MergePlan;
 use std::fmt::Write;
 use std::path::Path;
@@ -31,8 +31,15 @@ fn describe(member: &Checkpoint) -> Option<String> {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{:?} {:?} {}", info.name, info.shape, info.dtype);
     }
-    for path in member.tensors.files()?.iter().chain(&member.side_files) {
-        text.push_str(&describe_file(path)?);
+    for path in member.tensors.files()? {
+        text.push_str(&describe_file(&path)?);
+    }
+    for file in &member.side_files {
+        match file {
+            SideFile::File(path) => text.push_str(&describe_file(path)?),
+            // Made of the files above.
+            made => text.push_str(&format!("{:?}\n", made.name())),
+        }
     }
     Some(text)
 }

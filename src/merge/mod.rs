@@ -8,6 +8,8 @@
 //! Arithmetic is plain f32 over fixed chunks, sums in the order of the sources, reductions in f64 over
 //! chunks in index order, and one rounding at the end: equal bytes at any number of threads.
 //!
+//! Embeddings and heads of members with other vocabularies are brought to the result's rows first (`rows`).
+//!
 //! Deliberately absent: caching. A stage that two tensors use is computed twice.
 
 mod buffers;
@@ -16,6 +18,7 @@ mod consensus;
 mod marks;
 pub mod methods;
 mod random;
+mod rows;
 mod select;
 mod source;
 mod sparsify;
@@ -28,7 +31,7 @@ pub use source::MergeSource;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::recipe::{self, MemberLookup, MergePlan};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Reads the recipe at `path` and plans it with every method this program has.
@@ -46,32 +49,7 @@ pub fn open(plan: impl Into<Arc<MergePlan>>) -> Checkpoint {
         .or(file_stem.map(|stem| stem.to_string_lossy().into_owned()))
         .unwrap_or_else(|| "merge".to_string());
     let config = plan.output().config.clone();
-    let side_files = side_files(&plan);
+    let side_files = plan.side_files.clone();
     let tensors = Arc::new(MergeSource::new(plan));
     Checkpoint { name, config, tensors, side_files, card: None }
-}
-
-/// Files that belong to the tokenizer; all others follow the configuration.
-const TOKENIZER_FILES: &[&str] = &[
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-];
-
-fn side_files(plan: &MergePlan) -> Vec<PathBuf> {
-    let output = plan.output();
-    let of_tokenizer = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy());
-        name.is_some_and(|name| TOKENIZER_FILES.contains(&name.as_ref()))
-    };
-    let files = |member: usize| plan.members[member].checkpoint.side_files.iter();
-    let tokenizer = files(output.tokenizer_donor.member).filter(|path| of_tokenizer(path));
-    let others = files(output.config_donor.member).filter(|path| !of_tokenizer(path));
-    tokenizer.chain(others).cloned().collect()
 }

@@ -5,10 +5,10 @@
 
 use super::buffers;
 use super::chunks::{Job, JobInput};
-use super::methods;
+use super::{methods, rows};
 use crate::error::Result;
 use crate::mmap;
-use crate::recipe::{Input, MergePlan, TensorInput};
+use crate::recipe::{Arranged, Input, MergePlan, Row, TensorInput, TensorPlan};
 use crate::source::{Sink, TensorData, TensorSource, TensorTable, in_parts};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -40,6 +40,9 @@ impl MergeSource {
     /// The input that tensor `index` of stage `stage` equals, byte for byte.
     fn copied(&self, stage: usize, index: usize) -> Option<&TensorInput> {
         let stage = &self.plan.stages[stage];
+        if stage.arranged.contains_key(&index) {
+            return None; // Its rows are gathered.
+        }
         let plan = &stage.tensors[index];
         let input = &plan.inputs[methods::find(stage.method_at(plan.place)).copies(plan)?];
         let (info, table) = (&stage.table.infos()[index], self.plan.table_of(input.from));
@@ -62,13 +65,12 @@ impl MergeSource {
         let stage_plan = &self.plan.stages[stage];
         let (info, plan) = (&stage_plan.table.infos()[index], &stage_plan.tensors[index]);
         if let Some(copied) = self.copied(stage, index) {
-            let input = self.input(copied)?;
+            let input = self.input(copied.from, copied.index)?;
             input.data.check(&input.origin, info)?;
             input.check_finite(info.elements())?;
             return Ok(input.data);
         }
-        let inputs =
-            plan.inputs.iter().map(|input| self.input(input)).collect::<Result<Vec<_>>>()?;
+        let inputs = self.inputs(plan, stage_plan.arranged.get(&index))?;
         let method = methods::find(stage_plan.method_at(plan.place));
         let origin = match &stage_plan.name {
             Some(name) => format!("{}, stage '{name}'", self.origin),
@@ -88,21 +90,41 @@ impl MergeSource {
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
     }
 
-    fn input(&self, input: &TensorInput) -> Result<JobInput<'_>> {
-        let tensor = self.plan.table_of(input.from).infos()[input.index].name.clone();
-        let model = self.plan.label(input.from);
-        Ok(match input.from {
+    /// The inputs of a tensor, those that need it brought to the rows of the result.
+    fn inputs(&self, plan: &TensorPlan, arranged: Option<&Arranged>) -> Result<Vec<JobInput<'_>>> {
+        let Some(arranged) = arranged else {
+            return plan.inputs.iter().map(|i| self.input(i.from, i.index)).collect();
+        };
+        let sources = arranged.sources.iter().map(|&(from, index)| self.input(from, index));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let arranged_input = |(input, rows): (&TensorInput, &Option<Vec<Row>>)| {
+            let Some(rows) = rows else { return self.input(input.from, input.index) };
+            let info = &self.plan.table_of(input.from).infos()[input.index];
+            let data = rows::gather(arranged, rows, &sources, info.row_len())?;
+            let model = self.plan.label(input.from);
+            let origin = format!("{model}, by the result's tokens");
+            // Values were checked where they came from.
+            Ok(JobInput { data, origin, tensor: info.name.clone(), model, check: false })
+        };
+        plan.inputs.iter().zip(&arranged.inputs).map(arranged_input).collect()
+    }
+
+    /// Tensor `index` of `from`.
+    fn input(&self, from: Input, index: usize) -> Result<JobInput<'_>> {
+        let tensor = self.plan.table_of(from).infos()[index].name.clone();
+        let model = self.plan.label(from);
+        Ok(match from {
             Input::Member(m) => {
                 let member = &self.plan.members[m];
                 let source = &member.checkpoint.tensors;
                 let origin = format!("member '{}' ({})", member.reference, source.origin());
-                let data = source.read(input.index)?;
+                let data = source.read(index)?;
                 mmap::will_need(&data.bytes);
                 JobInput { data, origin, tensor, model, check: true }
             }
             Input::Stage(s) => {
                 let origin = format!("stage '{}'", self.plan.stages[s].label());
-                let data = self.compute(s, input.index)?;
+                let data = self.compute(s, index)?;
                 JobInput { data, origin, tensor, model, check: false }
             }
         })
@@ -126,7 +148,7 @@ impl TensorSource for MergeSource {
         let info = &self.table().infos()[index];
         match self.copied_member(self.output(), index).filter(|_| info.dtype.is_float()) {
             Some(copied) => {
-                let input = self.input(copied)?;
+                let input = self.input(copied.from, copied.index)?;
                 input.data.check(&input.origin, info)?;
                 in_parts(&input.data.bytes, &|offset, part| {
                     input.check_part(offset, part)?;

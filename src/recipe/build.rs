@@ -4,10 +4,14 @@ use super::diagnostics::nearest;
 use super::method::{BaseRule, MethodSpec, Scope};
 use super::plan::{Donor, Input, Place, Stage, TensorInput, TensorPlan, Values};
 use super::planner::{Planner, View};
-use super::schema::{Document, TokenizerSource};
+use super::rows::Arranged;
+use super::schema::Document;
 use super::slices::{self, Part, Parts};
+use super::tokenizer_spec::TokenizerSource;
 use super::values::{self, Ask};
-use super::{compat, ends, output_config};
+use super::vocabulary::{self, Resolved, Vocabulary};
+use super::yaml::Pos;
+use super::{chat, compat, ends, output_config, rows};
 use crate::arch::{Architecture, Role, TensorDecl};
 use crate::dtype::DType;
 use crate::source::{TensorInfo, TensorTable};
@@ -90,12 +94,15 @@ fn plan_whole(
     let first = stack.slices.first()?;
     let donors = donors(planner, document, first)?;
     let parts: Vec<&Parts> = stack.all().collect();
-    let donor_pos = document.base_model.as_ref().map_or(first.list[0].pos, |base| base.pos);
-    if !compat::check(planner, &parts, Some((donors.0.0, donor_pos))) {
+    if !compat::check(planner, &parts, Some((donors.config.0, donors.config_pos))) {
         return None;
     }
+    let vocabulary = vocabulary::resolve(planner, document, &parts, &donors);
+    let chat_template = chat::resolve(planner, document, &parts, &donors).ok();
+    let vocabulary = vocabulary.ok()?;
     let arch = planner.view(first.list[0].input).arch;
     let mut builder = Builder::new(planner, document, arch);
+    builder.rows = vocabulary.as_ref().map(|resolved| resolved.vocabulary.rows);
     builder.all(stack);
     builder.report_flaws();
     let Builder { tensors, ok, .. } = builder;
@@ -113,8 +120,38 @@ fn plan_whole(
         values::warn_of_dead_filters(planner, parts.document, parts.spec, &own);
     }
     compat::warn_of_zero_weights(planner, &parts, &tensors);
-    compat::check_vocabulary(planner, document, &tensors, &donors)?;
-    finish(planner, document, spec, stack, tensors, donors)
+    if vocabulary.is_none() {
+        compat::check_vocabulary(planner, document, &tensors, &donors)?;
+    }
+    let stage = finish(planner, document, spec, stack, tensors, donors, vocabulary)?;
+    Some(Stage { chat_template: chat_template?, ..stage })
+}
+
+/// How the rows of embedding and head come to the vocabulary that the recipe asks for.
+fn arrange(
+    planner: &mut Planner,
+    document: &Document,
+    resolved: &Resolved,
+    tensors: &[(TensorInfo, TensorPlan)],
+) -> BTreeMap<usize, Arranged> {
+    let mut all = BTreeMap::new();
+    for (index, (info, plan)) in tensors.iter().enumerate() {
+        if !matches!(plan.place, Place::Embedding | Place::Head) {
+            continue;
+        }
+        let Some((arranged, nowhere)) = rows::arrange(planner, resolved, plan) else { continue };
+        if nowhere > 0 {
+            let message = format!(
+                "{nowhere} tokens are in no model's vocabulary: their rows of '{}' are 0",
+                info.name
+            );
+            let remedy = "give them a source under 'tokenizer: tokens:', or train them";
+            let pos = document.tokenizer.as_ref().map_or(document.pos, |spec| spec.pos);
+            planner.problems.warn(pos, message, remedy);
+        }
+        all.insert(index, arranged);
+    }
+    all
 }
 
 /// Puts together what has been found sound.
@@ -124,9 +161,9 @@ fn finish(
     spec: &'static MethodSpec,
     stack: &Stack,
     tensors: Vec<(TensorInfo, TensorPlan)>,
-    donors: Donors,
+    mut donors: Donors,
+    resolved: Option<Resolved>,
 ) -> Option<Stage> {
-    let ((donor, config_donor), tokenizer_donor) = donors;
     let slices = stack.slices.iter();
     let slice_of_layer: Vec<usize> = slices
         .enumerate()
@@ -134,20 +171,30 @@ fn finish(
         .collect();
     let layers = slice_of_layer.len();
     let tied = !tensors.iter().any(|(_, plan)| plan.place == Place::Head);
-    let config = output_config::make(planner, donor, &tensors, layers, tied);
-    let view = planner.view(donor);
+    let vocabulary = resolved.as_ref().map(|resolved| resolved.vocabulary.rows);
+    let outcome = output_config::Outcome { tensors: &tensors, layers, tied, vocabulary };
+    let config = output_config::make(planner, &donors, &outcome);
+    let arranged = match &resolved {
+        Some(resolved) => arrange(planner, document, resolved, &tensors),
+        None => BTreeMap::new(),
+    };
+    if let Some(n) = resolved.as_ref().map(|resolved| resolved.appended).filter(|&n| n > 0) {
+        donors.tokenizer.1.reason.push_str(&format!("; {n} tokens added to its own"));
+    }
+    let vocabulary = match resolved {
+        Some(resolved) => Some(resolved.vocabulary),
+        None => inherited(planner, donors.tokenizer.0),
+    };
+    let view = planner.view(donors.config.0);
     let (arch, mut hyper) = (view.arch, view.hyper.clone());
     let vocab = tensors.first().map(|(info, _)| info.shape[0])?;
     (hyper.n_layer, hyper.n_vocab, hyper.tied) = (layers, vocab, tied);
     let (infos, tensors): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
     let name = document.name.as_ref().map(|name| name.value.clone());
-    let table = match TensorTable::new(name.as_deref().unwrap_or("output"), infos) {
-        Ok(table) => table,
-        Err(e) => {
-            planner.problems.error(document.pos, e.to_string(), "choose models of a usable size");
-            return None;
-        }
-    };
+    let table = TensorTable::new(name.as_deref().unwrap_or("output"), infos).map_err(|e| {
+        planner.problems.error(document.pos, e.to_string(), "choose models of a usable size");
+    });
+    let table = table.ok()?;
     Some(Stage {
         name,
         method: spec,
@@ -155,15 +202,26 @@ fn finish(
         dtype: document.dtype.as_ref().map(|d| d.value),
         out_dtype: document.out_dtype.as_ref().map(|d| d.value),
         seed: document.seed.as_ref().map_or(0, |seed| seed.value),
-        config_donor,
-        tokenizer_donor,
+        config_donor: donors.config.1,
+        tokenizer_donor: donors.tokenizer.1,
         config,
         arch,
         hyper,
         table,
         tensors,
         slice_of_layer,
+        vocabulary,
+        arranged,
+        chat_template: None,
     })
+}
+
+/// The vocabulary of a stage that the tokenizer is taken from.
+fn inherited(planner: &Planner, tokenizer: Input) -> Option<Vocabulary> {
+    match tokenizer {
+        Input::Stage(s) => planner.stages[s].vocabulary.clone(),
+        Input::Member(_) => None,
+    }
 }
 
 fn method(planner: &mut Planner, document: &Document) -> Option<&'static MethodSpec> {
@@ -182,25 +240,31 @@ fn method(planner: &mut Planner, document: &Document) -> Option<&'static MethodS
     None
 }
 
-/// The input that gives the configuration, the member it goes back to, and the tokenizer's member.
-pub(super) type Donors = ((Input, Donor), Donor);
+/// The inputs that give configuration and tokenizer, each with the member it goes back to.
+pub(super) struct Donors {
+    pub config: (Input, Donor),
+    /// Where the recipe names it.
+    pub config_pos: Pos,
+    pub tokenizer: (Input, Donor),
+}
 
-/// `base_model`, else the first source; for the tokenizer `tokenizer_source` goes before.
+/// `base_model`, else the first source; for the tokenizer a model named as its source goes before.
 fn donors(planner: &mut Planner, document: &Document, first: &Parts) -> Option<Donors> {
-    let (input, why) = match &document.base_model {
-        Some(base) => (planner.input(base)?, "base_model"),
-        None => (first.list.first()?.input, "first source"),
+    let (input, why, config_pos) = match &document.base_model {
+        Some(base) => (planner.input(base)?, "base_model", base.pos),
+        None => first.list.first().map(|part| (part.input, "first source", part.pos))?,
     };
     let label = document.name.as_ref().map_or("the output", |name| &name.value);
     let config = donor(planner, input, &format!("{why} of {label}"), |stage| &stage.config_donor);
-    let tokenizer = match &document.tokenizer_source {
-        None => donor(planner, input, &format!("{why} of {label}"), |stage| &stage.tokenizer_donor),
+    let source = document.tokenizer.as_ref().map(|spec| &spec.source);
+    let (from, why) = match source {
+        None => (input, format!("{why} of {label}")),
+        Some(TokenizerSource::Union) => (input, format!("union, begun with the {why} of {label}")),
         Some(TokenizerSource::Model(model)) => {
-            let input = planner.input(model)?;
-            donor(planner, input, "tokenizer_source", |stage| &stage.tokenizer_donor)
+            (planner.input(model)?, "tokenizer_source".to_string())
         }
         Some(TokenizerSource::Base(_)) if document.base_model.is_some() => {
-            donor(planner, input, "tokenizer_source: base", |stage| &stage.tokenizer_donor)
+            (input, "tokenizer_source: base".to_string())
         }
         Some(TokenizerSource::Base(pos)) => {
             let message = "the tokenizer shall be that of the base model, but there is none";
@@ -208,7 +272,8 @@ fn donors(planner: &mut Planner, document: &Document, first: &Parts) -> Option<D
             return None;
         }
     };
-    Some(((input, config), tokenizer))
+    let tokenizer = donor(planner, from, &why, |stage| &stage.tokenizer_donor);
+    Some(Donors { config: (input, config), config_pos, tokenizer: (from, tokenizer) })
 }
 
 /// The member behind `input`.
@@ -233,6 +298,8 @@ struct Builder<'b, 'a, 'd> {
     planner: &'b mut Planner<'a>,
     document: &'d Document,
     arch: &'static Architecture,
+    /// Rows of embedding and head, where they are not their inputs'.
+    rows: Option<usize>,
     tensors: Vec<(TensorInfo, TensorPlan)>,
     flaws: BTreeMap<Input, Flaws>,
     ok: bool,
@@ -251,7 +318,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         arch: &'static Architecture,
     ) -> Builder<'b, 'a, 'd> {
         let (tensors, flaws) = (Vec::new(), BTreeMap::new());
-        Builder { planner, document, arch, tensors, flaws, ok: true }
+        Builder { planner, document, arch, rows: None, tensors, flaws, ok: true }
     }
 
     /// Embedding, layers, final norm and head. Ends that are not merged apart come from the first slice
@@ -439,8 +506,12 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
             .map(|input| self.planner.view(input.from).table.infos()[input.index].clone())
             .collect();
         let first = &infos[0];
+        let over_tokens = matches!(plan.place, Place::Embedding | Place::Head);
+        let rows = self.rows.filter(|_| over_tokens);
+        // Rows that will be arranged need not be equally many.
+        let compared = |info: &TensorInfo| info.shape[usize::from(rows.is_some())..].to_vec();
         for (info, part) in infos.iter().zip(&slice.list).skip(1) {
-            if info.shape != first.shape {
+            if compared(info) != compared(first) {
                 let message = format!(
                     "'{}' of '{}' has shape {:?}, that of '{}' has {:?}",
                     info.name,
@@ -449,7 +520,12 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
                     self.planner.label(slice.list[0].input),
                     first.shape
                 );
-                let remedy = "models that are combined must have the same vocabulary and sizes";
+                let remedy = if over_tokens {
+                    "models that are combined must have the same vocabulary, unless the recipe says \
+                     what the result's shall be: add 'tokenizer: {source: union}', 'base' or a model"
+                } else {
+                    "models that are combined must have the same sizes"
+                };
                 self.planner.problems.error(part.pos, message, remedy);
                 self.ok = false;
                 return None;
@@ -462,7 +538,11 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
             None if shared => first.dtype,
             None => DType::F32,
         };
-        Some(TensorInfo::new(name, first.shape.clone(), dtype))
+        let mut shape = first.shape.clone();
+        if let Some(rows) = rows {
+            shape[0] = rows;
+        }
+        Some(TensorInfo::new(name, shape, dtype))
     }
 
     /// A sum of weights that is to be divided by must not be zero.

@@ -167,14 +167,17 @@ pub(super) fn check_vocabulary(
     {
         wrong.push(format!("the head from '{from}' has {head}"));
     }
-    let config = planner.view(donors.0.0).hyper.n_vocab;
+    let config = planner.view(donors.config.0).hyper.n_vocab;
     if config != embedding {
-        wrong.push(format!("the configuration from '{}' says {config}", planner.label(donors.0.0)));
+        wrong.push(format!(
+            "the configuration from '{}' says {config}",
+            planner.label(donors.config.0)
+        ));
     }
-    let tokenizer = &planner.members[donors.1.member];
-    let tokens = tokenizer.hyper.n_vocab;
+    let tokens = planner.view(donors.tokenizer.0).hyper.n_vocab;
     if tokens != embedding && tokens != config {
-        wrong.push(format!("the tokenizer's model '{}' has {tokens}", tokenizer.reference));
+        let label = planner.label(donors.tokenizer.0);
+        wrong.push(format!("the tokenizer's model '{label}' has {tokens}"));
     }
     if wrong.is_empty() {
         return Some(());
@@ -183,7 +186,8 @@ pub(super) fn check_vocabulary(
         "vocabularies differ: the embedding from '{source}' has {embedding} rows, {}",
         wrong.join(", ")
     );
-    let remedy = "take embedding, head, base_model and tokenizer from models with one vocabulary";
+    let remedy = "take embedding, head, base_model and tokenizer from models with one vocabulary, or \
+                  add 'tokenizer: {source: union}'";
     planner.problems.error(document.pos, message, remedy);
     None
 }

@@ -76,7 +76,8 @@ fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Do
         base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
         dtype: None,
         out_dtype: None,
-        tokenizer_source: None,
+        tokenizer: None,
+        chat_template: None,
         // Drawn from the recipe's.
         seed: None,
         inputs,

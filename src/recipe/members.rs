@@ -20,6 +20,12 @@ pub struct Missing {
 /// Gives the members that recipes name.
 pub trait MemberLookup {
     fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing>;
+
+    /// Whether members have shapes alone, so that nothing beside the weights, tokenizers above all, can
+    /// be read either.
+    fn shapes_only(&self) -> bool {
+        false
+    }
 }
 
 /// Folders to look in, in order. The first is the recipe's own.
@@ -88,6 +94,10 @@ impl ShapesOnly {
 }
 
 impl MemberLookup for ShapesOnly {
+    fn shapes_only(&self) -> bool {
+        true
+    }
+
     fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing> {
         let named = |e: Error| Missing {
             message: format!("model '{reference}' cannot be used: {e}"),

@@ -7,8 +7,14 @@
 //!
 //! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes'
 //! `chat_template` and vocabulary unions, which are refused by name.
+//! `tokenizer_spec` reads what a recipe says of the tokenizer, `vocabulary` and `rows` find the tokens of
+//! the result and the rows for them, `chat` its chat template, `side_files` the files beside the weights.
+//!
+//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes' `modules`, which are
+//! refused by name.
 
 mod build;
+mod chat;
 mod compat;
 mod diagnostics;
 mod ends;
@@ -21,11 +27,15 @@ mod params;
 mod plan;
 mod planner;
 mod reference;
+mod rows;
 mod schema;
 mod shares;
+mod side_files;
 mod slices;
 mod summary;
+mod tokenizer_spec;
 mod values;
+mod vocabulary;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Severity, render};
@@ -37,8 +47,10 @@ pub use plan::{
 };
 pub use planner::plan_text;
 pub use reference::ModelRef;
+pub use rows::{Arranged, Row, RowAt};
 pub use shares::MemberShare;
 pub use summary::*;
+pub use vocabulary::Vocabulary;
 pub use yaml::Pos;
 
 use crate::error::{Error, Result};

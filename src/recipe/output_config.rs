@@ -1,7 +1,9 @@
 //! The configuration of a stage's result.
 
-use super::plan::{Input, Place, TensorPlan};
+use super::build::Donors;
+use super::plan::{Place, TensorPlan};
 use super::planner::Planner;
+use super::side_files::take_token_ids;
 use crate::checkpoint::Config;
 use crate::dtype::DType;
 use crate::source::TensorInfo;
@@ -16,24 +18,25 @@ pub fn torch_name(dtype: DType) -> &'static str {
     }
 }
 
+/// What the merge made of the model, as far as config.json tells it.
+pub(super) struct Outcome<'a> {
+    pub tensors: &'a [(TensorInfo, TensorPlan)],
+    pub layers: usize,
+    pub tied: bool,
+    /// Rows of the embedding, if the recipe says something of the tokenizer.
+    pub vocabulary: Option<usize>,
+}
+
 /// The donor's configuration with what the merge changed: number of layers, element type, tied head,
-/// and lists that have an entry for each layer. The architecture's class stays the donor's, and with
-/// it constants such as `sliding_window`.
-pub(super) fn make(
-    planner: &Planner,
-    donor: Input,
-    tensors: &[(TensorInfo, TensorPlan)],
-    layers: usize,
-    tied: bool,
-) -> Config {
-    let mut config = planner.view(donor).config.clone();
-    if let Some(types) = layer_types(planner, tensors, layers) {
-        config.set("layer_types", types);
-    }
-    config.set("num_hidden_layers", layers);
+/// vocabulary, and lists that have an entry for each layer. The architecture's class stays the donor's,
+/// and with it constants such as `sliding_window`.
+pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) -> Config {
+    let mut config = planner.view(donors.config.0).config.clone();
+    layer_lists(planner, donors, outcome, &mut config);
+    config.set("num_hidden_layers", outcome.layers);
     // The donor's name is not the merge's.
     config.remove("_name_or_path");
-    if let Some((embedding, _)) = tensors.first() {
+    if let Some((embedding, _)) = outcome.tensors.first() {
         let keys = ["torch_dtype", "dtype"];
         let present: Vec<&str> =
             keys.into_iter().filter(|key| config.map().contains_key(*key)).collect();
@@ -41,24 +44,76 @@ pub(super) fn make(
             config.set(key, torch_name(embedding.dtype));
         }
     }
-    if config.bool("tie_word_embeddings").unwrap_or(false) != tied {
-        config.set("tie_word_embeddings", tied);
+    if config.bool("tie_word_embeddings").unwrap_or(false) != outcome.tied {
+        config.set("tie_word_embeddings", outcome.tied);
+    }
+    if let Some(rows) = outcome.vocabulary {
+        config.set("vocab_size", rows);
+        if donors.tokenizer.0 != donors.config.0 {
+            take_token_ids(&mut config, planner.view(donors.tokenizer.0).config);
+        }
     }
     config
 }
 
-/// `layer_types` names the kind of each layer's attention: every output layer keeps that of the first
-/// model it is made of. `None` if the models have no such list.
-fn layer_types(
-    planner: &Planner,
-    tensors: &[(TensorInfo, TensorPlan)],
-    layers: usize,
-) -> Option<Value> {
-    let mut types = vec![Value::Null; layers];
-    for (_, plan) in tensors {
-        let (Place::Layer(out), Some(input)) = (plan.place, plan.inputs.first()) else { continue };
-        let list = planner.view(input.from).config.get("layer_types")?.as_array()?;
-        types[out] = list.get(input.layer?)?.clone();
+/// Keys of transformers' configurations whose lists have an entry for each layer.
+const LAYER_LISTS: &[&str] = &[
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+    "no_rope_layers",
+    "attention_layers",
+    "sliding_window_layers",
+];
+
+/// Lists of other things, which may have as many entries as the model has layers.
+fn is_no_layer_list(key: &str) -> bool {
+    matches!(key, "architectures" | "suppress_tokens" | "begin_suppress_tokens")
+        || ["_token_id", "_token_ids", "_tokens"].iter().any(|end| key.ends_with(end))
+}
+
+/// The entries of `config`'s list `key`, if it has one for each of its `layers` layers. A list under an
+/// unknown key counts if it is as long: one layer is too little to tell.
+fn layer_list<'c>(config: &'c Config, key: &str, layers: usize) -> Option<&'c Vec<Value>> {
+    let known = LAYER_LISTS.contains(&key);
+    let list = config.get(key)?.as_array()?;
+    (list.len() == layers && (known || (layers > 1 && !is_no_layer_list(key)))).then_some(list)
+}
+
+/// Lets every list that has an entry for each layer follow the layers: an output layer keeps the entry of
+/// the first model it is made of. Where a model has no such list, the key is left out.
+fn layer_lists(planner: &mut Planner, donors: &Donors, outcome: &Outcome, config: &mut Config) {
+    let view = planner.view(donors.config.0);
+    let lists = |(key, _): (&String, &Value)| {
+        layer_list(view.config, key, view.hyper.n_layer).map(|_| key.clone())
+    };
+    let keys: Vec<String> = view.config.map().iter().filter_map(lists).collect();
+    for key in keys {
+        match follow(planner, &key, outcome) {
+            Ok(list) => config.set(&key, list),
+            Err(label) => {
+                config.remove(&key);
+                let message = format!(
+                    "'{key}' of config.json has an entry for each layer, but model '{label}' has no \
+                     such list; it is left out"
+                );
+                let remedy =
+                    "make a model without the list the 'base_model', or add it to config.json";
+                planner.problems.warn(donors.config_pos, message, remedy);
+            }
+        }
     }
-    (!types.is_empty() && !types.contains(&Value::Null)).then_some(Value::Array(types))
+}
+
+/// The entries of all output layers; the model that has none otherwise.
+fn follow(planner: &Planner, key: &str, outcome: &Outcome) -> Result<Vec<Value>, String> {
+    let mut entries = vec![Value::Null; outcome.layers];
+    for (_, plan) in outcome.tensors {
+        let (Place::Layer(out), Some(input)) = (plan.place, plan.inputs.first()) else { continue };
+        let view = planner.view(input.from);
+        let list = layer_list(view.config, key, view.hyper.n_layer);
+        let entry = list.and_then(|list| list.get(input.layer?));
+        entries[out] = entry.ok_or_else(|| planner.label(input.from))?.clone();
+    }
+    Ok(entries)
 }

@@ -7,11 +7,14 @@
 use super::diagnostics::Diagnostic;
 use super::method::MethodSpec;
 use super::reference::ModelRef;
+use super::rows::Arranged;
+use super::vocabulary::Vocabulary;
 use super::yaml::Pos;
 use crate::arch::{Architecture, HyperParams};
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::{Checkpoint, Config, SideFile};
 use crate::dtype::DType;
 use crate::source::{TensorInfo, TensorTable};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A recipe, resolved.
@@ -24,6 +27,8 @@ pub struct MergePlan {
     pub members: Vec<Member>,
     /// The stages that the output needs, each after the stages it uses; the last one is the output.
     pub stages: Vec<Stage>,
+    /// The files beside the weights of the result.
+    pub side_files: Vec<SideFile>,
     /// In the order of the text.
     pub warnings: Vec<Diagnostic>,
 }
@@ -81,6 +86,12 @@ pub struct Stage {
     pub tensors: Vec<TensorPlan>,
     /// For each output layer, the number of the slice it belongs to.
     pub slice_of_layer: Vec<usize>,
+    /// The result's tokens, where they are not those of the tokenizer's member as it is.
+    pub vocabulary: Option<Vocabulary>,
+    /// Tensors of the table whose inputs have other rows than the result, and how they get them.
+    pub arranged: BTreeMap<usize, Arranged>,
+    /// The chat template, where it is not that of the tokenizer's member.
+    pub chat_template: Option<String>,
 }
 
 /// How one tensor is made.
@@ -196,14 +207,18 @@ impl MergePlan {
         let mut held: Vec<Vec<u64>> = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             let tensors = stage.tensors.iter().zip(stage.table.infos());
-            let peaks = tensors.map(|(plan, info)| {
+            let peaks = tensors.enumerate().map(|(index, (plan, info))| {
                 let (mut kept, mut peak) = (0u64, 0u64);
-                for input in &plan.inputs {
-                    if let Input::Stage(s) = input.from {
-                        peak = peak.max(kept + held[s][input.index]);
-                        kept += info_bytes(&self.stages[s].table.infos()[input.index]);
+                let arranged = stage.arranged.get(&index);
+                let rows_from = arranged.map_or(&[][..], |arranged| &arranged.sources).iter();
+                let inputs = plan.inputs.iter().map(|input| (input.from, input.index));
+                for (from, index) in inputs.chain(rows_from.copied()) {
+                    if let Input::Stage(s) = from {
+                        peak = peak.max(kept + held[s][index]);
+                        kept += info_bytes(&self.stages[s].table.infos()[index]);
                     }
                 }
+                kept += arranged.map_or(0, |arranged| arranged.bytes(info.row_len()));
                 peak.max(kept + info_bytes(info))
             });
             held.push(peaks.collect());

@@ -8,7 +8,9 @@ use super::members::MemberLookup;
 use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
 use super::reference::ModelRef;
-use super::schema::{self, Document, TokenizerSource};
+use super::schema::{self, Document};
+use super::side_files;
+use super::vocabulary::Tokens;
 use super::yaml::{self, At, Pos};
 use crate::arch::{Architecture, HyperParams, Role};
 use crate::checkpoint::Config;
@@ -47,8 +49,13 @@ pub fn plan_text(
         stages: Vec::new(),
         stage_of_name: BTreeMap::new(),
         used_clauses: BTreeSet::new(),
+        token_lists: BTreeMap::new(),
     };
     planner.plan_documents(&documents);
+    let side_files = match planner.problems.has_errors() {
+        true => Vec::new(),
+        false => side_files::of_output(&mut planner),
+    };
     let Planner { mut problems, members, stages, .. } = planner;
     if stages.is_empty() && !problems.has_errors() {
         let message = "the recipe yields no output";
@@ -60,7 +67,7 @@ pub fn plan_text(
         return Err(problems);
     }
     let (path, text) = (path.to_path_buf(), text.to_string());
-    Ok(MergePlan { path, text, members, stages, warnings: problems })
+    Ok(MergePlan { path, text, members, stages, side_files, warnings: problems })
 }
 
 /// What planning knows so far.
@@ -76,6 +83,8 @@ pub(super) struct Planner<'a> {
     stage_of_name: BTreeMap<String, Option<usize>>,
     /// Clauses of conditional settings that gave some tensor its value.
     pub used_clauses: BTreeSet<Pos>,
+    /// The tokens of inputs that were asked for.
+    pub token_lists: BTreeMap<Input, Tokens>,
 }
 
 /// What planning must know of an input, be it a member or a stage.
@@ -211,6 +220,11 @@ impl Planner<'_> {
         index.map(Input::Member)
     }
 
+    /// Whether only shapes of members are known, so that their tokenizers are not read.
+    pub fn shapes_only(&self) -> bool {
+        self.lookup.shapes_only()
+    }
+
     fn open(&mut self, reference: &At<ModelRef>) -> Option<Member> {
         let checkpoint = match self.lookup.open(&reference.value) {
             Ok(checkpoint) => checkpoint,
@@ -313,9 +327,7 @@ fn references(document: &Document) -> Vec<&At<ModelRef>> {
         all.extend(&slice.base_model);
         all.extend(slice.sources.iter().map(|source| &source.model));
     }
-    if let Some(TokenizerSource::Model(model)) = &document.tokenizer_source {
-        all.push(model);
-    }
+    all.extend(document.tokenizer.iter().flat_map(|tokenizer| tokenizer.references()));
     all.extend(document.ends.iter().flat_map(|end| references(&end.document)));
     all
 }

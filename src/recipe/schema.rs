@@ -13,6 +13,7 @@ use super::inputs;
 pub use super::inputs::{Inputs, Range, Slice, Source};
 use super::params::{Clause, Given, Setting, Settings};
 use super::reference::ModelRef;
+use super::tokenizer_spec::{self, ChatTemplate, TokenizerSpec};
 use super::yaml::{self, At, Kind, Node, Pos};
 use crate::dtype::DType;
 
@@ -26,7 +27,8 @@ pub struct Document {
     pub base_model: Option<At<ModelRef>>,
     pub dtype: Option<At<DType>>,
     pub out_dtype: Option<At<DType>>,
-    pub tokenizer_source: Option<TokenizerSource>,
+    pub tokenizer: Option<TokenizerSpec>,
+    pub chat_template: Option<At<ChatTemplate>>,
     /// What random methods draw from.
     pub seed: Option<At<u64>>,
     pub inputs: Inputs,
@@ -37,14 +39,6 @@ pub struct Document {
     pub ends: Vec<End>,
     /// `head: tied`: the embedding is the head too.
     pub tied_head: Option<Pos>,
-}
-
-/// Where the tokenizer comes from, if not from the donor of the configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TokenizerSource {
-    /// `base`: the base model.
-    Base(Pos),
-    Model(At<ModelRef>),
 }
 
 const DOCUMENT_KEYS: &[&str] = &[
@@ -72,7 +66,6 @@ pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<D
     let remedy = "a recipe is a mapping with 'merge_method' and 'models' or 'slices'";
     let node = &without_anchor_holders(node, text);
     let map = Mapping::read(node, "a recipe", remedy, DOCUMENT_KEYS, problems)?;
-    refuse_unsupported(&map, problems);
     let parameters = settings(map.get("parameters"), problems);
     let (inputs, module_parameters) = inputs::read(&map, problems);
     let (ends, tied_head) = ends::read(&map, problems);
@@ -83,7 +76,8 @@ pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<D
         base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
         dtype: map.get("dtype").and_then(|n| dtype(n, problems)),
         out_dtype: map.get("out_dtype").and_then(|n| dtype(n, problems)),
-        tokenizer_source: tokenizer_source(&map, problems),
+        tokenizer: tokenizer_spec::tokenizer(&map, problems),
+        chat_template: tokenizer_spec::chat_template(&map, problems),
         seed: map.get("seed").and_then(|n| seed(n, problems)),
         inputs,
         module_parameters,
@@ -109,49 +103,8 @@ fn without_anchor_holders(node: &Node, text: &str) -> Node {
     Node::new(Kind::Map(kept), node.pos)
 }
 
-fn refuse_unsupported(map: &Mapping, problems: &mut Diagnostics) {
-    if let Some((key, _)) = map.entry("chat_template") {
-        let remedy = "remove it: the chat template of the tokenizer's donor is kept as it is";
-        problems.error(key.pos, "'chat_template' is not supported yet", remedy);
-    }
-}
-
-fn tokenizer_source(map: &Mapping, problems: &mut Diagnostics) -> Option<TokenizerSource> {
-    if let (Some((key, _)), Some(_)) = (map.entry("tokenizer"), map.entry("tokenizer_source")) {
-        let remedy = "keep one of them";
-        problems.error(key.pos, "both 'tokenizer' and 'tokenizer_source' are given", remedy);
-        return None;
-    }
-    if let Some(node) = map.get("tokenizer_source") {
-        return tokenizer_name(node, problems);
-    }
-    let node = map.get("tokenizer")?;
-    const KEYS: &[&str] = &["source", "tokens", "pad_to_multiple_of"];
-    let remedy = "write 'tokenizer: {source: base}' or name a model";
-    let inner = Mapping::read(node, "'tokenizer'", remedy, KEYS, problems)?;
-    for unsupported in ["tokens", "pad_to_multiple_of"] {
-        if let Some((key, _)) = inner.entry(unsupported) {
-            let message = format!("'tokenizer: {unsupported}' is not supported yet");
-            problems.error(key.pos, message, "remove it: the vocabulary is taken over unchanged");
-        }
-    }
-    tokenizer_name(inner.get("source")?, problems)
-}
-
-fn tokenizer_name(node: &Node, problems: &mut Diagnostics) -> Option<TokenizerSource> {
-    match &node.value {
-        Kind::Str(s) if s == "union" => {
-            let remedy = "use 'base' or name the model whose tokenizer the result shall have";
-            problems.error(node.pos, "the union of vocabularies is not supported yet", remedy);
-            None
-        }
-        Kind::Str(s) if s == "base" => Some(TokenizerSource::Base(node.pos)),
-        _ => model_ref(node, problems).map(TokenizerSource::Model),
-    }
-}
-
 /// The text of a scalar: numbers and booleans are taken as they are spelled, for a stage may be called 7.
-fn scalar_text(kind: &Kind) -> Option<String> {
+pub(super) fn scalar_text(kind: &Kind) -> Option<String> {
     match kind {
         Kind::Str(s) => Some(s.clone()),
         Kind::Int(n) => Some(n.to_string()),
@@ -355,7 +308,7 @@ pub(super) fn list<'a>(
 }
 
 /// Of each key the last entry, as the peer's YAML library has it, with a warning for the others.
-fn last_of_each<'a>(
+pub(super) fn last_of_each<'a>(
     entries: &'a [(At<String>, Node)],
     problems: &mut Diagnostics,
 ) -> Vec<&'a (At<String>, Node)> {

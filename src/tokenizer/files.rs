@@ -1,14 +1,14 @@
 //! The tokenizer files of a checkpoint, parsed: `tokenizer.json`, `tokenizer_config.json` and the small
 //! ones beside them. Only reading happens here; what the values mean is decided by the callers.
 
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::{Checkpoint, Config, SideFile};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// No tokenizer file of the field comes near this; a larger one is not read into memory.
-const MAX_BYTES: u64 = 512 << 20;
+pub(super) const MAX_BYTES: u64 = 512 << 20;
 
 /// A token that `tokenizer.json` or `tokenizer_config.json` adds to the model's vocabulary.
 #[derive(Clone, Debug, Deserialize)]
@@ -18,6 +18,34 @@ pub(super) struct AddedToken {
     pub content: String,
     #[serde(default)]
     pub special: bool,
+    #[serde(default)]
+    pub single_word: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    pub normalized: Option<bool>,
+}
+
+impl AddedToken {
+    /// An added token as the tokenizers library makes it of a text alone.
+    pub fn plain(id: u32, content: &str) -> AddedToken {
+        let (special, single_word, lstrip, rstrip) = (false, false, false, false);
+        let content = content.to_string();
+        AddedToken { id, content, special, single_word, lstrip, rstrip, normalized: None }
+    }
+
+    /// Whether it is looked for in the normalized text; by default if it is not special.
+    pub fn is_normalized(&self) -> bool {
+        self.normalized.unwrap_or(!self.special)
+    }
+
+    /// Whether both are declared alike; ids do not count.
+    pub fn same_flags(&self, other: &AddedToken) -> bool {
+        let flags =
+            |t: &AddedToken| (t.special, t.single_word, t.lstrip, t.rstrip, t.is_normalized());
+        flags(self) == flags(other)
+    }
 }
 
 /// A merge, in the old spelling or in the new one.
@@ -61,10 +89,15 @@ pub(super) struct TokenizerJson {
 }
 
 impl TokenizerJson {
-    /// The vocabulary of a BPE model, by id; `None` where no token has the id.
+    /// The vocabulary of the model, by id; `None` where no token has the id.
     pub fn vocab(&self, path: &Path) -> Result<Vec<Option<String>>> {
         let fail = |detail: String| Error::format(path, detail);
-        let map = self.model.vocab.as_object().ok_or_else(|| fail("no BPE vocabulary".into()))?;
+        if let Value::Array(pieces) = &self.model.vocab {
+            // Unigram: pairs of text and score, numbered by their order.
+            let text = |piece: &Value| piece.get(0).and_then(Value::as_str).map(str::to_string);
+            return Ok(pieces.iter().map(text).collect());
+        }
+        let map = self.model.vocab.as_object().ok_or_else(|| fail("no vocabulary".into()))?;
         let mut tokens = vec![None; map.len()];
         for (text, id) in map {
             let id = id
@@ -101,8 +134,8 @@ pub(super) struct TokenizerFiles {
 
 impl TokenizerFiles {
     pub fn read(checkpoint: &Checkpoint) -> Result<TokenizerFiles> {
-        let read = |name: &str| checkpoint.side_file(name).map(|path| (path, read_bytes(path)));
-        let config = |name: &str| checkpoint.side_file(name).map(Config::read).transpose();
+        let read = |name: &str| checkpoint.side_file(name).map(|file| (file.path(), bytes(file)));
+        let config = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
         let sentencepiece = match read("tokenizer.model") {
             Some((path, bytes)) => Some((path.to_path_buf(), bytes?)),
             None => None,
@@ -171,10 +204,6 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
-    if size > MAX_BYTES {
-        return Err(Error::format(path, format!("{size} bytes are too many for a tokenizer")));
-    }
-    std::fs::read(path).map_err(Error::io(path, "read"))
+fn bytes(file: &SideFile) -> Result<Vec<u8>> {
+    Ok(file.read(MAX_BYTES)?.into_owned())
 }

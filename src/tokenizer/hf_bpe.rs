@@ -90,7 +90,7 @@ fn added_tokens(
     for (id, text) in vocab.iter().enumerate() {
         let (id, Some(text)) = (id as u32, text) else { continue };
         if named.contains(text.as_str()) {
-            let token = AddedToken { id, content: text.clone(), special: true };
+            let token = AddedToken { special: true, ..AddedToken::plain(id, text) };
             added.entry(id).or_insert(token);
         }
     }

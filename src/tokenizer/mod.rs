@@ -5,10 +5,15 @@
 //! always built from that metadata and never from the checkpoint, so a recipe, a folder and a GGUF file
 //! give the same ids for the same text, and the ids are those of llama.cpp's `llama_tokenize`.
 //!
-//! Deliberately absent: decoding of ids, chat templates, and the tokenizer kinds that no model of the
+//! For merges there are [`TokenList`], which tells which rows of two embeddings mean the same token, and
+//! [`edited_files`], the tokenizer files of a result whose tokens or chat template are not its donor's.
+//!
+//! Deliberately absent: decoding of ids, running chat templates, and the tokenizer kinds that no model of the
 //! llama family uses (WordPiece, Unigram, RWKV).
 
 mod bpe;
+mod chat_template;
+mod edit;
 mod files;
 mod hf_bpe;
 mod hf_spm;
@@ -18,8 +23,12 @@ mod recognize;
 mod sentencepiece;
 mod special;
 mod spm;
+mod tokens;
 mod vocabulary;
 
+pub use chat_template::{chat_template, chat_template_names, named_chat_template};
+pub use edit::{Change, FILES, edited_files};
+pub use tokens::TokenList;
 pub use vocabulary::{TokenKind, Vocabulary};
 
 use crate::error::{Error, Result};

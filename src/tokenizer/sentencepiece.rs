@@ -41,6 +41,21 @@ const PADDING_SCORE: f32 = -10000.0;
 /// Score of tokens that were added to the model.
 const ADDED_SCORE: f32 = -1000.0;
 
+/// The texts of the pieces, in the order of their ids.
+pub(super) fn pieces(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+    let pieces = decode(path, bytes)?.pieces.into_iter();
+    Ok(pieces.map(|piece| piece.piece.unwrap_or_default()).collect())
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<ModelProto> {
+    let model = ModelProto::decode(bytes)
+        .map_err(|e| Error::format(path, format!("not a SentencePiece model: {e}")))?;
+    if model.pieces.is_empty() {
+        return Err(Error::format(path, "a SentencePiece model without pieces"));
+    }
+    Ok(model)
+}
+
 /// The vocabulary of the SentencePiece model in `bytes`. Tokens with ids of `n_vocab` and above are
 /// left out, as the peer leaves them out: the model has no embedding for them.
 pub(super) fn vocabulary(
@@ -49,11 +64,7 @@ pub(super) fn vocabulary(
     files: &TokenizerFiles,
     n_vocab: usize,
 ) -> Result<Vocabulary> {
-    let model = ModelProto::decode(bytes)
-        .map_err(|e| Error::format(path, format!("not a SentencePiece model: {e}")))?;
-    if model.pieces.is_empty() {
-        return Err(Error::format(path, "a SentencePiece model without pieces"));
-    }
+    let model = decode(path, bytes)?;
     let mut tokens: Vec<String> = (0..n_vocab).map(padding_token).collect();
     let mut scores = vec![PADDING_SCORE; n_vocab];
     let mut kinds = vec![TokenKind::Unused; n_vocab];

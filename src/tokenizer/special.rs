@@ -86,12 +86,8 @@ impl SpecialTokens {
         }
         if let Some(config) = &files.config {
             special.read_tokenizer_config(config, &texts, added.unwrap_or_default(), n_vocab);
-            let template = config.get("chat_template").or(files.chat_template.as_ref());
-            special.chat_templates = template.map(chat_templates).unwrap_or_default();
-        } else {
-            special.chat_templates =
-                files.chat_template.as_ref().map(chat_templates).unwrap_or_default();
         }
+        special.chat_templates = templates_of(files);
         for kind in &texts.kinds {
             let id = model_config.get(&format!("{kind}_token_id")).and_then(Json::as_u64);
             special.set_id(kind, id, n_vocab);
@@ -252,6 +248,12 @@ impl SpecialTokens {
             metadata.set("tokenizer.chat_template", template.as_str());
         }
     }
+}
+
+/// The chat templates that `files` give, by name.
+pub(super) fn templates_of(files: &TokenizerFiles) -> Vec<(String, String)> {
+    let in_config = files.config.as_ref().and_then(|config| config.get("chat_template"));
+    in_config.or(files.chat_template.as_ref()).map(chat_templates).unwrap_or_default()
 }
 
 /// One template as a string, or a list of named ones. Names keep ASCII letters and digits only.

@@ -23,6 +23,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("mmap", "error"),
     ("progress", "error"),
     ("recipe", "arch"),
+    ("recipe", "tokenizer"),
     ("imatrix", "model"),
     ("quantize", "imatrix"),
     ("report", "imatrix"),

@@ -28,4 +28,6 @@ mod resume;
 mod shards;
 mod stress;
 mod tokenizer;
+mod tokenizer_keys;
+mod tokenizers;
 mod vocabulary;

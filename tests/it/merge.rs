@@ -339,28 +339,6 @@ fn a_stage_is_rounded_to_its_type_as_if_it_had_been_written() {
 }
 
 #[test]
-fn side_files_come_from_the_donors() {
-    let with = |name: &'static str, files: &[&str]| {
-        let side_files = files.iter().map(|file| Path::new(name).join(file)).collect();
-        (name, Checkpoint { side_files, ..made(name, false, DType::F32, |_, _| 1.0) })
-    };
-    let files = ["tokenizer.json", "generation_config.json"];
-    let members = vec![with("one", &files), with("two", &files)];
-    let text =
-        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: one}, {model: two}]\n";
-    let side_files = |more: &str| {
-        let merged = merge::open(plan_made(members.clone(), &format!("{text}{more}")));
-        merged.side_files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!(side_files(""), ["one/tokenizer.json", "one/generation_config.json"]);
-    assert_eq!(side_files("base_model: two"), ["two/tokenizer.json", "two/generation_config.json"]);
-    assert_eq!(
-        side_files("tokenizer_source: two"),
-        ["two/tokenizer.json", "one/generation_config.json"]
-    );
-}
-
-#[test]
 fn without_dtype_the_shared_type_is_kept_and_mixed_types_become_float32() {
     let f16 = made("f16", false, DType::F16, |_, _| 1.0);
     let bf16 = made("bf16", false, DType::BF16, |_, _| 3.0);

@@ -38,6 +38,10 @@ fn config(name: &str) -> Option<Config> {
 }
 
 impl MemberLookup for Zoo {
+    fn shapes_only(&self) -> bool {
+        true
+    }
+
     fn open(&self, reference: &ModelRef) -> Result<Checkpoint, Missing> {
         let Some(config) = config(&reference.path) else {
             let message = format!("model '{reference}' is not on disk");
@@ -186,14 +190,6 @@ fn wrong_types() {
 
 #[test]
 fn what_is_known_but_not_supported_is_said_to_be() {
-    error(&linear("tokenizer_source: union\n"), "3:19", "union", "use 'base' or name");
-    error(&linear("tokenizer: {tokens: {x: {}}}\n"), "3:13", "not supported yet", "remove it");
-    error(
-        &linear("chat_template: chatml\n"),
-        "3:1",
-        "'chat_template' is not supported yet",
-        "remove it",
-    );
     error(
         "merge_method: linaer\nmodels: [{model: b}]\n",
         "1:15",
@@ -302,7 +298,7 @@ fn models_that_do_not_go_together() {
         &with("wordy"),
         "3:30",
         "has shape [66, 32], that of 'a' has [64, 32]",
-        "same vocabulary",
+        "add 'tokenizer: {source: union}'",
     );
     error(
         &with("biased"),

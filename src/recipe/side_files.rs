@@ -1,0 +1,70 @@
+//! The files beside the weights of the result: the tokenizer's from one member, all others from the member
+//! that gives the configuration. They are made while planning, so that a plan that exists has them.
+
+use super::plan::Stage;
+use super::planner::Planner;
+use super::yaml::Pos;
+use crate::checkpoint::{Checkpoint, Config, SideFile};
+use crate::error::Result;
+use crate::tokenizer::{Change, FILES, edited_files};
+
+/// Ids of special tokens in config.json, which mean nothing under another tokenizer.
+pub(super) const TOKEN_IDS: &[&str] = &[
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "sep_token_id",
+    "cls_token_id",
+    "mask_token_id",
+];
+const GENERATION: &str = "generation_config.json";
+
+/// The files of the last stage; what cannot be read is reported.
+pub(super) fn of_output(planner: &mut Planner) -> Vec<SideFile> {
+    let Some(stage) = planner.stages.last() else { return Vec::new() };
+    match files(planner, stage) {
+        Ok(files) => files,
+        Err(e) => {
+            let pos = Pos { line: 1, column: 1 };
+            let message = format!("the files of the tokenizer cannot be made: {e}");
+            planner.problems.error(pos, message, "mend or replace the file");
+            Vec::new()
+        }
+    }
+}
+
+fn files(planner: &Planner, stage: &Stage) -> Result<Vec<SideFile>> {
+    let tokenizer = &planner.members[stage.tokenizer_donor.member].checkpoint;
+    let config = &planner.members[stage.config_donor.member].checkpoint;
+    let tokens = stage.vocabulary.as_ref().and_then(|vocabulary| vocabulary.tokens.as_deref());
+    let change = Change { tokens, chat_template: stage.chat_template.as_deref() };
+    let mut files = edited_files(tokenizer, change)?;
+    let foreign = tokens.is_some() && stage.tokenizer_donor.member != stage.config_donor.member;
+    for file in &config.side_files {
+        if FILES.contains(&file.name().as_ref()) {
+            continue;
+        }
+        let renumbered = foreign && file.name() == GENERATION;
+        files.push(if renumbered { renumber(file, tokenizer)? } else { file.clone() });
+    }
+    Ok(files)
+}
+
+/// generation_config.json with the special tokens' ids of the tokenizer's model.
+fn renumber(file: &SideFile, tokenizer: &Checkpoint) -> Result<SideFile> {
+    let mut generation = Config::of_side_file(file)?;
+    let theirs = tokenizer.side_file(GENERATION).map(Config::of_side_file).transpose()?;
+    take_token_ids(&mut generation, theirs.as_ref().unwrap_or(&tokenizer.config));
+    Ok(SideFile::made(GENERATION, generation.to_json()))
+}
+
+/// Gives `config` the ids of special tokens that `other` has, and no others.
+pub(super) fn take_token_ids(config: &mut Config, other: &Config) {
+    for key in TOKEN_IDS {
+        match other.map().get(*key) {
+            Some(id) => config.set(key, id.clone()),
+            None => config.remove(key),
+        }
+    }
+}

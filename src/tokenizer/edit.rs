@@ -1,0 +1,209 @@
+//! The tokenizer files of a merge whose vocabulary or chat template is not quite its donor's.
+//!
+//! What does not change is handed through as it is. New tokens are declared as added tokens, with ids
+//! after the last: in `tokenizer.json`, in `tokenizer_config.json` (`added_tokens_decoder`) and, where
+//! the donor has one, in `added_tokens.json`, so that readers of any of them agree. `tokenizer.model`,
+//! merges and special_tokens_map.json stay the donor's. Tokens that have no row in the embedding are
+//! taken out of `tokenizer.json` together with the merges that make or use them, as mergekit does
+//! (`tokenizer/build.py`, `get_stripped_tokenizer`).
+
+use super::files::{AddedToken, MAX_BYTES};
+use super::tokens::TokenList;
+use crate::checkpoint::{Checkpoint, SideFile};
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::collections::HashSet;
+
+/// Files that belong to the tokenizer; all other files beside the weights follow the configuration.
+pub const FILES: &[&str] = &[
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
+/// What becomes of the donor's tokenizer files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change<'a> {
+    /// The tokens of the result, if they may differ from the donor's.
+    pub tokens: Option<&'a TokenList>,
+    /// The chat template of the result, if it is not the donor's.
+    pub chat_template: Option<&'a str>,
+}
+
+/// The tokenizer files of `donor` under `change`.
+///
+/// # Errors
+/// If a file that must change cannot be read or is not what its name says.
+pub fn edited_files(donor: &Checkpoint, change: Change) -> Result<Vec<SideFile>> {
+    let own = match change.tokens {
+        Some(_) => TokenList::read(donor)?,
+        None => None,
+    };
+    let edit = Edit::new(own.as_ref().zip(change.tokens), change.chat_template, donor);
+    let mut files = Vec::new();
+    for file in &donor.side_files {
+        if FILES.contains(&file.name().as_ref()) {
+            files.extend(edit.file(file)?);
+        }
+    }
+    if !files.iter().any(|file| file.name() == "tokenizer_config.json") && edit.wants_config() {
+        files.push(edit.config("tokenizer_config.json", Map::new()));
+    }
+    Ok(files)
+}
+
+struct Edit<'a> {
+    new: Vec<&'a AddedToken>,
+    /// Texts of tokens that go, and the id from which on all go.
+    gone: HashSet<&'a str>,
+    end: u32,
+    chat_template: Option<&'a str>,
+    /// Readers of `tokenizer.model` learn of added tokens from tokenizer_config.json alone.
+    has_sentencepiece: bool,
+    has_json: bool,
+}
+
+impl<'a> Edit<'a> {
+    fn new(
+        tokens: Option<(&'a TokenList, &'a TokenList)>,
+        chat_template: Option<&'a str>,
+        donor: &Checkpoint,
+    ) -> Edit<'a> {
+        let (new, gone, end) = match tokens {
+            None => (Vec::new(), HashSet::new(), u32::MAX),
+            Some((own, out)) => {
+                let gone = own.iter().filter(|&(id, text)| out.text(id) != Some(text));
+                (out.added_beyond(own), gone.map(|(_, text)| text).collect(), out.end())
+            }
+        };
+        let has = |name| donor.side_file(name).is_some();
+        let (has_sentencepiece, has_json) = (has("tokenizer.model"), has("tokenizer.json"));
+        Edit { new, gone, end, chat_template, has_sentencepiece, has_json }
+    }
+
+    fn changes_tokens(&self) -> bool {
+        !self.new.is_empty() || !self.gone.is_empty()
+    }
+
+    fn wants_config(&self) -> bool {
+        self.chat_template.is_some() || (self.has_sentencepiece && !self.new.is_empty())
+    }
+
+    /// What becomes of `file`; `None` if it is left out.
+    fn file(&self, file: &SideFile) -> Result<Option<SideFile>> {
+        let name = file.name();
+        let made = match name.as_ref() {
+            "tokenizer.json" if self.changes_tokens() => Some(self.tokenizer(file)?),
+            "tokenizer_config.json" if self.changes_tokens() || self.chat_template.is_some() => {
+                Some(self.config(&name, object(file)?))
+            }
+            "added_tokens.json" if self.changes_tokens() => {
+                let mut map = object(file)?;
+                map.retain(|text, _| !self.gone.contains(text.as_str()));
+                map.extend(self.new.iter().map(|token| (token.content.clone(), token.id.into())));
+                Some(json_file(&name, map))
+            }
+            // Of the old form of a byte-level tokenizer, which cannot say that tokens are gone.
+            "vocab.json" | "merges.txt" if self.has_json && !self.gone.is_empty() => {
+                return Ok(None);
+            }
+            "chat_template.jinja" => self.chat_template.map(|text| SideFile::made(&*name, text)),
+            "chat_template.json" => self.chat_template.map(|text| {
+                let map = Map::from_iter([("chat_template".to_string(), text.into())]);
+                json_file(&name, map)
+            }),
+            _ => None,
+        };
+        Ok(Some(made.unwrap_or_else(|| file.clone())))
+    }
+
+    fn tokenizer(&self, file: &SideFile) -> Result<SideFile> {
+        let mut map = object(file)?;
+        let list = map.entry("added_tokens").or_insert_with(|| Value::Array(Vec::new()));
+        let Value::Array(list) = list else {
+            return Err(Error::format(file.path(), "'added_tokens' is no list"));
+        };
+        let id = |token: &Value| token.get("id").and_then(Value::as_u64).unwrap_or(0);
+        list.retain(|token| id(token) < u64::from(self.end));
+        list.extend(self.new.iter().map(|token| {
+            let mut entry = Map::from_iter([("id".to_string(), token.id.into())]);
+            entry.extend(flags(token));
+            Value::Object(entry)
+        }));
+        // Loading gives ids in the order of the list.
+        list.sort_by_key(id);
+        if let Some(model) = map.get_mut("model").filter(|_| !self.gone.is_empty()) {
+            self.strip(model);
+        }
+        Ok(json_file("tokenizer.json", map))
+    }
+
+    /// Takes the tokens that go out of the tokenizer's model.
+    fn strip(&self, model: &mut Value) {
+        match model.get_mut("vocab") {
+            Some(Value::Object(vocab)) => {
+                vocab.retain(|text, _| !self.gone.contains(text.as_str()))
+            }
+            Some(Value::Array(pieces)) => pieces.truncate(self.end as usize),
+            _ => {}
+        }
+        let Some(Value::Array(merges)) = model.get_mut("merges") else { return };
+        merges.retain(|merge| {
+            let parts: Vec<&str> = match merge {
+                Value::String(text) => text.split(' ').collect(),
+                Value::Array(parts) => parts.iter().filter_map(Value::as_str).collect(),
+                _ => return true,
+            };
+            let gone = |text: &str| self.gone.contains(text);
+            !parts.iter().any(|part| gone(part)) && !gone(&parts.concat())
+        });
+    }
+
+    fn config(&self, name: &str, mut map: Map<String, Value>) -> SideFile {
+        const DECODER: &str = "added_tokens_decoder";
+        if self.has_sentencepiece && !self.new.is_empty() && !map.contains_key(DECODER) {
+            map.insert(DECODER.to_string(), Value::Object(Map::new()));
+        }
+        if let Some(Value::Object(decoder)) = map.get_mut(DECODER) {
+            let stays = |id: &String| id.parse::<u32>().is_ok_and(|id| id < self.end);
+            decoder.retain(|id, _| stays(id));
+            for token in &self.new {
+                decoder.insert(token.id.to_string(), Value::Object(flags(token)));
+            }
+        }
+        if let Some(text) = self.chat_template {
+            map.insert("chat_template".to_string(), text.into());
+        }
+        json_file(name, map)
+    }
+}
+
+/// An added token as tokenizer.json and tokenizer_config.json have it, without its id.
+fn flags(token: &AddedToken) -> Map<String, Value> {
+    Map::from_iter([
+        ("content".to_string(), token.content.clone().into()),
+        ("single_word".to_string(), token.single_word.into()),
+        ("lstrip".to_string(), token.lstrip.into()),
+        ("rstrip".to_string(), token.rstrip.into()),
+        ("normalized".to_string(), token.is_normalized().into()),
+        ("special".to_string(), token.special.into()),
+    ])
+}
+
+fn object(file: &SideFile) -> Result<Map<String, Value>> {
+    let bytes = file.read(MAX_BYTES)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::format(file.path(), format!("no usable JSON object: {e}")))
+}
+
+fn json_file(name: &str, map: Map<String, Value>) -> SideFile {
+    let mut text = serde_json::to_string_pretty(&map).expect("JSON values serialize");
+    text.push('\n');
+    SideFile::made(name, text)
+}
