@@ -1,5 +1,6 @@
 //! A model folder's `config.json`: ordered JSON with typed look-ups that name the file in errors.
 
+use super::SideFile;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -17,6 +18,14 @@ impl Config {
     pub fn read(path: &Path) -> Result<Config> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
         Config::parse(&path.display().to_string(), &text)
+    }
+
+    /// Reads a file beside the weights, which must hold a JSON object of less than 512 MiB.
+    pub fn of_side_file(file: &SideFile) -> Result<Config> {
+        let bytes = file.read(512 << 20)?;
+        let text =
+            std::str::from_utf8(&bytes).map_err(|_| Error::format(file.path(), "not UTF-8"))?;
+        Config::parse(&file.path().display().to_string(), text)
     }
 
     /// Parses `text`; `origin` names its source in errors.

@@ -2,21 +2,30 @@
 //!
 //! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
 //! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write`] writes one.
-//! Deliberately absent: pickled weights (`pytorch_model.bin`) and weights quantized for other programs.
+//! Weights are safetensors or, read only, PyTorch's own files. Deliberately absent: weights quantized for
+//! other programs.
 
 mod card;
 mod config;
 mod folder;
+mod lora;
+mod pickle;
+mod pytorch;
 mod safetensors;
+mod side_file;
+mod weights;
 mod write;
+mod zip;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use card::{CARD_FILE, ModelCard};
 pub use config::Config;
+pub use lora::with_adapter;
+pub use pytorch::looks_like_pytorch;
+pub use side_file::SideFile;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
 use crate::source::TensorSource;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A model in Hugging Face terms: configuration, tensors, and the files beside them.
@@ -27,16 +36,15 @@ pub struct Checkpoint {
     pub config: Config,
     pub tensors: Arc<dyn TensorSource>,
     /// Tokenizer files, generation_config.json, chat template: everything that travels with the
-    /// weights unchanged. Absolute or as the user gave the folder; file names are unique.
-    pub side_files: Vec<PathBuf>,
+    /// weights. File names are unique.
+    pub side_files: Vec<SideFile>,
     /// README.md, which is not copied: what it tells of one model is not true of another.
     pub card: Option<ModelCard>,
 }
 
 impl Checkpoint {
     /// The side file called `name`, if the checkpoint has it.
-    pub fn side_file(&self, name: &str) -> Option<&Path> {
-        let named = |p: &&PathBuf| p.file_name().is_some_and(|n| n == name);
-        self.side_files.iter().find(named).map(PathBuf::as_path)
+    pub fn side_file(&self, name: &str) -> Option<&SideFile> {
+        self.side_files.iter().find(|file| file.name() == name)
     }
 }

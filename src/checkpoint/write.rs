@@ -4,7 +4,8 @@
 //! places, a few at a time, whatever order they become ready in. The bytes do not depend on it.
 
 use super::Checkpoint;
-use super::folder::{INDEX, SINGLE, is_plain_name, numbered_shards};
+use super::folder::is_plain_name;
+use super::weights::SAFETENSORS;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::output::{OutputDir, OutputFile, check_space};
@@ -91,8 +92,8 @@ pub fn plan_shards(origin: &str, table: &TensorTable, max_shard_bytes: u64) -> R
         room = room.saturating_sub(needed);
     }
     let names = match groups.len() {
-        0 | 1 => vec![SINGLE.to_string()],
-        n => numbered_shards("model", n as u32),
+        0 | 1 => vec![SAFETENSORS.single.to_string()],
+        n => SAFETENSORS.shards("model", n as u32),
     };
     if groups.is_empty() {
         groups.push(Vec::new());
@@ -220,11 +221,10 @@ fn small_files(
 ) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = vec![("config.json".to_string(), checkpoint.config.to_json().into_bytes())];
     if shards.len() > 1 {
-        files.push((INDEX.to_string(), index_json(table, shards).into_bytes()));
+        files.push((SAFETENSORS.index.to_string(), index_json(table, shards).into_bytes()));
     }
-    for path in &checkpoint.side_files {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push((name, std::fs::read(path).map_err(Error::io(path, "read"))?));
+    for file in &checkpoint.side_files {
+        files.push((file.name().into_owned(), file.read(u64::MAX)?.into_owned()));
     }
     files.extend(options.extra.iter().cloned());
     let mut seen: BTreeSet<&str> = shards.iter().map(|s| s.name.as_str()).collect();

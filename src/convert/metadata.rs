@@ -33,8 +33,8 @@ impl Sources<'_> {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.arch.gguf_name);
         metadata.set("general.type", "model");
-        if let Some(path) = self.checkpoint.side_file("generation_config.json") {
-            sampling(&Config::read(path)?, &mut metadata);
+        if let Some(file) = self.checkpoint.side_file("generation_config.json") {
+            sampling(&Config::of_side_file(file)?, &mut metadata);
         }
         let name = self.options.name.as_deref();
         identity::write(self.checkpoint, name, self.parameters, &mut metadata)?;

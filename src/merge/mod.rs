@@ -16,10 +16,10 @@ mod source;
 
 pub use source::MergeSource;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, SideFile};
 use crate::error::Result;
 use crate::recipe::{self, MemberLookup, MergePlan};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Reads the recipe at `path` and plans it with every method this program has.
@@ -55,14 +55,11 @@ const TOKENIZER_FILES: &[&str] = &[
     "vocab.json",
 ];
 
-fn side_files(plan: &MergePlan) -> Vec<PathBuf> {
+fn side_files(plan: &MergePlan) -> Vec<SideFile> {
     let output = plan.output();
-    let of_tokenizer = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy());
-        name.is_some_and(|name| TOKENIZER_FILES.contains(&name.as_ref()))
-    };
+    let of_tokenizer = |file: &SideFile| TOKENIZER_FILES.contains(&file.name().as_ref());
     let files = |member: usize| plan.members[member].checkpoint.side_files.iter();
-    let tokenizer = files(output.tokenizer_donor.member).filter(|path| of_tokenizer(path));
-    let others = files(output.config_donor.member).filter(|path| !of_tokenizer(path));
+    let tokenizer = files(output.tokenizer_donor.member).filter(|file| of_tokenizer(file));
+    let others = files(output.config_donor.member).filter(|file| !of_tokenizer(file));
     tokenizer.chain(others).cloned().collect()
 }

@@ -5,7 +5,7 @@
 //! it finds wrong and carries on, so that one run shows all problems of a recipe, each with line,
 //! column and remedy, before any weight is read.
 //!
-//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes' `modules`,
+//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; recipes' `modules`,
 //! `chat_template` and vocabulary unions, which are refused by name.
 
 mod build;

@@ -101,15 +101,16 @@ pub(super) struct TokenizerFiles {
 
 impl TokenizerFiles {
     pub fn read(checkpoint: &Checkpoint) -> Result<TokenizerFiles> {
-        let read = |name: &str| checkpoint.side_file(name).map(|path| (path, read_bytes(path)));
-        let config = |name: &str| checkpoint.side_file(name).map(Config::read).transpose();
+        let read =
+            |name: &str| checkpoint.side_file(name).map(|file| (file.path(), file.read(MAX_BYTES)));
+        let config = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
         let sentencepiece = match read("tokenizer.model") {
-            Some((path, bytes)) => Some((path.to_path_buf(), bytes?)),
+            Some((path, bytes)) => Some((path.to_path_buf(), bytes?.into_owned())),
             None => None,
         };
         let json = match read("tokenizer.json") {
             Some((path, bytes)) => {
-                let bytes = bytes?;
+                let bytes = bytes?.into_owned();
                 let parsed = serde_json::from_slice(&bytes)
                     .map_err(|e| Error::format(path, format!("no usable tokenizer: {e}")))?;
                 Some((path.to_path_buf(), bytes, parsed))
@@ -118,7 +119,7 @@ impl TokenizerFiles {
         };
         let chat_template = match read("chat_template.jinja") {
             Some((path, bytes)) => {
-                let text = String::from_utf8(bytes?)
+                let text = String::from_utf8(bytes?.into_owned())
                     .map_err(|_| Error::format(path, "the chat template is not UTF-8"))?;
                 Some(Value::String(text))
             }
@@ -169,12 +170,4 @@ impl TokenizerFiles {
 /// A token given as its text or as an object with `content`.
 fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
-}
-
-fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
-    if size > MAX_BYTES {
-        return Err(Error::format(path, format!("{size} bytes are too many for a tokenizer")));
-    }
-    std::fs::read(path).map_err(Error::io(path, "read"))
 }

@@ -4,6 +4,7 @@
 //! `tokenizer.model` or a `tokenizer.json`) and writes it as `tokenizer.*` metadata. [`Tokenizer`] is
 //! always built from that metadata and never from the checkpoint, so a recipe, a folder and a GGUF file
 //! give the same ids for the same text, and the ids are those of llama.cpp's `llama_tokenize`.
+//! [`restore()`] makes files of metadata again, for GGUF files that are members of a merge.
 //!
 //! Deliberately absent: decoding of ids, chat templates, and the tokenizer kinds that no model of the
 //! llama family uses (WordPiece, Unigram, RWKV).
@@ -15,11 +16,13 @@ mod hf_spm;
 mod known_hashes;
 mod pretokenizer;
 mod recognize;
+mod restore;
 mod sentencepiece;
 mod special;
 mod spm;
 mod vocabulary;
 
+pub use restore::restore;
 pub use vocabulary::{TokenKind, Vocabulary};
 
 use crate::error::{Error, Result};

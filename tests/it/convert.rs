@@ -1,7 +1,7 @@
 //! Checkpoints to GGUF models: names, order, permutation, types, metadata, and what is refused.
 
 use crate::hostile::assert_error;
-use aqueduct::checkpoint::{Checkpoint, Config, ModelCard};
+use aqueduct::checkpoint::{Checkpoint, Config, ModelCard, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, Array, GgufModel, GgufWriter};
@@ -103,7 +103,7 @@ pub fn checkpoint(
         name: "tiny-llama-v2".to_string(),
         config: Config::parse("tiny/config.json", config).unwrap(),
         tensors: Arc::new(MemorySource::new("tiny", tensors).unwrap()),
-        side_files: files.iter().map(write).collect(),
+        side_files: files.iter().map(write).map(SideFile::from).collect(),
         card: None,
     }
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// Modules by level, lowest first; a module may import only from lower levels.
 const LEVELS: &[&[&str]] = &[
     &["dtype", "error", "progress", "size", "output", "mmap", "memory", "kernels"],
-    &["quants"],
+    &["quants", "hub"],
     &["source"],
     &["gguf", "checkpoint"],
-    &["recipe", "tokenizer", "arch"],
+    &["recipe", "restore", "tokenizer", "arch"],
     &["merge", "convert", "model", "imatrix", "quantize", "report"],
     &["pipeline"],
     &["cli"],
@@ -23,6 +23,9 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("mmap", "error"),
     ("progress", "error"),
     ("recipe", "arch"),
+    ("recipe", "restore"),
+    ("restore", "arch"),
+    ("restore", "tokenizer"),
     ("imatrix", "model"),
     ("quantize", "imatrix"),
     ("report", "imatrix"),

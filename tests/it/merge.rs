@@ -243,7 +243,7 @@ fn a_stage_is_rounded_to_its_type_as_if_it_had_been_written() {
 #[test]
 fn side_files_come_from_the_donors() {
     let with = |name: &'static str, files: &[&str]| {
-        let side_files = files.iter().map(|file| Path::new(name).join(file)).collect();
+        let side_files = files.iter().map(|file| Path::new(name).join(file).into()).collect();
         (name, Checkpoint { side_files, ..made(name, false, DType::F32, |_, _| 1.0) })
     };
     let files = ["tokenizer.json", "generation_config.json"];
@@ -252,7 +252,7 @@ fn side_files_come_from_the_donors() {
         "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: one}, {model: two}]\n";
     let side_files = |more: &str| {
         let merged = merge::open(plan_made(members.clone(), &format!("{text}{more}")));
-        merged.side_files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        merged.side_files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>()
     };
     assert_eq!(side_files(""), ["one/tokenizer.json", "one/generation_config.json"]);
     assert_eq!(side_files("base_model: two"), ["two/tokenizer.json", "two/generation_config.json"]);
