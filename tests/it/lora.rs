@@ -236,7 +236,7 @@ fn adapters_that_do_not_fit_are_refused_with_both_sides() {
     );
     refused(&good, &pair(Q, 2, 6, 4), &["lora_B", "[6, 2]", "need [4, 2]"]);
     // Half a pair.
-    refused(&good, &pair(Q, 2, 4, 4)[..1], &[&"'target_modules' includes", Q, "complete pair"]);
+    refused(&good, &pair(Q, 2, 4, 4)[..1], &["'target_modules' includes", Q, "complete pair"]);
     let loose = config(json!({"target_modules": ".*"}));
     refused(&loose, &pair(Q, 2, 4, 4)[..1], &[&a_name, "has no lora_B"]);
     refused(&loose, &pair(Q, 2, 4, 4)[1..], &["lora_B.weight'", "has no lora_A"]);
