@@ -21,9 +21,11 @@ fn clerk() -> Checkpoint {
     Checkpoint::open(shipped("recipes/demo/clerk")).unwrap()
 }
 
-/// The keys that begin with `prefix`.
+/// The keys that begin with `prefix`, sorted: where BOS is said to be added depends on the file that says it.
 fn keys<'a>(metadata: &'a Metadata, prefix: &str) -> Vec<(&'a str, &'a Value)> {
-    metadata.iter().filter(|(key, _)| key.starts_with(prefix)).collect()
+    let mut keys: Vec<_> = metadata.iter().filter(|(key, _)| key.starts_with(prefix)).collect();
+    keys.sort_by_key(|(key, _)| *key);
+    keys
 }
 
 #[test]
