@@ -1,20 +1,14 @@
 //! Reading a Hugging Face folder: which files belong to it, and its tensors as a source.
 
-use super::safetensors::SafetensorsFile;
+use super::weights::{Naming, PYTORCH, SAFETENSORS, WeightsEntry, WeightsFile};
 use super::{Checkpoint, Config, ModelCard, SideFile};
 use crate::error::{Error, Result};
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-
-/// The file of a model that is not sharded.
-pub(super) const SINGLE: &str = "model.safetensors";
-/// Which shard holds which tensor.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Files that travel with the weights unchanged. Not config.json, which merging edits.
 const SIDE_FILES: &[&str] = &[
@@ -31,8 +25,8 @@ const SIDE_FILES: &[&str] = &[
 ];
 
 impl Checkpoint {
-    /// Opens the Hugging Face folder `dir`: config.json and safetensors weights, in one file or in
-    /// shards. Headers are checked now, data are read when asked for.
+    /// Opens the Hugging Face folder `dir`: config.json and weights, in one file or in shards;
+    /// safetensors, or PyTorch's files where there are none. Headers are checked now, data are read when asked for.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
         let dir = dir.as_ref();
         let meta = std::fs::metadata(dir).map_err(Error::io(dir, "open"))?;
@@ -54,7 +48,7 @@ impl Checkpoint {
 
 fn no_config(dir: &Path) -> &'static str {
     if dir.join("adapter_config.json").is_file() {
-        "holds an adapter (LoRA), not a model: merge it into its base model first"
+        "holds an adapter (LoRA), not a model: in a recipe, write BASE+ADAPTER as the model"
     } else {
         "no config.json in this folder, so it is no Hugging Face model"
     }
@@ -82,7 +76,7 @@ fn folder_name(dir: &Path) -> String {
 struct FolderSource {
     origin: String,
     table: TensorTable,
-    shards: Vec<SafetensorsFile>,
+    shards: Vec<WeightsFile>,
     /// Shard, and index in it, of each tensor of the table.
     places: Vec<(usize, usize)>,
 }
@@ -90,16 +84,16 @@ struct FolderSource {
 impl FolderSource {
     fn open(dir: &Path) -> Result<FolderSource> {
         let origin = dir.display().to_string();
-        let index = dir.join(INDEX);
+        let (naming, names) = find_weights(dir)?;
+        let index = dir.join(naming.index);
         let weight_map = if index.is_file() { read_index(&index)? } else { BTreeMap::new() };
-        let names = if index.is_file() {
-            weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
-        } else {
-            find_shards(dir)?
+        let names = match names {
+            Some(names) => names,
+            None => weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
         };
         check_present(dir, &names)?;
         let shards = (names.iter())
-            .map(|name| SafetensorsFile::open(dir.join(name)))
+            .map(|name| WeightsFile::open(dir.join(name)))
             .collect::<Result<Vec<_>>>()?;
         let (infos, places) = collect_tensors(&shards)?;
         check_index(&index, &weight_map, &names, &shards)?;
@@ -123,7 +117,7 @@ impl TensorSource for FolderSource {
         Ok(TensorData {
             dtype: info.dtype,
             shape: info.shape.clone(),
-            bytes: Cow::Borrowed(self.shards[shard].tensor_bytes(within)),
+            bytes: self.shards[shard].tensor_bytes(within),
         })
     }
 
@@ -132,53 +126,40 @@ impl TensorSource for FolderSource {
     }
 }
 
-/// The weights of a folder without an index.
-fn find_shards(dir: &Path) -> Result<Vec<String>> {
-    if dir.join(SINGLE).is_file() {
-        return Ok(vec![SINGLE.to_string()]);
-    }
-    let (mut tensors, mut pickles) = (BTreeSet::new(), false);
-    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
-        let name = entry.map_err(Error::io(dir, "list"))?.file_name();
-        let name = name.to_string_lossy();
-        pickles |= name.starts_with("pytorch_model") && name.ends_with(".bin");
-        if name.ends_with(".safetensors") && !name.starts_with("adapter") {
-            tensors.insert(name.into_owned());
+/// The weights of a folder: their naming, and the names unless there is an index to tell them.
+fn find_weights(dir: &Path) -> Result<(&'static Naming, Option<Vec<String>>)> {
+    for naming in [&SAFETENSORS, &PYTORCH] {
+        if dir.join(naming.index).is_file() {
+            return Ok((naming, None));
+        }
+        if dir.join(naming.single).is_file() {
+            return Ok((naming, Some(vec![naming.single.to_string()])));
+        }
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+            let name = entry.map_err(Error::io(dir, "list"))?.file_name();
+            let name = name.to_string_lossy();
+            if naming.matches(&name) {
+                found.insert(name.into_owned());
+            }
+        }
+        let numbered = found.iter().find_map(|name| naming.shard_count(name));
+        match (found.len(), numbered) {
+            (0, _) => {}
+            (_, Some((stem, count))) => return Ok((naming, Some(naming.shards(&stem, count)))),
+            (1, None) => return Ok((naming, Some(found.into_iter().collect()))),
+            (n, None) => {
+                let detail = format!(
+                    "{n} {} files and no {} to say which of them make the model",
+                    naming.suffix.trim_start_matches('.'),
+                    naming.index
+                );
+                return Err(Error::format(dir, detail));
+            }
         }
     }
-    let fail = |detail: String| Err(Error::format(dir, detail));
-    let numbered = tensors.iter().find_map(|name| shard_count(name));
-    match (tensors.len(), numbered) {
-        (0, _) if pickles => fail(
-            "holds only pytorch_model*.bin weights; convert them to safetensors first (load with \
-             transformers, save_pretrained)"
-                .to_string(),
-        ),
-        (0, _) => fail("no safetensors weights in this folder".to_string()),
-        (_, Some((stem, count))) => Ok(numbered_shards(&stem, count)),
-        (1, None) => Ok(tensors.into_iter().collect()),
-        (n, None) => fail(format!(
-            "{n} safetensors files and no {INDEX} to say which of them make the model"
-        )),
-    }
-}
-
-/// Stem and shard count of a name such as `model-00001-of-00003.safetensors`.
-fn shard_count(name: &str) -> Option<(String, u32)> {
-    let rest = name.strip_suffix(".safetensors")?;
-    let (rest, count) = rest.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(number) || !digits(count) {
-        return None;
-    }
-    let count = count.parse().ok().filter(|n| *n > 0)?;
-    Some((stem.to_string(), count))
-}
-
-/// The names of all shards.
-pub(super) fn numbered_shards(stem: &str, count: u32) -> Vec<String> {
-    (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}.safetensors")).collect()
+    let detail = "no weights in this folder: neither safetensors nor pytorch_model.bin";
+    Err(Error::format(dir, detail))
 }
 
 /// Reads the index: tensor name to file name, every file name checked.
@@ -261,15 +242,14 @@ type Places = Vec<(usize, usize)>;
 /// The tensors of all shards and their places. Integer and boolean tensors are buffers such as
 /// position_ids, which no model of today needs: they are left out. Where they hold weights, those are
 /// quantized in a form that cannot be read here.
-fn collect_tensors(shards: &[SafetensorsFile]) -> Result<(Vec<TensorInfo>, Places)> {
+fn collect_tensors(shards: &[WeightsFile]) -> Result<(Vec<TensorInfo>, Places)> {
     let (mut infos, mut places) = (Vec::new(), Vec::new());
-    let mut homes: BTreeMap<&str, &SafetensorsFile> = BTreeMap::new();
+    let mut homes: BTreeMap<&str, &WeightsFile> = BTreeMap::new();
     for (s, shard) in shards.iter().enumerate() {
-        for (i, entry) in shard.entries().iter().enumerate() {
-            let fail = |detail| {
-                Err(Error::tensor(shard.path().display().to_string(), &entry.name, detail))
-            };
-            if let Some(first) = homes.insert(&entry.name, shard) {
+        for (i, entry) in shard.entries().into_iter().enumerate() {
+            let fail =
+                |detail| Err(Error::tensor(shard.path().display().to_string(), entry.name, detail));
+            if let Some(first) = homes.insert(entry.name, shard) {
                 return fail(format!("is in {} too", first.path().display()));
             }
             match entry.info() {
@@ -291,7 +271,7 @@ fn collect_tensors(shards: &[SafetensorsFile]) -> Result<(Vec<TensorInfo>, Place
 }
 
 /// Whether an entry of a type that is not read may be passed over.
-fn is_buffer(entry: &super::SafetensorsEntry) -> bool {
+fn is_buffer(entry: WeightsEntry<'_>) -> bool {
     use safetensors::Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
     let integer = matches!(entry.dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
     // bitsandbytes and GPTQ: `weight`, `qweight`.
@@ -303,11 +283,11 @@ fn check_index(
     index: &Path,
     weight_map: &BTreeMap<String, String>,
     names: &[String],
-    shards: &[SafetensorsFile],
+    shards: &[WeightsFile],
 ) -> Result<()> {
     let mut found = BTreeSet::new();
     for (name, shard) in names.iter().zip(shards) {
-        found.extend(shard.entries().iter().map(|e| (e.name.as_str(), name.as_str())));
+        found.extend(shard.entries().iter().map(|e| (e.name, name.as_str())));
     }
     match weight_map.iter().find(|(t, f)| !found.contains(&(t.as_str(), f.as_str()))) {
         None => Ok(()),
@@ -339,13 +319,5 @@ mod tests {
             name("/hub/models--Sao10K--Fimbulvetr-11B-v2/snapshots/0a1b2c"),
             "Fimbulvetr-11B-v2"
         );
-    }
-
-    #[test]
-    fn shard_names_parse() {
-        assert_eq!(shard_count("model-00001-of-00003.safetensors"), Some(("model".into(), 3)));
-        assert_eq!(shard_count("model-1-of-3.safetensors"), None);
-        assert_eq!(shard_count("model-00000-of-00000.safetensors"), None);
-        assert_eq!(numbered_shards("m", 2)[1], "m-00002-of-00002.safetensors");
     }
 }

@@ -2,20 +2,28 @@
 //!
 //! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
 //! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write`] writes one.
-//! Deliberately absent: pickled weights (`pytorch_model.bin`) and weights quantized for other programs.
+//! Weights are safetensors or, read only, PyTorch's own files. Deliberately absent: weights quantized for
+//! other programs.
 
 mod card;
 mod config;
 mod folder;
+mod lora;
 mod parts;
+mod pickle;
+mod pytorch;
 mod resume;
 mod safetensors;
 mod side_file;
+mod weights;
 mod write;
+mod zip;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use card::{CARD_FILE, ModelCard};
 pub use config::Config;
+pub use lora::with_adapter;
+pub use pytorch::looks_like_pytorch;
 pub use resume::{Mark, Resume};
 pub use side_file::SideFile;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};

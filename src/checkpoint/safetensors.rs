@@ -34,19 +34,24 @@ pub struct SafetensorsEntry {
 impl SafetensorsEntry {
     /// Name, shape and type in this library's terms, unless the type is foreign to it.
     pub fn info(&self) -> Option<TensorInfo> {
-        let dtype = match self.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            Dtype::I8 => DType::I8,
-            Dtype::I16 => DType::I16,
-            Dtype::I32 => DType::I32,
-            Dtype::I64 => DType::I64,
-            _ => return None,
-        };
-        Some(TensorInfo::new(&self.name, self.shape.clone(), dtype))
+        tensor_info(&self.name, self.dtype, &self.shape)
     }
+}
+
+/// A tensor in this library's terms, unless its type is foreign to it.
+pub(super) fn tensor_info(name: &str, dtype: Dtype, shape: &[usize]) -> Option<TensorInfo> {
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::F64 => DType::F64,
+        Dtype::I8 => DType::I8,
+        Dtype::I16 => DType::I16,
+        Dtype::I32 => DType::I32,
+        Dtype::I64 => DType::I64,
+        _ => return None,
+    };
+    Some(TensorInfo::new(name, shape.to_vec(), dtype))
 }
 
 /// A mapped safetensors file.

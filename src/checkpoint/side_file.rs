@@ -14,6 +14,8 @@ pub enum SideFile {
     File(PathBuf),
     /// Made in memory.
     Made { name: String, bytes: Arc<[u8]> },
+    /// Cannot be had; why is told to whoever reads it.
+    Absent { name: String, of: PathBuf, why: String },
 }
 
 impl SideFile {
@@ -21,11 +23,19 @@ impl SideFile {
         SideFile::Made { name: name.into(), bytes: bytes.into().into() }
     }
 
+    pub fn absent(
+        name: impl Into<String>,
+        of: impl Into<PathBuf>,
+        why: impl Into<String>,
+    ) -> SideFile {
+        SideFile::Absent { name: name.into(), of: of.into(), why: why.into() }
+    }
+
     /// The file's name without folder; empty for a path that has none.
     pub fn name(&self) -> Cow<'_, str> {
         match self {
             SideFile::File(path) => path.file_name().unwrap_or_default().to_string_lossy(),
-            SideFile::Made { name, .. } => Cow::Borrowed(name),
+            SideFile::Made { name, .. } | SideFile::Absent { name, .. } => Cow::Borrowed(name),
         }
     }
 
@@ -34,18 +44,23 @@ impl SideFile {
         match self {
             SideFile::File(path) => path,
             SideFile::Made { name, .. } => Path::new(name),
+            SideFile::Absent { of, .. } => of,
         }
     }
 
     /// The contents.
     ///
     /// # Errors
-    /// If the file cannot be read or has more than `limit` bytes.
+    /// If the file cannot be read, cannot be had, or has more than `limit` bytes.
     pub fn read(&self, limit: u64) -> Result<Cow<'_, [u8]>> {
         let path = self.path();
         let too_many = |size| Error::format(path, format!("{size} bytes are too many"));
         match self {
             SideFile::Made { bytes, .. } => Ok(Cow::Borrowed(bytes)),
+            SideFile::Absent { name, why, .. } => {
+                let remedy = "take the tokenizer from another model with 'tokenizer_source'";
+                Err(Error::format(path, format!("cannot give '{name}': {why}; {remedy}")))
+            }
             SideFile::File(path) => {
                 let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
                 if size > limit {

@@ -5,9 +5,10 @@
 //! caller can tell what the output is made from, whole shards survive an interruption ([`super::resume`]).
 
 use super::Checkpoint;
-use super::folder::{INDEX, SINGLE, is_plain_name, numbered_shards};
+use super::folder::is_plain_name;
 use super::parts::ShardWriter;
 use super::resume::{Journal, PartHashes, Resume};
+use super::weights::SAFETENSORS;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -104,8 +105,8 @@ pub fn plan_shards(origin: &str, table: &TensorTable, max_shard_bytes: u64) -> R
         room = room.saturating_sub(needed);
     }
     let names = match groups.len() {
-        0 | 1 => vec![SINGLE.to_string()],
-        n => numbered_shards("model", n as u32),
+        0 | 1 => vec![SAFETENSORS.single.to_string()],
+        n => SAFETENSORS.shards("model", n as u32),
     };
     if groups.is_empty() {
         groups.push(Vec::new());
@@ -300,7 +301,7 @@ fn small_files(
 ) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = vec![("config.json".to_string(), checkpoint.config.to_json().into_bytes())];
     if shards.len() > 1 {
-        files.push((INDEX.to_string(), index_json(table, shards).into_bytes()));
+        files.push((SAFETENSORS.index.to_string(), index_json(table, shards).into_bytes()));
     }
     for file in &checkpoint.side_files {
         files.push((file.name().into_owned(), file.read(u64::MAX)?.into_owned()));

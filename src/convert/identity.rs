@@ -193,8 +193,8 @@ pub fn merge_front_matter(
     set("basename", parts.basename);
     set("size_label", Some(parts.size_label.unwrap_or_else(|| naming::size_label(parameters))));
     let members = members.into_iter().map(|reference| {
-        let folder = reference.trim_end_matches('/').rsplit('/').next();
-        Json::Object(origin(folder.unwrap_or(&reference), 0))
+        let folder = reference.trim_end_matches('/').rsplit('/').next().unwrap_or(&reference);
+        Json::Object(origin(folder.strip_suffix(".gguf").unwrap_or(folder), 0))
     });
     front.insert("base_models".to_string(), members.collect());
     front.insert("library_name".to_string(), "transformers".into());

@@ -1,7 +1,7 @@
 //! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
 
 use super::build::file_stem;
-use crate::checkpoint::{Checkpoint, ModelCard, looks_like_safetensors};
+use crate::checkpoint::{Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors};
 use crate::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::error::{Error, Result};
 use crate::gguf::{self, GgufModel};
@@ -86,7 +86,12 @@ impl Source {
 /// The card of a merge, as it would be written.
 fn merge_card(plan: &MergePlan, name: &str) -> ModelCard {
     let summary = plan.summary();
-    let members = plan.members.iter().map(|member| member.reference.to_string());
+    let references = plan.members.iter().map(|member| &member.reference);
+    let members = references.flat_map(|reference| {
+        std::iter::once(&reference.path)
+            .chain(reference.lora.iter().map(|lora| &lora.path))
+            .cloned()
+    });
     let front = merge_front_matter(name, summary.parameters, members);
     ModelCard::Text(report::merge_readme(name, &summary, &plan.text, &front))
 }
@@ -112,7 +117,7 @@ impl Kind {
         let mut head = Vec::new();
         let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
         file.take(16).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
-        if looks_like_safetensors(&head, meta.len()) {
+        if looks_like_safetensors(&head, meta.len()) || looks_like_pytorch(&head) {
             let detail = "a file of weights alone; name the folder that it and its config.json \
                           are in";
             return Err(Error::format(path, detail));

@@ -1,11 +1,18 @@
-//! Finding the members of a merge: model folders on disk, or only their shapes.
+//! Finding the members of a merge: models on disk, with adapters merged in, or only their shapes.
+//!
+//! A name is looked for beside the recipe and in the folders given, then in the hub's cache
+//! ([`crate::hub`]), which holds what other programs downloaded. With the feature `hub`, what is nowhere
+//! is downloaded into it.
 
 use super::families;
 use super::reference::ModelRef;
 use crate::arch::{Architecture, HyperParams, Role, TensorDecl};
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::{self, Checkpoint, Config};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::gguf;
+use crate::hub::{HubCache, HubName};
+use crate::restore::restore;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +22,14 @@ use std::sync::Arc;
 pub struct Missing {
     pub message: String,
     pub remedy: String,
+}
+
+impl Missing {
+    /// A model that is there but not right.
+    fn unusable(reference: &ModelRef, error: &Error, remedy: impl Into<String>) -> Missing {
+        let message = format!("model '{reference}' cannot be used: {error}");
+        Missing { message, remedy: remedy.into() }
+    }
 }
 
 /// Gives the members that recipes name.
@@ -28,9 +43,17 @@ pub trait MemberLookup {
     }
 }
 
-/// Folders to look in, in order. The first is the recipe's own.
+/// What `reference`, without its adapter, could mean on the hub.
+fn hub_name(reference: &ModelRef) -> Option<HubName> {
+    HubName::parse(&reference.path, reference.revision.as_deref())
+}
+
+/// Where to look: folders in order, of which the first is the recipe's own, then the hub's cache.
 #[derive(Clone, Debug)]
-struct Roots(Vec<PathBuf>);
+struct Roots {
+    folders: Vec<PathBuf>,
+    cache: Option<HubCache>,
+}
 
 impl Roots {
     fn beside(recipe: &Path, more: &[PathBuf]) -> Roots {
@@ -38,47 +61,114 @@ impl Roots {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let mut roots = vec![own];
-        roots.extend_from_slice(more);
-        Roots(roots)
+        let mut folders = vec![own];
+        folders.extend_from_slice(more);
+        Roots { folders, cache: HubCache::from_env() }
     }
 
-    /// The folder that `reference` means, if there is one. An absolute path is taken as it is.
+    /// The folder or file that `reference` means, without its adapter, if it is on disk. An absolute path
+    /// is taken as it is.
     fn find(&self, reference: &ModelRef) -> Option<PathBuf> {
-        self.0.iter().map(|root| root.join(&reference.path)).find(|path| path.is_dir())
+        let mut paths = self.folders.iter().map(|root| root.join(&reference.path));
+        paths
+            .find(|path| path.exists())
+            .or_else(|| self.cache.as_ref()?.find(&hub_name(reference)?))
     }
 
     fn missing(&self, reference: &ModelRef) -> Missing {
-        let first = self.0[0].join(&reference.path);
-        Missing {
-            message: format!("model '{reference}' is not on disk"),
-            remedy: format!(
-                "put its folder (config.json and safetensors) at {}, or write the path of the folder",
-                first.display()
+        let first = self.folders[0].join(&reference.path);
+        let path = first.display();
+        let remedy = match hub_name(reference).map(|name| name.download_command()) {
+            Some(command) => format!(
+                "put its folder (config.json and weights) at {path}, write the path of the folder, or get \
+                 it with: {command}"
             ),
-        }
+            None => format!(
+                "put its folder (config.json and weights) or GGUF file at {path}, or write another path"
+            ),
+        };
+        Missing { message: format!("model '{reference}' is not on disk"), remedy }
     }
 }
 
-/// Members are Hugging Face folders with weights.
+/// Members are models with weights: Hugging Face folders, GGUF files, adapters over either.
 #[derive(Clone, Debug)]
 pub struct Folders(Roots);
 
 impl Folders {
-    /// Paths are relative to the folder of `recipe`, then to each of `more`.
+    /// Paths are relative to the folder of `recipe`, then to each of `more`. Names of the hub are looked
+    /// up in its standard cache.
     pub fn beside(recipe: &Path, more: &[PathBuf]) -> Folders {
         Folders(Roots::beside(recipe, more))
+    }
+
+    /// Gets `reference` from the hub, if it can be a name there and `HF_HUB_OFFLINE` does not forbid it.
+    #[cfg(feature = "hub")]
+    fn download(&self, reference: &ModelRef) -> Option<std::result::Result<PathBuf, Missing>> {
+        let forbidden =
+            |text: &str| ["1", "true", "yes", "on"].contains(&text.to_lowercase().as_str());
+        if std::env::var("HF_HUB_OFFLINE").is_ok_and(|text| forbidden(&text)) {
+            return None;
+        }
+        let (cache, name) = (self.0.cache.as_ref()?, hub_name(reference)?);
+        let downloaded = crate::hub::download(cache, &name, &crate::progress::Silent);
+        Some(downloaded.map_err(|e| Missing {
+            message: format!("model '{reference}' is not on disk and cannot be downloaded: {e}"),
+            remedy: "try again, which goes on where this ended; if a folder is meant, check its path"
+                .to_string(),
+        }))
+    }
+
+    /// The place of `reference`, whose adapter is left out of account.
+    fn locate(&self, reference: &ModelRef) -> std::result::Result<PathBuf, Missing> {
+        if let Some(path) = self.0.find(reference) {
+            return Ok(path);
+        }
+        #[cfg(feature = "hub")]
+        if let Some(downloaded) = self.download(reference) {
+            return downloaded;
+        }
+        Err(self.0.missing(reference))
     }
 }
 
 impl MemberLookup for Folders {
     fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing> {
-        let folder = self.0.find(reference).ok_or_else(|| self.0.missing(reference))?;
-        Checkpoint::open(&folder).map_err(|e| Missing {
-            message: format!("model '{reference}' cannot be used: {e}"),
-            remedy: "mend or replace the folder".to_string(),
+        let base = reference.base();
+        let path = self.locate(&base)?;
+        let model = open_path(&path).map_err(|e| {
+            Missing::unusable(&base, &e, remedy(&base, &path, "mend or replace it"))
+        })?;
+        let Some(lora) = reference.lora.as_deref() else { return Ok(model) };
+        let dir = self.locate(lora).map_err(|missing| Missing {
+            message: missing.message.replacen("model", "adapter", 1),
+            remedy: missing.remedy.replacen("config.json", "adapter_config.json", 1),
+        })?;
+        checkpoint::with_adapter(&model, &dir).map_err(|e| {
+            Missing::unusable(reference, &e, "choose an adapter that was trained on this model")
         })
     }
+}
+
+/// What to do about a model that cannot be opened: one in the cache may only be incomplete.
+fn remedy(reference: &ModelRef, path: &Path, otherwise: &str) -> String {
+    let cached = path.parent().is_some_and(|p| p.file_name().is_some_and(|n| n == "snapshots"));
+    match hub_name(reference).filter(|_| cached).map(|name| name.download_command()) {
+        Some(command) => format!("if files are missing from the cache, get them with: {command}"),
+        None => otherwise.to_string(),
+    }
+}
+
+/// The model at `path`, whatever its kind.
+fn open_path(path: &Path) -> Result<Checkpoint> {
+    if path.is_dir() {
+        return Checkpoint::open(path);
+    }
+    if !gguf::is_gguf(path)? {
+        return Err(Error::format(path, "neither a folder nor a GGUF file, so no model"));
+    }
+    let name = path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy());
+    restore(&gguf::open(path)?, &name)
 }
 
 /// Members are known by shape alone: from a folder's config.json, else from a table of model families
@@ -99,11 +189,13 @@ impl MemberLookup for ShapesOnly {
     }
 
     fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing> {
-        let named = |e: Error| Missing {
-            message: format!("model '{reference}' cannot be used: {e}"),
-            remedy: "mend its config.json".to_string(),
-        };
-        let folder = self.0.find(reference).map(|folder| folder.join("config.json"));
+        let named = |e: Error| Missing::unusable(reference, &e, "mend its config.json");
+        let found = self.0.find(reference);
+        if let Some(file) = found.as_ref().filter(|path| path.is_file()) {
+            return open_path(file)
+                .map_err(|e| Missing::unusable(reference, &e, "replace the file"));
+        }
+        let folder = found.map(|folder| folder.join("config.json"));
         if let Some(path) = folder.filter(|path| path.is_file()) {
             let config = Config::read(&path).map_err(named)?;
             return shape_checkpoint(&reference.path, config).map_err(named);
@@ -113,7 +205,7 @@ impl MemberLookup for ShapesOnly {
             missing.message = format!("the shapes of model '{reference}' are not known");
             missing.remedy = format!(
                 "put its config.json at {}; names of known families are {}",
-                self.0.0[0].join(&reference.path).join("config.json").display(),
+                self.0.folders[0].join(&reference.path).join("config.json").display(),
                 families::names().join(", ")
             );
             return Err(missing);

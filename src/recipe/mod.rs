@@ -5,13 +5,10 @@
 //! it finds wrong and carries on, so that one run shows all problems of a recipe, each with line,
 //! column and remedy, before any weight is read.
 //!
-//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes'
-//! `chat_template` and vocabulary unions, which are refused by name.
 //! `tokenizer_spec` reads what a recipe says of the tokenizer, `vocabulary` and `rows` find the tokens of
 //! the result and the rows for them, `chat` its chat template, `side_files` the files beside the weights.
 //!
-//! Deliberately absent: arithmetic, which is [`crate::merge`]'s; downloads; recipes' `modules`, which are
-//! refused by name.
+//! Deliberately absent: arithmetic, which is [`crate::merge`]'s.
 
 mod build;
 mod chat;

@@ -109,7 +109,7 @@ impl Planner<'_> {
             .iter()
             .map(|document| {
                 let uses = references(document).into_iter();
-                uses.filter(|r| r.value.revision.is_none())
+                uses.filter(|r| r.value.may_be_stage())
                     .filter_map(|r| Some((*by_name.get(r.value.path.as_str())?, r.pos)))
                     .collect()
             })
@@ -203,10 +203,18 @@ impl Planner<'_> {
     /// had, which is reported once.
     pub fn input(&mut self, reference: &At<ModelRef>) -> Option<Input> {
         let name = &reference.value.path;
-        if reference.value.revision.is_none()
+        if reference.value.may_be_stage()
             && let Some(stage) = self.stage_of_name.get(name)
         {
             return stage.map(Input::Stage);
+        }
+        if let Some(lora) = &reference.value.lora
+            && self.stage_of_name.contains_key(name)
+        {
+            let message = format!("the adapter '{lora}' cannot be merged into '{name}', a stage");
+            let remedy = "merge it into the model that the stage is made of";
+            self.problems.error(reference.pos, message, remedy);
+            return None;
         }
         if let Some(known) = self.opened.get(&reference.value) {
             return known.map(Input::Member);

@@ -127,38 +127,45 @@ pub(super) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option
 
 pub(super) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
     let remedy = "write a folder or a name such as 'org/model', or {model: {path: ...}}";
-    let parsed = match &node.value {
-        Kind::Map(_) => {
-            let keys = &["model", "lora", "override_architecture"];
-            let map = Mapping::read(node, "a model reference", remedy, keys, problems)?;
-            for unsupported in ["lora", "override_architecture"] {
-                if let Some((key, value)) = map.entry(unsupported)
-                    && value.value != Kind::Null
-                {
-                    let message =
-                        format!("'{unsupported}' in a model reference is not supported yet");
-                    problems.error(
-                        key.pos,
-                        message,
-                        "merge it into the model first and name the result",
-                    );
-                }
-            }
-            let inner = map.get("model")?;
-            if let Kind::Map(_) = inner.value {
-                let keys = &["path", "revision"];
-                let map = Mapping::read(inner, "a model reference", remedy, keys, problems)?;
-                let path = map.get("path").and_then(|n| text(n, "path", problems))?;
-                let revision = map.get("revision").and_then(|n| scalar_text(&n.value));
-                Ok(ModelRef::new(path.value, revision))
-            } else {
-                ModelRef::parse(&scalar_text(&inner.value).unwrap_or_default())
-            }
+    if !matches!(node.value, Kind::Map(_)) {
+        return short_ref(node, remedy, problems).map(|model| At::new(model, node.pos));
+    }
+    let keys = &["model", "lora", "override_architecture"];
+    let map = Mapping::read(node, "a model reference", remedy, keys, problems)?;
+    if let Some((key, value)) = map.entry("override_architecture")
+        && value.value != Kind::Null
+    {
+        let message = "'override_architecture' in a model reference is not supported";
+        problems.error(key.pos, message, "set 'architectures' in the model's config.json");
+    }
+    let mut model = located(map.get("model")?, remedy, problems)?;
+    if let Some(adapter) = map.get("lora").filter(|adapter| adapter.value != Kind::Null) {
+        let remedy = "write 'lora: FOLDER' or 'lora: {path: ...}'";
+        let lora = located(adapter, remedy, problems)?;
+        if model.lora.is_some() || lora.lora.is_some() {
+            let message = "more than one adapter for a model";
+            problems.error(adapter.pos, message, "merge one of them in a stage of its own");
+            return None;
         }
-        other => ModelRef::parse(&scalar_text(other).unwrap_or_default()),
-    };
-    match parsed {
-        Ok(model) => Some(At::new(model, node.pos)),
+        model.lora = Some(Box::new(lora));
+    }
+    Some(At::new(model, node.pos))
+}
+
+/// A path and a revision, in the short form or as a mapping.
+fn located(node: &Node, remedy: &str, problems: &mut Diagnostics) -> Option<ModelRef> {
+    if !matches!(node.value, Kind::Map(_)) {
+        return short_ref(node, remedy, problems);
+    }
+    let map = Mapping::read(node, "a model reference", remedy, &["path", "revision"], problems)?;
+    let path = map.get("path").and_then(|n| text(n, "path", problems))?;
+    let revision = map.get("revision").and_then(|n| scalar_text(&n.value));
+    Some(ModelRef::new(path.value, revision))
+}
+
+fn short_ref(node: &Node, remedy: &str, problems: &mut Diagnostics) -> Option<ModelRef> {
+    match ModelRef::parse(&scalar_text(&node.value).unwrap_or_default()) {
+        Ok(model) => Some(model),
         Err(message) => {
             problems.error(node.pos, message, remedy);
             None

@@ -1,7 +1,7 @@
 //! The tokenizer files of a checkpoint, parsed: `tokenizer.json`, `tokenizer_config.json` and the small
 //! ones beside them. Only reading happens here; what the values mean is decided by the callers.
 
-use crate::checkpoint::{Checkpoint, Config, SideFile};
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -134,15 +134,16 @@ pub(super) struct TokenizerFiles {
 
 impl TokenizerFiles {
     pub fn read(checkpoint: &Checkpoint) -> Result<TokenizerFiles> {
-        let read = |name: &str| checkpoint.side_file(name).map(|file| (file.path(), bytes(file)));
+        let read =
+            |name: &str| checkpoint.side_file(name).map(|file| (file.path(), file.read(MAX_BYTES)));
         let config = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
         let sentencepiece = match read("tokenizer.model") {
-            Some((path, bytes)) => Some((path.to_path_buf(), bytes?)),
+            Some((path, bytes)) => Some((path.to_path_buf(), bytes?.into_owned())),
             None => None,
         };
         let json = match read("tokenizer.json") {
             Some((path, bytes)) => {
-                let bytes = bytes?;
+                let bytes = bytes?.into_owned();
                 let parsed = serde_json::from_slice(&bytes)
                     .map_err(|e| Error::format(path, format!("no usable tokenizer: {e}")))?;
                 Some((path.to_path_buf(), bytes, parsed))
@@ -151,7 +152,7 @@ impl TokenizerFiles {
         };
         let chat_template = match read("chat_template.jinja") {
             Some((path, bytes)) => {
-                let text = String::from_utf8(bytes?)
+                let text = String::from_utf8(bytes?.into_owned())
                     .map_err(|_| Error::format(path, "the chat template is not UTF-8"))?;
                 Some(Value::String(text))
             }
@@ -202,8 +203,4 @@ impl TokenizerFiles {
 /// A token given as its text or as an object with `content`.
 fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
-}
-
-fn bytes(file: &SideFile) -> Result<Vec<u8>> {
-    Ok(file.read(MAX_BYTES)?.into_owned())
 }

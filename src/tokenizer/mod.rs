@@ -4,6 +4,7 @@
 //! `tokenizer.model` or a `tokenizer.json`) and writes it as `tokenizer.*` metadata. [`Tokenizer`] is
 //! always built from that metadata and never from the checkpoint, so a recipe, a folder and a GGUF file
 //! give the same ids for the same text, and the ids are those of llama.cpp's `llama_tokenize`.
+//! [`restore()`] makes files of metadata again, for GGUF files that are members of a merge.
 //!
 //! For merges there are [`TokenList`], which tells which rows of two embeddings mean the same token, and
 //! [`edited_files`], the tokenizer files of a result whose tokens or chat template are not its donor's.
@@ -20,6 +21,7 @@ mod hf_spm;
 mod known_hashes;
 mod pretokenizer;
 mod recognize;
+mod restore;
 mod sentencepiece;
 mod special;
 mod spm;
@@ -28,6 +30,7 @@ mod vocabulary;
 
 pub use chat_template::{chat_template, chat_template_names, named_chat_template};
 pub use edit::{Change, FILES, edited_files};
+pub use restore::restore;
 pub use tokens::TokenList;
 pub use vocabulary::{TokenKind, Vocabulary};
 

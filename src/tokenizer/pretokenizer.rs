@@ -199,6 +199,16 @@ pub(super) struct PreTokenizer {
     add_bos: bool,
 }
 
+/// The names of the rule called `name`, itself included; none if it is not known.
+pub(super) fn same_rule(name: &str) -> &'static [&'static str] {
+    RULES.iter().find(|rule| rule.names.contains(&name)).map_or(&[], |rule| rule.names)
+}
+
+/// Whether the rule called `name` takes words that are tokens whole, without merging.
+pub(super) fn takes_whole_words(name: &str) -> bool {
+    RULES.iter().any(|rule| rule.names.contains(&name) && rule.whole_words_first)
+}
+
 /// Every name that [`PreTokenizer::named`] accepts.
 pub(super) fn names() -> Vec<&'static str> {
     RULES.iter().flat_map(|rule| rule.names).copied().collect()

@@ -7,7 +7,7 @@
 use super::files::TokenizerJson;
 use super::known_hashes::{KNOWN, PROBE};
 use crate::error::{Error, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -29,6 +29,9 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+
+const THREE_NUMBERS: &str = r"\p{N}{1,3}";
+const KANA: &str = "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
 
 /// Whether the peer knows the name.
 pub(super) fn is_known(name: &str) -> bool {
@@ -81,13 +84,45 @@ fn by_structure(json: &TokenizerJson) -> Option<&'static str> {
         [Step::Split(QWEN35)] if !whole_words_first => Some("qwen35"),
         [Step::Split(TEKKEN)] if whole_words_first => Some("tekken"),
         [Step::Split(GPT4O)] if !whole_words_first => Some("gpt-4o"),
-        [
-            Step::Split(r"\p{N}{1,3}"),
-            Step::Split("[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+"),
-            Step::Split(DEEPSEEK3),
-        ] if !whole_words_first => Some("deepseek-v3"),
+        [Step::Split(THREE_NUMBERS), Step::Split(KANA), Step::Split(DEEPSEEK3)]
+            if !whole_words_first =>
+        {
+            Some("deepseek-v3")
+        }
         _ => None,
     }
+}
+
+/// The steps of a `tokenizer.json` that cut text as the pre-tokenizer `name` does: what [`by_structure`]
+/// knows, the other way round. `None` if it does not know the rule.
+pub(super) fn structure(name: &str) -> Option<Vec<Value>> {
+    let split = |pattern: &str| {
+        json!({
+            "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
+        })
+    };
+    let byte_level = |use_regex: bool| {
+        json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex,
+        })
+    };
+    let names = super::pretokenizer::same_rule(name);
+    let is = |name: &str| names.contains(&name);
+    let patterns: &[&str] = match () {
+        () if is("gpt-2") => return Some(vec![byte_level(true)]),
+        () if is("smollm") => {
+            let digits = json!({ "type": "Digits", "individual_digits": true });
+            return Some(vec![digits, byte_level(true)]);
+        }
+        () if is("llama-bpe") || is("smaug-bpe") => &[LLAMA3],
+        () if is("qwen2") => &[QWEN2],
+        () if is("qwen35") => &[QWEN35],
+        () if is("tekken") => &[TEKKEN],
+        () if is("gpt-4o") => &[GPT4O],
+        () if is("deepseek-v3") => &[THREE_NUMBERS, KANA, DEEPSEEK3],
+        () => return None,
+    };
+    Some(patterns.iter().map(|pattern| split(pattern)).chain([byte_level(false)]).collect())
 }
 
 /// The steps of `value`, or `None` if one of them has no counterpart here.
@@ -136,6 +171,28 @@ mod tests {
             r#"{{"type":"Sequence","pretokenizers":[{{"type":"Split","pattern":{{"Regex":{pattern}}},
                 "behavior":"Isolated","invert":false}},{byte_level}]}}"#
         )
+    }
+
+    #[test]
+    fn structures_are_recognized_as_what_they_were_made_for() {
+        for name in [
+            "gpt-2",
+            "smollm",
+            "llama-bpe",
+            "smaug-bpe",
+            "qwen2",
+            "qwen35",
+            "tekken",
+            "gpt-4o",
+            "deepseek-v3",
+        ] {
+            let steps = Value::Array(structure(name).unwrap());
+            let text = format!(r#"{{"type": "Sequence", "pretokenizers": {steps}}}"#);
+            let whole = super::super::pretokenizer::takes_whole_words(name);
+            assert_eq!(recognized(&text, whole), Some(name));
+        }
+        assert_eq!(structure("starcoder"), structure("smollm"));
+        assert_eq!(structure("default"), None);
     }
 
     #[test]

@@ -12,28 +12,68 @@ use prost::Message;
 use std::path::Path;
 
 #[derive(Clone, PartialEq, Message)]
-struct ModelProto {
+pub(super) struct ModelProto {
     #[prost(message, repeated, tag = "1")]
-    pieces: Vec<SentencePiece>,
+    pub pieces: Vec<SentencePiece>,
+    #[prost(message, optional, tag = "2")]
+    pub trainer_spec: Option<TrainerSpec>,
     #[prost(message, optional, tag = "3")]
-    normalizer_spec: Option<NormalizerSpec>,
+    pub normalizer_spec: Option<NormalizerSpec>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct SentencePiece {
+pub(super) struct SentencePiece {
     #[prost(string, optional, tag = "1")]
-    piece: Option<String>,
+    pub piece: Option<String>,
     #[prost(float, optional, tag = "2")]
-    score: Option<f32>,
+    pub score: Option<f32>,
     /// Numbered like [`TokenKind`].
     #[prost(int32, optional, tag = "3")]
-    kind: Option<i32>,
+    pub kind: Option<i32>,
+}
+
+/// How the model was trained: what readers need of it. Not read here.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TrainerSpec {
+    #[prost(int32, optional, tag = "3")]
+    pub model_type: Option<i32>,
+    #[prost(int32, optional, tag = "4")]
+    pub vocab_size: Option<i32>,
+    #[prost(bool, optional, tag = "35")]
+    pub byte_fallback: Option<bool>,
+    #[prost(int32, optional, tag = "40")]
+    pub unk_id: Option<i32>,
+    #[prost(int32, optional, tag = "41")]
+    pub bos_id: Option<i32>,
+    #[prost(int32, optional, tag = "42")]
+    pub eos_id: Option<i32>,
+    #[prost(int32, optional, tag = "43")]
+    pub pad_id: Option<i32>,
+    #[prost(string, optional, tag = "45")]
+    pub unk_piece: Option<String>,
+    #[prost(string, optional, tag = "46")]
+    pub bos_piece: Option<String>,
+    #[prost(string, optional, tag = "47")]
+    pub eos_piece: Option<String>,
+    #[prost(string, optional, tag = "48")]
+    pub pad_piece: Option<String>,
+}
+
+impl TrainerSpec {
+    /// Byte-pair encoding, as `model_type`.
+    pub const BPE: i32 = 2;
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct NormalizerSpec {
+pub(super) struct NormalizerSpec {
+    #[prost(string, optional, tag = "1")]
+    pub name: Option<String>,
     #[prost(bool, optional, tag = "3")]
-    add_dummy_prefix: Option<bool>,
+    pub add_dummy_prefix: Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    pub remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    pub escape_whitespaces: Option<bool>,
 }
 
 /// Score of rows that no file names.

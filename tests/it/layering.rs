@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// Modules by level, lowest first; a module may import only from lower levels.
 const LEVELS: &[&[&str]] = &[
     &["dtype", "error", "progress", "size", "output", "mmap", "memory", "kernels"],
-    &["quants"],
+    &["quants", "hub"],
     &["source"],
     &["gguf", "checkpoint"],
-    &["recipe", "tokenizer", "arch"],
+    &["recipe", "restore", "tokenizer", "arch"],
     &["merge", "convert", "model", "imatrix", "quantize", "report"],
     &["pipeline"],
     &["cli"],
@@ -24,6 +24,9 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("progress", "error"),
     ("recipe", "arch"),
     ("recipe", "tokenizer"),
+    ("recipe", "restore"),
+    ("restore", "arch"),
+    ("restore", "tokenizer"),
     ("imatrix", "model"),
     ("quantize", "imatrix"),
     ("report", "imatrix"),

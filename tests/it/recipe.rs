@@ -185,7 +185,10 @@ fn wrong_types() {
         "no 'model'",
         "model: NAME",
     );
-    error("merge_method: linear\nmodels: [{model: a+b}]\n", "2:18", "adapter 'b'", "");
+    let adapters = "merge_method: linear\nmodels: [{model: a+b+c}]\n";
+    error(adapters, "2:18", "one '+' may set off an adapter", "write a folder");
+    let adapters = "merge_method: linear\nmodels: [{model: {model: a+b, lora: c}}]\n";
+    error(adapters, "2:37", "more than one adapter", "a stage of its own");
 }
 
 #[test]

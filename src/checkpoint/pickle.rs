@@ -1,0 +1,487 @@
+//! A restricted unpickler: the part of Python's pickle format that `torch.save` writes for weights.
+//!
+//! A pickle is a program for a stack machine that may call anything Python can import. Here it can build
+//! data and nothing else: of all names it may mention only those in [`GLOBALS`], each of which stands for
+//! a rule written below, and no code of the file's choosing runs. Everything else is refused with the
+//! name and the offset. Values live in an arena and refer to each other by number, so that shared and
+//! circular values cost neither memory nor recursion; a pickle is bounded by its own length and by the
+//! limits below.
+//!
+//! Opcodes: CPython `Lib/pickletools.py`, protocol 2, which is `torch.save`'s own choice. What is pickled:
+//! PyTorch `torch/serialization.py` and `torch/_utils.py`, 2.9. Deliberately absent: other protocols.
+
+use byteorder::{BigEndian, ByteOrder, LittleEndian as LE};
+use safetensors::Dtype;
+use std::collections::HashMap;
+
+/// Larger pickles hold something else than the names and shapes of tensors.
+pub(super) const MAX_BYTES: usize = 256 << 20;
+const MAX_STACK: usize = 1 << 20;
+const MAX_VALUES: usize = 1 << 24;
+const MAX_MEMO: u32 = 1 << 24;
+const MAX_TEXT: usize = 1 << 16;
+const MAX_DIMS: usize = 8;
+
+/// Why a pickle was refused, and at which of its bytes.
+#[derive(Debug, PartialEq)]
+pub(super) struct Refused {
+    pub offset: usize,
+    pub detail: String,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Global {
+    /// Makes an empty dictionary.
+    OrderedDict,
+    /// Makes a tensor of a storage.
+    RebuildTensor,
+    /// Gives its first argument, a tensor.
+    RebuildParameter,
+    Storage(Dtype),
+}
+
+/// Every name that a pickle may mention.
+#[rustfmt::skip]
+const GLOBALS: &[(&str, &str, Global)] = &[
+    ("collections", "OrderedDict", Global::OrderedDict),
+    ("torch._utils", "_rebuild_tensor_v2", Global::RebuildTensor),
+    ("torch._utils", "_rebuild_parameter", Global::RebuildParameter),
+    ("torch", "DoubleStorage", Global::Storage(Dtype::F64)),
+    ("torch", "FloatStorage", Global::Storage(Dtype::F32)),
+    ("torch", "HalfStorage", Global::Storage(Dtype::F16)),
+    ("torch", "BFloat16Storage", Global::Storage(Dtype::BF16)),
+    ("torch", "LongStorage", Global::Storage(Dtype::I64)),
+    ("torch", "IntStorage", Global::Storage(Dtype::I32)),
+    ("torch", "ShortStorage", Global::Storage(Dtype::I16)),
+    ("torch", "CharStorage", Global::Storage(Dtype::I8)),
+    ("torch", "ByteStorage", Global::Storage(Dtype::U8)),
+    ("torch", "BoolStorage", Global::Storage(Dtype::BOOL)),
+];
+
+/// A run of elements in the archive, which tensors are views of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Storage {
+    pub dtype: Dtype,
+    /// The entry `data/KEY`.
+    pub key: String,
+    /// Length in elements.
+    pub elements: usize,
+}
+
+/// A view of a storage. Offset and strides are in elements, and are not checked against the storage.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TensorView {
+    pub storage: Storage,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}
+
+/// A value's number in the arena.
+type Id = usize;
+
+#[derive(Debug)]
+enum Value {
+    None,
+    Bool,
+    Int(i64),
+    Float,
+    Text(String),
+    Tuple(Vec<Id>),
+    List,
+    Dict(Vec<(Id, Id)>),
+    Global(Global),
+    Storage(Storage),
+    Tensor(TensorView),
+}
+
+impl Value {
+    fn describe(&self) -> &'static str {
+        match self {
+            Value::None => "None",
+            Value::Bool => "a truth value",
+            Value::Int(_) => "an integer",
+            Value::Float => "a number",
+            Value::Text(_) => "a text",
+            Value::Tuple(_) => "a tuple",
+            Value::List => "a list",
+            Value::Dict(_) => "a dictionary",
+            Value::Global(_) => "a name",
+            Value::Storage(_) => "a storage",
+            Value::Tensor(_) => "a tensor",
+        }
+    }
+}
+
+/// The tensors of the pickled dictionary `pickle`, in its order.
+pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refused> {
+    let mut machine = Machine {
+        pickle,
+        position: 0,
+        opcode_at: 0,
+        values: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    let top = machine.run()?;
+    let Value::Dict(entries) = &machine.values[top] else {
+        let what = machine.values[top].describe();
+        return machine.refuse(format!("it holds {what}, not a dictionary of tensors"));
+    };
+    let mut tensors = Vec::with_capacity(entries.len());
+    for &(key, value) in entries {
+        let (name, view) = match (&machine.values[key], &machine.values[value]) {
+            (Value::Text(name), Value::Tensor(view)) => (name.clone(), view.clone()),
+            (Value::Text(name), other) => {
+                let what = other.describe();
+                return machine.refuse(format!(
+                    "'{name}' is {what}, not a tensor: a training checkpoint? Only a dictionary of \
+                     tensors by name is a model's weights"
+                ));
+            }
+            (other, _) => {
+                return machine
+                    .refuse(format!("a tensor's name is {}, not a text", other.describe()));
+            }
+        };
+        tensors.push((name, view));
+    }
+    Ok(tensors)
+}
+
+struct Machine<'a> {
+    pickle: &'a [u8],
+    position: usize,
+    /// Where the current opcode is.
+    opcode_at: usize,
+    values: Vec<Value>,
+    stack: Vec<Id>,
+    /// Heights of the stack at each open mark.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+impl<'a> Machine<'a> {
+    fn refuse<T>(&self, detail: impl Into<String>) -> Result<T, Refused> {
+        Err(Refused { offset: self.opcode_at, detail: detail.into() })
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Refused> {
+        let end = self.position.checked_add(len);
+        match end.and_then(|end| self.pickle.get(self.position..end)) {
+            Some(bytes) => {
+                self.position += len;
+                Ok(bytes)
+            }
+            None => self.refuse("the pickle is truncated"),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, Refused> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn four(&mut self) -> Result<u32, Refused> {
+        Ok(LE::read_u32(self.take(4)?))
+    }
+
+    fn line(&mut self) -> Result<&'a str, Refused> {
+        let rest = &self.pickle[self.position..];
+        let end = rest.iter().take(MAX_TEXT).position(|&b| b == b'\n');
+        let text = end.and_then(|end| std::str::from_utf8(&rest[..end]).ok());
+        match text {
+            Some(text) => {
+                self.position += text.len() + 1;
+                Ok(text)
+            }
+            None => self.refuse("a name without an end"),
+        }
+    }
+
+    fn text(&mut self, len: usize) -> Result<(), Refused> {
+        if len > MAX_TEXT {
+            return self.refuse(format!("a text of {len} bytes is no tensor's name"));
+        }
+        match std::str::from_utf8(self.take(len)?) {
+            Ok(text) => self.push(Value::Text(text.to_string())),
+            Err(_) => self.refuse("a text that is not UTF-8"),
+        }
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), Refused> {
+        if self.values.len() >= MAX_VALUES {
+            return self.refuse(format!("more than {MAX_VALUES} values"));
+        }
+        self.values.push(value);
+        self.push_id(self.values.len() - 1)
+    }
+
+    fn push_id(&mut self, id: Id) -> Result<(), Refused> {
+        if self.stack.len() >= MAX_STACK {
+            return self.refuse(format!("more than {MAX_STACK} values on the stack"));
+        }
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// Takes the topmost value above the last mark.
+    fn pop(&mut self) -> Result<Id, Refused> {
+        if self.stack.len() <= self.marks.last().copied().unwrap_or(0) {
+            return self.refuse("takes more values than there are");
+        }
+        Ok(self.stack.pop().expect("not empty"))
+    }
+
+    /// Takes everything above the last mark, and the mark.
+    fn pop_mark(&mut self) -> Result<Vec<Id>, Refused> {
+        match self.marks.pop() {
+            Some(height) => Ok(self.stack.split_off(height)),
+            None => self.refuse("a list without a beginning"),
+        }
+    }
+
+    fn top(&self) -> Result<Id, Refused> {
+        match self.stack.last() {
+            Some(&id) if self.stack.len() > self.marks.last().copied().unwrap_or(0) => Ok(id),
+            _ => self.refuse("takes more values than there are"),
+        }
+    }
+
+    /// Runs the program; gives the value it ends with.
+    fn run(&mut self) -> Result<Id, Refused> {
+        loop {
+            self.opcode_at = self.position;
+            let opcode = self.byte()?;
+            if opcode == b'.' {
+                return self.pop();
+            }
+            self.step(opcode)?;
+        }
+    }
+
+    fn step(&mut self, opcode: u8) -> Result<(), Refused> {
+        match opcode {
+            0x80 => match self.byte()? {
+                2 => Ok(()),
+                n => self.refuse(format!(
+                    "pickle protocol {n}; only 2, torch.save's own, can be read: save it again"
+                )),
+            },
+            b'N' => self.push(Value::None),
+            0x88 | 0x89 => self.push(Value::Bool),
+            b'K' => self.byte().and_then(|n| self.push(Value::Int(n.into()))),
+            b'M' => {
+                let n = LE::read_u16(self.take(2)?);
+                self.push(Value::Int(n.into()))
+            }
+            b'J' => self.four().and_then(|n| self.push(Value::Int((n as i32).into()))),
+            0x8a => self.long(),
+            b'G' => {
+                let _ = BigEndian::read_f64(self.take(8)?);
+                self.push(Value::Float)
+            }
+            b'X' | b'T' => self.four().and_then(|len| self.text(len as usize)),
+            b'U' => self.byte().and_then(|len| self.text(len.into())),
+            b'(' => {
+                if self.marks.len() >= MAX_STACK {
+                    return self.refuse("lists are nested too deeply");
+                }
+                self.marks.push(self.stack.len());
+                Ok(())
+            }
+            b')' => self.push(Value::Tuple(Vec::new())),
+            0x85..=0x87 => self.short_tuple(usize::from(opcode - 0x84)),
+            b't' => self.pop_mark().and_then(|items| self.push(Value::Tuple(items))),
+            b']' => self.push(Value::List),
+            b'}' => self.push(Value::Dict(Vec::new())),
+            b'a' | b'e' => self.append(opcode == b'e'),
+            b's' | b'u' => self.set_items(opcode == b'u'),
+            b'q' => self.byte().and_then(|n| self.put(n.into())),
+            b'r' => self.four().and_then(|n| self.put(n)),
+            b'h' => self.byte().and_then(|n| self.get(n.into())),
+            b'j' => self.four().and_then(|n| self.get(n)),
+            b'c' => self.global(),
+            b'Q' => self.persistent(),
+            b'R' => self.reduce(),
+            b'b' => self.build(),
+            _ => self.refuse(format!(
+                "opcode 0x{opcode:02x} is not among those that torch.save writes for weights"
+            )),
+        }
+    }
+
+    /// An integer of up to 255 bytes, of which those that fit 64 bits mean something here.
+    fn long(&mut self) -> Result<(), Refused> {
+        let len = self.byte()? as usize;
+        let bytes = self.take(len)?;
+        if len > 8 {
+            return self.refuse(format!("an integer of {len} bytes"));
+        }
+        let n = if len == 0 { 0 } else { LE::read_int(bytes, len) };
+        self.push(Value::Int(n))
+    }
+
+    fn short_tuple(&mut self, len: usize) -> Result<(), Refused> {
+        let mut items = (0..len).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
+        items.reverse();
+        self.push(Value::Tuple(items))
+    }
+
+    /// Lists mean nothing in a dictionary of tensors; what goes into them is dropped.
+    fn append(&mut self, many: bool) -> Result<(), Refused> {
+        if many {
+            self.pop_mark()?;
+        } else {
+            self.pop()?;
+        }
+        match self.values[self.top()?] {
+            Value::List => Ok(()),
+            ref other => self.refuse(format!("appends to {}", other.describe())),
+        }
+    }
+
+    fn set_items(&mut self, many: bool) -> Result<(), Refused> {
+        let items = if many {
+            self.pop_mark()?
+        } else {
+            let value = self.pop()?;
+            vec![self.pop()?, value]
+        };
+        let (pairs, rest) = items.as_chunks::<2>();
+        let target = self.top()?;
+        match &mut self.values[target] {
+            Value::Dict(entries) if rest.is_empty() => {
+                entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
+                Ok(())
+            }
+            Value::Dict(_) => self.refuse("a key without a value"),
+            other => {
+                let detail = format!("sets items of {}", other.describe());
+                self.refuse(detail)
+            }
+        }
+    }
+
+    fn put(&mut self, slot: u32) -> Result<(), Refused> {
+        if slot >= MAX_MEMO {
+            return self.refuse(format!("remembers a value under the number {slot}"));
+        }
+        let top = self.top()?;
+        self.memo.insert(slot, top);
+        Ok(())
+    }
+
+    fn get(&mut self, slot: u32) -> Result<(), Refused> {
+        match self.memo.get(&slot) {
+            Some(&id) => self.push_id(id),
+            None => self.refuse(format!("uses value {slot}, which was not remembered")),
+        }
+    }
+
+    fn global(&mut self) -> Result<(), Refused> {
+        let (module, name) = (self.line()?, self.line()?);
+        let known = GLOBALS.iter().find(|(m, n, _)| (*m, *n) == (module, name));
+        match known {
+            Some(&(_, _, global)) => self.push(Value::Global(global)),
+            None => {
+                let shown: String = format!("{module}.{name}").chars().take(100).collect();
+                self.refuse(format!(
+                    "mentions '{}', which weights have no use for and which could run code when loaded \
+                     with PyTorch; do not trust this file, and get the model as safetensors",
+                    shown.escape_debug()
+                ))
+            }
+        }
+    }
+
+    fn tuple(&self, id: Id) -> Option<&[Id]> {
+        match &self.values[id] {
+            Value::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    fn count(&self, id: Id) -> Option<usize> {
+        match self.values[id] {
+            Value::Int(n) => usize::try_from(n).ok(),
+            _ => None,
+        }
+    }
+
+    fn counts(&self, id: Id) -> Option<Vec<usize>> {
+        let items = self.tuple(id).filter(|items| items.len() <= MAX_DIMS)?;
+        items.iter().map(|&id| self.count(id)).collect()
+    }
+
+    /// A persistent id: `('storage', type, key, device, elements)`.
+    fn persistent(&mut self) -> Result<(), Refused> {
+        let id = self.pop()?;
+        let storage = self.tuple(id).and_then(|items| {
+            let &[tag, kind, key, _device, elements] = items else { return None };
+            match (&self.values[tag], &self.values[kind], &self.values[key]) {
+                (Value::Text(tag), Value::Global(Global::Storage(dtype)), Value::Text(key))
+                    if tag == "storage" =>
+                {
+                    let elements = self.count(elements)?;
+                    Some(Storage { dtype: *dtype, key: key.clone(), elements })
+                }
+                _ => None,
+            }
+        });
+        match storage {
+            Some(storage) => self.push(Value::Storage(storage)),
+            None => self.refuse("refers to something outside the pickle that is no storage"),
+        }
+    }
+
+    /// Calls a name, by the rules of [`Global`].
+    fn reduce(&mut self) -> Result<(), Refused> {
+        let (arguments, callee) = (self.pop()?, self.pop()?);
+        let Value::Global(global) = self.values[callee] else {
+            return self.refuse(format!("calls {}", self.values[callee].describe()));
+        };
+        let Some(arguments) = self.tuple(arguments).map(<[Id]>::to_vec) else {
+            return self.refuse("calls with something else than a tuple");
+        };
+        match global {
+            Global::OrderedDict if arguments.is_empty() => self.push(Value::Dict(Vec::new())),
+            Global::OrderedDict => self.refuse("makes a dictionary from arguments"),
+            Global::RebuildTensor => self.rebuild_tensor(&arguments),
+            Global::RebuildParameter => match arguments.first() {
+                Some(&id) if matches!(self.values[id], Value::Tensor(_)) => self.push_id(id),
+                _ => self.refuse("a parameter that is no tensor"),
+            },
+            Global::Storage(_) => self.refuse("makes a storage without an archive entry"),
+        }
+    }
+
+    /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])`.
+    fn rebuild_tensor(&mut self, arguments: &[Id]) -> Result<(), Refused> {
+        let &[storage, offset, shape, strides, ..] = arguments else {
+            return self.refuse("a tensor with too few arguments");
+        };
+        let Value::Storage(storage) = &self.values[storage] else {
+            return self.refuse("a tensor without a storage");
+        };
+        let (storage, shape, strides) = (storage.clone(), self.counts(shape), self.counts(strides));
+        match (self.count(offset), shape, strides) {
+            (Some(offset), Some(shape), Some(strides)) if shape.len() == strides.len() => {
+                self.push(Value::Tensor(TensorView { storage, offset, shape, strides }))
+            }
+            _ => self.refuse("a tensor with an unusable offset, shape or strides"),
+        }
+    }
+
+    /// Sets attributes: a dictionary of tensors has `_metadata`, versions of its modules, which say
+    /// nothing of the weights. Anything else that would be built could have code.
+    fn build(&mut self) -> Result<(), Refused> {
+        let state = self.pop()?;
+        let target = self.top()?;
+        match (&self.values[target], &self.values[state]) {
+            (Value::Dict(_), Value::Dict(_)) => Ok(()),
+            (target, _) => self.refuse(format!("sets the state of {}", target.describe())),
+        }
+    }
+}

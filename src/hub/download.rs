@@ -1,0 +1,342 @@
+//! Downloading a model from the hub into the shared cache.
+//!
+//! The hub is asked once for the commit and its files; each missing file is then fetched, resumed where an
+//! earlier attempt ended, checked against the size and the SHA-256 that the hub told, and linked into the
+//! snapshot. The configuration comes last, so a snapshot that has one is whole. Addresses and answers:
+//! `huggingface_hub`, `hf_api.py` and `file_download.py` (1.x).
+//!
+//! `ureq`, not `hf-hub`: its blocking client trusts names and lengths that a server sends, checks no sums,
+//! and brings three times as many crates. Deliberately absent: uploads, other kinds of repositories, and
+//! folders within a model's.
+
+use super::{CONFIGS, HubCache, HubName, hub_home, is_part};
+use crate::error::{Error, Result};
+use crate::output::check_space;
+use crate::progress::{Progress, Unit, check_interrupted};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const HUB: &str = "https://huggingface.co";
+/// More is no list of a model's files.
+const MAX_LISTING: u64 = 64 << 20;
+/// How often a connection that breaks off is taken up again without a byte gained.
+const ATTEMPTS: u32 = 5;
+
+/// What the hub says of a model.
+#[derive(Deserialize)]
+struct Listing {
+    sha: String,
+    siblings: Vec<Remote>,
+}
+
+/// One file of a model.
+#[derive(Deserialize)]
+struct Remote {
+    rfilename: String,
+    size: Option<u64>,
+    #[serde(rename = "blobId")]
+    blob: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+/// What is known of a large file.
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: String,
+    size: u64,
+}
+
+impl Remote {
+    /// The name of its content in the cache.
+    fn blob(&self) -> Option<&str> {
+        let blob = self.lfs.as_ref().map(|lfs| lfs.sha256.as_str()).or(self.blob.as_deref())?;
+        let hex = (40..=64).contains(&blob.len()) && blob.bytes().all(|b| b.is_ascii_hexdigit());
+        hex.then_some(blob)
+    }
+
+    /// Its length in bytes; a file without one is taken to be empty, and refused if it is not.
+    fn size(&self) -> u64 {
+        self.lfs.as_ref().map(|lfs| lfs.size).or(self.size).unwrap_or(0)
+    }
+}
+
+/// Gets `name` into `cache`, and gives the folder of its files. Does nothing about files that are there.
+///
+/// The server is `HF_ENDPOINT`, else the hub. A token is taken from `HF_TOKEN` or from the file that
+/// `hf auth login` writes, goes to that server alone, and appears in no message.
+///
+/// # Errors
+/// If the server cannot be reached, refuses, or sends something else than it announced.
+pub fn download(cache: &HubCache, name: &HubName, progress: &dyn Progress) -> Result<PathBuf> {
+    let hub = Hub::from_env(name)?;
+    let listing = hub.list()?;
+    if !is_part(&listing.sha) {
+        return hub.fail("the server names a commit that is none");
+    }
+    let repository = cache.repository(name);
+    let snapshot = repository.join("snapshots").join(&listing.sha);
+    let blobs = repository.join("blobs");
+    for folder in [&snapshot, &blobs] {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+    }
+    let mut files = wanted(&listing.siblings);
+    if !files.iter().any(|file| CONFIGS.contains(&file.rfilename.as_str())) {
+        return hub.fail("it has no config.json, so it is no model in Hugging Face's form");
+    }
+    files.sort_by_key(|file| CONFIGS.contains(&file.rfilename.as_str()));
+    files.retain(|file| !snapshot.join(&file.rfilename).exists());
+    let total = files.iter().map(|file| file.size()).sum();
+    check_space(&blobs, total)?;
+    progress.begin("download", total, Unit::Bytes);
+    for file in files {
+        progress.detail(&file.rfilename);
+        let Some(blob) = file.blob() else {
+            return hub.fail(format!("the server tells no sum of '{}'", file.rfilename));
+        };
+        let path = blobs.join(blob);
+        if !path.is_file() {
+            hub.fetch(&listing.sha, file, &path, progress)?;
+        }
+        link(&path, &snapshot.join(&file.rfilename))?;
+    }
+    progress.end();
+    let reference = repository.join("refs").join(name.revision());
+    if name.revision() != listing.sha {
+        let folder = reference.parent().expect("in refs");
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        std::fs::write(&reference, &listing.sha).map_err(Error::io(&reference, "write"))?;
+    }
+    Ok(snapshot)
+}
+
+/// The files that a merge reads: configurations, tokenizer, and weights in one form.
+fn wanted(files: &[Remote]) -> Vec<&Remote> {
+    let ends = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    let usable = |file: &&Remote| {
+        let name = file.rfilename.as_str();
+        is_part(name) && !name.starts_with("consolidated")
+    };
+    let safe = files.iter().filter(usable).any(|file| file.rfilename.ends_with(".safetensors"));
+    let pickled = |name: &str| {
+        (name.starts_with("pytorch_model") || name.starts_with("adapter_model"))
+            && ends(name, &[".bin", ".bin.index.json"])
+    };
+    let is_wanted = |file: &&Remote| {
+        let name = file.rfilename.as_str();
+        if pickled(name) {
+            return !safe;
+        }
+        ends(name, &[".json", ".safetensors", ".jinja"])
+            || ["tokenizer.model", "merges.txt", "README.md"].contains(&name)
+    };
+    files.iter().filter(usable).filter(is_wanted).collect()
+}
+
+/// A link in a snapshot to a blob; where links are not to be had, the file itself.
+fn link(blob: &Path, place: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let name = blob.file_name().expect("a blob has a name");
+        let relative = Path::new("../../blobs").join(name);
+        std::os::unix::fs::symlink(relative, place).map_err(Error::io(place, "create"))
+    }
+    #[cfg(not(unix))]
+    std::fs::rename(blob, place).map_err(Error::io(place, "create"))
+}
+
+/// A server, and the model that is wanted of it.
+struct Hub<'a> {
+    agent: ureq::Agent,
+    endpoint: String,
+    token: Option<String>,
+    name: &'a HubName,
+}
+
+impl Hub<'_> {
+    fn from_env(name: &HubName) -> Result<Hub<'_>> {
+        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|text| !text.is_empty());
+        let endpoint = endpoint.as_deref().unwrap_or(HUB).trim_end_matches('/').to_string();
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(30)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .user_agent(concat!("aqueduct/", env!("CARGO_PKG_VERSION")))
+            .build();
+        // A token in the clear is everybody's; on the machine itself nobody listens.
+        let secure = ["https://", "http://127.0.0.1:", "http://localhost:"];
+        let token = secure.iter().any(|start| endpoint.starts_with(start)).then(token).flatten();
+        Ok(Hub { agent: config.into(), endpoint, token, name })
+    }
+
+    fn fail<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
+        let name = format!("{}/{} on {}", self.name.owner, self.name.name, self.endpoint);
+        Err(Error::model(name, detail.to_string()))
+    }
+
+    /// Asks for `url`, from byte `from` on.
+    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let mut request = self.agent.get(url);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        if from > 0 {
+            request = request.header("Range", format!("bytes={from}-"));
+        }
+        request.call()
+    }
+
+    fn list(&self) -> Result<Listing> {
+        let HubName { owner, name, .. } = self.name;
+        let revision = self.name.revision().replace('/', "%2F");
+        let url =
+            format!("{}/api/models/{owner}/{name}/revision/{revision}?blobs=true", self.endpoint);
+        let mut response = match self.get(&url, 0) {
+            Ok(response) => response,
+            Err(e) => return self.fail(format!("the server cannot be reached: {e}")),
+        };
+        let status = response.status().as_u16();
+        if status != 200 {
+            return self.fail(refusal(status, self.name.revision()));
+        }
+        let body = response.body_mut().with_config().limit(MAX_LISTING).read_to_vec();
+        let listing = body.map_err(|e| e.to_string()).and_then(|body| {
+            serde_json::from_slice(&body).map_err(|e| e.to_string()) //
+        });
+        listing.or_else(|e| self.fail(format!("its list of files cannot be read: {e}")))
+    }
+
+    /// Gets the content of `file` of `commit` to `path`, by way of a file beside it that is kept when the
+    /// connection breaks off.
+    fn fetch(
+        &self,
+        commit: &str,
+        file: &Remote,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let HubName { owner, name, .. } = self.name;
+        let url = format!("{}/{owner}/{name}/resolve/{commit}/{}", self.endpoint, file.rfilename);
+        let part_path = path.with_extension("incomplete");
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let mut part = options.open(&part_path).map_err(Error::io(&part_path, "create"))?;
+        // Another process that gets the same file is waited for; it may be done then.
+        part.lock().map_err(Error::io(&part_path, "lock"))?;
+        if path.is_file() {
+            return Ok(());
+        }
+        let mut have = part.metadata().map_err(Error::io(&part_path, "examine"))?.len();
+        progress.advance(have);
+        let mut idle = 0;
+        while have < file.size() {
+            let before = have;
+            let outcome = self.fetch_from(&url, &mut part, &part_path, have, file, progress)?;
+            have = part.metadata().map_err(Error::io(&part_path, "examine"))?.len();
+            idle = if have > before { 0 } else { idle + 1 };
+            if idle >= ATTEMPTS {
+                let why = outcome.err().unwrap_or_else(|| "nothing more came".to_string());
+                return self.fail(format!("'{}': {why}", file.rfilename));
+            }
+            std::thread::sleep(Duration::from_millis(200) * idle);
+        }
+        self.verify(&mut part, &part_path, have, file)?;
+        part.sync_all().map_err(Error::io(&part_path, "write"))?;
+        std::fs::rename(&part_path, path).map_err(Error::io(path, "rename"))
+    }
+
+    /// One attempt, from byte `from` on. The inner error may pass with another attempt.
+    fn fetch_from(
+        &self,
+        url: &str,
+        part: &mut File,
+        part_path: &Path,
+        from: u64,
+        file: &Remote,
+        progress: &dyn Progress,
+    ) -> Result<std::result::Result<(), String>> {
+        let response = match self.get(url, from) {
+            Ok(response) => response,
+            Err(e) => return Ok(Err(format!("the connection failed: {e}"))),
+        };
+        match response.status().as_u16() {
+            200 if from > 0 => {
+                // The server begins anew.
+                part.set_len(0).map_err(Error::io(part_path, "write"))?;
+            }
+            200 | 206 => {}
+            status @ 500.. => return Ok(Err(format!("the server answered {status}"))),
+            status => return self.fail(format!("'{}': {}", file.rfilename, refusal(status, ""))),
+        }
+        // One byte more than announced, so that too much shows.
+        let start = part.metadata().map_err(Error::io(part_path, "examine"))?.len();
+        let limit = file.size().saturating_sub(start).saturating_add(1);
+        let mut body = response.into_body().into_reader().take(limit);
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            check_interrupted()?;
+            let n = match body.read(&mut buffer) {
+                Ok(0) => return Ok(Ok(())),
+                Ok(n) => n,
+                Err(e) => return Ok(Err(format!("the connection broke off: {e}"))),
+            };
+            part.write_all(&buffer[..n]).map_err(Error::io(part_path, "write"))?;
+            progress.advance(n as u64);
+        }
+    }
+
+    /// Checks what was fetched; what is wrong is removed, so that the next attempt begins anew.
+    fn verify(&self, part: &mut File, part_path: &Path, have: u64, file: &Remote) -> Result<()> {
+        let mut wrong = (have != file.size())
+            .then(|| format!("has {have} bytes, not the {} announced", file.size()));
+        if let (None, Some(lfs)) = (&wrong, &file.lfs) {
+            part.rewind().map_err(Error::io(part_path, "read"))?;
+            let mut sum = Sha256::new();
+            let mut buffer = vec![0; 1 << 18];
+            loop {
+                check_interrupted()?;
+                match part.read(&mut buffer).map_err(Error::io(part_path, "read"))? {
+                    0 => break,
+                    n => sum.update(&buffer[..n]),
+                }
+            }
+            let sum: String = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            if !sum.eq_ignore_ascii_case(&lfs.sha256) {
+                wrong = Some(format!("has the SHA-256 {sum}, not the {} announced", lfs.sha256));
+            }
+        }
+        match wrong {
+            None => Ok(()),
+            Some(wrong) => {
+                std::fs::remove_file(part_path).map_err(Error::io(part_path, "remove"))?;
+                self.fail(format!("'{}' {wrong}; try again", file.rfilename))
+            }
+        }
+    }
+}
+
+fn refusal(status: u16, revision: &str) -> String {
+    match status {
+        401 | 403 => {
+            "the server refuses access; accept the model's terms on its page, and give a token \
+                      in HF_TOKEN or with: hf auth login"
+                .to_string()
+        }
+        404 if revision.is_empty() => "the server does not have it".to_string(),
+        404 => format!("there is no such model, or none with the revision '{revision}'"),
+        status => format!("the server answered {status}"),
+    }
+}
+
+/// The user's token, if there is one.
+fn token() -> Option<String> {
+    let given = std::env::var("HF_TOKEN").ok();
+    let path = super::folder_from_env("HF_TOKEN_PATH").or_else(|| Some(hub_home()?.join("token")));
+    let text = given.or_else(|| std::fs::read_to_string(path?).ok())?;
+    let text = text.trim();
+    let printable = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    printable.then(|| text.to_string())
+}

@@ -1,0 +1,167 @@
+//! Models by their names on the Hugging Face hub: found in the cache that its programs share and, if the
+//! program is built with the feature `hub`, downloaded into it.
+//!
+//! Layout of the cache and the variables that place it: `huggingface_hub`, `constants.py` and
+//! `file_download.py` (1.x): `models--OWNER--NAME/refs/REVISION` holds a commit,
+//! `models--OWNER--NAME/snapshots/COMMIT` the files, as links into `blobs`. Deliberately absent: removing
+//! anything from it, and asking the hub about what is there already.
+
+#[cfg(feature = "hub")]
+mod download;
+
+#[cfg(feature = "hub")]
+pub use download::download;
+
+use std::path::{Path, PathBuf};
+
+/// The revision that a name without one means.
+const MAIN: &str = "main";
+
+/// A model's name on the hub, and a revision of it: a branch, a tag or a commit. Made of characters that
+/// lead out of no folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubName {
+    owner: String,
+    name: String,
+    revision: Option<String>,
+}
+
+impl HubName {
+    /// The name that `OWNER/NAME` is, if it can be one.
+    pub fn parse(path: &str, revision: Option<&str>) -> Option<HubName> {
+        let (owner, name) = path.split_once('/')?;
+        let usable = is_part(owner) && is_part(name) && !path.contains("--");
+        // Branches may have slashes: refs/pr/1.
+        let revision_usable = revision.is_none_or(|text| text.split('/').all(is_part));
+        (usable && revision_usable).then(|| HubName {
+            owner: owner.to_string(),
+            name: name.to_string(),
+            revision: revision.map(str::to_string),
+        })
+    }
+
+    fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(MAIN)
+    }
+
+    /// The command that gets the model into the cache.
+    pub fn download_command(&self) -> String {
+        let revision = self.revision.as_ref().map(|revision| format!(" --revision {revision}"));
+        format!("hf download {}/{}{}", self.owner, self.name, revision.unwrap_or_default())
+    }
+}
+
+/// The characters that the hub allows in a name.
+fn is_part(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !text.is_empty()
+        && text.len() <= 96
+        && text.bytes().all(allowed)
+        && !text.starts_with(['.', '-'])
+        && !text.ends_with(['.', '-'])
+}
+
+/// The folder named by an environment variable.
+fn folder_from_env(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folder of everything that the hub's programs keep, `~/.cache/huggingface` by default.
+fn hub_home() -> Option<PathBuf> {
+    folder_from_env("HF_HOME")
+        .or_else(|| Some(folder_from_env("XDG_CACHE_HOME")?.join("huggingface")))
+        .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))
+}
+
+/// The shared cache's folder, `~/.cache/huggingface/hub` by default.
+#[derive(Clone, Debug)]
+pub struct HubCache(PathBuf);
+
+impl HubCache {
+    pub fn new(folder: impl Into<PathBuf>) -> HubCache {
+        HubCache(folder.into())
+    }
+
+    /// The place that the environment tells; `None` where there is not even a home.
+    pub fn from_env() -> Option<HubCache> {
+        let own = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].into_iter().find_map(folder_from_env);
+        own.or_else(|| Some(hub_home()?.join("hub"))).map(HubCache)
+    }
+
+    fn repository(&self, name: &HubName) -> PathBuf {
+        self.0.join(format!("models--{}--{}", name.owner, name.name))
+    }
+
+    /// The snapshot of `name`, if it is in the cache: a folder with a configuration, which downloads put
+    /// there last.
+    pub fn find(&self, name: &HubName) -> Option<PathBuf> {
+        let repository = self.repository(name);
+        let commit = match std::fs::read_to_string(repository.join("refs").join(name.revision())) {
+            Ok(text) => text.trim().to_string(),
+            Err(_) => name.revision().to_string(),
+        };
+        let snapshot = repository.join("snapshots").join(&commit);
+        let whole = |snapshot: &Path| CONFIGS.iter().any(|file| snapshot.join(file).is_file());
+        (is_part(&commit) && whole(&snapshot)).then_some(snapshot)
+    }
+}
+
+/// What a model or an adapter cannot be without.
+const CONFIGS: &[&str] = &["config.json", "adapter_config.json"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn name(text: &str) -> Option<HubName> {
+        match text.split_once('@') {
+            Some((path, revision)) => HubName::parse(path, Some(revision)),
+            None => HubName::parse(text, None),
+        }
+    }
+
+    #[test]
+    fn snapshots_are_found_by_branch_and_by_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("models--org--name");
+        let snapshot = repository.join("snapshots/0a1b");
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::create_dir_all(repository.join("refs/refs/pr")).unwrap();
+        fs::write(repository.join("refs/main"), "0a1b\n").unwrap();
+        fs::write(repository.join("refs/refs/pr/1"), "0a1b").unwrap();
+        fs::write(repository.join("refs/gone"), "ffff").unwrap();
+        fs::write(repository.join("refs/evil"), "../../../x").unwrap();
+        let cache = HubCache::new(dir.path());
+        let find = |text: &str| cache.find(&name(text).unwrap());
+        assert_eq!(find("org/name"), None, "not whole yet");
+        fs::write(snapshot.join("config.json"), "{}").unwrap();
+        for text in ["org/name", "org/name@main", "org/name@0a1b", "org/name@refs/pr/1"] {
+            assert_eq!(find(text), Some(snapshot.clone()), "{text}");
+        }
+        for text in ["org/other", "org/name@gone", "org/name@evil"] {
+            assert_eq!(find(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_lead_out_of_no_folder() {
+        let command = |text: &str| name(text).map(|name| name.download_command());
+        assert_eq!(command("org/name").unwrap(), "hf download org/name");
+        assert_eq!(command("org/name@v1").unwrap(), "hf download org/name --revision v1");
+        for bad in [
+            "name",
+            "a/b/c",
+            "./org/name",
+            "../name",
+            "/org/name",
+            "org/name; ls",
+            "a--b/c",
+            "org/name@$(x)",
+            "org/name@../refs",
+            "org/name@a//b",
+        ] {
+            assert_eq!(command(bad), None, "{bad}");
+        }
+    }
+}

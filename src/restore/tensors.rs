@@ -1,0 +1,148 @@
+//! The tensors of a GGUF model under Hugging Face's names, in its order of rows: a source over a source.
+
+use crate::arch::{Architecture, HyperParams, Permute};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::gguf::GgufModel;
+use crate::quants;
+use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Elements that one task decodes. Fixed, and a multiple of every block length.
+const CHUNK: usize = 1 << 18;
+
+/// The divisors of rotary frequencies, which config.json holds as numbers.
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+pub(super) struct RestoredSource {
+    inner: Arc<dyn TensorSource>,
+    table: TensorTable,
+    /// For each tensor, its index in `inner` and the heads within which its rows are reordered.
+    origins: Vec<(usize, Option<usize>)>,
+}
+
+impl RestoredSource {
+    /// Plans the way back; reads no data. The order is the file's.
+    pub fn new(
+        model: &GgufModel,
+        arch: &'static Architecture,
+        hyper: &HyperParams,
+    ) -> Result<RestoredSource> {
+        let inner = Arc::clone(&model.tensors);
+        let (mut infos, mut origins, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, info) in inner.table().infos().iter().enumerate() {
+            let name = &info.name;
+            if name == ROPE_FREQS {
+                continue;
+            }
+            let Some((decl, layer)) = arch.match_gguf(name) else {
+                problems
+                    .push(format!("'{name}' is not a tensor of architecture {}", arch.gguf_name));
+                continue;
+            };
+            let shape = decl.shape(hyper);
+            if info.shape != shape {
+                problems.push(format!("'{name}' has shape {:?}, not {shape:?}", info.shape));
+                continue;
+            }
+            let dtype = match info.dtype {
+                dtype if dtype.is_float() => dtype,
+                dtype if dtype.is_quantized() && quants::can_decode(dtype) => DType::F32,
+                dtype => {
+                    problems.push(format!("'{name}' is {dtype}, which cannot be decoded"));
+                    continue;
+                }
+            };
+            let heads = match decl.permute {
+                Permute::None => None,
+                Permute::QueryHeads => Some(hyper.n_head),
+                Permute::KeyHeads => Some(hyper.n_head_kv),
+            };
+            infos.push(TensorInfo::new(decl.hf_name(layer.unwrap_or(0)), shape, dtype));
+            origins.push((index, heads));
+        }
+        if let Some(first) = problems.first() {
+            let more = match problems.len() - 1 {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            let detail = format!("cannot be a member of a merge: {first}{more}");
+            return Err(Error::model(inner.origin(), detail));
+        }
+        let table = TensorTable::new(inner.origin(), infos)?;
+        Ok(RestoredSource { inner, table, origins })
+    }
+}
+
+impl TensorSource for RestoredSource {
+    fn origin(&self) -> &str {
+        self.inner.origin()
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        let info = &self.table.infos()[index];
+        let (source, heads) = self.origins[index];
+        let data = self.inner.read(source)?;
+        let mut bytes = data.bytes;
+        if data.dtype != info.dtype {
+            bytes = Cow::Owned(decode(data.dtype, &bytes)?);
+        }
+        if let Some(heads) = heads {
+            bytes = Cow::Owned(separate_halves(&bytes, info.shape[0], heads));
+        }
+        Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    }
+}
+
+/// Quantized data as F32.
+fn decode(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>> {
+    let elements = bytes.len() / dtype.block_bytes() * dtype.block_len();
+    let chunk = CHUNK / dtype.block_len() * dtype.block_bytes();
+    let mut out = vec![0u8; elements * size_of::<f32>()];
+    let outcomes: Vec<Result<()>> = (bytes.par_chunks(chunk))
+        .zip(out.par_chunks_mut(CHUNK * size_of::<f32>()))
+        .map(|(input, output)| {
+            let mut values = vec![0f32; output.len() / size_of::<f32>()];
+            quants::decode(dtype, input, &mut values)?;
+            quants::encode_float(DType::F32, &values, output)
+        })
+        .collect();
+    outcomes.into_iter().collect::<Result<()>>()?;
+    Ok(out)
+}
+
+/// The rows of `bytes` with the pairs of each of `heads` heads taken apart into halves: row
+/// `h*d + k*d/2 + j` of the result is row `h*d + 2*j + k`, for `d` rows a head. Undoes what conversion
+/// does to rows that the rotary embedding turns.
+fn separate_halves(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let (row_bytes, dim) = (bytes.len() / rows, rows / heads);
+    let mut out = Vec::with_capacity(bytes.len());
+    for head in 0..heads {
+        for k in 0..2 {
+            for j in 0..dim / 2 {
+                let row = head * dim + 2 * j + k;
+                out.extend_from_slice(&bytes[row * row_bytes..][..row_bytes]);
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_of_heads_become_halves() {
+        let rows: Vec<u8> = (0..8).collect();
+        assert_eq!(separate_halves(&rows, 8, 2), [0, 2, 1, 3, 4, 6, 5, 7]);
+        let rows: Vec<u8> = vec![0, 3, 1, 4, 2, 5];
+        assert_eq!(separate_halves(&rows, 6, 1), [0, 1, 2, 3, 4, 5]);
+    }
+}
