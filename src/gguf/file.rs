@@ -200,6 +200,10 @@ impl TensorSource for GgufSource {
     fn shard(&self, index: usize) -> Option<usize> {
         Some(self.places[index].0)
     }
+
+    fn files(&self) -> Option<Vec<PathBuf>> {
+        Some(self.shards.iter().map(|shard| shard.path().to_path_buf()).collect())
+    }
 }
 
 impl GgufModel {

@@ -51,7 +51,7 @@ pub(super) fn read(map: &Mapping, problems: &mut Diagnostics) -> (Vec<End>, Opti
 fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Document> {
     const KEYS: &[&str] = &["merge_method", "models", "sources", "base_model", "parameters"];
     let map = Mapping::read(node, &format!("'{}'", key.value), REMEDY, KEYS, problems)?;
-    if map.get("merge_method").is_none() {
+    if map.lacks("merge_method") {
         let message = format!("'{}' has no 'merge_method'", key.value);
         problems.error(key.pos, message, "add 'merge_method: linear', or another method");
     }

@@ -92,7 +92,7 @@ fn models(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs {
 pub(super) fn whole_models(
     key: &At<String>,
     items: &[Node],
-    keys: &[&str],
+    keys: &'static [&'static str],
     problems: &mut Diagnostics,
 ) -> Slice {
     let sources = items.iter().filter_map(|item| source(item, keys, problems)).collect();
@@ -170,11 +170,17 @@ fn slice(node: &Node, problems: &mut Diagnostics) -> Option<Slice> {
 
 const KEYS_OF_SOURCE: &[&str] = &["model", "layer_range", "parameters"];
 
-fn source(node: &Node, keys: &[&str], problems: &mut Diagnostics) -> Option<Source> {
+fn source(
+    node: &Node,
+    keys: &'static [&'static str],
+    problems: &mut Diagnostics,
+) -> Option<Source> {
     let remedy = "write 'model: NAME', with 'parameters' beside it where needed";
     let map = Mapping::read(node, "a source", remedy, keys, problems)?;
     let Some(model_node) = map.get("model") else {
-        problems.error(node.pos, "the source has no 'model'", remedy);
+        if map.lacks("model") {
+            problems.error(node.pos, "the source has no 'model'", remedy);
+        }
         return None;
     };
     Some(Source {

@@ -200,8 +200,8 @@ impl MergePlan {
         self.working_bytes().into_iter().max().unwrap_or(0)
     }
 
-    /// An upper bound of the bytes that computing each output tensor holds: the result and the values of
-    /// earlier stages; members' weights are mapped, not held.
+    /// An upper bound of the bytes that computing each output tensor holds: the result, the values of
+    /// earlier stages, and what members compute; other members' weights are mapped, not held.
     pub fn working_bytes(&self) -> Vec<u64> {
         // Stages come after those they use, so each finds its inputs' figures.
         let mut held: Vec<Vec<u64>> = Vec::with_capacity(self.stages.len());
@@ -213,9 +213,15 @@ impl MergePlan {
                 let rows_from = arranged.map_or(&[][..], |arranged| &arranged.sources).iter();
                 let inputs = plan.inputs.iter().map(|input| (input.from, input.index));
                 for (from, index) in inputs.chain(rows_from.copied()) {
-                    if let Input::Stage(s) = from {
-                        peak = peak.max(kept + held[s][index]);
-                        kept += info_bytes(&self.stages[s].table.infos()[index]);
+                    match from {
+                        Input::Stage(s) => {
+                            peak = peak.max(kept + held[s][index]);
+                            kept += info_bytes(&self.stages[s].table.infos()[index]);
+                        }
+                        // Most are mapped; adapters and quantized files are computed.
+                        Input::Member(m) => {
+                            kept += self.members[m].checkpoint.tensors.working_bytes(index);
+                        }
                     }
                 }
                 kept += arranged.map_or(0, |arranged| arranged.bytes(info.row_len()));

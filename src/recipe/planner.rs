@@ -3,7 +3,7 @@
 //! One stage's inside is planned in [`super::build`].
 
 use super::build;
-use super::diagnostics::{Diagnostic, Diagnostics};
+use super::diagnostics::{Diagnostic, Diagnostics, nearest};
 use super::members::MemberLookup;
 use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
@@ -236,7 +236,12 @@ impl Planner<'_> {
     fn open(&mut self, reference: &At<ModelRef>) -> Option<Member> {
         let checkpoint = match self.lookup.open(&reference.value) {
             Ok(checkpoint) => checkpoint,
-            Err(missing) => {
+            Err(mut missing) => {
+                let stages = self.stage_of_name.keys().map(String::as_str);
+                if let Some(stage) = nearest(&reference.value.path, stages) {
+                    missing.remedy =
+                        format!("did you mean the stage '{stage}'? Or {}", missing.remedy);
+                }
                 self.problems.error(reference.pos, missing.message, missing.remedy);
                 return None;
             }

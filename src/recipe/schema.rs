@@ -85,7 +85,7 @@ pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<D
         ends,
         tied_head,
     };
-    if map.get("merge_method").is_none() {
+    if map.lacks("merge_method") {
         let remedy = "add 'merge_method: passthrough' (or linear, slerp, task_arithmetic)";
         problems.error(node.pos, "'merge_method' is missing", remedy);
     }
@@ -339,6 +339,8 @@ pub(super) fn last_of_each<'a>(
 pub(super) struct Mapping<'a> {
     pub pos: Pos,
     pub entries: Vec<&'a (At<String>, Node)>,
+    /// The keys that it may have.
+    known: &'static [&'static str],
 }
 
 impl<'a> Mapping<'a> {
@@ -346,7 +348,7 @@ impl<'a> Mapping<'a> {
         node: &'a Node,
         what: &str,
         remedy: &str,
-        known: &[&str],
+        known: &'static [&'static str],
         problems: &mut Diagnostics,
     ) -> Option<Mapping<'a>> {
         let Kind::Map(entries) = &node.value else {
@@ -364,12 +366,21 @@ impl<'a> Mapping<'a> {
                 problems.error(key.pos, message, remedy);
             }
         }
-        Some(Mapping { pos: node.pos, entries })
+        Some(Mapping { pos: node.pos, entries, known })
     }
 
     pub fn entry(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
         let found = self.entries.iter().find(|(key, _)| key.value == name);
         found.map(|(key, node)| (key, node))
+    }
+
+    /// Whether there is no `name`, nor a key that was reported as a slip for it.
+    pub fn lacks(&self, name: &str) -> bool {
+        let slip = |key: &At<String>| {
+            !self.known.contains(&key.value.as_str())
+                && nearest(&key.value, self.known.iter().copied()) == Some(name)
+        };
+        self.get(name).is_none() && !self.entries.iter().any(|(key, _)| slip(key))
     }
 
     /// The value of `name`; one that is null counts as missing.

@@ -56,7 +56,7 @@ pub(super) fn evaluate(
             (None, Default::Value(value)) => {
                 values.push(Value { name: param.name, value, filter: None });
             }
-            (None, Default::Required) if !(ask.is_base && spec.base == BaseRule::Required) => {
+            (None, Default::Required) if !(ask.is_base && spec.base != BaseRule::DonorOnly) => {
                 ok = false;
                 report_missing(planner, spec, param, (ask.pos, ask.whose), places);
             }

@@ -8,6 +8,7 @@ use crate::quants;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Elements that one task decodes. Fixed, and a multiple of every block length.
@@ -97,6 +98,18 @@ impl TensorSource for RestoredSource {
             bytes = Cow::Owned(separate_halves(&bytes, info.shape[0], heads));
         }
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    }
+
+    fn working_bytes(&self, index: usize) -> u64 {
+        let info = &self.table.infos()[index];
+        let (source, heads) = self.origins[index];
+        let decoded = self.inner.table().infos()[source].dtype != info.dtype;
+        let copies = usize::from(decoded) + usize::from(heads.is_some());
+        self.inner.working_bytes(source) + (copies * info.bytes().unwrap_or(0)) as u64
+    }
+
+    fn files(&self) -> Option<Vec<PathBuf>> {
+        self.inner.files()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::files::{AddedToken, TokenizerFiles};
 use super::sentencepiece;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, SideFile};
 use crate::error::Result;
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,6 +29,9 @@ impl TokenList {
     /// # Errors
     /// If a file cannot be read, or holds no tokenizer of a known kind.
     pub fn read(checkpoint: &Checkpoint) -> Result<Option<TokenList>> {
+        if checkpoint.side_files.iter().any(|file| matches!(file, SideFile::Absent { .. })) {
+            return Ok(None); // It has tokens, but none that files could be made of.
+        }
         let files = TokenizerFiles::read(checkpoint)?;
         let mut list = TokenList::default();
         if let Some((path, _, json)) = &files.json {

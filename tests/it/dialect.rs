@@ -227,7 +227,7 @@ fn a_range_in_models_may_say_what_is_so_anyway() {
 fn keys_that_only_other_methods_read_are_a_warning() {
     let text = "models:\n  - model: a\n  - model: b\n    parameters:\n      density: 0.53\n      weight: \"0.4\"\n\
                 merge_method: task_arithmetic\nbase_model: a\nparameters:\n  int8_mask: true\n  normalize: \"false\"\ndtype: bfloat16\n";
-    warning(text, "10:3", "'int8_mask' has no effect", "remove it");
+    warning(text, "5:7", "'density' has no effect", "remove it");
     assert_eq!(values(&sound(text), "lm_head.weight", "weight"), [0.4]);
 }
 

@@ -36,3 +36,4 @@ mod tokenizer;
 mod tokenizer_keys;
 mod tokenizers;
 mod vocabulary;
+mod wrong;

@@ -183,7 +183,7 @@ fn the_parts_of_a_stream_make_what_is_read() {
     // Tensors of several parts, handed through and computed.
     let elements = PART_BYTES / 4 + 5 * 4;
     let config = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 4, "intermediate_size": 6,
-        "num_hidden_layers": 0, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
         "vocab_size": VOCABULARY, "tie_word_embeddings": true}"#;
     let config = config.replace("VOCABULARY", &(elements / 4).to_string());
     let config = aqueduct::checkpoint::Config::parse("large", &config).unwrap();

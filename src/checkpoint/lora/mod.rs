@@ -22,8 +22,11 @@ use config::{LoraConfig, Targets, is_called};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The file that tells how to apply an adapter.
+const CONFIG: &str = "adapter_config.json";
 
 /// What PEFT puts before the names of a model's modules.
 const PREFIX: &str = "base_model.model.";
@@ -77,7 +80,7 @@ struct Delta {
 /// If the adapter is of a kind that is not supported, if its tensors and its configuration disagree, or
 /// if it does not fit the base model; the messages name both sides.
 pub fn with_adapter(base: &Checkpoint, dir: &Path) -> Result<Checkpoint> {
-    let config_path = dir.join("adapter_config.json");
+    let config_path = dir.join(CONFIG);
     if !config_path.is_file() {
         return Err(Error::format(
             dir,
@@ -199,6 +202,23 @@ impl TensorSource for LoraSource {
         let info = &self.table().infos()[index];
         let bytes = Cow::Owned(self.compute(info, index, change)?);
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    }
+
+    fn working_bytes(&self, index: usize) -> u64 {
+        let base = self.base.working_bytes(index);
+        if !self.changes.contains_key(&index) {
+            return base;
+        }
+        // The base's tensor as f32, and the result.
+        let info = &self.table().infos()[index];
+        base + (info.elements() * (size_of::<f32>() + info.dtype.block_bytes())) as u64
+    }
+
+    fn files(&self) -> Option<Vec<PathBuf>> {
+        let mut files = self.base.files()?;
+        files.push(self.file.path().with_file_name(CONFIG));
+        files.push(self.file.path().to_path_buf());
+        Some(files)
     }
 }
 
