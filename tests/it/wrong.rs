@@ -50,7 +50,8 @@ fn write_members(place: &Place) {
         folders::write(model, &place.path(name), u64::MAX);
     };
     let same = |_: &mut TensorInfo, _: &mut Vec<f32>| true;
-    for name in ["a", "b", "c", "base", "empty", "truncated", "garbled", "alien", "bare"] {
+    for name in ["a", "b", "c", "base", "empty", "truncated", "garbled", "alien", "bare", "worded"]
+    {
         write(name, &model(&plain, same));
     }
     write("wide", &model(&llama(32, 32), same));
@@ -81,7 +82,7 @@ fn write_members(place: &Place) {
     let tokenizer = serde_json::json!({
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     });
-    fs::write(place.path("a/tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(place.path("worded/tokenizer.json"), tokenizer.to_string()).unwrap();
     fs::remove_file(place.path("bare/config.json")).unwrap();
     fs::remove_file(place.path("empty/model.safetensors")).unwrap();
     let weights = place.path("truncated/model.safetensors");
