@@ -4,7 +4,7 @@
 //! frequent ones that which the recipe meets first, the base model before the sources (mergekit takes one
 //! in no fixed order). Without the key the tokenizer's donor gives its own.
 
-use super::build::Donors;
+use super::donors::Donors;
 use super::plan::Input;
 use super::planner::Planner;
 use super::schema::Document;

@@ -1,6 +1,6 @@
 //! Whether the models of a stage go together: sizes, architecture, vocabulary, constants.
 
-use super::build::Donors;
+use super::donors::Donors;
 use super::plan::{Input, Place, TensorPlan};
 use super::planner::Planner;
 use super::schema::Document;

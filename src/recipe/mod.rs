@@ -14,6 +14,7 @@ mod build;
 mod chat;
 mod compat;
 mod diagnostics;
+mod donors;
 mod ends;
 mod families;
 mod inputs;

@@ -1,6 +1,6 @@
 //! The configuration of a stage's result.
 
-use super::build::Donors;
+use super::donors::Donors;
 use super::plan::{Place, TensorPlan};
 use super::planner::Planner;
 use super::side_files::take_token_ids;

@@ -10,8 +10,8 @@
 //! Tokens without a row in their model's embedding do not count. Rows for the tokens are found in
 //! [`super::rows`]; without any of the keys vocabularies must be equal, see [`super::compat`].
 
-use super::build::Donors;
 use super::diagnostics::nearest;
+use super::donors::Donors;
 use super::plan::{Input, Place};
 use super::planner::Planner;
 use super::rows::{row_len, vocabulary_tensor};
