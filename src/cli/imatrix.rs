@@ -4,6 +4,7 @@ use super::options::{ConvertArguments, positive};
 use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Format};
+use aqueduct::kernels::Precision;
 use aqueduct::output;
 use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::tokenizer::Tokenizer;
@@ -34,6 +35,10 @@ pub struct Arguments {
     /// Collect for output.weight too.
     #[arg(long)]
     process_output: bool,
+    /// What the factors of matrix products are rounded to [default: bf16 where the processor multiplies
+    /// it, f32 elsewhere].
+    #[arg(long, value_enum)]
+    precision: Option<Rounding>,
     #[command(flatten)]
     convert: ConvertArguments,
     /// Replace the file if it exists.
@@ -50,6 +55,15 @@ enum Layout {
     Dat,
 }
 
+/// The precisions of matrix products.
+#[derive(Clone, Copy, ValueEnum)]
+enum Rounding {
+    /// Twice as fast with AVX-512 BF16; sums of squares within 1 % of f32's.
+    Bf16,
+    /// The reference.
+    F32,
+}
+
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
@@ -60,11 +74,17 @@ impl Arguments {
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
         let (tokens, bos) = imatrix::tokenize(&tokenizer, &calibration.texts)?;
+        let precision = match self.precision {
+            None => Precision::fastest(),
+            Some(Rounding::Bf16) => Precision::Bf16,
+            Some(Rounding::F32) => Precision::F32,
+        };
         let options = imatrix::Options {
             ctx: self.ctx,
             chunks: self.chunks,
             process_output: self.process_output,
             bos,
+            precision,
             datasets: calibration.names,
         };
         let computed = imatrix::compute(&model, &tokens, &options, context.progress())?;

@@ -4,13 +4,13 @@ use super::ImportanceMatrix;
 use super::collector::{Collector, MIN_ROWS};
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
-use crate::kernels::log_sum_exp;
+use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
-/// How [`compute`] works. Defaults are llama-imatrix's.
+/// How [`compute`] works. Defaults are llama-imatrix's, but for the precision.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Tokens in a chunk, 16 or more.
@@ -21,6 +21,8 @@ pub struct Options {
     pub process_output: bool,
     /// The token that takes the place of each chunk's first: BOS where the model has it added.
     pub bos: Option<u32>,
+    /// Of products with weights; by default the one that is fastest on this processor.
+    pub precision: Precision,
     /// Names of the texts, which are kept in the file.
     pub datasets: Vec<String>,
 }
@@ -28,7 +30,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let ctx = super::DEFAULT_CHUNK as usize;
-        Options { ctx, chunks: None, process_output: false, bos: None, datasets: Vec::new() }
+        let precision = Precision::fastest();
+        let datasets = Vec::new();
+        Options { ctx, chunks: None, process_output: false, bos: None, precision, datasets }
     }
 }
 
@@ -114,7 +118,8 @@ pub fn compute(
         perplexity: Perplexity::default(),
     };
     // The last position predicts a token of the next chunk, which is not counted.
-    let options_run = model::Options { logits: options.ctx / 2..options.ctx - 1 };
+    let options_run =
+        model::Options { logits: options.ctx / 2..options.ctx - 1, precision: options.precision };
     model::run(model, &chunks, &mut observer, &options_run, progress)?;
     let perplexity = observer.finish();
     let (estimate, error) = (perplexity.estimate, perplexity.error);

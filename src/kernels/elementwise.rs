@@ -1,40 +1,19 @@
 //! Element-wise loops of the forward pass, written over independent lanes so that the compiler
-//! vectorizes them, and compiled twice: for the target's baseline and for AVX2.
+//! vectorizes them, and compiled three times: for the target's baseline, for AVX2 and for AVX-512.
 //!
-//! No fused multiply-add and fixed lanes for sums, so both versions give the same bits.
+//! No fused multiply-add and fixed lanes for sums, so all versions give the same bits.
 
-use super::simd::Level;
+use super::simd::levels;
 
 /// Lanes of a sum; added pairwise at the end.
 const LANES: usize = 16;
 
-/// Defines `$name` as `$body`, compiled for AVX2 too and dispatched at run time.
-macro_rules! two_levels {
-    ($(#[$doc:meta])* $name:ident ($($arg:ident: $type:ty),*) $(-> $ret:ty)? = $body:ident) => {
-        $(#[$doc])*
-        pub fn $name($($arg: $type),*) $(-> $ret)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) $(-> $ret)? {
-                    $body($($arg),*)
-                }
-                if Level::current() >= Level::Avx2 {
-                    // SAFETY: the level says that the processor has AVX2.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            $body($($arg),*)
-        }
-    };
-}
-
-two_levels! {
+levels! {
     /// Whether no value is NaN or infinite.
     all_finite(values: &[f32]) -> bool = all_finite_body
 }
 
-two_levels! {
+levels! {
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, for one row.
     ///
     /// # Panics
@@ -42,12 +21,22 @@ two_levels! {
     rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body
 }
 
-two_levels! {
-    /// Replaces `x` by `softmax(scale * x)`. An empty slice stays empty.
-    softmax(x: &mut [f32], scale: f32) = softmax_body
+levels! {
+    /// Takes another part of a row into its softmax: replaces `x` by `e^(scale * x - state.max)`, with the
+    /// largest value so far as `state.max`, and returns the factor for what was summed with earlier parts' results, whose
+    /// largest value may have been less. Without any `x` the factor is 1.
+    ///
+    /// The softmax is what was so made of all parts divided by `state.sum`. Source: Milakov and Gimelshein, "Online
+    /// normalizer calculation for softmax", 2018.
+    softmax_part(x: &mut [f32], scale: f32, state: &mut SoftmaxState) -> f32 = softmax_part_body
 }
 
-two_levels! {
+levels! {
+    /// `x = factor * x`.
+    scale(x: &mut [f32], factor: f32) = scale_body
+}
+
+levels! {
     /// `gate = silu(gate) * up`, where `silu(v) = v / (1 + e^-v)`.
     ///
     /// # Panics
@@ -55,9 +44,24 @@ two_levels! {
     swiglu(gate: &mut [f32], up: &[f32]) = swiglu_body
 }
 
-two_levels! {
+levels! {
     /// `log(sum of e^x)`, exponentials in f32 and their sum in f64.
     log_sum_exp(x: &[f32]) -> f64 = log_sum_exp_body
+}
+
+/// The parts of a row that [`softmax_part`] has seen.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftmaxState {
+    /// The largest value times its scale.
+    pub max: f32,
+    /// The sum of all exponentials, relative to `e^max`.
+    pub sum: f32,
+}
+
+impl Default for SoftmaxState {
+    fn default() -> SoftmaxState {
+        SoftmaxState { max: f32::NEG_INFINITY, sum: 0.0 }
+    }
 }
 
 /// `e^x` within 2 units in the last place, from 1.2e-38 up to infinity's edge; NaN stays NaN.
@@ -142,11 +146,22 @@ fn rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn softmax_body(x: &mut [f32], scale: f32) {
+fn softmax_part_body(x: &mut [f32], scale: f32, state: &mut SoftmaxState) -> f32 {
+    if x.is_empty() {
+        return 1.0;
+    }
+    let before = state.max;
     let top = max(x) * scale;
+    let top = if top > before { top } else { before };
     x.iter_mut().for_each(|v| *v = exp(*v * scale - top));
-    let inverse = 1.0 / sum(x, |v| v);
-    x.iter_mut().for_each(|v| *v *= inverse);
+    let factor = if before < top { exp(before - top) } else { 1.0 };
+    *state = SoftmaxState { max: top, sum: state.sum * factor + sum(x, |v| v) };
+    factor
+}
+
+#[inline(always)]
+fn scale_body(x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|v| *v *= factor);
 }
 
 #[inline(always)]
@@ -182,13 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn both_levels_give_the_same_bits() {
+    fn all_levels_give_the_same_bits() {
         let x: Vec<f32> = (0..1003).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.21).collect();
         let (mut a, mut b) = (x.clone(), x.clone());
-        softmax(&mut a, 0.3);
-        softmax_body(&mut b, 0.3);
+        let (mut of_a, mut of_b) = (SoftmaxState::default(), SoftmaxState::default());
+        softmax_part(&mut a, 0.3, &mut of_a);
+        softmax_part_body(&mut b, 0.3, &mut of_b);
         assert_eq!(a, b);
-        assert!((a.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        assert_eq!((of_a.max, of_a.sum), (of_b.max, of_b.sum));
         let (mut a, mut b) = (x.clone(), x.clone());
         swiglu(&mut a, &x);
         swiglu_body(&mut b, &x);
@@ -196,6 +212,23 @@ mod tests {
         assert_eq!(log_sum_exp(&x).to_bits(), log_sum_exp_body(&x).to_bits());
         let want = x.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
         assert!((log_sum_exp(&x) - want).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_softmax_in_parts_is_the_softmax() {
+        let x: Vec<f32> = (0..300).map(|i| ((i * 89 % 307) as f32 - 150.0) * 0.5).collect();
+        let exponentials: Vec<f64> = x.iter().map(|&v| (v as f64 * 0.25).exp()).collect();
+        let total: f64 = exponentials.iter().sum();
+        let (mut got, mut state) = (x.clone(), SoftmaxState::default());
+        // Parts in which the largest value rises, stays, and is missing.
+        for (start, end) in [(0, 1), (1, 70), (70, 70), (70, 300)] {
+            let factor = softmax_part(&mut got[start..end], 0.25, &mut state);
+            scale(&mut got[..start], factor);
+        }
+        scale(&mut got, 1.0 / state.sum);
+        for (got, want) in got.iter().zip(&exponentials) {
+            assert!((*got as f64 - want / total).abs() < 1e-6 * (want / total) + 1e-30);
+        }
     }
 
     #[test]
@@ -211,9 +244,11 @@ mod tests {
 
     #[test]
     fn a_nan_survives_softmax_and_swiglu() {
-        let mut x = [1.0, f32::NAN, 2.0];
-        softmax(&mut x, 1.0);
-        assert!(!all_finite(&x));
+        for x in [[1.0, f32::NAN, 2.0], [f32::NAN; 3], [1.0, f32::INFINITY, 2.0]] {
+            let (mut x, mut state) = (x, SoftmaxState::default());
+            softmax_part(&mut x, 1.0, &mut state);
+            assert!(state.sum.is_nan() && !all_finite(&x));
+        }
         let mut gate = [f32::NAN];
         swiglu(&mut gate, &[1.0]);
         assert!(gate[0].is_nan());

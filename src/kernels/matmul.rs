@@ -1,132 +1,33 @@
 //! Matrix products `out = x . W^T` where `W`, as models store it, holds one output per row.
 //!
-//! Weights are packed once into panels of 32 outputs, input by input, which is the order in which the
-//! micro-kernel reads them; a pack serves every product of a layer. A micro-kernel takes 12 rows and one panel, so that 24 vectors of 16 accumulators stay in
-//! registers; the inputs are cut into blocks so that 12 rows of them stay in the first-level cache and a
-//! few panels of them in the second. Splits depend on the shape alone, so results do not depend on the
-//! number of threads, nor a row's result on the rows around it.
+//! `W` is packed in panels of 32 outputs (see `pack`). A micro-kernel takes 12 rows and one panel, so that 24 vectors
+//! of 16 accumulators stay in registers. A task copies a block of its rows' inputs, in the words of the pack, then takes every panel
+//! past all of them: the panel comes from memory once for 192 rows, the copies stay in the second-level
+//! cache. Splits depend on the shape alone, so results do not depend on the number of threads, nor
+//! a row's result on the rows around it.
 
 use super::elementwise::all_finite;
+use super::pack::{PANEL, PackedMatrix, Rows, Words, write_words};
 use super::simd::Level;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Outputs in a panel.
-pub const PANEL: usize = 32;
 /// Rows that one micro-kernel call computes.
 pub(super) const GROUP: usize = 12;
-/// Inputs in a block: 12 rows of 512 are 24 kB, a panel of 512 is 64 kB.
+/// Words of a row in a block: 12 rows of 512 are 24 kB, a panel of 512 is 64 kB.
 pub(super) const DEPTH: usize = 512;
 /// What separates the copies of rows of a block: rows at a distance of a power of two would compete
 /// for the same few cache lines.
 const SKEW: usize = 16;
 /// A row of a block, with what separates it from the next.
 pub(super) const BLOCK: usize = DEPTH + SKEW;
-/// Rows and panels of one task, at most: 16 panels of a block are 1 MB.
+/// Rows and panels of one task, at most.
 const TASK_ROWS: usize = 16 * GROUP;
-const TASK_PANELS: usize = 16;
+const TASK_PANELS: usize = 64;
 
-/// A weight matrix in panels, ready to multiply with.
-pub struct PackedMatrix {
-    outputs: usize,
-    inputs: usize,
-    /// Panel after panel; in a panel, for each input the weights of its outputs.
-    panels: Vec<[f32; PANEL]>,
-}
-
-impl PackedMatrix {
-    /// Packs the matrix `[outputs, inputs]` whose rows `fill(range, buffer)` writes, one after the
-    /// other, into `buffer`. Panels are filled in parallel; the first error in panel order is
-    /// returned.
-    pub fn pack<E: Send>(
-        outputs: usize,
-        inputs: usize,
-        fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
-    ) -> Result<PackedMatrix, E> {
-        assert!(outputs > 0 && inputs > 0, "an empty matrix has no product");
-        let mut panels = vec![[0f32; PANEL]; outputs.div_ceil(PANEL) * inputs];
-        let results: Vec<Result<(), E>> = panels
-            .par_chunks_mut(inputs)
-            .enumerate()
-            .map_init(Vec::new, |buffer: &mut Vec<f32>, (index, panel)| {
-                let first = index * PANEL;
-                let rows = first..outputs.min(first + PANEL);
-                buffer.resize(rows.len() * inputs, 0.0);
-                fill(rows, buffer)?;
-                for (lane, row) in buffer.chunks_exact(inputs).enumerate() {
-                    for (slot, &weight) in panel.iter_mut().zip(row) {
-                        slot[lane] = weight;
-                    }
-                }
-                Ok(())
-            })
-            .collect();
-        results.into_iter().collect::<Result<(), E>>()?;
-        Ok(PackedMatrix { outputs, inputs, panels })
-    }
-
-    /// Packs `weights`, `[outputs, inputs]` row after row at distance `stride`, on this thread.
-    pub fn pack_rows(weights: Rows<'_>, outputs: usize) -> PackedMatrix {
-        let inputs = weights.width;
-        let mut panels = vec![[0f32; PANEL]; outputs.div_ceil(PANEL) * inputs];
-        for output in 0..outputs {
-            let panel = &mut panels[output / PANEL * inputs..][..inputs];
-            for (slot, &weight) in panel.iter_mut().zip(weights.row(output)) {
-                slot[output % PANEL] = weight;
-            }
-        }
-        PackedMatrix { outputs, inputs, panels }
-    }
-
-    /// Packs the transpose of `weights`: row `i` of it holds what input `i` gives to each output.
-    pub fn pack_transposed(weights: Rows<'_>, inputs: usize) -> PackedMatrix {
-        let outputs = weights.width;
-        let mut panels = vec![[0f32; PANEL]; outputs.div_ceil(PANEL) * inputs];
-        for input in 0..inputs {
-            for (index, part) in weights.row(input).chunks(PANEL).enumerate() {
-                panels[index * inputs + input][..part.len()].copy_from_slice(part);
-            }
-        }
-        PackedMatrix { outputs, inputs, panels }
-    }
-
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    /// Bytes that a packed matrix `[outputs, inputs]` takes.
-    pub fn bytes(outputs: usize, inputs: usize) -> u64 {
-        outputs.div_ceil(PANEL) as u64 * inputs as u64 * size_of::<[f32; PANEL]>() as u64
-    }
-}
-
-/// Rows of `width` elements at a distance of `stride` in a slice.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    pub data: &'a [f32],
-    pub width: usize,
-    pub stride: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// Rows without gaps.
-    pub fn dense(data: &'a [f32], width: usize) -> Rows<'a> {
-        Rows { data, width, stride: width }
-    }
-
-    fn row(&self, index: usize) -> &'a [f32] {
-        &self.data[index * self.stride..][..self.width]
-    }
-
-    /// The rows from `first` on.
-    pub fn skip(&self, first: usize) -> Rows<'a> {
-        Rows { data: &self.data[first * self.stride..], ..*self }
-    }
-}
+/// Copies of rows, which tasks of a thread use one after the other.
+#[derive(Default)]
+pub struct Scratch(Vec<[u32; BLOCK]>);
 
 /// What a product does besides the sum.
 #[derive(Clone, Copy, Default)]
@@ -162,9 +63,21 @@ pub fn multiply(
     let mut tasks = split(out, weights.outputs, rows);
     let finite: Vec<bool> = tasks
         .par_iter_mut()
-        .map(|task| {
+        .map_init(Scratch::default, |scratch, task| {
             let x = x.skip(task.first_row);
-            multiply_tile(Level::current(), x, weights, task.panels.clone(), extra, &mut task.out);
+            let part = Part {
+                weights,
+                panels: task.panels.clone(),
+                depth: 0..weights.depth(),
+                accumulate: extra.accumulate,
+            };
+            multiply_tile(Level::current(), x, part, scratch, &mut task.out);
+            if let Some(bias) = extra.bias {
+                let bias = &bias[task.panels.start * PANEL..];
+                for row in &mut task.out {
+                    row.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+                }
+            }
             task.out.iter().all(|row| all_finite(row))
         })
         .collect();
@@ -176,18 +89,31 @@ pub fn multiply(
     Err(NonFinite { row: row.expect("a tile of it is not finite") })
 }
 
-/// `out = x . W^T` on this thread, for row slices that need not be neighbours in memory. Slices shorter
-/// than `weights.outputs()` take the first outputs, and rows of `x` narrower than `weights.inputs()`
-/// meet the first inputs, so that causal attention computes no more than it needs.
+/// `out = x . W^T (+ out)` on this thread with a part of `weights`, for row slices that need not be neighbours in
+/// memory: outputs from `outputs` on, as many as the slices of `out` are long, and inputs from `inputs` on, as
+/// many as `x` is wide. So attention computes no more than a tile.
 ///
 /// # Panics
-/// If the slices of `out` differ in length or do not fit the shapes.
-pub fn multiply_rows(x: Rows<'_>, weights: &PackedMatrix, out: &mut [&mut [f32]]) {
-    let outputs = out.first().map_or(0, |row| row.len());
-    assert!(outputs <= weights.outputs && x.width <= weights.inputs, "more than the weights have");
-    assert!(out.iter().all(|row| row.len() == outputs), "rows of different lengths");
-    let panels = 0..outputs.div_ceil(PANEL);
-    multiply_tile(Level::current(), x, weights, panels, Multiply::default(), out);
+/// If `outputs` begins no panel, the weights are in pairs, the slices of `out` differ in length, or a part goes beyond the
+/// weights.
+pub fn multiply_part(
+    x: Rows<'_>,
+    weights: &PackedMatrix,
+    (outputs, inputs): (usize, usize),
+    accumulate: bool,
+    scratch: &mut Scratch,
+    out: &mut [&mut [f32]],
+) {
+    let width = out.first().map_or(0, |row| row.len());
+    assert!(outputs % PANEL == 0 && weights.words != Words::Pairs, "a part that cannot be cut out");
+    assert!(outputs + width <= weights.outputs, "more outputs than the weights have");
+    assert!(inputs + x.width <= weights.inputs, "more inputs than the weights have");
+    assert!(out.iter().all(|row| row.len() == width), "rows of different lengths");
+    let panels = outputs / PANEL..(outputs + width).div_ceil(PANEL);
+    let part = Part { weights, panels, depth: inputs..inputs + x.width, accumulate };
+    for (index, rows) in out.chunks_mut(TASK_ROWS).enumerate() {
+        multiply_tile(Level::current(), x.skip(index * TASK_ROWS), part.clone(), scratch, rows);
+    }
 }
 
 /// One task of a product: some rows by some panels.
@@ -220,115 +146,151 @@ fn split(out: &mut [f32], outputs: usize, rows: usize) -> Vec<Task<'_>> {
     tasks
 }
 
-/// The product of all rows of `out` by `panels`; `out[r]` begins at the first panel's first output.
+/// A part of the weights.
+#[derive(Clone)]
+struct Part<'a> {
+    weights: &'a PackedMatrix,
+    panels: Range<usize>,
+    /// Words of each output.
+    depth: Range<usize>,
+    /// Add to what is there.
+    accumulate: bool,
+}
+
+/// The product of rows of `x` by `part`, for each row of `out`, which begins at the first panel's first output.
 fn multiply_tile(
     level: Level,
     x: Rows<'_>,
-    weights: &PackedMatrix,
-    panels: Range<usize>,
-    extra: Multiply<'_>,
+    part: Part<'_>,
+    scratch: &mut Scratch,
     out: &mut [&mut [f32]],
 ) {
-    let mut acc = [[0f32; PANEL]; GROUP];
-    let mut block = [[0f32; BLOCK]; GROUP];
-    for start in (0..x.width).step_by(DEPTH) {
-        let depth = start..x.width.min(start + DEPTH);
-        for (group, rows) in out.chunks_mut(GROUP).enumerate() {
-            for (row, copy) in block.iter_mut().enumerate().take(rows.len()) {
-                let inputs = &x.row(group * GROUP + row)[depth.clone()];
-                copy[..inputs.len()].copy_from_slice(inputs);
-            }
-            for index in panels.clone() {
-                let panel = &weights.panels[index * weights.inputs..][depth.clone()];
-                product(level, rows.len(), &block, panel, &mut acc);
-                let column = (index - panels.start) * PANEL;
-                let bias = extra.bias.filter(|_| start == 0).map(|bias| &bias[index * PANEL..]);
-                let add = start > 0 || extra.accumulate;
-                for (row, sums) in rows.iter_mut().zip(&acc) {
-                    let row = &mut row[column..];
-                    let width = row.len().min(PANEL);
-                    store(sums, add, bias, &mut row[..width]);
+    let Part { weights, panels, depth, accumulate } = part;
+    let words = weights.words;
+    // Blocks of about the same depth; a thin last one would cost as much as a thick one to store.
+    let step = depth.len().div_ceil(depth.len().div_ceil(DEPTH).max(1)).max(1);
+    if scratch.0.len() < out.len() {
+        scratch.0.resize(out.len(), [0; BLOCK]);
+    }
+    for start in (0..depth.len()).step_by(step) {
+        let block = start..depth.len().min(start + step);
+        let inputs = block.start * words.inputs()..x.width.min(block.end * words.inputs());
+        for (row, copy) in scratch.0.iter_mut().enumerate().take(out.len()) {
+            write_words(words, &x.row(row)[inputs.clone()], copy);
+        }
+        let add = accumulate || start > 0;
+        let block = depth.start + block.start..depth.start + block.end;
+        for index in panels.clone() {
+            let panel = weights.panel(index, block.clone());
+            let column = (index - panels.start) * PANEL;
+            for (rows, x) in out.chunks_mut(GROUP).zip(scratch.0.chunks(GROUP)) {
+                if rows[0].len() >= column + PANEL {
+                    product(level, words, x, panel, &mut Target { rows, column, add });
+                } else {
+                    narrow_product(level, words, x, panel, &mut Target { rows, column, add });
                 }
             }
         }
     }
 }
 
-/// Writes one row's sums, or adds them, with their part of the bias.
-#[inline(always)]
-fn store(sums: &[f32; PANEL], add: bool, bias: Option<&[f32]>, row: &mut [f32]) {
-    // A whole panel has a length the compiler knows; that saves a call for each.
-    match (<&mut [f32; PANEL]>::try_from(&mut *row), add) {
-        (Ok(row), true) => row.iter_mut().zip(sums).for_each(|(o, s)| *o += s),
-        (Ok(row), false) => *row = *sums,
-        (Err(_), true) => row.iter_mut().zip(sums).for_each(|(o, s)| *o += s),
-        (Err(_), false) => row.copy_from_slice(&sums[..row.len()]),
-    }
-    if let Some(bias) = bias {
-        row.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+/// Where a micro-kernel writes its sums, or adds them: 32 columns of some rows.
+pub(super) struct Target<'t, 'r> {
+    pub rows: &'t mut [&'r mut [f32]],
+    pub column: usize,
+    pub add: bool,
+}
+
+impl Target<'_, '_> {
+    /// The columns of one row.
+    #[inline(always)]
+    pub fn row(&mut self, row: usize) -> &mut [f32; PANEL] {
+        let columns = &mut self.rows[row][self.column..][..PANEL];
+        columns.try_into().expect("sliced to that length")
     }
 }
 
-/// `acc[r][c] = sum over k of x[r][k] * panel[k][c]` for the first `rows` rows.
+/// [`product`] for the last panel, where rows are shorter than that.
+#[cold]
+fn narrow_product(
+    level: Level,
+    words: Words,
+    x: &[[u32; BLOCK]],
+    panel: &[[u32; PANEL]],
+    target: &mut Target<'_, '_>,
+) {
+    let mut sums = [[0f32; PANEL]; GROUP];
+    let mut rows: [&mut [f32]; GROUP] = sums.each_mut().map(|row| &mut row[..]);
+    let rows = &mut rows[..target.rows.len()];
+    product(level, words, x, panel, &mut Target { rows, column: 0, add: false });
+    for (row, sums) in target.rows.iter_mut().zip(&sums) {
+        let columns = row[target.column..].iter_mut().zip(sums);
+        match target.add {
+            true => columns.for_each(|(o, s)| *o += s),
+            false => columns.for_each(|(o, s)| *o = *s),
+        }
+    }
+}
+
+/// `target[r][c] = sum over k of x[r][k] * panel[k][c]` for the rows of `target`, at most 12.
 fn product(
     level: Level,
-    rows: usize,
-    x: &[[f32; BLOCK]; GROUP],
-    panel: &[[f32; PANEL]],
-    acc: &mut [[f32; PANEL]; GROUP],
+    words: Words,
+    x: &[[u32; BLOCK]],
+    panel: &[[u32; PANEL]],
+    target: &mut Target<'_, '_>,
 ) {
-    assert!(rows <= GROUP);
+    /// Calls `$kernel` for the number of rows.
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! for_rows {
+        ($rows:expr, $kernel:ident $args:tt, $($m:literal)*) => {
+            match $rows {
+                // SAFETY: the level, or the words, exist only where the processor has what the kernel needs.
+                $($m => unsafe { super::x86::$kernel::<$m> $args },)*
+                rows => unreachable!("no kernel for {rows} rows"),
+            }
+        };
+    }
     match level {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Level` is Avx512 only where the processor has it.
-        Level::Avx512 => unsafe {
-            use super::x86::product_avx512;
-            macro_rules! cases {
-                ($($m:literal)*) => {
-                    match rows {
-                        $($m => product_avx512::<$m>(x, panel, acc),)*
-                        _ => {}
-                    }
-                };
-            }
-            cases!(1 2 3 4 5 6 7 8 9 10 11 12)
-        },
+        Level::Avx512Bf16 if words == Words::Pairs => {
+            for_rows!(target.rows.len(), product_bf16(x, panel, target), 1 2 3 4 5 6 7 8 9 10 11 12)
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx512Bf16 => {
+            for_rows!(target.rows.len(), product_avx512(x, panel, target), 1 2 3 4 5 6 7 8 9 10 11 12)
+        }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
-            use super::x86::product_avx2;
-            for first in (0..rows).step_by(6) {
-                let x = &x[first..];
+            for first in (0..target.rows.len()).step_by(6) {
+                let rows = (target.rows.len() - first).min(6);
                 for half in 0..2 {
-                    let acc = &mut acc[first..];
-                    macro_rules! cases {
-                        ($($m:literal)*) => {
-                            match (rows - first).min(6) {
-                                // SAFETY: `Level` is Avx2 only where the processor has it.
-                                $($m => unsafe {
-                                    product_avx2::<$m>(x, panel, half, acc)
-                                },)*
-                                _ => {}
-                            }
-                        };
-                    }
-                    cases!(1 2 3 4 5 6)
+                    for_rows!(rows, product_avx2(&x[first..], panel, first, half, target), 1 2 3 4 5 6)
                 }
             }
         }
         _ => {
-            for (row, sums) in acc.iter_mut().enumerate().take(rows) {
-                *sums = product_baseline(&x[row], panel);
+            assert!(
+                words != Words::Pairs,
+                "pairs are made only where the processor multiplies them"
+            );
+            for row in 0..target.rows.len() {
+                let sums = product_baseline(&x[row], panel);
+                let add = target.add;
+                let columns = target.row(row).iter_mut().zip(&sums);
+                columns.for_each(|(o, s)| *o = if add { *o + s } else { *s });
             }
         }
     }
 }
 
 /// One row by a panel; 32 accumulators are eight vectors of the smallest registers.
-fn product_baseline(x: &[f32], panel: &[[f32; PANEL]]) -> [f32; PANEL] {
+fn product_baseline(x: &[u32], panel: &[[u32; PANEL]]) -> [f32; PANEL] {
     let mut sums = [0f32; PANEL];
     for (&a, columns) in x[..panel.len()].iter().zip(panel) {
+        let a = f32::from_bits(a);
         for (sum, &b) in sums.iter_mut().zip(columns) {
-            *sum += a * b;
+            *sum += a * f32::from_bits(b);
         }
     }
     sums
@@ -336,6 +298,7 @@ fn product_baseline(x: &[f32], panel: &[[f32; PANEL]]) -> [f32; PANEL] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pack::Precision;
     use super::*;
 
     /// Reproducible values between -1 and 1.
@@ -348,67 +311,100 @@ mod tests {
         (0..n).map(step).collect()
     }
 
-    fn packed(outputs: usize, inputs: usize, w: &[f32]) -> PackedMatrix {
+    fn packed(level: Level, precision: Precision, outputs: usize, w: &[f32]) -> PackedMatrix {
+        let inputs = w.len() / outputs;
         let fill = |rows: Range<usize>, buffer: &mut [f32]| -> Result<(), ()> {
             buffer.copy_from_slice(&w[rows.start * inputs..rows.end * inputs]);
             Ok(())
         };
-        PackedMatrix::pack(outputs, inputs, fill).unwrap()
+        PackedMatrix::pack_at(level, precision, outputs, inputs, fill).unwrap()
     }
 
-    fn naive(x: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f64> {
+    fn naive(x: &[f32], w: &[f32], inputs: usize) -> Vec<f64> {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum();
         let rows = x.chunks_exact(inputs);
-        let out: Vec<f64> =
-            rows.flat_map(|x| w.chunks_exact(inputs).map(move |w| dot(x, w))).collect();
-        assert_eq!(out.len(), x.len() / inputs * outputs);
-        out
+        rows.flat_map(|x| w.chunks_exact(inputs).map(move |w| dot(x, w))).collect()
     }
 
+    /// Rows, inputs, outputs.
+    const SHAPES: [(usize, usize, usize); 8] = [
+        (1, 1, 1),
+        (5, 7, 31),
+        (12, 64, 32),
+        (25, 513, 65),
+        (192, 1100, 97),
+        (13, 33, 600),
+        (11, 1025, 40),
+        (7, 2049, 64),
+    ];
+
     #[test]
-    fn every_level_and_shape_agrees_with_the_plain_sum() {
-        for (rows, inputs, outputs) in
-            [(1, 1, 1), (5, 7, 31), (12, 64, 32), (25, 513, 65), (200, 1100, 97), (13, 33, 600)]
-        {
+    fn every_level_precision_and_shape_agrees_with_the_plain_sum() {
+        for (rows, inputs, outputs) in SHAPES {
             let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
-            let want = naive(&x, &w, inputs, outputs);
-            let weights = packed(outputs, inputs, &w);
+            let round =
+                |v: &Vec<f32>| v.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect();
+            let (x16, w16): (Vec<f32>, Vec<f32>) = (round(&x), round(&w));
             let budget = 1e-6 * (inputs as f64).sqrt() * 4.0;
             for level in Level::available() {
-                let mut out = vec![f32::NAN; rows * outputs];
-                let mut slices: Vec<_> = out.chunks_exact_mut(outputs).collect();
-                let panels = 0..outputs.div_ceil(PANEL);
-                let x = Rows::dense(&x, inputs);
-                multiply_tile(level, x, &weights, panels, Multiply::default(), &mut slices);
-                for (got, want) in out.iter().zip(&want) {
-                    assert!((*got as f64 - want).abs() <= budget, "{level:?}: {got} for {want}");
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let want = match precision {
+                        Precision::F32 => naive(&x, &w, inputs),
+                        Precision::Bf16 => naive(&x16, &w16, inputs),
+                    };
+                    let weights = &packed(level, precision, outputs, &w);
+                    let mut out = vec![f32::NAN; rows * outputs];
+                    let mut slices: Vec<_> = out.chunks_exact_mut(outputs).collect();
+                    let (panels, depth) = (0..outputs.div_ceil(PANEL), 0..weights.depth());
+                    let part = Part { weights, panels, depth, accumulate: false };
+                    // What an earlier task left behind must not count.
+                    let mut scratch = Scratch(vec![[u32::MAX; BLOCK]; 3]);
+                    multiply_tile(level, Rows::dense(&x, inputs), part, &mut scratch, &mut slices);
+                    for (got, want) in out.iter().zip(&want) {
+                        let close = (*got as f64 - want).abs() <= budget;
+                        assert!(close, "{level:?} {precision:?}: {got} for {want}");
+                    }
                 }
-            }
-            let mut out = vec![0.5f32; rows * outputs];
-            let bias = vec![0.25; outputs];
-            let extra = Multiply { bias: Some(&bias), accumulate: true };
-            multiply(Rows::dense(&x, inputs), &weights, extra, &mut out).unwrap();
-            for (got, want) in out.iter().zip(&want) {
-                assert!((*got as f64 - want - 0.75).abs() <= budget + 1e-6);
             }
         }
     }
 
     #[test]
-    fn packs_agree_with_each_other() {
-        let (outputs, inputs, stride) = (70, 40, 90);
-        let w = values(outputs * inputs, 3);
-        let mut wide = vec![f32::NAN; outputs * stride];
-        let mut transposed = vec![0.0; outputs * inputs];
-        for o in 0..outputs {
-            wide[o * stride..][..inputs].copy_from_slice(&w[o * inputs..][..inputs]);
-            (0..inputs).for_each(|i| transposed[i * outputs + o] = w[o * inputs + i]);
+    fn products_add_a_bias_and_what_was_there() {
+        for (rows, inputs, outputs) in SHAPES.into_iter().chain([(401, 30, 2100)]) {
+            let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
+            let want = naive(&x, &w, inputs);
+            let weights = packed(Level::current(), Precision::F32, outputs, &w);
+            let mut out = vec![0.5f32; rows * outputs];
+            let bias = values(outputs, 7);
+            let extra = Multiply { bias: Some(&bias), accumulate: true };
+            multiply(Rows::dense(&x, inputs), &weights, extra, &mut out).unwrap();
+            let budget = 1e-6 * (inputs as f64).sqrt() * 4.0 + 1e-6;
+            for (index, (got, want)) in out.iter().zip(&want).enumerate() {
+                let want = want + 0.5 + bias[index % outputs] as f64;
+                assert!((*got as f64 - want).abs() <= budget, "{got} for {want}");
+            }
         }
-        let reference = packed(outputs, inputs, &w);
-        let rows = Rows { data: &wide, width: inputs, stride };
-        assert_eq!(PackedMatrix::pack_rows(rows, outputs).panels, reference.panels);
-        let columns = Rows::dense(&transposed, outputs);
-        assert_eq!(PackedMatrix::pack_transposed(columns, inputs).panels, reference.panels);
+    }
+
+    #[test]
+    fn a_part_is_what_the_whole_has_there() {
+        let (rows, inputs, outputs) = (200, 70, 100);
+        let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
+        let weights = packed(Level::current(), Precision::F32, outputs, &w);
+        // Outputs 64 to 99 and inputs 20 to 49.
+        let part_of = |v: &[f32], skip: usize| -> Vec<f32> {
+            v.chunks_exact(inputs).skip(skip).flat_map(|row| row[20..50].to_vec()).collect()
+        };
+        let (x_part, w_part) = (part_of(&x, 0), part_of(&w, 64));
+        let want = naive(&x_part, &w_part, 30);
+        let mut out = vec![1f32; rows * 36];
+        let mut slices: Vec<_> = out.chunks_exact_mut(36).collect();
+        let x = Rows::dense(&x_part, 30);
+        multiply_part(x, &weights, (64, 20), true, &mut Scratch::default(), &mut slices);
+        for (got, want) in out.iter().zip(&want) {
+            assert!((*got as f64 - want - 1.0).abs() < 1e-4, "{got} for {want}");
+        }
     }
 
     #[test]
@@ -416,17 +412,10 @@ mod tests {
         let (rows, inputs, outputs) = (400, 16, 700);
         let mut x = values(rows * inputs, 4);
         (x[333 * inputs + 3], x[250 * inputs]) = (f32::NAN, f32::INFINITY);
-        let weights = packed(outputs, inputs, &values(outputs * inputs, 5));
+        let weights =
+            packed(Level::current(), Precision::F32, outputs, &values(outputs * inputs, 5));
         let mut out = vec![0.0; rows * outputs];
         let result = multiply(Rows::dense(&x, inputs), &weights, Multiply::default(), &mut out);
         assert_eq!(result, Err(NonFinite { row: 250 }));
-    }
-
-    #[test]
-    fn a_failing_fill_is_reported_in_order() {
-        let fill = |rows: Range<usize>, _: &mut [f32]| {
-            if rows.start >= 64 { Err(rows.start) } else { Ok(()) }
-        };
-        assert_eq!(PackedMatrix::pack(200, 4, fill).err(), Some(64));
     }
 }

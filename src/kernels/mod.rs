@@ -8,10 +8,14 @@
 
 mod elementwise;
 mod matmul;
+mod pack;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use elementwise::{all_finite, log_sum_exp, rms_norm, softmax, swiglu};
-pub use matmul::{Multiply, NonFinite, PANEL, PackedMatrix, Rows, multiply, multiply_rows};
+pub use elementwise::{
+    SoftmaxState, all_finite, log_sum_exp, rms_norm, scale, softmax_part, swiglu,
+};
+pub use matmul::{Multiply, NonFinite, Scratch, multiply, multiply_part};
+pub use pack::{PANEL, PackedMatrix, Precision, Rows};
 pub use simd::Level;

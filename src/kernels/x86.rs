@@ -1,74 +1,131 @@
 //! Micro-kernels of the matrix product for x86-64: as many accumulators as fit the registers.
 //!
-//! Both compute `acc[r][c] = sum over k of x[r][k] * panel[k][c]`, each sum in order of `k` with fused
-//! multiply-add, so an element does not depend on which rows it is computed with.
+//! Each computes `target[r][c] (+)= sum over k of x[r][k] * panel[k][c]`, each sum in order of `k` with fused
+//! multiply-add, so an element does not depend on which rows it is computed with. Words are f32, or, for
+//! [`product_bf16`], pairs of bf16.
 
-use super::matmul::{BLOCK, DEPTH, PANEL};
+use super::matmul::{BLOCK, DEPTH, Target};
+use super::pack::PANEL;
 use std::arch::x86_64::*;
 
 /// `M` rows by a panel of 32 columns in 2 M + 3 of the 32 registers of 512 bits.
 ///
 /// # Panics
-/// If the panel is deeper than a block, or `x` or `acc` has too few rows.
+/// If the panel is deeper than a block, or `x` or `target` has too few rows.
 #[target_feature(enable = "avx512f")]
 pub fn product_avx512<const M: usize>(
-    x: &[[f32; BLOCK]],
-    panel: &[[f32; PANEL]],
-    acc: &mut [[f32; PANEL]],
+    x: &[[u32; BLOCK]],
+    panel: &[[u32; PANEL]],
+    target: &mut Target<'_, '_>,
 ) {
-    assert!(panel.len() <= DEPTH && x.len() >= M && acc.len() >= M);
+    assert!(panel.len() <= DEPTH && x.len() >= M);
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     for (k, columns) in panel.iter().enumerate() {
-        // SAFETY: a row of the panel holds 32 elements, two vectors; unaligned loads.
-        let b = unsafe {
-            [_mm512_loadu_ps(columns.as_ptr()), _mm512_loadu_ps(columns.as_ptr().add(16))]
-        };
+        let b = load(columns).map(|words| _mm512_castsi512_ps(words));
         for r in 0..M {
-            let a = _mm512_set1_ps(x[r][k]);
+            let a = _mm512_set1_ps(f32::from_bits(x[r][k]));
             sums[r][0] = _mm512_fmadd_ps(a, b[0], sums[r][0]);
             sums[r][1] = _mm512_fmadd_ps(a, b[1], sums[r][1]);
         }
     }
-    for r in 0..M {
-        // SAFETY: `acc[r]` holds 32 elements, two vectors; unaligned stores.
+    store(sums, target);
+}
+
+/// The same for pairs of bf16: `vdpbf16ps` adds both products of a pair to an f32.
+///
+/// # Panics
+/// If the panel is deeper than a block, or `x` or `target` has too few rows.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub fn product_bf16<const M: usize>(
+    x: &[[u32; BLOCK]],
+    panel: &[[u32; PANEL]],
+    target: &mut Target<'_, '_>,
+) {
+    assert!(panel.len() <= DEPTH && x.len() >= M);
+    // SAFETY: both types are 512 bits that mean what an instruction takes them for.
+    let pairs = |words: __m512i| -> __m512bh { unsafe { std::mem::transmute(words) } };
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    for (k, columns) in panel.iter().enumerate() {
+        let [low, high] = load(columns);
+        let b = [pairs(low), pairs(high)];
+        for r in 0..M {
+            let a = pairs(_mm512_set1_epi32(x[r][k] as i32));
+            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], a, b[0]);
+            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], a, b[1]);
+        }
+    }
+    store(sums, target);
+}
+
+/// A row of a panel in two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(columns: &[u32; PANEL]) -> [__m512i; 2] {
+    // SAFETY: 32 words are two vectors; unaligned loads.
+    unsafe {
+        let start = columns.as_ptr().cast::<__m512i>();
+        [_mm512_loadu_si512(start), _mm512_loadu_si512(start.add(1))]
+    }
+}
+
+/// Writes the sums of `M` rows, or adds them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store<const M: usize>(mut sums: [[__m512; 2]; M], target: &mut Target<'_, '_>) {
+    let add = target.add;
+    for (r, sums) in sums.iter_mut().enumerate() {
+        let row = target.row(r).as_mut_ptr();
+        // SAFETY: `row` points to 32 elements, two vectors; unaligned loads and stores.
         unsafe {
-            _mm512_storeu_ps(acc[r].as_mut_ptr(), sums[r][0]);
-            _mm512_storeu_ps(acc[r].as_mut_ptr().add(16), sums[r][1]);
+            if add {
+                sums[0] = _mm512_add_ps(sums[0], _mm512_loadu_ps(row));
+                sums[1] = _mm512_add_ps(sums[1], _mm512_loadu_ps(row.add(16)));
+            }
+            _mm512_storeu_ps(row, sums[0]);
+            _mm512_storeu_ps(row.add(16), sums[1]);
         }
     }
 }
 
-/// `M` rows by one half (columns `16 * half ..`) of a panel in 2 M + 3 of the 16 registers of 256 bits.
+/// `M` rows, of `target` those from `first` on, by one half (columns `16 * half ..`) of a panel in 2 M + 3 of the 16
+/// registers of 256 bits.
 ///
 /// # Panics
-/// If the panel is deeper than a block, `half` is over 1, or `x` or `acc` has too few rows.
+/// If the panel is deeper than a block, `half` is over 1, or `x` or `target` has too few rows.
 #[target_feature(enable = "avx2,fma")]
 pub fn product_avx2<const M: usize>(
-    x: &[[f32; BLOCK]],
-    panel: &[[f32; PANEL]],
+    x: &[[u32; BLOCK]],
+    panel: &[[u32; PANEL]],
+    first: usize,
     half: usize,
-    acc: &mut [[f32; PANEL]],
+    target: &mut Target<'_, '_>,
 ) {
-    assert!(panel.len() <= DEPTH && half < 2 && x.len() >= M && acc.len() >= M);
+    assert!(panel.len() <= DEPTH && half < 2 && x.len() >= M);
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (k, columns) in panel.iter().enumerate() {
-        // SAFETY: half is 0 or 1, so the 16 elements lie within the panel's row of 32.
+        // SAFETY: half is 0 or 1, so the 16 elements lie within the panel's row of 32; unaligned loads.
         let b = unsafe {
-            let start = columns.as_ptr().add(16 * half);
+            let start = columns.as_ptr().cast::<f32>().add(16 * half);
             [_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))]
         };
         for r in 0..M {
-            let a = _mm256_set1_ps(x[r][k]);
+            let a = _mm256_set1_ps(f32::from_bits(x[r][k]));
             sums[r][0] = _mm256_fmadd_ps(a, b[0], sums[r][0]);
             sums[r][1] = _mm256_fmadd_ps(a, b[1], sums[r][1]);
         }
     }
-    for r in 0..M {
-        // SAFETY: as for the loads; `acc` has M rows of 32 elements.
+    let add = target.add;
+    for (r, sums) in sums.iter_mut().enumerate() {
+        let row = target.row(first + r);
+        // SAFETY: as for the loads; a row of the target has 32 elements.
         unsafe {
-            let start = acc[r].as_mut_ptr().add(16 * half);
-            _mm256_storeu_ps(start, sums[r][0]);
-            _mm256_storeu_ps(start.add(8), sums[r][1]);
+            let start = row.as_mut_ptr().add(16 * half);
+            if add {
+                sums[0] = _mm256_add_ps(sums[0], _mm256_loadu_ps(start));
+                sums[1] = _mm256_add_ps(sums[1], _mm256_loadu_ps(start.add(8)));
+            }
+            _mm256_storeu_ps(start, sums[0]);
+            _mm256_storeu_ps(start.add(8), sums[1]);
         }
     }
 }

@@ -1,14 +1,18 @@
 //! Causal grouped-query attention within each chunk.
 //!
-//! A task is one key-value head of one chunk with the query heads that share it. Scores are computed
-//! for blocks of queries against the keys up to the block's end, so no more than a block of scores
-//! exists per thread.
+//! A task is one key-value head of one chunk with the query heads that share it. Scores exist for a tile of
+//! queries and keys only, whatever the chunk's length: each tile's exponentials weight the values at once, and what was summed before is
+//! scaled down when a larger score turns up. Source: Dao et al., "FlashAttention", 2022, algorithm 1.
 
-use crate::kernels::{PackedMatrix, Rows, multiply_rows, softmax};
+use crate::kernels::{
+    PackedMatrix, Rows, Scratch, SoftmaxState, multiply_part, scale, softmax_part,
+};
 use rayon::prelude::*;
 
-/// Queries in a block of scores; a multiple of the micro-kernel's rows.
-const BLOCK: usize = 96;
+/// Queries in a tile; a multiple of the micro-kernel's rows.
+const QUERIES: usize = 96;
+/// Keys in a tile; a multiple of a panel's outputs. With the queries, 98 kB of scores.
+const KEYS: usize = 256;
 
 /// The shape of the attention heads.
 #[derive(Clone, Copy)]
@@ -69,37 +73,113 @@ pub(super) fn attend(
         }
         row += length;
     }
-    tasks.into_par_iter().for_each_init(Vec::new, |scores, task| run(heads, task, scores));
+    tasks
+        .into_par_iter()
+        .for_each_init(Buffers::default, |buffers, task| run(heads, task, buffers));
 }
 
-fn run(heads: Heads, task: Task<'_>, scores: &mut Vec<f32>) {
+/// What a thread's tasks use one after the other.
+#[derive(Default)]
+struct Buffers {
+    scores: Vec<f32>,
+    scratch: Scratch,
+}
+
+fn run(heads: Heads, task: Task<'_>, buffers: &mut Buffers) {
     let Task { kv_head, q, k, v, mut out } = task;
     let (length, dim) = (out.len(), heads.head_dim);
     let rows =
         |data, head: usize, stride| Rows { data: tail(data, head * dim), width: dim, stride };
     let keys = PackedMatrix::pack_rows(rows(k, kv_head, heads.kv_width()), length);
     let values = PackedMatrix::pack_transposed(rows(v, kv_head, heads.kv_width()), length);
-    let scale = 1.0 / (dim as f32).sqrt();
     let shared = heads.n_head / heads.n_head_kv;
     for member in 0..shared {
         let queries = rows(q, kv_head * shared + member, heads.query_width());
-        for start in (0..length).step_by(BLOCK) {
-            let end = length.min(start + BLOCK);
-            scores.resize((end - start) * end, 0.0);
-            let mut block: Vec<&mut [f32]> = scores.chunks_exact_mut(end).collect();
-            multiply_rows(queries.skip(start), &keys, &mut block);
-            for (offset, row) in block.iter_mut().enumerate() {
-                let (seen, future) = row.split_at_mut(start + offset + 1);
-                softmax(seen, scale);
-                future.fill(0.0);
-            }
+        for start in (0..length).step_by(QUERIES) {
+            let end = length.min(start + QUERIES);
             let mut share: Vec<&mut [f32]> =
                 out[start..end].iter_mut().map(|row| &mut row[member * dim..][..dim]).collect();
-            multiply_rows(Rows::dense(scores, end), &values, &mut share);
+            block(queries.skip(start), start, &keys, &values, buffers, &mut share);
         }
+    }
+}
+
+/// Attention of the queries at positions `start ..`, as many as `out` has rows, to all keys up to theirs.
+fn block(
+    queries: Rows<'_>,
+    start: usize,
+    keys: &PackedMatrix,
+    values: &PackedMatrix,
+    buffers: &mut Buffers,
+    out: &mut [&mut [f32]],
+) {
+    let Buffers { scores, scratch } = buffers;
+    let factor = 1.0 / (queries.width as f32).sqrt();
+    let end = start + out.len();
+    let mut states = [SoftmaxState::default(); QUERIES];
+    for first in (0..end).step_by(KEYS) {
+        let width = end.min(first + KEYS) - first;
+        scores.resize(out.len() * width, 0.0);
+        let mut tile: Vec<&mut [f32]> = scores.chunks_exact_mut(width).collect();
+        multiply_part(queries, keys, (first, 0), false, scratch, &mut tile);
+        for (offset, (row, state)) in tile.iter_mut().zip(&mut states).enumerate() {
+            let seen = (start + offset + 1).saturating_sub(first).min(width);
+            let (seen, future) = row.split_at_mut(seen);
+            let shrink = softmax_part(seen, factor, state);
+            future.fill(0.0);
+            if first > 0 && shrink != 1.0 {
+                scale(out[offset], shrink);
+            }
+        }
+        multiply_part(Rows::dense(scores, width), values, (0, first), first > 0, scratch, out);
+    }
+    for (row, state) in out.iter_mut().zip(&states) {
+        scale(row, 1.0 / state.sum);
     }
 }
 
 fn tail(data: &[f32], first: usize) -> &[f32] {
     &data[first..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_a_whole_softmax_over_several_tiles() {
+        let heads = Heads { n_head: 4, n_head_kv: 2, head_dim: 10 };
+        let lengths = [QUERIES + KEYS + 7, 3, 2 * KEYS];
+        let rows: usize = lengths.iter().sum();
+        let values = |width: usize, seed: usize| -> Vec<f32> {
+            let value = |i: usize| ((i * 7919 + seed) % 1009) as f32 / 200.0 - 2.5;
+            (0..rows * width).map(value).collect()
+        };
+        let (q, mut k, v) = (values(40, 1), values(20, 2), values(20, 3));
+        // Later keys outweigh earlier ones, so that the largest score changes from tile to tile.
+        k.iter_mut().enumerate().for_each(|(i, k)| *k *= 1.0 + (i / 20) as f32 / 200.0);
+        let mut out = vec![f32::NAN; rows * 40];
+        attend(heads, &lengths, &q, &k, &v, &mut out);
+        let mut first = 0;
+        for length in lengths {
+            for (position, head) in (0..length).flat_map(|p| (0..4).map(move |head| (p, head))) {
+                let key = |j: usize, d: usize| (first + j) * 20 + head / 2 * 10 + d;
+                let row = (first + position) * 40 + head * 10;
+                let score = |j| -> f64 {
+                    let pairs = (0..10).map(|d| q[row + d] as f64 * k[key(j, d)] as f64);
+                    pairs.sum::<f64>() / 10f64.sqrt()
+                };
+                let scores: Vec<f64> = (0..=position).map(score).collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                for d in 0..10 {
+                    let weighted = |(j, s): (usize, &f64)| (s - top).exp() * v[key(j, d)] as f64;
+                    let want = scores.iter().enumerate().map(weighted).sum::<f64>() / total;
+                    let got = out[row + d] as f64;
+                    assert!((got - want).abs() < 2e-5, "{position} {head} {d}: {got} for {want}");
+                }
+            }
+            first += length;
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The forward pass of the llama family, layer by layer over all chunks.
 //!
-//! [`run`] reads a layer's weights once, decodes them to f32, takes every chunk through, reports the
+//! [`run`] reads a layer's weights once, packs them in f32 or bf16, takes every chunk through, reports the
 //! input of each matrix product to an [`Observer`], and drops the weights; between layers only the
 //! chunks' hidden states stay. So a model far larger than memory can be evaluated, at the price that
 //! all logits come at the very end. Chunks are independent: positions start at 0 in each.
@@ -18,6 +18,7 @@ pub use memory::memory_estimate;
 
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
+use crate::kernels::Precision;
 use crate::progress::{Progress, Unit};
 use std::ops::Range;
 
@@ -58,11 +59,13 @@ pub trait Observer {
 }
 
 /// What [`run`] computes besides the layers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The positions of each chunk whose logits are wanted; empty for none, and then the head is
     /// never read. What lies beyond a chunk's end is passed over.
     pub logits: Range<usize>,
+    /// Of the products with weights. Attention, norms and all sums are f32, and observers see unrounded values.
+    pub precision: Precision,
 }
 
 /// Takes `chunks` of token ids through `model`, telling `observer` what it meets.
@@ -77,7 +80,7 @@ pub fn run(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let checked = weights::Checked::new(model)?;
+    let checked = weights::Checked::new(model, options.precision)?;
     let n_vocab = checked.hyper.n_vocab;
     for (index, chunk) in chunks.iter().enumerate() {
         if let Some(token) = chunk.iter().find(|&&token| token as usize >= n_vocab) {

@@ -5,7 +5,7 @@ use super::rope::RopeTable;
 use crate::arch::{Architecture, HyperParams, Role};
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
-use crate::kernels::PackedMatrix;
+use crate::kernels::{PackedMatrix, Precision};
 use crate::quants;
 use crate::source::{TensorData, TensorSource};
 
@@ -21,10 +21,12 @@ pub(super) struct Checked<'a> {
     pub hyper: HyperParams,
     /// Elements of a head that rotary embedding turns.
     rope_dims: usize,
+    /// Of products with the weights.
+    precision: Precision,
 }
 
 impl<'a> Checked<'a> {
-    pub fn new(model: &'a GgufModel) -> Result<Checked<'a>> {
+    pub fn new(model: &'a GgufModel, precision: Precision) -> Result<Checked<'a>> {
         let tensors = model.tensors.as_ref();
         let origin = tensors.origin();
         let tied = tensors.table().get(HEAD).is_none();
@@ -43,7 +45,7 @@ impl<'a> Checked<'a> {
             let detail = "values and keys of different lengths are not supported";
             return Err(Error::model(origin, detail));
         }
-        let checked = Checked { tensors, hyper, rope_dims };
+        let checked = Checked { tensors, hyper, rope_dims, precision };
         checked.check_tensors(arch)?;
         Ok(checked)
     }
@@ -133,7 +135,7 @@ impl<'a> Checked<'a> {
         let [outputs, inputs] = data.shape[..] else {
             return Err(Error::tensor(self.origin(), &name, "no matrix"));
         };
-        let weight = PackedMatrix::pack(outputs, inputs, |rows, buffer| {
+        let weight = PackedMatrix::pack(self.precision, outputs, inputs, |rows, buffer| {
             self.decode_rows(&name, &data, rows.start, buffer)
         })?;
         let bias_name = name.replace(".weight", ".bias");
@@ -144,7 +146,7 @@ impl<'a> Checked<'a> {
         Ok(Linear { name, weight, bias })
     }
 
-    /// Layer `index`, all of it in f32.
+    /// Layer `index`, ready to multiply with.
     pub fn layer(&self, index: usize) -> Result<LayerWeights> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let norm = |part: &str| -> Result<Norm> {

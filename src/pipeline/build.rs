@@ -124,6 +124,7 @@ impl Prepared {
             process_output: false,
             bos,
             datasets: options.calibration.names.clone(),
+            ..imatrix::Options::default()
         };
         imatrix::chunk_tokens(&tokens, &options)?;
         Ok(Prepared { tokens, options })

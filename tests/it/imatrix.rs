@@ -3,6 +3,7 @@
 use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{self, ConvertOptions};
 use aqueduct::imatrix::{self, Format, ImportanceMatrix, Options};
+use aqueduct::kernels::Precision;
 use aqueduct::progress::{Progress, Silent, Unit};
 use aqueduct::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,8 @@ fn smollm2_meets_the_peers_matrix_and_perplexity() {
 
     let notes = Notes::default();
     let start = std::time::Instant::now();
-    let all = imatrix::compute(&model, &tokens, &Options::default(), &notes).unwrap();
+    let options = Options { precision: Precision::F32, ..Options::default() };
+    let all = imatrix::compute(&model, &tokens, &options, &notes).unwrap();
     let seconds = start.elapsed().as_secs_f64();
     let peer = ImportanceMatrix::read(golden("imatrix-gpl3.gguf")).unwrap();
     let (worst, name) = worst_distance(&all.imatrix, &peer);
@@ -135,7 +137,14 @@ fn smollm2_meets_the_peers_matrix_and_perplexity() {
     }
     assert!((all.perplexity.error / 0.8597 - 1.0).abs() < 0.005, "{}", all.perplexity.error);
 
-    let four = Options { chunks: Some(4), ..Options::default() };
+    let bf16 = Options { precision: Precision::Bf16, ..Options::default() };
+    let bf16 = imatrix::compute(&model, &tokens, &bf16, &Silent).unwrap();
+    let (worst, name) = worst_distance(&bf16.imatrix, &all.imatrix);
+    println!("bf16 and f32: {worst:.2e} ({name}), perplexity {}", bf16.perplexity.estimate);
+    assert!(worst < 0.01, "{name}: {worst}");
+    assert!((bf16.perplexity.estimate / all.perplexity.estimate - 1.0).abs() < 0.005);
+
+    let four = Options { chunks: Some(4), ..options };
     let part = imatrix::compute(&model, &tokens, &four, &Silent).unwrap();
     assert_eq!(part.perplexity.running, all.perplexity.running[..4]);
     let dir = tempfile::tempdir().unwrap();

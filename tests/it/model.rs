@@ -3,6 +3,7 @@
 use aqueduct::error::Result;
 use aqueduct::gguf::{GgufModel, Metadata};
 use aqueduct::imatrix;
+use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, Logits, Observer};
 use aqueduct::progress::Silent;
 use aqueduct::source::{MemorySource, TensorData, TensorInfo};
@@ -248,7 +249,7 @@ impl Observer for Record {
 
 fn record(model: &GgufModel) -> Record {
     let mut record = Record::default();
-    let options = model::Options { logits: 3..1000 };
+    let options = model::Options { logits: 3..1000, precision: Precision::F32 };
     model::run(model, &chunks(), &mut record, &options, &Silent).unwrap();
     record
 }
@@ -321,11 +322,40 @@ fn the_number_of_threads_changes_no_bit() {
     }
     // Enough rows for several tasks.
     let tokens: Vec<u32> = chunks().concat().repeat(8);
-    let options = imatrix::Options { ctx: 16, ..imatrix::Options::default() };
-    let compute = || imatrix::compute(&model, &tokens, &options, &Silent).unwrap();
-    let (one, two) = (on_threads(1, compute), on_threads(2, compute));
-    assert_eq!(one.imatrix, two.imatrix);
-    assert_eq!(one.perplexity, two.perplexity);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let options = imatrix::Options { ctx: 16, precision, ..imatrix::Options::default() };
+        let compute = || imatrix::compute(&model, &tokens, &options, &Silent).unwrap();
+        let (one, two) = (on_threads(1, compute), on_threads(2, compute));
+        assert_eq!(one.imatrix, two.imatrix);
+        assert_eq!(one.perplexity, two.perplexity);
+    }
+}
+
+#[test]
+fn bf16_stays_near_f32() {
+    let model = model_of(&tensors(Variant::default()), Variant::default());
+    let tokens: Vec<u32> = chunks().concat().repeat(8);
+    let compute = |precision| {
+        let options = imatrix::Options { ctx: 32, precision, ..imatrix::Options::default() };
+        imatrix::compute(&model, &tokens, &options, &Silent).unwrap()
+    };
+    let (exact, rounded) = (compute(Precision::F32), compute(Precision::Bf16));
+    let mut apart = Vec::new();
+    for (name, entry) in &exact.imatrix.entries {
+        let near = &rounded.imatrix.entries[name];
+        assert_eq!(near.counts, entry.counts);
+        let square = |v: f64| v * v;
+        let pairs = near.sums.iter().zip(&entry.sums);
+        let distance: f64 = pairs.map(|(&a, &b)| square(a as f64 - b as f64)).sum();
+        let size: f64 = entry.sums.iter().map(|&v| square(v as f64)).sum();
+        apart.push((distance / size).sqrt());
+        assert!(apart[apart.len() - 1] < 0.01, "{name}: {apart:?}");
+    }
+    // Rounding shows, but not before the first product.
+    assert!(apart.iter().any(|d| *d > 1e-6), "{apart:?}");
+    let first = "blk.0.attn_q.weight";
+    assert_eq!(exact.imatrix.entries[first], rounded.imatrix.entries[first]);
+    assert!((rounded.perplexity.estimate / exact.perplexity.estimate - 1.0).abs() < 0.01);
 }
 
 #[test]
@@ -333,7 +363,8 @@ fn a_matrix_holds_the_sums_of_squares_of_what_the_model_multiplies() {
     let tensors = tensors(Variant::default());
     let model = model_of(&tensors, Variant::default());
     let tokens: Vec<u32> = chunks().concat();
-    let mut options = imatrix::Options { ctx: 20, bos: Some(1), ..imatrix::Options::default() };
+    let precision = Precision::F32;
+    let mut options = imatrix::Options { ctx: 20, bos: Some(1), precision, ..Default::default() };
     let computed = imatrix::compute(&model, &tokens, &options, &Silent).unwrap();
     assert_eq!((computed.imatrix.chunk_count, computed.imatrix.chunk_size), (4, 20));
     let names: Vec<&str> = computed.imatrix.entries.keys().map(String::as_str).collect();
@@ -372,7 +403,7 @@ fn a_matrix_holds_the_sums_of_squares_of_what_the_model_multiplies() {
 
 fn error_of(tensors: &Tensors, chunks: &[Vec<u32>]) -> String {
     let model = model_of(tensors, Variant::default());
-    let options = model::Options { logits: 0..100 };
+    let options = model::Options { logits: 0..100, precision: Precision::F32 };
     let result = model::run(&model, chunks, &mut Record::default(), &options, &Silent);
     result.unwrap_err().to_string()
 }

@@ -1,0 +1,321 @@
+//! Weight matrices in the order in which the micro-kernels read them, and the rows they meet.
+//!
+//! A pack is made of 32-bit words: one f32, or two inputs in bf16 where the processor multiplies those. Panels of
+//! 32 outputs follow each other, in a panel the words of all outputs for one input (or two), then for
+//! the next. Decoding, rounding and packing are one pass over the weights, panel by panel, so that no whole matrix exists
+//! besides its pack; a pack serves every row that goes through a layer.
+
+use super::simd::{Level, levels};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Outputs in a panel.
+pub const PANEL: usize = 32;
+/// Inputs that are transposed together: 32 rows' cache lines and the panel's stay in the first-level cache.
+const TRANSPOSED: usize = 16;
+
+/// What the factors of a product are rounded to. Sums are f32 in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Not at all.
+    F32,
+    /// To bf16, 8 significant bits: twice as fast where the processor has AVX-512 BF16. Others multiply the
+    /// same rounded factors as f32, as fast as with [`Precision::F32`].
+    Bf16,
+}
+
+impl Precision {
+    /// [`Precision::Bf16`] where that is faster on this processor, [`Precision::F32`] elsewhere.
+    pub fn fastest() -> Precision {
+        match Level::current() >= Level::Avx512Bf16 {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        }
+    }
+}
+
+/// What the words of a pack, and of the rows that meet it, hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Words {
+    /// An f32.
+    F32,
+    /// An f32 that bf16 can hold.
+    Rounded,
+    /// Two bf16, the one of the lower input in the low half.
+    Pairs,
+}
+
+impl Words {
+    fn of(precision: Precision, level: Level) -> Words {
+        match precision {
+            Precision::F32 => Words::F32,
+            Precision::Bf16 if level >= Level::Avx512Bf16 => Words::Pairs,
+            Precision::Bf16 => Words::Rounded,
+        }
+    }
+
+    /// Inputs in a word.
+    pub fn inputs(self) -> usize {
+        if self == Words::Pairs { 2 } else { 1 }
+    }
+
+    /// Writes `values` as words; a pair whose second is missing gets a zero.
+    #[inline(always)]
+    fn write(self, values: &[f32], words: &mut [u32]) {
+        match self {
+            Words::F32 => words.iter_mut().zip(values).for_each(|(w, v)| *w = v.to_bits()),
+            Words::Rounded => words.iter_mut().zip(values).for_each(|(w, &v)| *w = bf16(v) << 16),
+            Words::Pairs => {
+                let (pairs, last) = values.as_chunks::<2>();
+                for (word, &[low, high]) in words.iter_mut().zip(pairs) {
+                    *word = bf16(low) | bf16(high) << 16;
+                }
+                if let [low] = last {
+                    words[pairs.len()] = bf16(*low);
+                }
+            }
+        }
+    }
+}
+
+/// The bits of the nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+fn bf16(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // Set a bit that is kept: those of a NaN might all lie in the half that is dropped.
+    let nan = bits >> 16 | 0x40;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
+}
+
+/// A weight matrix in panels, ready to multiply with.
+pub struct PackedMatrix {
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    pub(super) words: Words,
+    /// Panel after panel; in a panel, for each input or pair of inputs the words of its outputs.
+    panels: Vec<[u32; PANEL]>,
+}
+
+impl PackedMatrix {
+    /// Packs the matrix `[outputs, inputs]` whose rows `fill(range, buffer)` writes, one after the
+    /// other, into `buffer`. Panels are filled in parallel; the first error in panel order is
+    /// returned.
+    pub fn pack<E: Send>(
+        precision: Precision,
+        outputs: usize,
+        inputs: usize,
+        fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<PackedMatrix, E> {
+        PackedMatrix::pack_at(Level::current(), precision, outputs, inputs, fill)
+    }
+
+    /// [`PackedMatrix::pack`] for products at `level`, which the processor must have.
+    pub(super) fn pack_at<E: Send>(
+        level: Level,
+        precision: Precision,
+        outputs: usize,
+        inputs: usize,
+        fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<PackedMatrix, E> {
+        assert!(outputs > 0 && inputs > 0, "an empty matrix has no product");
+        let mut packed = PackedMatrix::zeros(Words::of(precision, level), outputs, inputs);
+        let (words, depth) = (packed.words, packed.depth());
+        let results: Vec<Result<(), E>> = packed
+            .panels
+            .par_chunks_mut(depth)
+            .enumerate()
+            .map_init(Vec::new, |buffer: &mut Vec<f32>, (index, panel)| {
+                let first = index * PANEL;
+                let rows = first..outputs.min(first + PANEL);
+                buffer.resize(rows.len() * inputs, 0.0);
+                fill(rows, buffer)?;
+                transpose(words, Rows::dense(buffer, inputs), panel);
+                Ok(())
+            })
+            .collect();
+        results.into_iter().collect::<Result<(), E>>()?;
+        Ok(packed)
+    }
+
+    /// Packs `weights`, `[outputs, inputs]` row after row at distance `stride`, in f32 on this thread.
+    pub fn pack_rows(weights: Rows<'_>, outputs: usize) -> PackedMatrix {
+        let mut packed = PackedMatrix::zeros(Words::F32, outputs, weights.width);
+        for (index, panel) in packed.panels.chunks_exact_mut(weights.width).enumerate() {
+            let first = index * PANEL;
+            let end = (outputs - first).min(PANEL) * weights.stride;
+            let rows = weights.skip(first);
+            transpose(
+                Words::F32,
+                Rows { data: &rows.data[..end.min(rows.data.len())], ..rows },
+                panel,
+            );
+        }
+        packed
+    }
+
+    /// Packs the transpose of `weights` in f32: row `i` of it holds what input `i` gives to each output.
+    pub fn pack_transposed(weights: Rows<'_>, inputs: usize) -> PackedMatrix {
+        let mut packed = PackedMatrix::zeros(Words::F32, weights.width, inputs);
+        for input in 0..inputs {
+            for (index, part) in weights.row(input).chunks(PANEL).enumerate() {
+                Words::F32.write(part, &mut packed.panels[index * inputs + input]);
+            }
+        }
+        packed
+    }
+
+    fn zeros(words: Words, outputs: usize, inputs: usize) -> PackedMatrix {
+        let depth = inputs.div_ceil(words.inputs());
+        let panels = vec![[0u32; PANEL]; outputs.div_ceil(PANEL) * depth];
+        PackedMatrix { outputs, inputs, words, panels }
+    }
+
+    /// Words of an output.
+    pub(super) fn depth(&self) -> usize {
+        self.inputs.div_ceil(self.words.inputs())
+    }
+
+    /// The words `depth` of the outputs of panel `index`.
+    pub(super) fn panel(&self, index: usize, depth: Range<usize>) -> &[[u32; PANEL]] {
+        &self.panels[index * self.depth()..][depth]
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Bytes that a packed matrix `[outputs, inputs]` takes in f32; in bf16 it takes no more.
+    pub fn bytes(outputs: usize, inputs: usize) -> u64 {
+        outputs.div_ceil(PANEL) as u64 * inputs as u64 * size_of::<[u32; PANEL]>() as u64
+    }
+}
+
+levels! {
+    /// Writes `values` as words; a pair whose second is missing gets a zero.
+    write_words(words: Words, values: &[f32], out: &mut [u32]) = write_words_body
+}
+
+#[inline(always)]
+fn write_words_body(words: Words, values: &[f32], out: &mut [u32]) {
+    words.write(values, out);
+}
+
+levels! {
+    /// Fills a panel with the rows of `weights`, at most 32.
+    transpose(words: Words, weights: Rows<'_>, panel: &mut [[u32; PANEL]]) = transpose_body
+}
+
+#[inline(always)]
+fn transpose_body(words: Words, weights: Rows<'_>, panel: &mut [[u32; PANEL]]) {
+    let outputs = weights.data.len().div_ceil(weights.stride);
+    let mut row = [0u32; TRANSPOSED];
+    for (block, slots) in panel.chunks_mut(TRANSPOSED).enumerate() {
+        let first = block * TRANSPOSED * words.inputs();
+        let end = weights.width.min(first + TRANSPOSED * words.inputs());
+        for output in 0..outputs {
+            words.write(&weights.row(output)[first..end], &mut row);
+            for (slot, &word) in slots.iter_mut().zip(&row) {
+                slot[output] = word;
+            }
+        }
+    }
+}
+
+/// Rows of `width` elements at a distance of `stride` in a slice.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub data: &'a [f32],
+    pub width: usize,
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows without gaps.
+    pub fn dense(data: &'a [f32], width: usize) -> Rows<'a> {
+        Rows { data, width, stride: width }
+    }
+
+    pub(super) fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..self.width]
+    }
+
+    /// The rows from `first` on.
+    pub fn skip(&self, first: usize) -> Rows<'a> {
+        Rows { data: &self.data[first * self.stride..], ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 2_654_435_761) % 1_000_003) as f32 * 1e-3 - 500.0).collect()
+    }
+
+    fn packed(level: Level, precision: Precision, outputs: usize, w: &[f32]) -> PackedMatrix {
+        let inputs = w.len() / outputs;
+        let fill = |rows: Range<usize>, buffer: &mut [f32]| -> Result<(), ()> {
+            buffer.copy_from_slice(&w[rows.start * inputs..rows.end * inputs]);
+            Ok(())
+        };
+        PackedMatrix::pack_at(level, precision, outputs, inputs, fill).unwrap()
+    }
+
+    #[test]
+    fn packs_agree_with_each_other() {
+        let (outputs, inputs, stride) = (70, 41, 90);
+        let w = values(outputs * inputs);
+        // The last row ends with its last element, as the last head of a chunk does.
+        let mut wide = vec![f32::NAN; (outputs - 1) * stride + inputs];
+        let mut transposed = vec![0.0; outputs * inputs];
+        for o in 0..outputs {
+            wide[o * stride..][..inputs].copy_from_slice(&w[o * inputs..][..inputs]);
+            (0..inputs).for_each(|i| transposed[i * outputs + o] = w[o * inputs + i]);
+        }
+        let reference = packed(Level::Baseline, Precision::F32, outputs, &w);
+        for (output, input) in [(0, 0), (69, 40), (33, 17)] {
+            let word = reference.panel(output / PANEL, input..input + 1)[0][output % PANEL];
+            assert_eq!(word, w[output * inputs + input].to_bits());
+        }
+        let rows = Rows { data: &wide, width: inputs, stride };
+        assert_eq!(PackedMatrix::pack_rows(rows, outputs).panels, reference.panels);
+        let columns = Rows::dense(&transposed, outputs);
+        assert_eq!(PackedMatrix::pack_transposed(columns, inputs).panels, reference.panels);
+    }
+
+    #[test]
+    fn bf16_is_rounded_to_nearest_in_pairs_and_in_f32() {
+        let mut w = values(40 * 7);
+        (w[3], w[4], w[5]) = (f32::NAN, f32::INFINITY, -0.0);
+        let want = |v: f32| u32::from(half::bf16::from_f32(v).to_bits());
+        let level = Level::available().last().unwrap();
+        let pairs = packed(level, Precision::Bf16, 40, &w);
+        let rounded = packed(Level::Baseline, Precision::Bf16, 40, &w);
+        for (output, row) in w.chunks_exact(7).enumerate() {
+            for (input, &v) in row.iter().enumerate() {
+                let at = |m: &PackedMatrix, word: usize| {
+                    m.panel(output / PANEL, word..word + 1)[0][output % PANEL]
+                };
+                assert_eq!(at(&rounded, input), want(v) << 16, "{v}");
+                if pairs.words == Words::Pairs {
+                    let half = at(&pairs, input / 2) >> (input % 2 * 16) & 0xffff;
+                    assert_eq!(half, want(v), "{v}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failing_fill_is_reported_in_order() {
+        let fill = |rows: Range<usize>, _: &mut [f32]| {
+            if rows.start >= 64 { Err(rows.start) } else { Ok(()) }
+        };
+        assert_eq!(PackedMatrix::pack(Precision::F32, 200, 4, fill).err(), Some(64));
+    }
+}
