@@ -5,7 +5,7 @@
 
 use super::{Entry, ImportanceMatrix};
 use crate::error::{Error, Result};
-use crate::kernels::all_finite;
+use crate::kernels::{add_squares, all_finite};
 use crate::model::Activations;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl Collector {
         shared.sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(part, sums)| {
             for row in input.values.chunks_exact(input.row_len) {
                 let columns = &row[part * COLUMNS..][..sums.len()];
-                sums.iter_mut().zip(columns).for_each(|(sum, x)| *sum += x * x);
+                add_squares(columns, sums);
             }
         });
         shared.count += rows as i64;

@@ -22,12 +22,13 @@ levels! {
 }
 
 levels! {
-    /// Takes another part of a row into its softmax: replaces `x` by `e^(scale * x - state.max)`, with the
-    /// largest value so far as `state.max`, and returns the factor for what was summed with earlier parts' results, whose
-    /// largest value may have been less. Without any `x` the factor is 1.
+    /// Takes another part of a row into its softmax: replaces `x` by `e^(scale * x - state.max)`, with
+    /// the largest value so far as `state.max`, and returns the factor for what was summed with earlier
+    /// parts' results, whose largest value may have been less. Without any `x` the factor is 1.
     ///
-    /// The softmax is what was so made of all parts divided by `state.sum`. Source: Milakov and Gimelshein, "Online
-    /// normalizer calculation for softmax", 2018.
+    /// The softmax is what was so made of all parts, divided by `state.sum`; of exponentials within 2
+    /// units in the last place. Source: Milakov and Gimelshein, "Online normalizer calculation for
+    /// softmax", 2018.
     softmax_part(x: &mut [f32], scale: f32, state: &mut SoftmaxState) -> f32 = softmax_part_body
 }
 
@@ -42,6 +43,17 @@ levels! {
     /// # Panics
     /// If the slices differ in length.
     swiglu(gate: &mut [f32], up: &[f32]) = swiglu_body
+}
+
+levels! {
+    /// Turns adjacent pairs of `x`: the `i`-th, `(a, b)`, becomes `(a cos - b sin, a sin + b cos)` with
+    /// the `i`-th of `turns`, cosine and sine. Pairs without a turn stay.
+    rotate_pairs(x: &mut [f32], turns: &[[f32; 2]]) = rotate_pairs_body
+}
+
+levels! {
+    /// `sums[i] += x[i]^2`, as far as both go.
+    add_squares(x: &[f32], sums: &mut [f32]) = add_squares_body
 }
 
 levels! {
@@ -173,6 +185,19 @@ fn swiglu_body(gate: &mut [f32], up: &[f32]) {
 }
 
 #[inline(always)]
+fn rotate_pairs_body(x: &mut [f32], turns: &[[f32; 2]]) {
+    let (pairs, _) = x.as_chunks_mut::<2>();
+    for ([a, b], [cos, sin]) in pairs.iter_mut().zip(turns) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    }
+}
+
+#[inline(always)]
+fn add_squares_body(x: &[f32], sums: &mut [f32]) {
+    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x);
+}
+
+#[inline(always)]
 fn log_sum_exp_body(x: &[f32]) -> f64 {
     let top = max(x);
     // Short runs in f32, their sums in f64: as good as f64 throughout, and vectorized.
@@ -209,6 +234,18 @@ mod tests {
         swiglu(&mut a, &x);
         swiglu_body(&mut b, &x);
         assert_eq!(a, b);
+        let turns: Vec<_> = x[..300].iter().map(|v| [v.cos(), v.sin()]).collect();
+        let (mut a, mut b) = (x.clone(), x.clone());
+        rotate_pairs(&mut a, &turns);
+        rotate_pairs_body(&mut b, &turns);
+        assert_eq!(a, b);
+        let want = x[2] * turns[1][1] + x[3] * turns[1][0];
+        assert!((a[3] - want).abs() < 1e-5 && a[600..] == x[600..]);
+        let (mut a, mut b) = (vec![1.0; 1003], vec![1.0; 1003]);
+        add_squares(&x, &mut a);
+        add_squares_body(&x, &mut b);
+        assert_eq!(a, b);
+        assert_eq!(a[7], 1.0 + x[7] * x[7]);
         assert_eq!(log_sum_exp(&x).to_bits(), log_sum_exp_body(&x).to_bits());
         let want = x.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
         assert!((log_sum_exp(&x) - want).abs() < 1e-6);

@@ -1,10 +1,10 @@
 //! Matrix products `out = x . W^T` where `W`, as models store it, holds one output per row.
 //!
-//! `W` is packed in panels of 32 outputs (see `pack`). A micro-kernel takes 12 rows and one panel, so that 24 vectors
-//! of 16 accumulators stay in registers. A task copies a block of its rows' inputs, in the words of the pack, then takes every panel
-//! past all of them: the panel comes from memory once for 192 rows, the copies stay in the second-level
-//! cache. Splits depend on the shape alone, so results do not depend on the number of threads, nor
-//! a row's result on the rows around it.
+//! `W` is packed in panels of 32 outputs (see `pack`). A micro-kernel takes 12 rows and one panel, so that
+//! 24 vectors of 16 accumulators stay in registers. A task copies a block of its rows' inputs, in the
+//! words of the pack, then takes every panel past all of them: the panel comes from memory once for 192
+//! rows, the copies stay in the second-level cache. Splits depend on the shape alone, so results do not
+//! depend on the number of threads, nor a row's result on the rows around it.
 
 use super::elementwise::all_finite;
 use super::pack::{PANEL, PackedMatrix, Rows, Words, write_words};
@@ -89,13 +89,13 @@ pub fn multiply(
     Err(NonFinite { row: row.expect("a tile of it is not finite") })
 }
 
-/// `out = x . W^T (+ out)` on this thread with a part of `weights`, for row slices that need not be neighbours in
-/// memory: outputs from `outputs` on, as many as the slices of `out` are long, and inputs from `inputs` on, as
-/// many as `x` is wide. So attention computes no more than a tile.
+/// `out = x . W^T (+ out)` on this thread with a part of `weights`, for row slices that need not be
+/// neighbours in memory: outputs from `outputs` on, as many as the slices of `out` are long, and inputs
+/// from `inputs` on, as many as `x` is wide. So attention computes no more than a tile.
 ///
 /// # Panics
-/// If `outputs` begins no panel, the weights are in pairs, the slices of `out` differ in length, or a part goes beyond the
-/// weights.
+/// If `outputs` begins no panel, the weights are in pairs, the slices of `out` differ in length, or a part
+/// goes beyond the weights.
 pub fn multiply_part(
     x: Rows<'_>,
     weights: &PackedMatrix,
@@ -157,7 +157,8 @@ struct Part<'a> {
     accumulate: bool,
 }
 
-/// The product of rows of `x` by `part`, for each row of `out`, which begins at the first panel's first output.
+/// The product of rows of `x` by `part`, for each row of `out`; a row begins at the first panel's first
+/// output.
 fn multiply_tile(
     level: Level,
     x: Rows<'_>,
@@ -274,8 +275,8 @@ fn product(
                 words != Words::Pairs,
                 "pairs are made only where the processor multiplies them"
             );
-            for row in 0..target.rows.len() {
-                let sums = product_baseline(&x[row], panel);
+            for (row, x) in x.iter().enumerate().take(target.rows.len()) {
+                let sums = product_baseline(x, panel);
                 let add = target.add;
                 let columns = target.row(row).iter_mut().zip(&sums);
                 columns.for_each(|(o, s)| *o = if add { *o + s } else { *s });

@@ -14,7 +14,8 @@ mod simd;
 mod x86;
 
 pub use elementwise::{
-    SoftmaxState, all_finite, log_sum_exp, rms_norm, scale, softmax_part, swiglu,
+    SoftmaxState, add_squares, all_finite, log_sum_exp, rms_norm, rotate_pairs, scale,
+    softmax_part, swiglu,
 };
 pub use matmul::{Multiply, NonFinite, Scratch, multiply, multiply_part};
 pub use pack::{PANEL, PackedMatrix, Precision, Rows};

@@ -1,9 +1,9 @@
 //! Weight matrices in the order in which the micro-kernels read them, and the rows they meet.
 //!
-//! A pack is made of 32-bit words: one f32, or two inputs in bf16 where the processor multiplies those. Panels of
-//! 32 outputs follow each other, in a panel the words of all outputs for one input (or two), then for
-//! the next. Decoding, rounding and packing are one pass over the weights, panel by panel, so that no whole matrix exists
-//! besides its pack; a pack serves every row that goes through a layer.
+//! A pack is made of 32-bit words: one f32, or two inputs in bf16 where the processor multiplies those.
+//! Panels of 32 outputs follow each other, in a panel the words of all outputs for one input (or two),
+//! then for the next. Decoding, rounding and packing are one pass over the weights, panel by panel, so
+//! that no whole matrix exists besides its pack; a pack serves every row that goes through a layer.
 
 use super::simd::{Level, levels};
 use rayon::prelude::*;
@@ -19,8 +19,8 @@ const TRANSPOSED: usize = 16;
 pub enum Precision {
     /// Not at all.
     F32,
-    /// To bf16, 8 significant bits: twice as fast where the processor has AVX-512 BF16. Others multiply the
-    /// same rounded factors as f32, as fast as with [`Precision::F32`].
+    /// To bf16, 8 significant bits: twice as fast where the processor has AVX-512 BF16. Others multiply
+    /// the same rounded factors as f32, as fast as with [`Precision::F32`].
     Bf16,
 }
 

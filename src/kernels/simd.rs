@@ -83,7 +83,7 @@ macro_rules! levels {
                 match $crate::kernels::Level::current() {
                     $crate::kernels::Level::Baseline => {}
                     $crate::kernels::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::kernels::Level::Avx512 | $crate::kernels::Level::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    _ => return unsafe { avx512($($arg),*) },
                 }
             }
             $body($($arg),*)

@@ -1,94 +1,79 @@
 //! Micro-kernels of the matrix product for x86-64: as many accumulators as fit the registers.
 //!
-//! Each computes `target[r][c] (+)= sum over k of x[r][k] * panel[k][c]`, each sum in order of `k` with fused
-//! multiply-add, so an element does not depend on which rows it is computed with. Words are f32, or, for
-//! [`product_bf16`], pairs of bf16.
+//! Each computes `target[r][c] (+)= sum over k of x[r][k] * panel[k][c]`, each sum in order of `k` with
+//! fused multiply-add, so an element does not depend on which rows it is computed with. Words are f32, or,
+//! for [`product_bf16`], pairs of bf16.
 
 use super::matmul::{BLOCK, DEPTH, Target};
 use super::pack::PANEL;
 use std::arch::x86_64::*;
 
-/// `M` rows by a panel of 32 columns in 2 M + 3 of the 32 registers of 512 bits.
-///
-/// # Panics
-/// If the panel is deeper than a block, or `x` or `target` has too few rows.
-#[target_feature(enable = "avx512f")]
-pub fn product_avx512<const M: usize>(
-    x: &[[u32; BLOCK]],
-    panel: &[[u32; PANEL]],
-    target: &mut Target<'_, '_>,
-) {
-    assert!(panel.len() <= DEPTH && x.len() >= M);
-    let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for (k, columns) in panel.iter().enumerate() {
-        let b = load(columns).map(|words| _mm512_castsi512_ps(words));
-        for r in 0..M {
-            let a = _mm512_set1_ps(f32::from_bits(x[r][k]));
-            sums[r][0] = _mm512_fmadd_ps(a, b[0], sums[r][0]);
-            sums[r][1] = _mm512_fmadd_ps(a, b[1], sums[r][1]);
-        }
-    }
-    store(sums, target);
-}
-
-/// The same for pairs of bf16: `vdpbf16ps` adds both products of a pair to an f32.
-///
-/// # Panics
-/// If the panel is deeper than a block, or `x` or `target` has too few rows.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub fn product_bf16<const M: usize>(
-    x: &[[u32; BLOCK]],
-    panel: &[[u32; PANEL]],
-    target: &mut Target<'_, '_>,
-) {
-    assert!(panel.len() <= DEPTH && x.len() >= M);
-    // SAFETY: both types are 512 bits that mean what an instruction takes them for.
-    let pairs = |words: __m512i| -> __m512bh { unsafe { std::mem::transmute(words) } };
-    let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for (k, columns) in panel.iter().enumerate() {
-        let [low, high] = load(columns);
-        let b = [pairs(low), pairs(high)];
-        for r in 0..M {
-            let a = pairs(_mm512_set1_epi32(x[r][k] as i32));
-            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], a, b[0]);
-            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], a, b[1]);
-        }
-    }
-    store(sums, target);
-}
-
-/// A row of a panel in two vectors.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(columns: &[u32; PANEL]) -> [__m512i; 2] {
-    // SAFETY: 32 words are two vectors; unaligned loads.
-    unsafe {
-        let start = columns.as_ptr().cast::<__m512i>();
-        [_mm512_loadu_si512(start), _mm512_loadu_si512(start.add(1))]
-    }
-}
-
-/// Writes the sums of `M` rows, or adds them.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store<const M: usize>(mut sums: [[__m512; 2]; M], target: &mut Target<'_, '_>) {
-    let add = target.add;
-    for (r, sums) in sums.iter_mut().enumerate() {
-        let row = target.row(r).as_mut_ptr();
-        // SAFETY: `row` points to 32 elements, two vectors; unaligned loads and stores.
-        unsafe {
-            if add {
-                sums[0] = _mm512_add_ps(sums[0], _mm512_loadu_ps(row));
-                sums[1] = _mm512_add_ps(sums[1], _mm512_loadu_ps(row.add(16)));
+/// Defines a kernel for `M` rows by a panel of 32 columns in 2 M + 3 of the 32 registers of 512 bits:
+/// `$factor` makes factors of words, `$add` adds products to sums.
+macro_rules! kernel_512 {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $factor:expr, $add:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Panics
+        /// If the panel is deeper than a block, or `x` or `target` has too few rows.
+        #[target_feature(enable = $features)]
+        pub fn $name<const M: usize>(
+            x: &[[u32; BLOCK]],
+            panel: &[[u32; PANEL]],
+            target: &mut Target<'_, '_>,
+        ) {
+            assert!(panel.len() <= DEPTH && x.len() >= M);
+            let mut sums = [[_mm512_setzero_ps(); 2]; M];
+            for (k, columns) in panel.iter().enumerate() {
+                // SAFETY: 32 words are two vectors; unaligned loads.
+                let b = unsafe {
+                    let start = columns.as_ptr().cast::<__m512i>();
+                    [_mm512_loadu_si512(start), _mm512_loadu_si512(start.add(1))]
+                };
+                // Not `map`, which is compiled without the instructions and cannot inline them.
+                let b = [$factor(b[0]), $factor(b[1])];
+                for r in 0..M {
+                    let a = $factor(_mm512_set1_epi32(x[r][k] as i32));
+                    sums[r][0] = $add(sums[r][0], a, b[0]);
+                    sums[r][1] = $add(sums[r][1], a, b[1]);
+                }
             }
-            _mm512_storeu_ps(row, sums[0]);
-            _mm512_storeu_ps(row.add(16), sums[1]);
+            let add = target.add;
+            for r in 0..M {
+                let row = target.row(r).as_mut_ptr();
+                // SAFETY: `row` points to 32 elements, two vectors; unaligned loads and stores.
+                unsafe {
+                    if add {
+                        sums[r][0] = _mm512_add_ps(sums[r][0], _mm512_loadu_ps(row));
+                        sums[r][1] = _mm512_add_ps(sums[r][1], _mm512_loadu_ps(row.add(16)));
+                    }
+                    _mm512_storeu_ps(row, sums[r][0]);
+                    _mm512_storeu_ps(row.add(16), sums[r][1]);
+                }
+            }
         }
-    }
+    };
 }
 
-/// `M` rows, of `target` those from `first` on, by one half (columns `16 * half ..`) of a panel in 2 M + 3 of the 16
-/// registers of 256 bits.
+kernel_512! {
+    /// Words are f32.
+    product_avx512,
+    "avx512f",
+    |words| _mm512_castsi512_ps(words),
+    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+}
+
+kernel_512! {
+    /// Words are pairs of bf16: `vdpbf16ps` adds both products of a pair to an f32.
+    product_bf16,
+    "avx512f,avx512bf16",
+    // SAFETY: both types are 512 bits that mean what an instruction takes them for.
+    |words: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(words) },
+    |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
+}
+
+/// `M` rows, of `target` those from `first` on, by one half (columns `16 * half ..`) of a panel in 2 M + 3
+/// of the 16 registers of 256 bits.
 ///
 /// # Panics
 /// If the panel is deeper than a block, `half` is over 1, or `x` or `target` has too few rows.

@@ -1,8 +1,9 @@
 //! Causal grouped-query attention within each chunk.
 //!
-//! A task is one key-value head of one chunk with the query heads that share it. Scores exist for a tile of
-//! queries and keys only, whatever the chunk's length: each tile's exponentials weight the values at once, and what was summed before is
-//! scaled down when a larger score turns up. Source: Dao et al., "FlashAttention", 2022, algorithm 1.
+//! A task is one key-value head of one chunk with the query heads that share it. Scores exist for a tile
+//! of queries and keys only, whatever the chunk's length: each tile's exponentials weight the values at
+//! once, and what was summed before is scaled down when a larger score turns up. Source: Dao et al.,
+//! "FlashAttention", 2022, algorithm 1.
 
 use crate::kernels::{
     PackedMatrix, Rows, Scratch, SoftmaxState, multiply_part, scale, softmax_part,

@@ -64,7 +64,8 @@ pub struct Options {
     /// The positions of each chunk whose logits are wanted; empty for none, and then the head is
     /// never read. What lies beyond a chunk's end is passed over.
     pub logits: Range<usize>,
-    /// Of the products with weights. Attention, norms and all sums are f32, and observers see unrounded values.
+    /// Of the products with weights. Attention, norms and all sums are f32, and observers see what was not
+    /// rounded.
     pub precision: Precision,
 }
 

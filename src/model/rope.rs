@@ -4,6 +4,7 @@
 //! [`crate::arch::Permute`]).
 
 use crate::arch::{HyperParams, RopeScaling};
+use crate::kernels::rotate_pairs;
 
 /// Cosines and sines for every position and pair.
 pub(super) struct RopeTable {
@@ -46,11 +47,7 @@ impl RopeTable {
     pub fn apply(&self, position: usize, head_dim: usize, row: &mut [f32]) {
         let turns = &self.turns[position * self.pairs..][..self.pairs];
         for head in row.chunks_exact_mut(head_dim) {
-            for (pair, [cos, sin]) in head.chunks_exact_mut(2).zip(turns) {
-                let (a, b) = (pair[0], pair[1]);
-                pair[0] = a * cos - b * sin;
-                pair[1] = a * sin + b * cos;
-            }
+            rotate_pairs(head, turns);
         }
     }
 }
