@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod convert;
 pub mod dtype;
 pub mod error;
+pub mod evaluate;
 pub mod gguf;
 pub mod hub;
 pub mod imatrix;

@@ -6,6 +6,7 @@
 
 mod build;
 mod convert;
+mod eval;
 mod imatrix;
 mod inspect;
 mod merge;
@@ -55,6 +56,7 @@ enum Command {
     Convert(convert::Arguments),
     Imatrix(imatrix::Arguments),
     Quantize(quantize::Arguments),
+    Eval(eval::Arguments),
     Build(build::Arguments),
     Inspect(inspect::Arguments),
 }
@@ -99,6 +101,7 @@ impl Cli {
             Command::Convert(arguments) => arguments.run(&context),
             Command::Imatrix(arguments) => arguments.run(&context),
             Command::Quantize(arguments) => arguments.run(&context),
+            Command::Eval(arguments) => arguments.run(&context),
             Command::Build(arguments) => arguments.run(&context),
             Command::Inspect(arguments) => arguments.run(&context),
         }

@@ -81,7 +81,7 @@ impl Default for SoftmaxState {
 /// `e^x = 2^n e^r` with `n` the integer nearest to `x / ln 2`, and the Taylor series of `e^r` to the
 /// seventh power: |r| <= ln 2 / 2, so what is cut off is less than 6e-9.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     // Adding it leaves an integer in the low bits of the mantissa, rounded to nearest.
     const ROUND: f32 = 12582912.0;
     // ln 2 in two parts; n times the first is exact.

@@ -14,7 +14,7 @@ mod simd;
 mod x86;
 
 pub use elementwise::{
-    SoftmaxState, add_squares, all_finite, log_sum_exp, rms_norm, rotate_pairs, scale,
+    SoftmaxState, add_squares, all_finite, exp, log_sum_exp, rms_norm, rotate_pairs, scale,
     softmax_part, swiglu,
 };
 pub use matmul::{Multiply, NonFinite, Scratch, multiply, multiply_part};

@@ -69,6 +69,12 @@ pub struct Options {
     pub precision: Precision,
 }
 
+/// Fails as [`run`] does before any work: if the model lacks a tensor, or has one that is wrong or unknown.
+/// Gives the number of logits of a position.
+pub fn check(model: &GgufModel) -> Result<usize> {
+    Ok(weights::Checked::new(model)?.hyper.n_vocab)
+}
+
 /// Takes `chunks` of token ids through `model`, telling `observer` what it meets.
 ///
 /// Fails before any work if the model lacks a tensor, has one of a wrong shape or one the architecture

@@ -2,6 +2,7 @@
 //!
 //! Reports are data first (serializable), text second; nothing here prints.
 
+mod evaluation;
 mod html;
 mod inspect;
 mod palette;
@@ -16,6 +17,7 @@ mod stack_text;
 mod svg;
 mod table;
 
+pub use evaluation::evaluation_table;
 pub use html::{page, stack_html};
 pub use inspect::{
     GgufReport, ImatrixReport, ImatrixRow, Inspection, MetadataRow, SafetensorsReport, TensorRow,

@@ -322,6 +322,7 @@ fn sources_that_are_no_models_are_told_apart() {
         place.fails(1, &format!("plan {source}"), parts);
         place.fails(1, &format!("convert {source} -o x.gguf"), parts);
         place.fails(1, &format!("imatrix {source} -o x.gguf"), parts);
+        place.fails(1, &format!("eval {source} -f @tests/data/demo/held-out.txt"), parts);
         place.fails(1, &format!("quantize {source} Q8_0 -o x.gguf"), parts);
         place.fails(1, &format!("build {source} -o x"), parts);
     }
@@ -384,6 +385,7 @@ fn weights_that_are_no_numbers_are_named() {
         "convert nan -o x.gguf",
         "quantize nan Q8_0 -o x.gguf",
         "imatrix nan -f @tests/data/demo/held-out.txt --ctx 64 -o x.gguf",
+        "eval nan -f @tests/data/demo/held-out.txt --ctx 64",
         "build nan -o x --types Q8_0 --chunks 1",
     ] {
         place.fails(1, line, &parts);

@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["source"],
     &["gguf", "checkpoint"],
     &["recipe", "restore", "tokenizer", "arch"],
-    &["merge", "convert", "model", "imatrix", "quantize", "report"],
+    &["merge", "convert", "model", "imatrix", "evaluate", "quantize", "report"],
     &["pipeline"],
     &["cli"],
 ];
@@ -28,8 +28,10 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("restore", "arch"),
     ("restore", "tokenizer"),
     ("imatrix", "model"),
+    ("evaluate", "model"),
     ("quantize", "imatrix"),
     ("report", "imatrix"),
+    ("report", "evaluate"),
 ];
 
 /// Output belongs to the command line.

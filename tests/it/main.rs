@@ -7,6 +7,7 @@ mod damage;
 mod demo;
 mod dialect;
 mod ends;
+mod evaluate;
 mod files;
 mod folders;
 mod ftypes;

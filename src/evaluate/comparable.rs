@@ -1,0 +1,151 @@
+//! Whether models can be compared token by token: one vocabulary, and the same tokens of the text.
+
+use super::{Options, Reference, Subject, Text, tokenize};
+use crate::error::{Error, Result};
+use crate::model;
+use crate::progress::Progress;
+use crate::tokenizer::Tokenizer;
+
+/// A subject that can be evaluated.
+pub(super) struct Prepared<'a> {
+    pub subject: &'a Subject,
+    pub tokenizer: Tokenizer,
+    /// Logits of a position.
+    pub n_vocab: usize,
+}
+
+impl Prepared<'_> {
+    pub fn new(subject: &Subject) -> Result<Prepared<'_>> {
+        let model = &subject.model;
+        let n_vocab = model::check(model)?;
+        let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
+        if tokenizer.n_vocab() > n_vocab {
+            let detail = format!(
+                "{} tokens, and logits of {n_vocab}: the vocabulary is not the embedding's",
+                tokenizer.n_vocab()
+            );
+            return Err(Error::model(model.origin(), detail));
+        }
+        Ok(Prepared { subject, tokenizer, n_vocab })
+    }
+
+    /// The token that begins each chunk, if the model has one added.
+    pub fn bos(&self) -> Option<u32> {
+        self.tokenizer.bos_id().filter(|_| self.tokenizer.add_bos())
+    }
+
+    /// The text as this model reads it.
+    pub fn text(&self, options: &Options) -> Result<Text> {
+        let tokens = tokenize(&self.tokenizer, &options.texts)?;
+        Text::new(tokens, options.ctx.unwrap_or(super::DEFAULT_CTX), options.chunks)
+    }
+
+    fn origin(&self) -> &str {
+        self.subject.model.origin()
+    }
+
+    fn tokens(&self) -> &[String] {
+        self.subject.model.metadata.strings("tokenizer.ggml.tokens").unwrap_or_default()
+    }
+
+    fn check_size(&self, reference: &str, n_vocab: usize) -> Result<()> {
+        if self.n_vocab == n_vocab {
+            return Ok(());
+        }
+        let detail = format!(
+            "logits of {} tokens, where the reference, {reference}, has {n_vocab}; only models with one \
+             vocabulary can be compared",
+            self.n_vocab
+        );
+        Err(Error::model(self.origin(), detail))
+    }
+
+    /// Fails unless this model's tokens of the texts begin with `expected`.
+    fn check_text(&self, reference: &str, texts: &[String], expected: &[u32]) -> Result<()> {
+        let tokens = tokenize(&self.tokenizer, texts)?;
+        let Some(at) = expected.iter().enumerate().position(|(i, t)| tokens.get(i) != Some(t))
+        else {
+            return Ok(());
+        };
+        let show = |token: &u32| match self.tokens().get(*token as usize) {
+            Some(text) => format!("{token} ({text:?})"),
+            None => token.to_string(),
+        };
+        let here = tokens.get(at).map_or("missing".to_string(), show);
+        let detail = format!(
+            "token {at} of the text is {here}, for the reference, {reference}, it is {}; give the text \
+             that the reference read, to models with one tokenizer",
+            show(&expected[at])
+        );
+        Err(Error::model(self.origin(), detail))
+    }
+}
+
+/// Fails if a model cannot be compared with `base` on the text; warns of what may be meant so.
+pub(super) fn check_with_model(
+    prepared: &[Prepared],
+    base: &Prepared,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let name = &base.subject.name;
+    let tokens = tokenize(&base.tokenizer, &options.texts)?;
+    for one in prepared {
+        one.check_size(name, base.n_vocab)?;
+        one.check_text(name, &options.texts, &tokens)?;
+        if let Some((differing, example)) = differing_tokens(one, base) {
+            progress.warn(&format!(
+                "{}: {differing} tokens are spelled otherwise than in {name}, {example}; their \
+                 probabilities are compared all the same",
+                one.subject.name
+            ));
+        }
+        if one.bos() != base.bos() {
+            let say = |bos: Option<u32>| bos.map_or("no BOS".into(), |id| format!("BOS {id}"));
+            progress.warn(&format!(
+                "{}: chunks begin with {}, those of {name} with {}",
+                one.subject.name,
+                say(one.bos()),
+                say(base.bos())
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Fails if a model cannot be compared with a file of log-probabilities.
+pub(super) fn check_with_file(
+    prepared: &[Prepared],
+    reference: &Reference,
+    text: &Text,
+    texts: &[String],
+) -> Result<()> {
+    let name = reference.origin();
+    for one in prepared {
+        one.check_size(&name, reference.n_vocab())?;
+        if !texts.is_empty() {
+            one.check_text(&name, texts, text.tokens())?;
+        }
+    }
+    Ok(())
+}
+
+/// Warns if perplexities, which are for each token, belong to different tokens.
+pub(super) fn warn_of_vocabularies(prepared: &[Prepared], progress: &dyn Progress) {
+    let Some((first, rest)) = prepared.split_first() else { return };
+    for other in rest.iter().filter(|other| other.tokens() != first.tokens()) {
+        progress.warn(&format!(
+            "{} and {} have different vocabularies: perplexities, which are for each token, do not tell \
+             which of them is better",
+            first.subject.name, other.subject.name
+        ));
+    }
+}
+
+/// How many tokens differ between two vocabularies, and the first that does.
+fn differing_tokens(one: &Prepared, base: &Prepared) -> Option<(usize, String)> {
+    let pairs = one.tokens().iter().zip(base.tokens()).enumerate();
+    let mut differing = pairs.filter(|(_, (a, b))| a != b);
+    let (id, (a, b)) = differing.next()?;
+    Some((differing.count() + 1, format!("token {id} {a:?} for {b:?}")))
+}

@@ -1,0 +1,329 @@
+//! How good a model is: the perplexity of a text, and how far its predictions are from a reference's.
+//!
+//! [`evaluate`] takes each model over the same text, layer by layer as [`model::run`] does, and looks at its
+//! logits. A reference comes first: its log-probabilities are written in the peer's 16-bit layout
+//! ([`Reference`]) to a temporary file, or one that stays, and every other model is compared with them row by
+//! row, so that no more than a tile of logits is held and any number of models share one pass of the reference.
+//!
+//! Formulas and layouts are those of llama.cpp's `tools/perplexity/perplexity.cpp`, October 2026, which its
+//! options `--kl-divergence` and `--kl-divergence-base` use. Deliberately absent: scores on tasks with right
+//! answers, overlapping windows, and any judgement of what difference matters.
+
+mod comparable;
+mod log_probs;
+mod reference;
+mod statistics;
+mod text;
+
+pub use reference::{Keep, Reference};
+pub use statistics::{Distribution, Divergence, Estimate, Percentile};
+pub use text::Text;
+
+use crate::error::{Error, Result};
+use crate::gguf::GgufModel;
+use crate::kernels::log_sum_exp;
+use crate::model::{self, Activations, Logits, Observer};
+use crate::progress::Progress;
+use crate::tokenizer::Tokenizer;
+use comparable::Prepared;
+use log_probs::Compared;
+use rayon::prelude::*;
+use reference::Recorder;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Tokens in a chunk unless something else is asked for, as the peer has it.
+pub const DEFAULT_CTX: usize = 512;
+/// Statistics over fewer tokens than this say little; the peer prints none.
+const FEW_TOKENS: usize = 100;
+
+/// A model to evaluate.
+pub struct Subject {
+    /// What results and messages call it.
+    pub name: String,
+    pub model: GgufModel,
+}
+
+/// What models are compared with.
+pub enum Against {
+    /// Another model, evaluated first.
+    Model(Subject),
+    /// A file of log-probabilities ([`Reference`]), which tells the text as well.
+    Logits(PathBuf),
+}
+
+/// What [`evaluate`] is to do.
+#[derive(Default)]
+pub struct Options {
+    /// The text, in one or more parts that each begin with BOS where the model has it added. May be empty if
+    /// the reference is a file; otherwise its tokens must be those of the file.
+    pub texts: Vec<String>,
+    /// Tokens in a chunk; if not told, [`DEFAULT_CTX`] or what the reference's file has.
+    pub ctx: Option<usize>,
+    /// Use no more chunks than this.
+    pub chunks: Option<usize>,
+    pub against: Option<Against>,
+    /// Keep the log-probabilities of the reference or, without one, of the only model.
+    pub keep: Option<Keep>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluations {
+    /// Tokens in a chunk.
+    pub ctx: usize,
+    /// What models were compared with: a model's name or the path of a file.
+    pub reference: Option<String>,
+    /// In the order of the subjects.
+    pub models: Vec<Evaluation>,
+}
+
+/// One model's results.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    pub name: String,
+    /// Chunks evaluated.
+    pub chunks: usize,
+    /// Tokens counted: those in the second half of each chunk.
+    pub tokens: usize,
+    /// `exp` of the mean negative log-likelihood.
+    pub perplexity: Estimate,
+    /// Over the first 1, 2, ... chunks.
+    pub running_perplexity: Vec<f64>,
+    /// The distance from the reference, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+}
+
+/// Evaluates `subjects`, one after the other.
+///
+/// # Errors
+/// Before any work: [`Error::Usage`] if the text does not fill one chunk, or options contradict each other or
+/// the reference's file; if a model cannot be evaluated, a file is none of log-probabilities, or a
+/// vocabulary is not the reference's; if there is no space for the log-probabilities. Later what
+/// [`model::run`] finds.
+pub fn evaluate(
+    subjects: &[Subject],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Evaluations> {
+    check_options(subjects, options)?;
+    let prepared: Vec<_> = subjects.iter().map(Prepared::new).collect::<Result<_>>()?;
+    let (reference, evaluations) = match &options.against {
+        Some(Against::Logits(path)) => {
+            let reference = Reference::open(path)?;
+            let text = against_file(&prepared, &reference, options, progress)?;
+            let evaluations = compare_all(&prepared, &text, &reference, progress)?;
+            (Some(path.display().to_string()), (text.ctx(), evaluations))
+        }
+        Some(Against::Model(subject)) => {
+            let base = Prepared::new(subject)?;
+            let text = base.text(options)?;
+            comparable::check_with_model(&prepared, &base, options, progress)?;
+            let (reference, _) = record(&base, &text, options.keep.as_ref(), progress)?;
+            let evaluations = compare_all(&prepared, &text, &reference, progress)?;
+            (Some(subject.name.clone()), (text.ctx(), evaluations))
+        }
+        None => (None, alone(&prepared, options, progress)?),
+    };
+    let (ctx, models) = evaluations;
+    Ok(Evaluations { ctx, reference, models })
+}
+
+fn check_options(subjects: &[Subject], options: &Options) -> Result<()> {
+    let usage = |text: &str| Err(Error::Usage(text.into()));
+    if subjects.is_empty() {
+        return usage("no model to evaluate");
+    }
+    let from_file = matches!(options.against, Some(Against::Logits(_)));
+    if options.texts.is_empty() && !from_file {
+        return usage("no text to evaluate on");
+    }
+    match &options.keep {
+        Some(_) if from_file => {
+            usage("the log-probabilities of the reference are in a file already")
+        }
+        Some(_) if options.against.is_none() && subjects.len() > 1 => usage(
+            "of several models the log-probabilities of none are kept; name the one that is the \
+             reference, or evaluate it alone",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The text of the reference's file, which must be what the options ask for.
+fn against_file(
+    prepared: &[Prepared],
+    reference: &Reference,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Text> {
+    let text = reference.text(options.chunks)?;
+    if let Some(ctx) = options.ctx
+        && ctx != text.ctx()
+    {
+        let (origin, made) = (reference.origin(), text.ctx());
+        let detail = format!("{origin} was made with chunks of {made} tokens, not {ctx}");
+        return Err(Error::Usage(detail));
+    }
+    comparable::check_with_file(prepared, reference, &text, &options.texts)?;
+    warn_if_few(&text, progress);
+    Ok(text)
+}
+
+/// Evaluates models without a reference, each with its own tokens of the text.
+fn alone(
+    prepared: &[Prepared],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(usize, Vec<Evaluation>)> {
+    comparable::warn_of_vocabularies(prepared, progress);
+    let texts: Vec<_> = prepared.iter().map(|p| p.text(options)).collect::<Result<_>>()?;
+    let mut evaluations = Vec::with_capacity(prepared.len());
+    for (subject, text) in prepared.iter().zip(&texts) {
+        evaluations.push(match &options.keep {
+            Some(keep) => record(subject, text, Some(keep), progress)?.1,
+            None => measure(subject, text, &mut Sink::Nothing, progress)?,
+        });
+    }
+    Ok((texts[0].ctx(), evaluations))
+}
+
+fn compare_all(
+    prepared: &[Prepared],
+    text: &Text,
+    reference: &Reference,
+    progress: &dyn Progress,
+) -> Result<Vec<Evaluation>> {
+    let one = |subject| measure(subject, text, &mut Sink::Compare(reference), progress);
+    prepared.iter().map(one).collect()
+}
+
+/// Evaluates `subject` and writes its log-probabilities.
+fn record(
+    subject: &Prepared,
+    text: &Text,
+    keep: Option<&Keep>,
+    progress: &dyn Progress,
+) -> Result<(Reference, Evaluation)> {
+    warn_if_few(text, progress);
+    let mut recorder = Recorder::create(text, subject.n_vocab, keep)?;
+    let evaluation = measure(subject, text, &mut Sink::Record(&mut recorder), progress)?;
+    Ok((recorder.finish()?, evaluation))
+}
+
+fn warn_if_few(text: &Text, progress: &dyn Progress) {
+    let tokens = text.n_chunks() * text.counted().len();
+    if tokens < FEW_TOKENS {
+        progress
+            .warn(&format!("only {tokens} tokens are counted; statistics of so few say little"));
+    }
+}
+
+/// One pass of a model over the text. Notes its running perplexity as llama-perplexity prints it.
+fn measure(
+    subject: &Prepared,
+    text: &Text,
+    sink: &mut Sink<'_>,
+    progress: &dyn Progress,
+) -> Result<Evaluation> {
+    let chunks = text.chunks(subject.bos());
+    let mut observer =
+        Measuring { text, sink, nll: Vec::new(), compared: Vec::new(), records: Vec::new() };
+    let run = model::Options { logits: text.counted() };
+    model::run(&subject.subject.model, &chunks, &mut observer, &run, progress)?;
+    let Measuring { nll, compared, .. } = observer;
+    let per_chunk = text.counted().len();
+    let running = statistics::running_perplexity(&nll, per_chunk);
+    let perplexity = statistics::perplexity(nll.iter().copied());
+    let name = subject.subject.name.clone();
+    progress.note(&format!("{name}\n{}", running_text(&running)));
+    let Estimate { value, error } = perplexity;
+    progress.note(&format!("Final estimate: PPL = {value:.4} +/- {error:.5}"));
+    Ok(Evaluation {
+        name,
+        chunks: chunks.len(),
+        tokens: nll.len(),
+        perplexity,
+        running_perplexity: running,
+        divergence: (!compared.is_empty()).then(|| Divergence::of(&nll, &compared, per_chunk)),
+    })
+}
+
+/// Running perplexities, `[1]16.2622,[2]17.6857`, a few to a line.
+fn running_text(running: &[f64]) -> String {
+    const A_LINE: usize = 8;
+    let shown: Vec<_> =
+        running.iter().enumerate().map(|(i, ppl)| format!("[{}]{ppl:.4}", i + 1)).collect();
+    shown.chunks(A_LINE).map(|line| line.join(",")).collect::<Vec<_>>().join(",\n")
+}
+
+/// What becomes of logits besides perplexity.
+enum Sink<'a> {
+    Nothing,
+    Record(&'a mut Recorder),
+    Compare(&'a Reference),
+}
+
+/// Looks at logits as they come: a few positions of one chunk at a time.
+struct Measuring<'a, 's> {
+    text: &'a Text,
+    sink: &'a mut Sink<'s>,
+    /// Negative log-likelihood of each token.
+    nll: Vec<f64>,
+    /// Empty without a reference.
+    compared: Vec<Compared>,
+    /// Log-probabilities of a tile, in the file's layout.
+    records: Vec<u8>,
+}
+
+impl Observer for Measuring<'_, '_> {
+    fn activations(&mut self, _: &Activations<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn logits(&mut self, logits: &Logits<'_>) -> Result<()> {
+        let rows = logits.values.par_chunks_exact(logits.n_vocab);
+        let count = rows.len();
+        let targets = self.text.targets(logits.chunk, logits.position, count);
+        let nll = rows.clone().zip(targets);
+        let nll: Vec<f64> =
+            nll.map(|(row, &target)| log_sum_exp(row) - f64::from(row[target as usize])).collect();
+        self.nll.extend(nll);
+        let length = log_probs::record_bytes(logits.n_vocab);
+        match &mut self.sink {
+            Sink::Nothing => {}
+            Sink::Record(recorder) => {
+                self.records.resize(count * length, 0);
+                let records = self.records.par_chunks_exact_mut(length);
+                records.zip(rows).for_each(|(record, row)| log_probs::encode(row, record));
+                recorder.append(&self.records)?;
+            }
+            Sink::Compare(reference) => {
+                self.records.resize(count * length, 0);
+                reference.read(logits.chunk, logits.position, &mut self.records)?;
+                let both = rows.zip(self.records.par_chunks_exact(length)).zip(targets);
+                let compared: Vec<Result<Compared, String>> = both
+                    .map_init(Vec::new, |base, ((row, record), &target)| {
+                        log_probs::compare(row, record, target, base)
+                    })
+                    .collect();
+                for (offset, compared) in compared.into_iter().enumerate() {
+                    let place = (logits.chunk, logits.position + offset);
+                    self.compared
+                        .push(compared.map_err(|detail| reference.damaged(place, detail))?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tokens of `texts`, each with BOS before it where the model has it added.
+fn tokenize(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<u32>> {
+    let mut tokens = Vec::new();
+    for text in texts {
+        tokens.extend(tokenizer.encode_document(text, false)?);
+    }
+    Ok(tokens)
+}

@@ -1,0 +1,252 @@
+//! Log-probabilities of a reference model on disk, in the peer's `--kl-divergence-base` layout.
+//!
+//! ```text
+//! "_logits_"          8 bytes
+//! n_ctx               i32, tokens in a chunk
+//! n_vocab             i32
+//! n_chunk             i32
+//! tokens              i32, n_chunk n_ctx of them, as tokenized
+//! records             for each chunk one for each position n_ctx/2 .. n_ctx-2, see `log_probs`
+//! ```
+//!
+//! All little-endian. Source: llama.cpp `tools/perplexity/perplexity.cpp`, October 2026. A file that is not to
+//! stay has no name in any folder, so that nothing of it is left however the program ends.
+
+use super::log_probs::record_bytes;
+use super::text::{Text, counted};
+use crate::error::{Error, Result};
+use crate::output::{self, OutputFile};
+use crate::size;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"_logits_";
+/// Bytes before the tokens.
+const HEADER: usize = 20;
+
+/// Where log-probabilities are kept.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    pub path: PathBuf,
+    /// Replace the file if it exists.
+    pub force: bool,
+}
+
+/// The numbers that the layout follows from.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    ctx: usize,
+    n_vocab: usize,
+    chunks: usize,
+}
+
+impl Shape {
+    fn rows(self) -> usize {
+        counted(self.ctx).len()
+    }
+
+    /// Where records begin; `None` beyond what numbers hold, as below.
+    fn data_start(self) -> Option<u64> {
+        let tokens = (self.ctx as u64).checked_mul(self.chunks as u64)?;
+        tokens.checked_mul(4)?.checked_add(HEADER as u64)
+    }
+
+    fn chunk_bytes(self) -> Option<u64> {
+        (record_bytes(self.n_vocab) as u64).checked_mul(self.rows() as u64)
+    }
+
+    fn file_bytes(self) -> Option<u64> {
+        self.data_start()?.checked_add(self.chunk_bytes()?.checked_mul(self.chunks as u64)?)
+    }
+
+    fn header(self) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(MAGIC);
+        for (bytes, value) in
+            header[8..].chunks_exact_mut(4).zip([self.ctx, self.n_vocab, self.chunks])
+        {
+            bytes.copy_from_slice(&(value as i32).to_le_bytes());
+        }
+        header
+    }
+
+    /// `None` if `header` does not begin a file of log-probabilities of at least one token.
+    fn parse(header: &[u8; HEADER]) -> Option<Shape> {
+        let number = |at: usize| {
+            let value = i32::from_le_bytes([0, 1, 2, 3].map(|i| header[at + i]));
+            usize::try_from(value).ok().filter(|&n| n > 0)
+        };
+        let shape = Shape { ctx: number(8)?, n_vocab: number(12)?, chunks: number(16)? };
+        (&header[..8] == MAGIC && shape.rows() > 0).then_some(shape)
+    }
+}
+
+/// Log-probabilities of a reference over a text, on disk.
+#[derive(Debug)]
+pub struct Reference {
+    file: File,
+    /// A file's path, or the folder of one without a name.
+    path: PathBuf,
+    shape: Shape,
+    text: Text,
+}
+
+impl Reference {
+    /// Opens a file that this program or llama-perplexity wrote.
+    ///
+    /// # Errors
+    /// If it is something else, shorter or longer than it says, or has tokens outside its vocabulary.
+    pub fn open(path: &Path) -> Result<Reference> {
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        let length = file.metadata().map_err(Error::io(path, "examine"))?.len();
+        let fail = |detail: String| Error::format(path, detail);
+        let mut header = [0; HEADER];
+        let shape = match file.read_exact(&mut header) {
+            Ok(()) => Shape::parse(&header),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
+            Err(e) => return Err(Error::io(path, "read")(e)),
+        };
+        let shape = shape.ok_or_else(|| fail("no file of log-probabilities".into()))?;
+        let sizes = (shape.file_bytes(), shape.data_start(), shape.chunk_bytes());
+        let (Some(expected), Some(start), Some(chunk)) = sizes else {
+            return Err(fail("its header tells of more than any file holds".into()));
+        };
+        if length != expected {
+            let whole = length.saturating_sub(start) / chunk;
+            let detail = format!(
+                "{length} bytes, where {} chunks need {expected}; {whole} chunks are whole. It was not \
+                 finished, or is damaged: make it again",
+                shape.chunks
+            );
+            return Err(fail(detail));
+        }
+        let mut bytes = vec![0; (start - HEADER as u64) as usize];
+        file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
+        let tokens = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let tokens: Vec<u32> = tokens.collect();
+        if let Some(at) = tokens.iter().position(|&token| token as usize >= shape.n_vocab) {
+            let (token, n_vocab) = (tokens[at], shape.n_vocab);
+            return Err(fail(format!(
+                "token {at} is {token}, outside the vocabulary of {n_vocab}"
+            )));
+        }
+        let text = Text::new(tokens, shape.ctx, None)?;
+        Ok(Reference { file, path: path.to_path_buf(), shape, text })
+    }
+
+    /// The text, or its first `limit` chunks.
+    pub fn text(&self, limit: Option<usize>) -> Result<Text> {
+        Text::new(self.text.tokens().to_vec(), self.shape.ctx, limit)
+    }
+
+    /// Log-probabilities in a record.
+    pub fn n_vocab(&self) -> usize {
+        self.shape.n_vocab
+    }
+
+    /// What errors call it.
+    pub fn origin(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Fills `records` with those of a chunk from `position` on.
+    pub(super) fn read(&self, chunk: usize, position: usize, records: &mut [u8]) -> Result<()> {
+        let row = position - counted(self.shape.ctx).start;
+        // Neither overflows: the whole file's size did not.
+        let index = (chunk * self.shape.rows() + row) as u64;
+        let start = HEADER as u64 + 4 * self.text.tokens().len() as u64;
+        let offset = start + index * record_bytes(self.shape.n_vocab) as u64;
+        self.file.read_exact_at(records, offset).map_err(Error::io(&self.path, "read"))
+    }
+
+    /// The error for a record that cannot be, at a chunk and position.
+    pub(super) fn damaged(&self, (chunk, position): (usize, usize), detail: String) -> Error {
+        let chunk = chunk + 1;
+        let detail = format!("chunk {chunk}, position {position}: {detail}; make the file again");
+        Error::format(&self.path, detail)
+    }
+}
+
+/// The file that a recorder writes.
+enum Store {
+    /// Without a name.
+    Temporary(File),
+    Kept(OutputFile),
+}
+
+/// Writes a [`Reference`].
+pub(super) struct Recorder {
+    store: Store,
+    path: PathBuf,
+    shape: Shape,
+    text: Text,
+}
+
+impl Recorder {
+    /// Begins a file for the log-probabilities of `n_vocab` tokens at each position that `text` counts.
+    /// Fails if there is no space for it.
+    pub fn create(text: &Text, n_vocab: usize, keep: Option<&Keep>) -> Result<Recorder> {
+        let shape = Shape { ctx: text.ctx(), n_vocab, chunks: text.n_chunks() };
+        let numbers = [shape.n_vocab, shape.chunks].map(i32::try_from);
+        let (Some(bytes), [Ok(_), Ok(_)]) = (shape.file_bytes(), numbers) else {
+            let detail = "so many log-probabilities go into no file; give fewer chunks";
+            return Err(Error::Usage(detail.into()));
+        };
+        let (store, path) = match keep {
+            Some(Keep { path, force }) => {
+                output::check_space(path, bytes)?;
+                (Store::Kept(OutputFile::create(path, *force)?), path.clone())
+            }
+            None => temporary(bytes)?,
+        };
+        let mut recorder = Recorder { store, path, shape, text: text.clone() };
+        recorder.append(&shape.header())?;
+        let tokens: Vec<u8> = text.tokens().iter().flat_map(|t| t.to_le_bytes()).collect();
+        recorder.append(&tokens)?;
+        Ok(recorder)
+    }
+
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.store {
+            Store::Kept(file) => file.append(bytes),
+            Store::Temporary(file) => file.write_all(bytes).map_err(|source| Error::Io {
+                path: self.path.clone(),
+                action: "write log-probabilities of the reference to a temporary file in",
+                source,
+            }),
+        }
+    }
+
+    /// Ends the file, which then has its name if it is to stay.
+    pub fn finish(self) -> Result<Reference> {
+        match self.store {
+            Store::Kept(file) => {
+                file.commit()?;
+                Reference::open(&self.path)
+            }
+            Store::Temporary(file) => {
+                Ok(Reference { file, path: self.path, shape: self.shape, text: self.text })
+            }
+        }
+    }
+}
+
+/// A file of no name for `bytes` in the folder for temporary files, and that folder.
+fn temporary(bytes: u64) -> Result<(Store, PathBuf)> {
+    let folder = std::env::temp_dir();
+    if let Some(free) = output::free_space(&folder)
+        && free < bytes
+    {
+        let (needed, free) = (size::display(bytes), size::display(free));
+        let detail = format!(
+            "log-probabilities of the reference take {needed} here, and {free} are free; set TMPDIR to \
+             a folder with more space, or use fewer chunks"
+        );
+        return Err(Error::format(folder, detail));
+    }
+    let file =
+        tempfile::tempfile_in(&folder).map_err(Error::io(&folder, "make a temporary file in"))?;
+    Ok((Store::Temporary(file), folder))
+}
