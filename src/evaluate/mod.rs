@@ -119,6 +119,7 @@ pub fn evaluate(
         Some(Against::Model(subject)) => {
             let base = Prepared::new(subject)?;
             let text = base.text(options)?;
+            warn_if_few(&text, progress);
             comparable::check_with_model(&prepared, &base, options, progress)?;
             let (reference, _) = record(&base, &text, options.keep.as_ref(), progress)?;
             let evaluations = compare_all(&prepared, &text, &reference, progress)?;
@@ -179,6 +180,7 @@ fn alone(
 ) -> Result<(usize, Vec<Evaluation>)> {
     comparable::warn_of_vocabularies(prepared, progress);
     let texts: Vec<_> = prepared.iter().map(|p| p.text(options)).collect::<Result<_>>()?;
+    warn_if_few(&texts[0], progress);
     let mut evaluations = Vec::with_capacity(prepared.len());
     for (subject, text) in prepared.iter().zip(&texts) {
         evaluations.push(match &options.keep {
@@ -206,7 +208,6 @@ fn record(
     keep: Option<&Keep>,
     progress: &dyn Progress,
 ) -> Result<(Reference, Evaluation)> {
-    warn_if_few(text, progress);
     let mut recorder = Recorder::create(text, subject.n_vocab, keep)?;
     let evaluation = measure(subject, text, &mut Sink::Record(&mut recorder), progress)?;
     Ok((recorder.finish()?, evaluation))
