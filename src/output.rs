@@ -17,6 +17,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// Paths of outputs under way, so that a signal handler can remove them.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -356,9 +358,15 @@ fn prepare_dir_target(target: &Path, force: bool) -> Result<PathBuf> {
     Ok(target)
 }
 
+/// How often, and how far apart, a lock that is held is tried for again. A run that was killed holds its lock until
+/// the system has taken its memory apart, and a program that this process starts shares its locks for a moment.
+const LOCK_TRIES: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Creates the folder `path` if it is not there and locks it for this process. `target` is its name to
 /// be, for errors.
 fn lock_dir(path: &Path, target: &Path) -> Result<File> {
+    let mut tries = 0;
     loop {
         match fs::create_dir(path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -375,6 +383,11 @@ fn lock_dir(path: &Path, target: &Path) -> Result<File> {
             opened => opened.map_err(Error::io(path, "open"))?,
         };
         match handle.try_lock() {
+            Err(fs::TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                thread::sleep(LOCK_PAUSE);
+                continue;
+            }
             Err(fs::TryLockError::WouldBlock) => {
                 let text = format!(
                     "{}: another run is writing it, in {}; wait for its end or choose another name",

@@ -1,6 +1,6 @@
 //! `aqueduct imatrix SOURCE -f TEXT -o FILE`: an importance matrix, and the text's perplexity.
 
-use super::options::{ConvertArguments, positive};
+use super::options::{ConvertArguments, Rounding, positive};
 use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Format};
@@ -55,15 +55,6 @@ enum Layout {
     Dat,
 }
 
-/// The precisions of matrix products.
-#[derive(Clone, Copy, ValueEnum)]
-enum Rounding {
-    /// Twice as fast with AVX-512 BF16; sums of squares within 1 % of f32's.
-    Bf16,
-    /// The reference.
-    F32,
-}
-
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
@@ -74,11 +65,7 @@ impl Arguments {
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
         let (tokens, bos) = imatrix::tokenize(&tokenizer, &calibration.texts)?;
-        let precision = match self.precision {
-            None => Precision::fastest(),
-            Some(Rounding::Bf16) => Precision::Bf16,
-            Some(Rounding::F32) => Precision::F32,
-        };
+        let precision = self.precision.map_or_else(Precision::fastest, Precision::from);
         let options = imatrix::Options {
             ctx: self.ctx,
             chunks: self.chunks,

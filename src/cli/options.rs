@@ -1,9 +1,10 @@
 //! Arguments that several subcommands share.
 
 use aqueduct::convert::{ConvertOptions, OutputType};
+use aqueduct::kernels::Precision;
 use aqueduct::quantize::RunOptions;
 use aqueduct::size;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// How a model folder or a merge is converted to GGUF terms on the fly.
 #[derive(Args)]
@@ -42,6 +43,24 @@ impl RunArguments {
     pub fn options(&self) -> RunOptions {
         let memory = self.memory.unwrap_or(RunOptions::default().memory);
         RunOptions { force: self.force, memory }
+    }
+}
+
+/// The precisions of matrix products.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Rounding {
+    /// Twice as fast with AVX-512 BF16; sums of squares within 1 % of f32's.
+    Bf16,
+    /// The reference.
+    F32,
+}
+
+impl From<Rounding> for Precision {
+    fn from(rounding: Rounding) -> Precision {
+        match rounding {
+            Rounding::Bf16 => Precision::Bf16,
+            Rounding::F32 => Precision::F32,
+        }
     }
 }
 

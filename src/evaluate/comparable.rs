@@ -2,6 +2,7 @@
 
 use super::{Options, Reference, Subject, Text, tokenize};
 use crate::error::{Error, Result};
+use crate::kernels::Precision;
 use crate::model;
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
@@ -12,10 +13,12 @@ pub(super) struct Prepared<'a> {
     pub tokenizer: Tokenizer,
     /// Logits of a position.
     pub n_vocab: usize,
+    /// Of products with weights.
+    pub precision: Precision,
 }
 
 impl Prepared<'_> {
-    pub fn new(subject: &Subject) -> Result<Prepared<'_>> {
+    pub fn new(subject: &Subject, precision: Precision) -> Result<Prepared<'_>> {
         let model = &subject.model;
         let n_vocab = model::check(model)?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
@@ -26,7 +29,7 @@ impl Prepared<'_> {
             );
             return Err(Error::model(model.origin(), detail));
         }
-        Ok(Prepared { subject, tokenizer, n_vocab })
+        Ok(Prepared { subject, tokenizer, n_vocab, precision })
     }
 
     /// The token that begins each chunk, if the model has one added.

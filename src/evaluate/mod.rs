@@ -21,7 +21,7 @@ pub use text::Text;
 
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
-use crate::kernels::log_sum_exp;
+use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
@@ -65,6 +65,8 @@ pub struct Options {
     pub against: Option<Against>,
     /// Keep the log-probabilities of the reference or, without one, of the only model.
     pub keep: Option<Keep>,
+    /// Of products with weights, f32 unless something else is asked for.
+    pub precision: Precision,
 }
 
 /// What was measured.
@@ -108,7 +110,8 @@ pub fn evaluate(
     progress: &dyn Progress,
 ) -> Result<Evaluations> {
     check_options(subjects, options)?;
-    let prepared: Vec<_> = subjects.iter().map(Prepared::new).collect::<Result<_>>()?;
+    let prepare = |subject| Prepared::new(subject, options.precision);
+    let prepared: Vec<_> = subjects.iter().map(prepare).collect::<Result<_>>()?;
     let (reference, evaluations) = match &options.against {
         Some(Against::Logits(path)) => {
             let reference = Reference::open(path)?;
@@ -117,7 +120,7 @@ pub fn evaluate(
             (Some(path.display().to_string()), (text.ctx(), evaluations))
         }
         Some(Against::Model(subject)) => {
-            let base = Prepared::new(subject)?;
+            let base = prepare(subject)?;
             let text = base.text(options)?;
             warn_if_few(&text, progress);
             comparable::check_with_model(&prepared, &base, options, progress)?;
@@ -231,7 +234,7 @@ fn measure(
     let chunks = text.chunks(subject.bos());
     let mut observer =
         Measuring { text, sink, nll: Vec::new(), compared: Vec::new(), records: Vec::new() };
-    let run = model::Options { logits: text.counted() };
+    let run = model::Options { logits: text.counted(), precision: subject.precision };
     model::run(&subject.subject.model, &chunks, &mut observer, &run, progress)?;
     let Measuring { nll, compared, .. } = observer;
     let per_chunk = text.counted().len();

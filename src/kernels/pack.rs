@@ -15,9 +15,10 @@ pub const PANEL: usize = 32;
 const TRANSPOSED: usize = 16;
 
 /// What the factors of a product are rounded to. Sums are f32 in either case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// Not at all.
+    #[default]
     F32,
     /// To bf16, 8 significant bits: twice as fast where the processor has AVX-512 BF16. Others multiply
     /// the same rounded factors as f32, as fast as with [`Precision::F32`].

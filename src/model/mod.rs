@@ -72,7 +72,7 @@ pub struct Options {
 /// Fails as [`run`] does before any work: if the model lacks a tensor, or has one that is wrong or unknown.
 /// Gives the number of logits of a position.
 pub fn check(model: &GgufModel) -> Result<usize> {
-    Ok(weights::Checked::new(model)?.hyper.n_vocab)
+    Ok(weights::Checked::new(model, Precision::F32)?.hyper.n_vocab)
 }
 
 /// Takes `chunks` of token ids through `model`, telling `observer` what it meets.

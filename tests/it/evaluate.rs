@@ -251,7 +251,9 @@ fn perplexity_alone_needs_no_reference() {
     let models = models(&place, &format!("{line} --json"));
     assert!(models[0].get("divergence").is_none());
     // As `imatrix` has it.
-    let imatrix = place.ok(&format!("imatrix {CLERK} -f {TEXT} --ctx 128 -o i.gguf --json")).json();
+    let imatrix = place
+        .ok(&format!("imatrix {CLERK} -f {TEXT} --ctx 128 --precision f32 -o i.gguf --json"))
+        .json();
     let close = |a: &Json, b: &Json| (number(a) / number(b) - 1.0).abs() < 1e-9;
     assert!(close(&models[0]["perplexity"]["value"], &imatrix["perplexity"]));
     assert!(close(&models[0]["perplexity"]["error"], &imatrix["perplexity_error"]));
