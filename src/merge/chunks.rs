@@ -8,12 +8,33 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::mmap;
 use crate::quants;
+use crate::quants::simd::{Level, Work};
 use crate::recipe::TensorPlan;
-use crate::source::{PART_BYTES, TensorData, TensorInfo, in_parts};
+use crate::source::{PART_BYTES, Sink, TensorData, TensorInfo, in_parts};
 use rayon::prelude::*;
 
 /// Elements of a chunk. A multiple of every block length.
 pub const CHUNK: usize = 1 << 15;
+/// Elements that are decoded, combined and encoded at once where elements do not depend on each other: three
+/// arrays of them stay in a first-level cache. A multiple of every block length.
+const PIECE: usize = 1 << 11;
+/// Where the inputs of a tensor have no more bytes than this, the pages of those that lie in files stay mapped
+/// from one pass to the next.
+const KEPT_BYTES: usize = 256 << 20;
+
+/// The encoded result of a method.
+pub enum Output {
+    Whole(Vec<u8>),
+    /// Part by part to the [`Job`]'s sink.
+    Sent,
+}
+
+/// Whether the inputs will be read again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Early,
+    Last,
+}
 
 /// One tensor to be computed: what a method gets.
 pub struct Job<'a> {
@@ -25,6 +46,9 @@ pub struct Job<'a> {
     pub origin: &'a str,
     /// What random methods draw from.
     pub seed: u64,
+    /// Takes the result part by part, as [`TensorSource::stream`](crate::source::TensorSource::stream) does, so that
+    /// it need not be held. Methods that make it otherwise than by chunks that fill parts return it whole.
+    pub sink: Option<&'a Sink<'a>>,
 }
 
 /// One input of a [`Job`].
@@ -41,7 +65,8 @@ pub struct JobInput<'a> {
 
 impl JobInput<'_> {
     /// Elements `start..start + out.len()` as f32. `start` must be a multiple of the block length.
-    fn decode(&self, start: usize, out: &mut [f32]) -> Result<()> {
+    /// `let_go`: they are not read again.
+    fn decode(&self, start: usize, out: &mut [f32], let_go: bool) -> Result<()> {
         let dtype = self.data.dtype;
         let range = dtype.row_bytes(start).zip(dtype.row_bytes(out.len()));
         let bytes = range.and_then(|(from, len)| self.data.bytes.get(from..from.checked_add(len)?));
@@ -54,11 +79,15 @@ impl JobInput<'_> {
         };
         quants::decode(dtype, bytes, out)
             .map_err(|e| Error::tensor(&self.origin, &self.tensor, e.to_string()))?;
-        self.let_go(start * dtype.block_bytes() / dtype.block_len(), bytes.len());
-        match quants::first_non_finite(out) {
-            Some(at) if self.check => Err(self.not_finite(start + at, out[at])),
-            _ => Ok(()),
+        let bad = match self.check {
+            false => None,
+            true if dtype.is_float() => quants::first_invalid_block(dtype, bytes),
+            true => quants::first_non_finite(out),
+        };
+        if let_go {
+            self.let_go(start * dtype.block_bytes() / dtype.block_len(), bytes.len());
         }
+        bad.map_or(Ok(()), |at| Err(self.not_finite(start + at, out[at])))
     }
 
     fn not_finite(&self, element: usize, value: f32) -> Error {
@@ -93,7 +122,7 @@ impl JobInput<'_> {
             .map(|chunk| {
                 let start = chunk * CHUNK;
                 let mut values = vec![0.0; CHUNK.min(elements - start)];
-                self.decode(start, &mut values)
+                self.decode(start, &mut values, true)
             })
             .collect();
         results.into_iter().collect()
@@ -145,21 +174,37 @@ impl Job<'_> {
         (0..self.inputs.len()).filter(|&at| self.plan.base != Some(at)).collect()
     }
 
+    /// Whether the inputs' pages stay from one pass to the next.
+    fn keeps_pages(&self) -> bool {
+        self.inputs.iter().map(|input| input.data.bytes.len()).sum::<usize>() <= KEPT_BYTES
+    }
+
     /// Decodes the elements from `start` on, `step` of them or what is left, of the inputs `which`.
-    fn load(&self, which: &[usize], start: usize, step: usize, into: &mut Buffers) -> Result<()> {
+    fn load(
+        &self,
+        which: &[usize],
+        start: usize,
+        step: usize,
+        pass: Pass,
+        into: &mut Buffers,
+    ) -> Result<()> {
+        let let_go = pass == Pass::Last || !self.keeps_pages();
         let len = step.min(self.info.elements() - start);
         into.resize_with(which.len(), Vec::new);
         for (&at, values) in which.iter().zip(into) {
             values.resize(len, 0.0);
-            self.inputs[at].decode(start, values)?;
+            self.inputs[at].decode(start, values, let_go)?;
         }
         Ok(())
     }
 
     /// Computes the result elementwise: `combine` gets the same elements of every input, in the order
     /// of the plan, and fills those of the result, which are 0 before. Rounds once, to the result's type.
-    pub fn map(&self, combine: impl Fn(&[Vec<f32>], &mut [f32]) + Sync) -> Result<Vec<u8>> {
-        self.map_at(CHUNK, |_, inputs, out| combine(inputs, out))
+    /// Runs at the CPU's SIMD level, in pieces that stay in the nearest cache.
+    pub fn map(&self, combine: impl Fn(&[Vec<f32>], &mut [f32]) + Sync) -> Result<Output> {
+        self.map_pieces(CHUNK, PIECE, |_, inputs, out| {
+            Level::best().run(Combine { combine: &combine, inputs, out });
+        })
     }
 
     /// As [`Job::map`], over chunks of `step` elements; `combine` also gets the index of the first
@@ -168,32 +213,79 @@ impl Job<'_> {
         &self,
         step: usize,
         combine: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Sync,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Output> {
+        self.map_pieces(step, step, combine)
+    }
+
+    /// Hands chunks of `step` elements to the threads, or parts of whole chunks where there is a sink for
+    /// them, and `piece` elements at once to `combine`.
+    fn map_pieces(
+        &self,
+        step: usize,
+        piece: usize,
+        combine: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Sync,
+    ) -> Result<Output> {
         let dtype = self.info.dtype;
         let bytes = self.info.bytes().filter(|_| dtype.is_float()).ok_or_else(|| {
             Error::tensor(self.origin, &self.info.name, format!("cannot be written as {dtype}"))
         })?;
-        let mut out = buffers::take(bytes);
+        let width = dtype.block_bytes();
         let which = self.all();
-        let results: Vec<Result<()>> = out
-            .par_chunks_mut(step * dtype.block_bytes())
-            .enumerate()
-            .map_init(
-                Default::default,
-                |(inputs, values): &mut (Buffers, Vec<f32>), (chunk, out)| {
-                    let start = chunk * step;
-                    self.load(&which, start, step, inputs)?;
-                    values.clear();
-                    values.resize(out.len() / dtype.block_bytes(), 0.0);
-                    combine(start, inputs, values);
-                    self.check_range(start, values)?;
-                    quants::encode_float(dtype, values, out)
-                },
-            )
+        let fill = |(inputs, values): &mut (Buffers, Vec<f32>), start: usize, out: &mut [u8]| {
+            for (number, out) in out.chunks_mut(piece * width).enumerate() {
+                let start = start + number * piece;
+                self.load(&which, start, piece, Pass::Last, inputs)?;
+                values.clear();
+                values.resize(out.len() / width, 0.0);
+                combine(start, inputs, values);
+                self.check_range(start, values)?;
+                quants::encode_float(dtype, values, out)?;
+            }
+            Ok(())
+        };
+        // Of several errors, that of the first in index order, whichever thread met one first.
+        if let Some(sink) = self.sink.filter(|_| PART_BYTES.is_multiple_of(step * width)) {
+            let part = |(scratch, part): &mut (_, Vec<u8>), number: usize| {
+                let offset = number * PART_BYTES;
+                part.resize(PART_BYTES.min(bytes - offset), 0);
+                fill(scratch, offset / width, part)?;
+                sink(offset, part)
+            };
+            let parts = (0..bytes.div_ceil(PART_BYTES)).into_par_iter();
+            let results: Vec<Result<()>> = parts.map_init(Default::default, part).collect();
+            return results.into_iter().collect::<Result<()>>().map(|()| Output::Sent);
+        }
+        let mut out = buffers::take(bytes);
+        let chunks = out.par_chunks_mut(step * width).enumerate();
+        let results: Vec<Result<()>> = chunks
+            .map_init(Default::default, |scratch, (chunk, out)| fill(scratch, chunk * step, out))
             .collect();
-        // The first error in index order, whichever thread met one first.
         results.into_iter().collect::<Result<()>>()?;
-        Ok(out)
+        Ok(Output::Whole(out))
+    }
+
+    /// Goes over the inputs `which` elementwise, at the CPU's SIMD level: `add` adds elements to the state of their
+    /// chunk of [`CHUNK`], which `new` makes, in order. All states, in order.
+    pub fn fold<T: Send>(
+        &self,
+        which: &[usize],
+        new: impl Fn() -> T + Sync,
+        add: impl Fn(&mut T, &[Vec<f32>]) + Sync,
+    ) -> Result<Vec<T>> {
+        let elements = self.info.elements();
+        let results: Vec<Result<T>> = (0..elements.div_ceil(CHUNK))
+            .into_par_iter()
+            .map_init(Buffers::new, |inputs, chunk| {
+                let mut state = new();
+                let end = elements.min((chunk + 1) * CHUNK);
+                for start in (chunk * CHUNK..end).step_by(PIECE) {
+                    self.load(which, start, PIECE, Pass::Early, inputs)?;
+                    Level::best().run(Add { add: &add, state: &mut state, inputs });
+                }
+                Ok(state)
+            })
+            .collect();
+        results.into_iter().collect()
     }
 
     /// What `partial` makes of each chunk of `step` elements of the inputs `which`, in index order. It
@@ -207,7 +299,7 @@ impl Job<'_> {
         let results: Vec<Result<T>> = (0..self.info.elements().div_ceil(step))
             .into_par_iter()
             .map_init(Buffers::new, |inputs, chunk| {
-                self.load(which, chunk * step, step, inputs)?;
+                self.load(which, chunk * step, step, Pass::Early, inputs)?;
                 Ok(partial(chunk * step, inputs))
             })
             .collect();
@@ -231,7 +323,7 @@ impl Job<'_> {
             .map(|index| {
                 let (mut tally, mut inputs) = (new(), Buffers::new());
                 for chunk in index * group..((index + 1) * group).min(chunks) {
-                    self.load(which, chunk * step, step, &mut inputs)?;
+                    self.load(which, chunk * step, step, Pass::Early, &mut inputs)?;
                     add(&mut tally, chunk * step, &inputs);
                 }
                 Ok(tally)
@@ -264,13 +356,12 @@ impl Job<'_> {
     /// after it, so it is an error here.
     fn check_range(&self, start: usize, values: &[f32]) -> Result<()> {
         let limit = overflow_limit(self.info.dtype);
-        // NaN fails the comparison too.
-        let holds = |v: &f32| v.abs() < limit;
-        // All of them first: a search that may stop at any element does not vectorize.
-        if values.iter().fold(true, |all, v| all & holds(v)) {
+        let mut all = false;
+        Level::best().run(Within { values, limit, all: &mut all });
+        if all {
             return Ok(());
         }
-        let Some(at) = values.iter().position(|v| !holds(v)) else { return Ok(()) };
+        let Some(at) = values.iter().position(|v| !within(v, limit)) else { return Ok(()) };
         let detail = format!(
             "element {} becomes {}, which {} cannot hold; set 'out_dtype: bfloat16' or 'float32' in \
              the recipe, or look for the member or weight that makes it so large",
@@ -279,6 +370,55 @@ impl Job<'_> {
             self.info.dtype
         );
         Err(Error::tensor(self.origin, &self.info.name, detail))
+    }
+}
+
+/// Whether `value` rounds to a finite one; NaN does not.
+#[inline(always)]
+fn within(value: &f32, limit: f32) -> bool {
+    value.abs() < limit
+}
+
+/// Whether all of `values` are [`within`] the limit.
+struct Within<'a> {
+    values: &'a [f32],
+    limit: f32,
+    all: &'a mut bool,
+}
+
+impl Work for Within<'_> {
+    #[inline(always)]
+    fn run(self) {
+        // No early end: a search that may stop at any element does not vectorize.
+        *self.all = self.values.iter().fold(true, |all, v| all & within(v, self.limit));
+    }
+}
+
+/// What [`Job::map`] does with a piece.
+struct Combine<'a, F> {
+    combine: &'a F,
+    inputs: &'a [Vec<f32>],
+    out: &'a mut [f32],
+}
+
+impl<F: Fn(&[Vec<f32>], &mut [f32])> Work for Combine<'_, F> {
+    #[inline(always)]
+    fn run(self) {
+        (self.combine)(self.inputs, self.out);
+    }
+}
+
+/// What [`Job::fold`] does with a piece.
+struct Add<'a, F, T> {
+    add: &'a F,
+    state: &'a mut T,
+    inputs: &'a [Vec<f32>],
+}
+
+impl<T, F: Fn(&mut T, &[Vec<f32>])> Work for Add<'_, F, T> {
+    #[inline(always)]
+    fn run(self) {
+        (self.add)(self.state, self.inputs);
     }
 }
 

@@ -4,7 +4,7 @@
 //! be numbers, and a writer gets them part by part.
 
 use super::buffers;
-use super::chunks::{Job, JobInput};
+use super::chunks::{Job, JobInput, Output};
 use super::{methods, rows};
 use crate::error::Result;
 use crate::mmap;
@@ -59,8 +59,14 @@ impl MergeSource {
         Some(input)
     }
 
-    /// Tensor `index` of stage `stage`, rounded to the stage's type.
-    fn compute(&self, stage: usize, index: usize) -> Result<TensorData<'_>> {
+    /// Tensor `index` of stage `stage`, rounded to the stage's type; `None` if it went to `sink`, which only
+    /// methods that make it part by part do.
+    fn compute(
+        &self,
+        stage: usize,
+        index: usize,
+        sink: Option<&Sink>,
+    ) -> Result<Option<TensorData<'_>>> {
         crate::progress::check_interrupted()?;
         let stage_plan = &self.plan.stages[stage];
         let (info, plan) = (&stage_plan.table.infos()[index], &stage_plan.tensors[index]);
@@ -68,7 +74,7 @@ impl MergeSource {
             let input = self.input(copied.from, copied.index)?;
             input.data.check(&input.origin, info)?;
             input.check_finite(info.elements())?;
-            return Ok(input.data);
+            return Ok(Some(input.data));
         }
         let inputs = self.inputs(plan, stage_plan.arranged.get(&index))?;
         let method = methods::find(stage_plan.method_at(plan.place));
@@ -76,8 +82,8 @@ impl MergeSource {
             Some(name) => format!("{}, stage '{name}'", self.origin),
             None => self.origin.clone(),
         };
-        let job = Job { plan, inputs: &inputs, info, origin: &origin, seed: stage_plan.seed };
-        let bytes = match method.copies(plan) {
+        let job = Job { plan, inputs: &inputs, info, origin: &origin, seed: stage_plan.seed, sink };
+        let output = match method.copies(plan) {
             Some(copied) => job.map(|inputs, out| out.copy_from_slice(&inputs[copied]))?,
             None => method.combine(&job)?,
         };
@@ -87,7 +93,16 @@ impl MergeSource {
                 buffers::give_back(bytes);
             }
         }
-        Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
+        let Output::Whole(bytes) = output else { return Ok(None) };
+        let bytes = Cow::Owned(bytes);
+        Ok(Some(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes }))
+    }
+
+    /// Tensor `index` of stage `stage`, whole.
+    fn whole(&self, stage: usize, index: usize) -> Result<TensorData<'_>> {
+        Ok(self
+            .compute(stage, index, None)?
+            .expect("without a sink, methods return what they make"))
     }
 
     /// The inputs of a tensor, those that need it brought to the rows of the result.
@@ -124,7 +139,7 @@ impl MergeSource {
             }
             Input::Stage(s) => {
                 let origin = format!("stage '{}'", self.plan.stages[s].label());
-                let data = self.compute(s, index)?;
+                let data = self.whole(s, index)?;
                 JobInput { data, origin, tensor, model, check: false }
             }
         })
@@ -141,7 +156,7 @@ impl TensorSource for MergeSource {
     }
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
-        self.compute(self.output(), index)
+        self.whole(self.output(), index)
     }
 
     fn stream(&self, index: usize, sink: &Sink) -> Result<()> {
@@ -158,7 +173,9 @@ impl TensorSource for MergeSource {
                 })
             }
             None => {
-                let data = self.read(index)?;
+                let Some(data) = self.compute(self.output(), index, Some(sink))? else {
+                    return Ok(());
+                };
                 in_parts(&data.bytes, sink)?;
                 if let Cow::Owned(bytes) = data.bytes {
                     buffers::give_back(bytes);

@@ -6,7 +6,7 @@
 //! whose elements agree under sign consensus, else of all. After mergekit's
 //! `merge_methods/generalized_task_arithmetic.py`, 0.1.5.
 
-use super::chunks::{CHUNK, Job, step_of_rows};
+use super::chunks::{CHUNK, Job, Output, step_of_rows};
 use super::consensus;
 use super::sparsify::{RESCALE_WORDS, Sparse, Sparsify};
 use super::sums;
@@ -64,7 +64,7 @@ pub fn check_probabilities(values: &Values) -> std::result::Result<(), Misfit> {
 }
 
 /// The merged tensor.
-pub fn combine(job: &Job, rule: Rule) -> Result<Vec<u8>> {
+pub fn combine(job: &Job, rule: Rule) -> Result<Output> {
     let base = job.base();
     let tuned = job.tuned();
     let step = match rule.sparsify {

@@ -8,7 +8,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{Job, step_of_rows};
+use crate::merge::chunks::{Job, Output, step_of_rows};
 use crate::merge::select::Scores;
 use crate::recipe::{BaseRule, MethodSpec};
 
@@ -31,7 +31,7 @@ impl Method for ArceeFusion {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let base = job.base();
         let other = 1 - base;
         let row = job.row().max(1);

@@ -9,7 +9,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::Job;
+use crate::merge::chunks::{Job, Output};
 use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
@@ -40,7 +40,7 @@ impl Method for Della {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

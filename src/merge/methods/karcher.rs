@@ -10,7 +10,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job};
+use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{MethodSpec, ParamDefault, ParamSpec};
 
@@ -39,7 +39,7 @@ impl Method for Karcher {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let n = job.inputs.len();
         let partials = job.each(&job.all(), CHUNK, |_, inputs| {
             let pairs = (0..n).flat_map(|i| (0..=i).map(move |j| (i, j)));

@@ -4,7 +4,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::Job;
+use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub struct Linear;
@@ -28,7 +28,7 @@ impl Method for Linear {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let weights: Vec<f32> =
             job.plan.inputs.iter().map(|input| input.params.need("weight") as f32).collect();
         let sum: f32 = weights.iter().sum();

@@ -28,7 +28,7 @@ mod task_arithmetic;
 pub(super) mod testing;
 mod ties;
 
-use super::chunks::Job;
+use super::chunks::{Job, Output};
 use crate::error::Result;
 use crate::recipe::{MethodSpec, TensorPlan};
 
@@ -66,8 +66,8 @@ pub trait Method: Sync {
         (self.spec().lone_source_is_copied && plan.inputs.len() == 1).then_some(0)
     }
 
-    /// The encoded result.
-    fn combine(&self, job: &Job) -> Result<Vec<u8>>;
+    /// The encoded result, or that it went to the job's sink.
+    fn combine(&self, job: &Job) -> Result<Output>;
 }
 
 /// The specifications of all methods, for [`crate::recipe::load`].

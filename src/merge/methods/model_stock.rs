@@ -9,7 +9,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job, step_of_rows};
+use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
@@ -35,7 +35,7 @@ impl Method for ModelStock {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let tuned = job.tuned();
         if job.plan.params.flag("filter_wise") {
             let row = job.row().max(1);

@@ -10,7 +10,7 @@
 
 use super::Method;
 use crate::error::{Error, Result};
-use crate::merge::chunks::{CHUNK, Job};
+use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 
@@ -45,7 +45,7 @@ impl Method for MultiSlerp {
         }
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let tuned = job.tuned();
         let weight = |&at: &usize| job.plan.inputs[at].params.need("weight");
         let mut weights: Vec<f64> = tuned.iter().map(weight).collect();

@@ -6,7 +6,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::Job;
+use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub struct NearSwap;
@@ -29,7 +29,7 @@ impl Method for NearSwap {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let base = job.base();
         let other = 1 - base;
         let t = job.plan.params.need("t") as f32;

@@ -8,7 +8,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job, step_of_rows};
+use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
@@ -43,7 +43,7 @@ impl Method for NuSlerp {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let tuned = job.tuned();
         let (first, second) = (tuned[0], tuned[1]);
         let weight = |at: usize| job.plan.inputs[at].params.need("weight");
@@ -84,7 +84,7 @@ impl Pair<'_> {
         &self,
         step: usize,
         blend: impl Fn(usize, &[f32], &[f32], &mut [f32]) + Sync,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Output> {
         self.job.map_at(step, |start, inputs, out| {
             self.centre(inputs);
             blend(start, &inputs[self.first], &inputs[self.second], out);
@@ -94,7 +94,7 @@ impl Pair<'_> {
         })
     }
 
-    fn whole(&self) -> Result<Vec<u8>> {
+    fn whole(&self) -> Result<Output> {
         let products = self.job.sums(&self.job.all(), CHUNK, |_, inputs| {
             self.centre(inputs);
             products(&inputs[self.first], &inputs[self.second])
@@ -103,7 +103,7 @@ impl Pair<'_> {
         self.map(CHUNK, |_, a, b, out| blend(s0, s1, a, b, out))
     }
 
-    fn rows(&self) -> Result<Vec<u8>> {
+    fn rows(&self) -> Result<Output> {
         let row = self.job.row().max(1);
         self.map(step_of_rows(row), |_, a, b, out| {
             for ((a, b), out) in a.chunks(row).zip(b.chunks(row)).zip(out.chunks_mut(row)) {
@@ -113,7 +113,7 @@ impl Pair<'_> {
         })
     }
 
-    fn columns(&self) -> Result<Vec<u8>> {
+    fn columns(&self) -> Result<Output> {
         let rows = self.job.info.shape[0].max(1);
         let width = (self.job.info.elements() / rows).max(1);
         let factors: Vec<(f32, f32)> =

@@ -2,7 +2,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::Job;
+use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 
 pub struct Passthrough;
@@ -26,7 +26,7 @@ impl Method for Passthrough {
         plan.inputs[0].params.get("scale").is_none_or(|scale| scale == 1.0).then_some(0)
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let scale = job.plan.inputs[0].params.get("scale").unwrap_or(1.0) as f32;
         job.map(|inputs, out| {
             for (y, x) in out.iter_mut().zip(&inputs[0]) {

@@ -6,7 +6,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job};
+use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
@@ -30,7 +30,7 @@ impl Method for Ram {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         combine(job, &vec![1.0; job.tuned().len()])
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn contributions(job: &Job, tuned: &[usize], inputs: &mut [Vec<f32>])
 }
 
 /// The merge, with a factor for each model on what it alone has changed.
-pub(super) fn combine(job: &Job, unique: &[f32]) -> Result<Vec<u8>> {
+pub(super) fn combine(job: &Job, unique: &[f32]) -> Result<Output> {
     let tuned = job.tuned();
     job.map_at(CHUNK, |_, inputs, out| {
         let counts = contributions(job, &tuned, inputs);

@@ -6,7 +6,7 @@
 
 use super::{Method, ram};
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job};
+use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub struct RamPlusTl;
@@ -29,7 +29,7 @@ impl Method for RamPlusTl {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let tuned = job.tuned();
         let params = &job.plan.params;
         let (r, alpha) = (params.need("r"), params.need("alpha"));

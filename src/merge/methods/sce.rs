@@ -9,7 +9,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job};
+use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::consensus;
 use crate::merge::select::{Cut, Scores};
 use crate::merge::sums;
@@ -40,7 +40,7 @@ impl Method for Sce {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let differences = Differences { job, tuned: job.tuned(), kept: select(job)? };
         let weights = differences.weights()?;
         job.map_at(CHUNK, |start, inputs, out| {

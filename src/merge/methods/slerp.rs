@@ -8,8 +8,7 @@
 
 use super::Method;
 use crate::error::Result;
-use crate::merge::chunks::{CHUNK, Job};
-use crate::quants::simd::{Level, Work};
+use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub struct Slerp;
@@ -37,14 +36,11 @@ impl Method for Slerp {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Vec<u8>> {
+    fn combine(&self, job: &Job) -> Result<Output> {
         let base = job.plan.base.unwrap_or(0);
         let other = 1 - base;
-        let [square0, square1, dot] = job.sums(&job.all(), CHUNK, |_, inputs| {
-            let mut sums = [0.0; 3];
-            Level::best().run(Products { a: &inputs[base], b: &inputs[other], sums: &mut sums });
-            sums
-        })?;
+        let sums = job.fold(&[base, other], Products::default, Products::add)?;
+        let [square0, square1, dot] = Products::total(&sums);
         let (s0, s1) = factors(job.plan.params.need("t"), square0.sqrt(), square1.sqrt(), dot);
         job.map(|inputs, out| {
             for ((y, a), b) in out.iter_mut().zip(&inputs[base]).zip(&inputs[other]) {
@@ -66,22 +62,22 @@ fn factors(t: f64, norm0: f64, norm1: f64, dot: f64) -> (f32, f32) {
     (((1.0 - t) * angle).sin() as f32 / sine as f32, (t * angle).sin() as f32 / sine as f32)
 }
 
-/// The scalar products of `a` and `b` with themselves and each other.
-struct Products<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    /// `a a`, `b b`, `a b`.
-    sums: &'a mut [f64; 3],
+/// The scalar products of two tensors' elements with themselves and each other, exact and accumulated in f64.
+#[derive(Default)]
+struct Products {
+    /// `a a`, `b b`, `a b` of elements [`LANES`] apart.
+    lanes: [[f64; LANES]; 3],
+    /// Of the elements that fill no lanes, the last ones.
+    rest: [f64; 3],
 }
 
-impl Work for Products<'_> {
-    /// Exact in its products and accumulated in f64, all three in one pass.
+impl Products {
     #[inline(always)]
-    fn run(self) {
-        let mut lanes = [[0f64; LANES]; 3];
-        let (wide_a, rest_a) = self.a.as_chunks::<LANES>();
-        let (wide_b, rest_b) = self.b.as_chunks::<LANES>();
-        let [aa, bb, ab] = &mut lanes;
+    fn add(&mut self, inputs: &[Vec<f32>]) {
+        // Locals: the compiler keeps them in registers.
+        let [mut aa, mut bb, mut ab] = self.lanes;
+        let (wide_a, rest_a) = inputs[0].as_chunks::<LANES>();
+        let (wide_b, rest_b) = inputs[1].as_chunks::<LANES>();
         for (a, b) in wide_a.iter().zip(wide_b) {
             for lane in 0..LANES {
                 let (x, y) = (f64::from(a[lane]), f64::from(b[lane]));
@@ -90,33 +86,56 @@ impl Work for Products<'_> {
                 ab[lane] += x * y;
             }
         }
-        let mut rest = [0f64; 3];
+        self.lanes = [aa, bb, ab];
         for (&x, &y) in rest_a.iter().zip(rest_b) {
             let (x, y) = (f64::from(x), f64::from(y));
-            rest = [rest[0] + x * x, rest[1] + y * y, rest[2] + x * y];
+            let [aa, bb, ab] = self.rest;
+            self.rest = [aa + x * x, bb + y * y, ab + x * y];
         }
-        for (sum, (lanes, rest)) in self.sums.iter_mut().zip(lanes.iter().zip(rest)) {
-            *sum = lanes.iter().sum::<f64>() + rest;
+    }
+
+    /// The sums of all chunks, in their order.
+    fn total(chunks: &[Products]) -> [f64; 3] {
+        let mut total = [0.0; 3];
+        for Products { lanes, rest } in chunks {
+            for (sum, (lanes, rest)) in total.iter_mut().zip(lanes.iter().zip(rest)) {
+                *sum += lanes.iter().sum::<f64>() + rest;
+            }
         }
+        total
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quants::simd::{Level, Work};
 
     #[test]
     fn every_simd_level_gives_the_same_sums() {
         let a: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin()).collect();
         let b: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.11).cos() * 1e-3).collect();
+        let plain: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+        let inputs = [a, b];
         let run = |level: Level| {
-            let mut sums = [0.0; 3];
-            level.run(Products { a: &a, b: &b, sums: &mut sums });
-            sums.map(f64::to_bits)
+            let mut sums = Products::default();
+            level.run(Added { sums: &mut sums, inputs: &inputs });
+            Products::total(&[sums]).map(f64::to_bits)
         };
         let all: Vec<_> = Level::available().into_iter().map(run).collect();
         assert!(all.iter().all(|sums| *sums == all[0]));
-        let plain: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
         assert!((f64::from_bits(all[0][2]) - plain).abs() < 1e-9, "{plain}");
+    }
+
+    struct Added<'a> {
+        sums: &'a mut Products,
+        inputs: &'a [Vec<f32>],
+    }
+
+    impl Work for Added<'_> {
+        #[inline(always)]
+        fn run(self) {
+            self.sums.add(self.inputs);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Method;
 use crate::dtype::DType;
-use crate::merge::chunks::{Job, JobInput};
+use crate::merge::chunks::{Job, JobInput, Output};
 use crate::recipe::{Input, Place, TensorInput, TensorPlan, Value, Values};
 use crate::source::{TensorData, TensorInfo};
 
@@ -82,11 +82,19 @@ impl<'a> Case<'a> {
             })
             .collect();
         let info = TensorInfo::new("x", self.shape.clone(), DType::F32);
-        use_it(&Job { plan: &plan, inputs: &inputs, info: &info, origin: "test", seed: self.seed })
+        use_it(&Job {
+            plan: &plan,
+            inputs: &inputs,
+            info: &info,
+            origin: "test",
+            seed: self.seed,
+            sink: None,
+        })
     }
 
     pub fn merge(&self, method: &dyn Method) -> Vec<f32> {
-        let bytes = self.run(|job| method.combine(job)).unwrap();
+        let made = self.run(|job| method.combine(job)).unwrap();
+        let Output::Whole(bytes) = made else { panic!("there is no sink") };
         TensorData { dtype: DType::F32, shape: self.shape.clone(), bytes: bytes.into() }
             .to_f32()
             .unwrap()
@@ -94,7 +102,7 @@ impl<'a> Case<'a> {
 
     /// The message with which merging fails.
     pub fn error(&self, method: &dyn Method) -> String {
-        self.run(|job| method.combine(job)).unwrap_err().to_string()
+        self.run(|job| method.combine(job)).err().expect("an error").to_string()
     }
 }
 
