@@ -4,7 +4,7 @@
 //! `cargo bench --bench products`. The environment variable `AQUEDUCT_SIMD` (`baseline`, `avx2`,
 //! `avx512`, which is without bf16) forces an instruction set.
 
-use aqueduct::kernels::{Multiply, PackedMatrix, Precision, Rows, multiply};
+use aqueduct::kernels::{Multiply, PackedMatrix, Precision, Rows, Spare, multiply};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -36,7 +36,7 @@ fn benches(c: &mut Criterion) {
         let mut out = vec![0f32; ROWS * outputs];
         for precision in [Precision::F32, Precision::Bf16] {
             let pack = || {
-                PackedMatrix::pack(precision, outputs, inputs, |rows, buffer| {
+                PackedMatrix::pack(precision, outputs, inputs, &Spare::default(), |rows, buffer| {
                     buffer.copy_from_slice(&weights[rows.start * inputs..rows.end * inputs]);
                     Ok::<(), Infallible>(())
                 })

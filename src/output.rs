@@ -121,6 +121,24 @@ pub fn check_space(path: &Path, needed: u64) -> Result<()> {
     }
 }
 
+/// A file without a name for `bytes` of `what` in the folder for temporary files, and that folder: nothing of it is
+/// left however the program ends. Fails if there is no space; `remedy` says how to need less.
+pub fn temporary_file(bytes: u64, what: &str, remedy: &str) -> Result<(File, PathBuf)> {
+    let folder = std::env::temp_dir();
+    if let Some(free) = free_space(&folder)
+        && free < bytes
+    {
+        let (needed, free) = (size::display(bytes), size::display(free));
+        let detail = format!(
+            "{what} take {needed} here, and {free} are free; set TMPDIR to a folder with more space, or {remedy}"
+        );
+        return Err(Error::format(folder, detail));
+    }
+    let file =
+        tempfile::tempfile_in(&folder).map_err(Error::io(&folder, "make a temporary file in"))?;
+    Ok((file, folder))
+}
+
 fn no_space(path: &Path, needed: u64, what: &str) -> Error {
     let free = free_space(path).map_or(String::new(), |f| format!(", {} free", size::display(f)));
     let text = format!("{what}: {} needed{free}", size::display(needed));

@@ -1,6 +1,6 @@
 //! `aqueduct eval SOURCE... -f TEXT`: perplexity, and the distance from a reference model.
 
-use super::options::{ConvertArguments, Rounding, positive};
+use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::evaluate::{self, Against, Keep, Subject};
@@ -48,6 +48,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "f32")]
     precision: Rounding,
     #[command(flatten)]
+    memory: MemoryArgument,
+    #[command(flatten)]
     convert: ConvertArguments,
     /// Replace the file of --save-logits if it exists.
     #[arg(long)]
@@ -78,6 +80,7 @@ impl Arguments {
             against,
             keep,
             precision: self.precision.into(),
+            memory: self.memory.bytes(),
         };
         let results = evaluate::evaluate(&subjects, &options, context.progress())?;
         let seconds = started.elapsed().as_secs_f64();

@@ -1,6 +1,6 @@
 //! `aqueduct imatrix SOURCE -f TEXT -o FILE`: an importance matrix, and the text's perplexity.
 
-use super::options::{ConvertArguments, Rounding, positive};
+use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Format};
@@ -40,6 +40,8 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     precision: Option<Rounding>,
     #[command(flatten)]
+    memory: MemoryArgument,
+    #[command(flatten)]
     convert: ConvertArguments,
     /// Replace the file if it exists.
     #[arg(long)]
@@ -72,6 +74,7 @@ impl Arguments {
             process_output: self.process_output,
             bos,
             precision,
+            memory: self.memory.bytes(),
             datasets: calibration.names,
         };
         let computed = imatrix::compute(&model, &tokens, &options, context.progress())?;

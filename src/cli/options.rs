@@ -2,6 +2,7 @@
 
 use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::kernels::Precision;
+use aqueduct::model;
 use aqueduct::quantize::RunOptions;
 use aqueduct::size;
 use clap::{Args, ValueEnum};
@@ -43,6 +44,21 @@ impl RunArguments {
     pub fn options(&self) -> RunOptions {
         let memory = self.memory.unwrap_or(RunOptions::default().memory);
         RunOptions { force: self.force, memory }
+    }
+}
+
+/// A bound on the memory of a forward pass.
+#[derive(Args)]
+pub struct MemoryArgument {
+    /// Memory that the program may take; what does not fit goes to a temporary file in TMPDIR
+    /// [default: half of the machine's].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+}
+
+impl MemoryArgument {
+    pub fn bytes(&self) -> u64 {
+        self.memory.unwrap_or_else(model::default_memory)
     }
 }
 

@@ -151,6 +151,15 @@ impl TensorSource for ConvertedSource {
         &self.table
     }
 
+    fn working_bytes(&self, index: usize) -> u64 {
+        let Origin::Checkpoint { index: source, heads } = &self.origins[index] else { return 0 };
+        let info = &self.table.infos()[index];
+        // A copy where the type changes, and one where rows are reordered.
+        let cast = self.inner.table().infos()[*source].dtype != info.dtype;
+        let copies = usize::from(cast) + usize::from(heads.is_some());
+        self.inner.working_bytes(*source) + (copies * info.bytes().unwrap_or(0)) as u64
+    }
+
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
         let (source, heads) = match &self.origins[index] {

@@ -15,10 +15,12 @@ pub(super) struct Prepared<'a> {
     pub n_vocab: usize,
     /// Of products with weights.
     pub precision: Precision,
+    /// Bytes that the whole process may take.
+    pub memory: u64,
 }
 
 impl Prepared<'_> {
-    pub fn new(subject: &Subject, precision: Precision) -> Result<Prepared<'_>> {
+    pub fn new<'s>(subject: &'s Subject, options: &Options) -> Result<Prepared<'s>> {
         let model = &subject.model;
         let n_vocab = model::check(model)?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
@@ -29,7 +31,8 @@ impl Prepared<'_> {
             );
             return Err(Error::model(model.origin(), detail));
         }
-        Ok(Prepared { subject, tokenizer, n_vocab, precision })
+        let Options { precision, memory, .. } = *options;
+        Ok(Prepared { subject, tokenizer, n_vocab, precision, memory })
     }
 
     /// The token that begins each chunk, if the model has one added.

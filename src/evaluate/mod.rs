@@ -53,7 +53,6 @@ pub enum Against {
 }
 
 /// What [`evaluate`] is to do.
-#[derive(Default)]
 pub struct Options {
     /// The text, in one or more parts that each begin with BOS where the model has it added. May be empty if
     /// the reference is a file; otherwise its tokens must be those of the file.
@@ -67,6 +66,23 @@ pub struct Options {
     pub keep: Option<Keep>,
     /// Of products with weights, f32 unless something else is asked for.
     pub precision: Precision,
+    /// Bytes that the whole process may take.
+    pub memory: u64,
+}
+
+impl Default for Options {
+    /// No text, no reference; f32, within half of the machine's memory.
+    fn default() -> Options {
+        Options {
+            texts: Vec::new(),
+            ctx: None,
+            chunks: None,
+            against: None,
+            keep: None,
+            precision: Precision::F32,
+            memory: model::default_memory(),
+        }
+    }
 }
 
 /// What was measured.
@@ -110,7 +126,7 @@ pub fn evaluate(
     progress: &dyn Progress,
 ) -> Result<Evaluations> {
     check_options(subjects, options)?;
-    let prepare = |subject| Prepared::new(subject, options.precision);
+    let prepare = |subject| Prepared::new(subject, options);
     let prepared: Vec<_> = subjects.iter().map(prepare).collect::<Result<_>>()?;
     let (reference, evaluations) = match &options.against {
         Some(Against::Logits(path)) => {
@@ -234,7 +250,8 @@ fn measure(
     let chunks = text.chunks(subject.bos());
     let mut observer =
         Measuring { text, sink, nll: Vec::new(), compared: Vec::new(), records: Vec::new() };
-    let run = model::Options { logits: text.counted(), precision: subject.precision };
+    let (precision, memory) = (subject.precision, subject.memory);
+    let run = model::Options { logits: text.counted(), precision, memory };
     model::run(&subject.subject.model, &chunks, &mut observer, &run, progress)?;
     let Measuring { nll, compared, .. } = observer;
     let per_chunk = text.counted().len();

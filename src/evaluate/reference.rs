@@ -16,7 +16,6 @@ use super::log_probs::record_bytes;
 use super::text::{Text, counted};
 use crate::error::{Error, Result};
 use crate::output::{self, OutputFile};
-use crate::size;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -233,20 +232,9 @@ impl Recorder {
     }
 }
 
-/// A file of no name for `bytes` in the folder for temporary files, and that folder.
+/// A file of no name for `bytes`, and its folder.
 fn temporary(bytes: u64) -> Result<(Store, PathBuf)> {
-    let folder = std::env::temp_dir();
-    if let Some(free) = output::free_space(&folder)
-        && free < bytes
-    {
-        let (needed, free) = (size::display(bytes), size::display(free));
-        let detail = format!(
-            "log-probabilities of the reference take {needed} here, and {free} are free; set TMPDIR to \
-             a folder with more space, or use fewer chunks"
-        );
-        return Err(Error::format(folder, detail));
-    }
-    let file =
-        tempfile::tempfile_in(&folder).map_err(Error::io(&folder, "make a temporary file in"))?;
+    let what = "log-probabilities of the reference";
+    let (file, folder) = output::temporary_file(bytes, what, "use fewer chunks")?;
     Ok((Store::Temporary(file), folder))
 }

@@ -23,6 +23,8 @@ pub struct Options {
     pub bos: Option<u32>,
     /// Of products with weights; by default the one that is fastest on this processor.
     pub precision: Precision,
+    /// Bytes that the whole process may take.
+    pub memory: u64,
     /// Names of the texts, which are kept in the file.
     pub datasets: Vec<String>,
 }
@@ -31,8 +33,8 @@ impl Default for Options {
     fn default() -> Options {
         let ctx = super::DEFAULT_CHUNK as usize;
         let precision = Precision::fastest();
-        let datasets = Vec::new();
-        Options { ctx, chunks: None, process_output: false, bos: None, precision, datasets }
+        let (memory, datasets) = (model::default_memory(), Vec::new());
+        Options { ctx, chunks: None, process_output: false, bos: None, precision, memory, datasets }
     }
 }
 
@@ -118,8 +120,11 @@ pub fn compute(
         perplexity: Perplexity::default(),
     };
     // The last position predicts a token of the next chunk, which is not counted.
-    let options_run =
-        model::Options { logits: options.ctx / 2..options.ctx - 1, precision: options.precision };
+    let options_run = model::Options {
+        logits: options.ctx / 2..options.ctx - 1,
+        precision: options.precision,
+        memory: options.memory,
+    };
     model::run(model, &chunks, &mut observer, &options_run, progress)?;
     let perplexity = observer.finish();
     let (estimate, error) = (perplexity.estimate, perplexity.error);

@@ -318,7 +318,7 @@ mod tests {
             buffer.copy_from_slice(&w[rows.start * inputs..rows.end * inputs]);
             Ok(())
         };
-        PackedMatrix::pack_at(level, precision, outputs, inputs, fill).unwrap()
+        PackedMatrix::pack_at(level, precision, outputs, inputs, None, fill).unwrap()
     }
 
     fn naive(x: &[f32], w: &[f32], inputs: usize) -> Vec<f64> {

@@ -18,5 +18,5 @@ pub use elementwise::{
     softmax_part, swiglu,
 };
 pub use matmul::{Multiply, NonFinite, Scratch, multiply, multiply_part};
-pub use pack::{PANEL, PackedMatrix, Precision, Rows};
+pub use pack::{PANEL, PackedMatrix, Precision, Rows, Spare};
 pub use simd::Level;

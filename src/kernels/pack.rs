@@ -8,6 +8,7 @@
 use super::simd::{Level, levels};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Outputs in a panel.
 pub const PANEL: usize = 32;
@@ -96,19 +97,61 @@ pub struct PackedMatrix {
     pub(super) words: Words,
     /// Panel after panel; in a panel, for each input or pair of inputs the words of its outputs.
     panels: Vec<[u32; PANEL]>,
+    /// Where the panels go when the pack is dropped.
+    spare: Option<Spare>,
+}
+
+impl Drop for PackedMatrix {
+    fn drop(&mut self) {
+        if let Some(spare) = &self.spare {
+            spare.lock().push(std::mem::take(&mut self.panels));
+        }
+    }
+}
+
+/// Memory of packs that are gone, for those to come: fresh memory comes from the system page by page, each filled
+/// with zeros first. Clones share it.
+#[derive(Clone, Default)]
+pub struct Spare(Arc<Mutex<Vec<Vec<[u32; PANEL]>>>>);
+
+impl Spare {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<[u32; PANEL]>>> {
+        // The list is whole at any time, whoever panicked.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Memory of exactly `len` words of panels; their contents are arbitrary. Where there is none all that is kept is
+    /// freed, so that no more is ever held than packs were alive at once.
+    fn take(&self, len: usize) -> Vec<[u32; PANEL]> {
+        let mut kept = self.lock();
+        match kept.iter().position(|panels| panels.len() == len) {
+            Some(at) => kept.swap_remove(at),
+            None => {
+                kept.clear();
+                vec![[0; PANEL]; len]
+            }
+        }
+    }
+
+    /// Frees what is kept.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
 }
 
 impl PackedMatrix {
     /// Packs the matrix `[outputs, inputs]` whose rows `fill(range, buffer)` writes, one after the
     /// other, into `buffer`. Panels are filled in parallel; the first error in panel order is
-    /// returned.
+    /// returned. The pack's memory comes from `spare` and goes back there.
     pub fn pack<E: Send>(
         precision: Precision,
         outputs: usize,
         inputs: usize,
+        spare: &Spare,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
-        PackedMatrix::pack_at(Level::current(), precision, outputs, inputs, fill)
+        let level = Level::current();
+        PackedMatrix::pack_at(level, precision, outputs, inputs, Some(spare), fill)
     }
 
     /// [`PackedMatrix::pack`] for products at `level`, which the processor must have.
@@ -117,10 +160,11 @@ impl PackedMatrix {
         precision: Precision,
         outputs: usize,
         inputs: usize,
+        spare: Option<&Spare>,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
         assert!(outputs > 0 && inputs > 0, "an empty matrix has no product");
-        let mut packed = PackedMatrix::zeros(Words::of(precision, level), outputs, inputs);
+        let mut packed = PackedMatrix::new(Words::of(precision, level), outputs, inputs, spare);
         let (words, depth) = (packed.words, packed.depth());
         let results: Vec<Result<(), E>> = packed
             .panels
@@ -130,7 +174,10 @@ impl PackedMatrix {
                 let first = index * PANEL;
                 let rows = first..outputs.min(first + PANEL);
                 buffer.resize(rows.len() * inputs, 0.0);
-                fill(rows, buffer)?;
+                fill(rows.clone(), buffer)?;
+                if rows.len() < PANEL {
+                    panel.fill([0; PANEL]);
+                }
                 transpose(words, Rows::dense(buffer, inputs), panel);
                 Ok(())
             })
@@ -167,9 +214,14 @@ impl PackedMatrix {
     }
 
     fn zeros(words: Words, outputs: usize, inputs: usize) -> PackedMatrix {
-        let depth = inputs.div_ceil(words.inputs());
-        let panels = vec![[0u32; PANEL]; outputs.div_ceil(PANEL) * depth];
-        PackedMatrix { outputs, inputs, words, panels }
+        PackedMatrix::new(words, outputs, inputs, None)
+    }
+
+    /// A pack whose words are arbitrary if there is `spare` memory, and zeros else.
+    fn new(words: Words, outputs: usize, inputs: usize, spare: Option<&Spare>) -> PackedMatrix {
+        let len = outputs.div_ceil(PANEL) * inputs.div_ceil(words.inputs());
+        let panels = spare.map_or_else(|| vec![[0; PANEL]; len], |spare| spare.take(len));
+        PackedMatrix { outputs, inputs, words, panels, spare: spare.cloned() }
     }
 
     /// Words of an output.
@@ -190,9 +242,10 @@ impl PackedMatrix {
         self.inputs
     }
 
-    /// Bytes that a packed matrix `[outputs, inputs]` takes in f32; in bf16 it takes no more.
-    pub fn bytes(outputs: usize, inputs: usize) -> u64 {
-        outputs.div_ceil(PANEL) as u64 * inputs as u64 * size_of::<[u32; PANEL]>() as u64
+    /// Bytes that a packed matrix `[outputs, inputs]` takes on this processor.
+    pub fn bytes(precision: Precision, outputs: usize, inputs: usize) -> u64 {
+        let depth = inputs.div_ceil(Words::of(precision, Level::current()).inputs());
+        outputs.div_ceil(PANEL) as u64 * depth as u64 * size_of::<[u32; PANEL]>() as u64
     }
 }
 
@@ -265,7 +318,7 @@ mod tests {
             buffer.copy_from_slice(&w[rows.start * inputs..rows.end * inputs]);
             Ok(())
         };
-        PackedMatrix::pack_at(level, precision, outputs, inputs, fill).unwrap()
+        PackedMatrix::pack_at(level, precision, outputs, inputs, None, fill).unwrap()
     }
 
     #[test]
@@ -317,6 +370,31 @@ mod tests {
         let fill = |rows: Range<usize>, _: &mut [f32]| {
             if rows.start >= 64 { Err(rows.start) } else { Ok(()) }
         };
-        assert_eq!(PackedMatrix::pack(Precision::F32, 200, 4, fill).err(), Some(64));
+        assert_eq!(
+            PackedMatrix::pack(Precision::F32, 200, 4, &Spare::default(), fill).err(),
+            Some(64)
+        );
+    }
+
+    #[test]
+    fn memory_of_an_earlier_pack_leaves_no_trace() {
+        let spare = Spare::default();
+        let pack = |w: &[f32], spare: &Spare| {
+            let fill = |rows: Range<usize>, buffer: &mut [f32]| -> Result<(), ()> {
+                buffer.copy_from_slice(&w[rows.start * 7..rows.end * 7]);
+                Ok(())
+            };
+            PackedMatrix::pack(Precision::Bf16, w.len() / 7, 7, spare, fill).unwrap()
+        };
+        let w = values(40 * 7);
+        let fresh = pack(&w, &Spare::default());
+        drop(pack(&vec![f32::NAN; 64 * 7], &spare));
+        assert_eq!(spare.lock().len(), 1);
+        let reused = pack(&w, &spare);
+        assert!(spare.lock().is_empty());
+        assert_eq!(reused.panels, fresh.panels);
+        drop(reused);
+        drop(pack(&values(100 * 7), &spare));
+        assert_eq!(spare.lock().len(), 1, "memory of another size is freed");
     }
 }

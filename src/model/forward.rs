@@ -1,11 +1,13 @@
 //! The schedule: groups of chunks through one layer at a time, then the head in tiles of rows.
 //!
-//! A group is as many chunks as work buffers of a fixed size take. Within a group every step runs over
+//! A group is as many chunks as the schedule says ([`super::memory`]). Within a group every step runs over
 //! all rows in parallel; steps follow each other, so no more than one set of buffers exists.
 
 use super::attention::attend;
+use super::hidden::HiddenStates;
+use super::memory::{LOGIT_BYTES, Schedule};
 use super::rope::RopeTable;
-use super::weights::{Checked, Linear, Norm};
+use super::weights::{Checked, LayerWeights, Linear, Norm};
 use super::{Activations, Logits, Observer};
 use crate::arch::HyperParams;
 use crate::error::{Error, Result};
@@ -14,20 +16,12 @@ use crate::progress::{Progress, Unit, check_interrupted};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Work buffers of a group, in bytes, unless one chunk needs more.
-pub(super) const GROUP_BYTES: usize = 256 << 20;
-/// A tile of logits, in bytes, unless 16 rows need more.
-pub(super) const LOGIT_BYTES: usize = 64 << 20;
-
-/// Elements of all work buffers for one row.
-pub(super) fn work_floats_per_row(hyper: &HyperParams) -> usize {
-    let (query, kv) = (hyper.n_head * hyper.head_dim, hyper.n_head_kv * hyper.head_dim);
-    hyper.n_embd + 2 * query + 2 * kv + 2 * hyper.n_ff
-}
-
-/// Buffers that every group reuses; rows of the widths their names say.
+/// Buffers that every group reuses; rows of the widths their names say. A change here is one in
+/// [`super::memory::work_floats_per_row`].
 #[derive(Default)]
 struct Work {
+    /// The group's hidden states, while it is worked on.
+    hidden: Vec<f32>,
     normed: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
@@ -68,8 +62,8 @@ pub(super) struct Pass<'a> {
     lengths: Vec<usize>,
     groups: Vec<Group>,
     rope: RopeTable,
-    /// Hidden states, a row of `n_embd` for each token of each chunk.
-    hidden: Vec<f32>,
+    /// A row of `n_embd` for each token of each chunk.
+    hidden: HiddenStates,
     work: Work,
 }
 
@@ -78,45 +72,53 @@ impl<'a> Pass<'a> {
     pub fn new(
         model: &'a Checked<'a>,
         chunks: &[Vec<u32>],
+        schedule: Schedule,
         observer: &'a mut dyn Observer,
         progress: &'a dyn Progress,
     ) -> Result<Pass<'a>> {
         let lengths: Vec<usize> = chunks.iter().map(Vec::len).collect();
-        let hidden = model.embed(chunks.iter().flatten())?;
+        let groups = groups(&lengths, schedule.group);
+        let states: Vec<_> = groups.iter().map(|g| g.rows.len() * model.hyper.n_embd).collect();
         let rope = model.rope(lengths.iter().copied().max().unwrap_or(0))?;
-        let limit = GROUP_BYTES / size_of::<f32>() / work_floats_per_row(&model.hyper);
-        let pass = Pass {
+        let mut pass = Pass {
             model,
             observer,
             progress,
-            groups: groups(&lengths, limit),
+            hidden: HiddenStates::new(&states, schedule.spill)?,
+            groups,
             lengths,
             rope,
-            hidden,
             work: Work::default(),
         };
-        match first_bad_row(&pass.hidden, model.hyper.n_embd) {
-            None => Ok(pass),
-            Some(row) => Err(pass.non_finite("token_embd.weight", "the embedding", row)),
-        }
+        let groups = pass.groups.clone();
+        let texts = groups.iter().map(|group| &chunks[group.chunks.clone()]);
+        model.embed(texts, |group, states| {
+            if let Some(row) = first_bad_row(&states, model.hyper.n_embd) {
+                let row = groups[group].rows.start + row;
+                return Err(pass.non_finite("token_embd.weight", "the embedding", row));
+            }
+            pass.hidden.put(group, states)
+        })?;
+        Ok(pass)
     }
 
     /// Tokens of all chunks.
-    pub fn tokens(&self) -> usize {
+    fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
 
-    /// Takes all chunks through layer `index`.
-    pub fn layer(&mut self, index: usize) -> Result<()> {
+    /// Takes all chunks through layer `index`, whose weights are `layer`.
+    pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
         self.progress.detail(&format!("layer {index}"));
-        let layer = self.model.layer(index)?;
-        for group in self.groups.clone() {
+        for (number, group) in self.groups.clone().into_iter().enumerate() {
             check_interrupted()?;
+            self.work.hidden = self.hidden.take(number)?;
             self.work.resize(&self.model.hyper, group.rows.len());
             let mut step = Step { pass: self, group: &group, layer: index };
             step.attention(&layer)?;
             step.feed_forward(&layer)?;
+            self.hidden.put(number, std::mem::take(&mut self.work.hidden))?;
             self.progress.advance(group.rows.len() as u64);
         }
         Ok(())
@@ -124,6 +126,7 @@ impl<'a> Pass<'a> {
 
     /// The final norm, and logits of the positions `wanted` of each chunk.
     pub fn head(&mut self, wanted: Range<usize>) -> Result<()> {
+        self.model.layers_are_done();
         let norm = self.model.output_norm()?;
         let name = self.model.head_name();
         let head = match wanted.is_empty() {
@@ -134,12 +137,20 @@ impl<'a> Pass<'a> {
         let tile = (LOGIT_BYTES / size_of::<f32>() / n_vocab).max(16);
         self.progress.begin("logits", self.tokens() as u64, Unit::Tokens);
         let mut logits = Vec::new();
-        let mut first = 0;
+        self.work = Work::default();
+        let (mut first, mut group) = (0, 0);
         for (chunk, &length) in self.lengths.iter().enumerate() {
             check_interrupted()?;
-            let normed = &mut self.work.normed;
+            while !self.groups[group].chunks.contains(&chunk) {
+                group += 1;
+            }
+            if self.groups[group].chunks.start == chunk {
+                self.work.hidden = self.hidden.take(group)?;
+            }
+            let Work { normed, hidden, .. } = &mut self.work;
             normed.resize(length * n_embd, 0.0);
-            let hidden = &self.hidden[first * n_embd..][..length * n_embd];
+            let in_group = first - self.groups[group].rows.start;
+            let hidden = &hidden[in_group * n_embd..][..length * n_embd];
             if let Some(row) = normalize(&norm, self.model.hyper.rms_eps, hidden, normed) {
                 return Err(self.non_finite(&norm.name, "the final norm", first + row));
             }
@@ -201,13 +212,8 @@ enum Input {
 }
 
 impl Step<'_, '_> {
-    fn hidden(&mut self) -> Range<usize> {
-        let n_embd = self.pass.model.hyper.n_embd;
-        self.group.rows.start * n_embd..self.group.rows.end * n_embd
-    }
-
     /// `hidden += attn_output . attention(norm(hidden))`.
-    fn attention(&mut self, layer: &super::weights::LayerWeights) -> Result<()> {
+    fn attention(&mut self, layer: &LayerWeights) -> Result<()> {
         self.norm(&layer.attn_norm)?;
         self.observe(&[&layer.attn_q, &layer.attn_k, &layer.attn_v], Input::Normed)?;
         let work = &mut self.pass.work;
@@ -230,7 +236,7 @@ impl Step<'_, '_> {
     }
 
     /// `hidden += ffn_down . (silu(ffn_gate . norm(hidden)) * (ffn_up . norm(hidden)))`.
-    fn feed_forward(&mut self, layer: &super::weights::LayerWeights) -> Result<()> {
+    fn feed_forward(&mut self, layer: &LayerWeights) -> Result<()> {
         self.norm(&layer.ffn_norm)?;
         self.observe(&[&layer.ffn_gate, &layer.ffn_up], Input::Normed)?;
         let hyper = &self.pass.model.hyper;
@@ -249,10 +255,9 @@ impl Step<'_, '_> {
     }
 
     fn norm(&mut self, norm: &Norm) -> Result<()> {
-        let range = self.hidden();
-        let pass = &mut *self.pass;
-        let eps = pass.model.hyper.rms_eps;
-        match normalize(norm, eps, &pass.hidden[range], &mut pass.work.normed) {
+        let eps = self.pass.model.hyper.rms_eps;
+        let work = &mut self.pass.work;
+        match normalize(norm, eps, &work.hidden, &mut work.normed) {
             None => Ok(()),
             Some(row) => Err(self.error(&norm.name, "the norm", row)),
         }
@@ -273,10 +278,11 @@ impl Step<'_, '_> {
     }
 
     fn add_to_hidden(&mut self, linear: &Linear, input: Input) -> Result<()> {
-        let range = self.hidden();
-        let pass = &mut *self.pass;
-        let x = Rows::dense(pass.work.buffer(input), linear.weight.inputs());
-        let result = multiply(x, &linear.weight, linear.extra(true), &mut pass.hidden[range]);
+        let work = &mut self.pass.work;
+        let mut hidden = std::mem::take(&mut work.hidden);
+        let x = Rows::dense(work.buffer(input), linear.weight.inputs());
+        let result = multiply(x, &linear.weight, linear.extra(true), &mut hidden);
+        work.hidden = hidden;
         self.finite(result.map_err(|at| (linear.name.as_str(), at)))
     }
 

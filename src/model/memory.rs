@@ -1,24 +1,181 @@
-//! How much memory a forward pass needs.
+//! How much memory a forward pass needs, and how one is fitted into a bound.
+//!
+//! What a pass holds at once: a layer's packed weights, twice where the next layer is packed meanwhile; the work buffers
+//! of a group of chunks; the hidden states, of all chunks or, spilled, of one group; what reading a tensor takes. After the
+//! layers, the head and a tile of logits take the place of the former two.
 
-use super::forward::{GROUP_BYTES, LOGIT_BYTES, work_floats_per_row};
 use crate::arch::HyperParams;
-use crate::kernels::PackedMatrix;
+use crate::error::{Error, Result};
+use crate::kernels::{PackedMatrix, Precision};
+use crate::size;
+use crate::source::TensorTable;
 
-/// Peak memory in bytes of [`super::run`] over `n_tokens` tokens in chunks of `ctx`, with logits: the
-/// hidden states, and the larger of a layer in f32 with the work buffers and the head in f32 with a
-/// tile of logits. The model file's memory map is not counted; the system can drop its pages.
-pub fn memory_estimate(hyper: &HyperParams, n_tokens: usize, ctx: usize) -> u64 {
-    const F32: u64 = size_of::<f32>() as u64;
+/// Work buffers of a group, in bytes, unless one chunk needs more or the bound gives less.
+const GROUP_BYTES: u64 = 256 << 20;
+/// A tile of logits, in bytes, unless 16 rows need more.
+pub(super) const LOGIT_BYTES: usize = 64 << 20;
+/// What the program takes besides: tokenizer, text, tables, sums, threads.
+const BASE_BYTES: u64 = 160 << 20;
+/// What computed tensors keep in memory beside the one that is read, at most.
+const READING_BYTES: u64 = 512 << 20;
+const F32: u64 = size_of::<f32>() as u64;
+
+/// What parts of a pass take, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// The largest layer, packed.
+    layer: u64,
+    /// The head, packed, with a tile of logits.
+    head: u64,
+    /// Reading a tensor.
+    reading: u64,
+    /// Hidden states of a token.
+    states: u64,
+    /// Work buffers of a token.
+    work: u64,
+}
+
+/// How a pass goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schedule {
+    /// Tokens of a group, unless one chunk has more.
+    pub group: usize,
+    /// Hidden states go to a temporary file.
+    pub spill: bool,
+    /// The next layer is read and packed while one is computed.
+    pub ahead: bool,
+    /// Bytes held at once.
+    pub peak: u64,
+}
+
+impl Needs {
+    /// What a model with these tensors needs; `reading` is the most that reading one of them takes.
+    pub fn new(
+        hyper: &HyperParams,
+        table: &TensorTable,
+        precision: Precision,
+        reading: u64,
+    ) -> Needs {
+        let packed = |shape: &[usize]| match *shape {
+            [outputs, inputs] => PackedMatrix::bytes(precision, outputs, inputs),
+            [matrices, outputs, inputs] => {
+                (matrices as u64).saturating_mul(PackedMatrix::bytes(precision, outputs, inputs))
+            }
+            _ => 0,
+        };
+        let mut layers = vec![0u64; hyper.n_layer];
+        for info in table.infos() {
+            let layer = info.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+            let layer = layer.and_then(|(number, _)| layers.get_mut(number.parse::<usize>().ok()?));
+            if let Some(bytes) = layer {
+                *bytes = bytes.saturating_add(packed(&info.shape));
+            }
+        }
+        let logits = (LOGIT_BYTES as u64).max(16 * hyper.n_vocab as u64 * F32);
+        Needs {
+            layer: layers.into_iter().max().unwrap_or(0),
+            head: packed(&[hyper.n_vocab, hyper.n_embd]) + logits,
+            reading: reading + READING_BYTES.min(4 * reading),
+            states: hyper.n_embd as u64 * F32,
+            work: work_floats_per_row(hyper) as u64 * F32,
+        }
+    }
+
+    /// The schedule for `tokens` in chunks of up to `longest` that takes no more than `memory`, whole process.
+    ///
+    /// Fails if there is none, with what the least takes.
+    pub fn fit(&self, tokens: usize, longest: usize, memory: u64) -> Result<Schedule> {
+        let full = (GROUP_BYTES / self.work.max(1)) as usize;
+        let group = |rows: usize| rows.max(longest).min(tokens.max(1));
+        // From the quickest to the one that takes least. Small groups cost little, a file more.
+        let wishes = [
+            (full, false, true),
+            (full, false, false),
+            (0, false, true),
+            (0, false, false),
+            (full, true, true),
+            (0, true, true),
+            (full, true, false),
+            (0, true, false),
+        ];
+        let mut least = u64::MAX;
+        for (rows, spill, ahead) in wishes {
+            let group = group(rows);
+            let peak = self.peak(tokens, group, spill, ahead);
+            if peak <= memory {
+                return Ok(Schedule { group, spill, ahead, peak });
+            }
+            least = least.min(peak);
+        }
+        Err(Error::Usage(format!(
+            "{} of memory do not suffice: this model takes {} layer by layer, in chunks of {longest} tokens; give more \
+             (--memory) or use smaller chunks",
+            size::display(memory),
+            size::display(least)
+        )))
+    }
+
+    fn peak(&self, tokens: usize, group: usize, spill: bool, ahead: bool) -> u64 {
+        let rows = |count: usize, bytes: u64| (count as u64).saturating_mul(bytes);
+        let states = rows(if spill { group } else { tokens }, self.states);
+        let layers = self.layer * if ahead { 2 } else { 1 } + rows(group, self.work);
+        // The final norm of a chunk besides.
+        let head = self.head + rows(group, self.states);
+        (BASE_BYTES + self.reading + layers.max(head)).saturating_add(states)
+    }
+}
+
+/// Elements of all work buffers for one row.
+pub(super) fn work_floats_per_row(hyper: &HyperParams) -> usize {
     let (query, kv) = (hyper.n_head * hyper.head_dim, hyper.n_head_kv * hyper.head_dim);
-    let hidden = n_tokens as u64 * hyper.n_embd as u64 * F32;
-    let layer = PackedMatrix::bytes(query, hyper.n_embd)
-        + 2 * PackedMatrix::bytes(kv, hyper.n_embd)
-        + PackedMatrix::bytes(hyper.n_embd, query)
-        + 2 * PackedMatrix::bytes(hyper.n_ff, hyper.n_embd)
-        + PackedMatrix::bytes(hyper.n_embd, hyper.n_ff);
-    let chunk = ctx as u64 * work_floats_per_row(hyper) as u64 * F32;
-    let all = n_tokens as u64 * work_floats_per_row(hyper) as u64 * F32;
-    let work = all.min(chunk.max(GROUP_BYTES as u64));
-    let head = PackedMatrix::bytes(hyper.n_vocab, hyper.n_embd) + LOGIT_BYTES as u64;
-    hidden + (layer + work).max(head)
+    hyper.n_embd + 2 * query + 2 * kv + 2 * hyper.n_ff
+}
+
+/// Peak memory in bytes of [`super::run`] over `tokens` tokens in chunks of `ctx`, with logits, within `memory`; what the
+/// least takes, where that is more. `reading` is what reading a tensor takes at the most.
+///
+/// Pages of mapped files that have been read are given back, and not counted.
+pub fn memory_estimate(
+    hyper: &HyperParams,
+    table: &TensorTable,
+    precision: Precision,
+    (tokens, ctx): (usize, usize),
+    reading: u64,
+    memory: u64,
+) -> u64 {
+    let needs = Needs::new(hyper, table, precision, reading);
+    match needs.fit(tokens, ctx, memory) {
+        Ok(schedule) => schedule.peak,
+        Err(_) => needs.peak(tokens, ctx, true, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDS: Needs =
+        Needs { layer: 1 << 30, head: 1 << 29, reading: 0, states: 1 << 14, work: 1 << 18 };
+
+    #[test]
+    fn less_memory_means_less_at_once_and_never_more_than_the_bound() {
+        let tokens = 100 * 512;
+        let mut last = None;
+        for memory in (1 << 30..=4u64 << 30).rev().step_by(1 << 26) {
+            let Ok(schedule) = NEEDS.fit(tokens, 512, memory) else { break };
+            assert!(schedule.peak <= memory && schedule.group >= 512, "{schedule:?}");
+            last = Some(schedule);
+        }
+        let quick = NEEDS.fit(tokens, 512, 1 << 40).unwrap();
+        assert!(quick.ahead && !quick.spill && quick.group == 1024, "{quick:?}");
+        let last = last.unwrap();
+        assert!(last.spill && !last.ahead && last.group == 512, "{last:?}");
+        let error = NEEDS.fit(tokens, 512, 1 << 30).unwrap_err().to_string();
+        assert!(error.contains("takes 1.38 GB") && error.contains("--memory"), "{error}");
+    }
+
+    #[test]
+    fn a_group_is_no_larger_than_the_text() {
+        assert_eq!(NEEDS.fit(40, 20, 1 << 40).unwrap().group, 40);
+    }
 }

@@ -3,13 +3,16 @@
 //! [`run`] reads a layer's weights once, packs them in f32 or bf16, takes every chunk through, reports the
 //! input of each matrix product to an [`Observer`], and drops the weights; between layers only the
 //! chunks' hidden states stay. So a model far larger than memory can be evaluated, at the price that
-//! all logits come at the very end. Chunks are independent: positions start at 0 in each.
+//! all logits come at the very end. Chunks are independent: positions start at 0 in each. The pass is fitted
+//! into a bound on memory ([`Options::memory`]): where there is room the next layer is packed while one is
+//! computed, where there is little hidden states go to a temporary file.
 //!
 //! Products accumulate in f32; results do not depend on the number of threads. Deliberately absent:
 //! generating text, a key-value cache, quantized arithmetic, and any knowledge of what observers do.
 
 mod attention;
 mod forward;
+mod hidden;
 mod memory;
 mod rope;
 mod weights;
@@ -21,6 +24,7 @@ use crate::gguf::GgufModel;
 use crate::kernels::Precision;
 use crate::progress::{Progress, Unit};
 use std::ops::Range;
+use std::sync::mpsc::sync_channel;
 
 /// The input of matrix products: what one chunk feeds to one or more weight tensors.
 pub struct Activations<'a> {
@@ -67,6 +71,13 @@ pub struct Options {
     /// Of the products with weights. Attention, norms and all sums are f32, and observers see what was not
     /// rounded.
     pub precision: Precision,
+    /// Bytes that the whole process may take; see [`default_memory`]. Results do not depend on it.
+    pub memory: u64,
+}
+
+/// Half of the machine's memory.
+pub fn default_memory() -> u64 {
+    crate::memory::total() / 2
 }
 
 /// Fails as [`run`] does before any work: if the model lacks a tensor, or has one that is wrong or unknown.
@@ -78,8 +89,8 @@ pub fn check(model: &GgufModel) -> Result<usize> {
 /// Takes `chunks` of token ids through `model`, telling `observer` what it meets.
 ///
 /// Fails before any work if the model lacks a tensor, has one of a wrong shape or one the architecture
-/// does not know, or if a token id is outside the vocabulary; later if a value is not finite, naming
-/// tensor, layer (from 0) and chunk (from 1).
+/// does not know, if a token id is outside the vocabulary, or if memory does not suffice; later if a value is
+/// not finite, naming tensor, layer (from 0) and chunk (from 1), or if the temporary file cannot be written.
 pub fn run(
     model: &GgufModel,
     chunks: &[Vec<u32>],
@@ -107,12 +118,40 @@ pub fn run(
              trained for"
         ));
     }
-    let layers = checked.hyper.n_layer;
-    let mut pass = forward::Pass::new(&checked, chunks, observer, progress)?;
-    progress.begin("forward pass", (pass.tokens() * layers) as u64, Unit::Tokens);
-    for layer in 0..layers {
-        pass.layer(layer)?;
-    }
+    let tokens: usize = chunks.iter().map(Vec::len).sum();
+    let schedule = checked.needs().fit(tokens, longest, options.memory)?;
+    let mut pass = forward::Pass::new(&checked, chunks, schedule, observer, progress)?;
+    let total = (tokens * checked.hyper.n_layer) as u64;
+    progress.begin("forward pass", total, Unit::Tokens);
+    layers(&checked, &mut pass, schedule.ahead)?;
     progress.end();
     pass.head(options.logits.clone())
+}
+
+/// Takes all chunks through all layers. With `ahead`, another thread reads and packs the next layer meanwhile.
+fn layers(model: &weights::Checked<'_>, pass: &mut forward::Pass<'_>, ahead: bool) -> Result<()> {
+    let layers = 0..model.hyper.n_layer;
+    if !ahead {
+        return layers.into_iter().try_for_each(|index| pass.layer(index, model.layer(index)?));
+    }
+    std::thread::scope(|scope| {
+        // Without room: a layer is handed over only when the one before has been dropped.
+        let (give, take) = sync_channel(0);
+        let all = layers.clone();
+        scope.spawn(move || {
+            // An error ends this side when it has been given, and the other side's end ends it at the next.
+            for index in all {
+                let layer = model.layer(index);
+                let failed = layer.is_err();
+                if give.send(layer).is_err() || failed {
+                    break;
+                }
+            }
+        });
+        for index in layers {
+            let layer = take.recv().expect("the loader gives every layer up to an error");
+            pass.layer(index, layer?)?;
+        }
+        Ok(())
+    })
 }

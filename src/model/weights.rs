@@ -1,13 +1,16 @@
 //! What the forward pass reads: a model checked against its architecture, and one layer's weights.
 
 use super::attention::Heads;
+use super::memory::Needs;
 use super::rope::RopeTable;
 use crate::arch::{Architecture, HyperParams, Role};
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
-use crate::kernels::{PackedMatrix, Precision};
+use crate::kernels::{PackedMatrix, Precision, Spare};
+use crate::mmap;
 use crate::quants;
 use crate::source::{TensorData, TensorSource};
+use std::ops::Range;
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
@@ -23,6 +26,8 @@ pub(super) struct Checked<'a> {
     rope_dims: usize,
     /// Of products with the weights.
     precision: Precision,
+    /// Memory of the layers before.
+    spare: Spare,
 }
 
 impl<'a> Checked<'a> {
@@ -45,7 +50,7 @@ impl<'a> Checked<'a> {
             let detail = "values and keys of different lengths are not supported";
             return Err(Error::model(origin, detail));
         }
-        let checked = Checked { tensors, hyper, rope_dims, precision };
+        let checked = Checked { tensors, hyper, rope_dims, precision, spare: Spare::default() };
         checked.check_tensors(arch)?;
         Ok(checked)
     }
@@ -92,6 +97,19 @@ impl<'a> Checked<'a> {
         self.tensors.origin()
     }
 
+    /// What a pass takes of memory.
+    pub fn needs(&self) -> Needs {
+        let tensors = self.tensors;
+        let working = (0..tensors.table().infos().len()).map(|index| tensors.working_bytes(index));
+        let reading = working.max().unwrap_or(0);
+        Needs::new(&self.hyper, tensors.table(), self.precision, reading)
+    }
+
+    /// Frees what layers that are gone have left for those to come.
+    pub fn layers_are_done(&self) {
+        self.spare.clear();
+    }
+
     pub fn heads(&self) -> Heads {
         let HyperParams { n_head, n_head_kv, head_dim, .. } = self.hyper;
         Heads { n_head, n_head_kv, head_dim }
@@ -111,17 +129,24 @@ impl<'a> Checked<'a> {
         Ok(RopeTable::new(&self.hyper, self.rope_dims, factors.as_deref(), positions))
     }
 
-    /// The embeddings of `tokens`, one row each.
-    pub fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>) -> Result<Vec<f32>> {
+    /// Gives `done` the embeddings of each of `groups`: one row for each token of its chunks.
+    pub fn embed<'t>(
+        &self,
+        groups: impl Iterator<Item = &'t [Vec<u32>]>,
+        mut done: impl FnMut(usize, Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
         let data = self.read(EMBEDDING)?;
         let n_embd = self.hyper.n_embd;
-        let mut out = Vec::new();
-        for &token in tokens {
-            let start = out.len();
-            out.resize(start + n_embd, 0.0);
-            self.decode_rows(EMBEDDING, &data, token as usize, &mut out[start..])?;
+        for (group, chunks) in groups.enumerate() {
+            let tokens: usize = chunks.iter().map(Vec::len).sum();
+            let mut out = vec![0.0; tokens * n_embd];
+            for (&token, row) in chunks.iter().flatten().zip(out.chunks_exact_mut(n_embd)) {
+                self.decode_rows(EMBEDDING, &data, token as usize, row)?;
+            }
+            done(group, out)?;
         }
-        Ok(out)
+        mmap::let_go(&data.bytes);
+        Ok(())
     }
 
     /// A whole tensor in f32; for vectors.
@@ -135,9 +160,11 @@ impl<'a> Checked<'a> {
         let [outputs, inputs] = data.shape[..] else {
             return Err(Error::tensor(self.origin(), &name, "no matrix"));
         };
-        let weight = PackedMatrix::pack(self.precision, outputs, inputs, |rows, buffer| {
+        let fill = |rows: Range<usize>, buffer: &mut [f32]| {
             self.decode_rows(&name, &data, rows.start, buffer)
-        })?;
+        };
+        let weight = PackedMatrix::pack(self.precision, outputs, inputs, &self.spare, fill)?;
+        mmap::let_go(&data.bytes);
         let bias_name = name.replace(".weight", ".bias");
         let bias = match self.tensors.table().find(&bias_name) {
             Some(_) => Some(self.vector(&bias_name)?),

@@ -8,6 +8,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gguf::{GgufModel, Metadata, Value};
 use crate::imatrix;
+use crate::kernels::Precision;
 use crate::model;
 use crate::quantize::{self, Ftype, PlanOptions, QuantPlan};
 use crate::report;
@@ -140,7 +141,14 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     let memory = vec![
         StageMemory {
             stage: "imatrix",
-            bytes: model::memory_estimate(&hyper, tokens, options.ctx) + in_flight,
+            bytes: model::memory_estimate(
+                &hyper,
+                table,
+                Precision::fastest(),
+                (tokens, options.ctx),
+                in_flight,
+                model::default_memory(),
+            ),
         },
         StageMemory { stage: "quantize", bytes: quantize_memory(table) + in_flight },
     ];

@@ -1,12 +1,14 @@
 //! The forward pass against a naive one in f64, and what it refuses.
 
+use aqueduct::arch::HyperParams;
+use aqueduct::dtype::DType;
 use aqueduct::error::Result;
 use aqueduct::gguf::{GgufModel, Metadata};
 use aqueduct::imatrix;
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, Logits, Observer};
 use aqueduct::progress::Silent;
-use aqueduct::source::{MemorySource, TensorData, TensorInfo};
+use aqueduct::source::{MemorySource, TensorData, TensorInfo, TensorTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -248,10 +250,32 @@ impl Observer for Record {
 }
 
 fn record(model: &GgufModel) -> Record {
+    record_within(model, model::default_memory()).unwrap()
+}
+
+fn record_within(model: &GgufModel, memory: u64) -> Result<Record> {
     let mut record = Record::default();
-    let options = model::Options { logits: 3..1000, precision: Precision::F32 };
-    model::run(model, &chunks(), &mut record, &options, &Silent).unwrap();
-    record
+    let options = model::Options { logits: 3..1000, precision: Precision::F32, memory };
+    model::run(model, &chunks(), &mut record, &options, &Silent)?;
+    Ok(record)
+}
+
+#[test]
+fn the_bound_on_memory_changes_no_bit() {
+    let model = model_of(&tensors(Variant::default()), Variant::default());
+    let hyper = HyperParams::from_metadata("test", &model.metadata, false).unwrap();
+    let lengths: Vec<usize> = chunks().iter().map(Vec::len).collect();
+    let text = (lengths.iter().sum(), lengths.iter().copied().max().unwrap());
+    // One chunk at a time, states in a temporary file, no layer ahead.
+    let table = model.tensors.table();
+    let least = model::memory_estimate(&hyper, table, Precision::F32, text, 0, 1);
+    let most = model::memory_estimate(&hyper, table, Precision::F32, text, 0, u64::MAX);
+    assert!(least < most);
+    let (small, large) = (record_within(&model, least).unwrap(), record(&model));
+    assert_eq!(small.inputs, large.inputs);
+    assert_eq!(small.logits, large.logits);
+    let error = record_within(&model, least - 1).err().expect("too little").to_string();
+    assert!(error.contains("give more (--memory)"), "{error}");
 }
 
 fn assert_close(what: &str, got: &[f32], want: &[f64]) {
@@ -403,7 +427,11 @@ fn a_matrix_holds_the_sums_of_squares_of_what_the_model_multiplies() {
 
 fn error_of(tensors: &Tensors, chunks: &[Vec<u32>]) -> String {
     let model = model_of(tensors, Variant::default());
-    let options = model::Options { logits: 0..100, precision: Precision::F32 };
+    let options = model::Options {
+        logits: 0..100,
+        precision: Precision::F32,
+        memory: model::default_memory(),
+    };
     let result = model::run(&model, chunks, &mut Record::default(), &options, &Silent);
     result.unwrap_err().to_string()
 }
@@ -460,7 +488,7 @@ fn models_that_do_not_fit_are_refused_before_any_work() {
 
 #[test]
 fn the_memory_estimate_grows_with_the_model_and_the_text() {
-    use aqueduct::arch::{HyperParams, RopeScaling};
+    use aqueduct::arch::RopeScaling;
     let hyper = |n_embd: usize, n_ff: usize| HyperParams {
         n_layer: 32,
         n_vocab: 32000,
@@ -475,9 +503,31 @@ fn the_memory_estimate_grows_with_the_model_and_the_text() {
         rope_scaling: RopeScaling::None,
         tied: false,
     };
-    let seven_b = model::memory_estimate(&hyper(4096, 14336), 100 * 512, 512);
-    // A layer of 218 M weights in f32 and 100 chunks of 8 MiB.
-    assert!((1.8e9..3.0e9).contains(&(seven_b as f64)), "{seven_b}");
-    assert!(model::memory_estimate(&hyper(4096, 14336), 200 * 512, 512) > seven_b);
-    assert!(model::memory_estimate(&hyper(2048, 7168), 100 * 512, 512) < seven_b);
+    let estimate = |(n_embd, n_ff): (usize, usize), chunks: usize, memory: u64| {
+        let kv = n_embd / 4;
+        let matrices =
+            [("q", n_embd, n_embd), ("k", kv, n_embd), ("v", kv, n_embd), ("o", n_embd, n_embd)];
+        let mlp = [("gate", n_ff, n_embd), ("up", n_ff, n_embd), ("down", n_embd, n_ff)];
+        let layers = (0..32).flat_map(|layer| {
+            let all = matrices.into_iter().chain(mlp);
+            all.map(move |(name, rows, columns)| {
+                TensorInfo::new(
+                    format!("blk.{layer}.{name}.weight"),
+                    vec![rows, columns],
+                    DType::F16,
+                )
+            })
+        });
+        let table = TensorTable::new("test", layers.collect()).unwrap();
+        let text = (chunks * 512, 512);
+        model::memory_estimate(&hyper(n_embd, n_ff), &table, Precision::F32, text, 0, memory)
+    };
+    let seven_b = estimate((4096, 14336), 100, u64::MAX);
+    // Two layers of 218 M weights in f32 and 100 chunks of 8 MiB.
+    assert!((2.6e9..3.4e9).contains(&(seven_b as f64)), "{seven_b}");
+    assert!(estimate((4096, 14336), 200, u64::MAX) > seven_b);
+    assert!(estimate((2048, 7168), 100, u64::MAX) < seven_b);
+    // What the bound allows, or the least.
+    assert!(estimate((4096, 14336), 100, 2_000_000_000) <= 2_000_000_000);
+    assert!((1e9..1.4e9).contains(&(estimate((4096, 14336), 100, 1) as f64)));
 }

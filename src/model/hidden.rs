@@ -1,0 +1,129 @@
+//! Hidden states between layers, a group of chunks at a time: in memory, or in a temporary file where memory does not
+//! suffice for all of them.
+
+use crate::error::{Error, Result};
+use crate::output;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// Bytes that are converted at once on the way to the file or back.
+const PIECE: usize = 1 << 18;
+
+/// The hidden states of all groups; those of a group are taken, worked on and put back.
+pub(super) enum HiddenStates {
+    Memory(Vec<Vec<f32>>),
+    File(Spilled),
+}
+
+/// Hidden states in a file without a name.
+pub(super) struct Spilled {
+    file: File,
+    /// Of the file, for errors.
+    folder: PathBuf,
+    /// For each group, where it begins in the file, in elements, and how many it has.
+    places: Vec<(u64, usize)>,
+    /// The memory of the group that was put back last.
+    spare: Vec<f32>,
+}
+
+impl HiddenStates {
+    /// Room for groups of `lengths` elements; all must be put before any is taken. Fails if the states are to go to a
+    /// file and there is no space for it.
+    pub fn new(lengths: &[usize], spill: bool) -> Result<HiddenStates> {
+        if !spill {
+            return Ok(HiddenStates::Memory(vec![Vec::new(); lengths.len()]));
+        }
+        let mut end = 0;
+        let mut place = |&length: &usize| {
+            let start = end;
+            end += length as u64;
+            (start, length)
+        };
+        let places = lengths.iter().map(&mut place).collect();
+        let bytes = end * size_of::<f32>() as u64;
+        let remedy = "use fewer chunks or more --memory";
+        let (file, folder) = output::temporary_file(bytes, "hidden states", remedy)?;
+        Ok(HiddenStates::File(Spilled { file, folder, places, spare: Vec::new() }))
+    }
+
+    /// The states of group `group`, row after row.
+    pub fn take(&mut self, group: usize) -> Result<Vec<f32>> {
+        match self {
+            HiddenStates::Memory(groups) => Ok(std::mem::take(&mut groups[group])),
+            HiddenStates::File(spilled) => spilled.read(group),
+        }
+    }
+
+    /// Puts back what was taken.
+    pub fn put(&mut self, group: usize, states: Vec<f32>) -> Result<()> {
+        match self {
+            HiddenStates::Memory(groups) => groups[group] = states,
+            HiddenStates::File(spilled) => {
+                spilled.write(group, &states)?;
+                spilled.spare = states;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Spilled {
+    fn read(&mut self, group: usize) -> Result<Vec<f32>> {
+        let (start, length) = self.places[group];
+        let mut states = std::mem::take(&mut self.spare);
+        states.resize(length, 0.0);
+        let mut bytes = [0; PIECE];
+        let mut offset = start * size_of::<f32>() as u64;
+        for values in states.chunks_mut(PIECE / size_of::<f32>()) {
+            let bytes = &mut bytes[..size_of_val(values)];
+            let read = self.file.read_exact_at(bytes, offset);
+            read.map_err(Error::io(&self.folder, "read a temporary file in"))?;
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+            offset += bytes.len() as u64;
+        }
+        Ok(states)
+    }
+
+    fn write(&self, group: usize, states: &[f32]) -> Result<()> {
+        let (start, length) = self.places[group];
+        assert_eq!(states.len(), length, "another group's states");
+        let mut bytes = [0; PIECE];
+        let mut offset = start * size_of::<f32>() as u64;
+        for values in states.chunks(PIECE / size_of::<f32>()) {
+            let bytes = &mut bytes[..size_of_val(values)];
+            for (value, bytes) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
+                *bytes = value.to_le_bytes();
+            }
+            let written = self.file.write_all_at(bytes, offset);
+            written.map_err(Error::io(&self.folder, "write a temporary file in"))?;
+            offset += bytes.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_come_back_as_they_were_from_memory_and_file() {
+        let lengths = [3, PIECE / 2 + 5, 0, 1];
+        let groups =
+            lengths.map(|n| (0..n).map(|i| (i as f32).sqrt() - n as f32).collect::<Vec<_>>());
+        for spill in [false, true] {
+            let mut states = HiddenStates::new(&lengths, spill).unwrap();
+            for (group, values) in groups.iter().enumerate() {
+                states.put(group, values.clone()).unwrap();
+            }
+            for (group, values) in groups.iter().enumerate().rev() {
+                assert_eq!(states.take(group).unwrap(), *values);
+                states.put(group, vec![0.5; values.len()]).unwrap();
+                assert_eq!(states.take(group).unwrap(), vec![0.5; values.len()]);
+            }
+        }
+    }
+}
