@@ -3,10 +3,14 @@
 /// Bytes assumed where the system does not tell.
 const ASSUMED: u64 = 16 << 30;
 
-/// Bytes of main memory: what Linux tells, or 16 GiB where nothing does.
+/// Bytes of main memory: what Linux tells, or 16 GiB where nothing does; the limit of this process's control group
+/// where that is less, as in a container.
 pub fn total() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    parse(&text).unwrap_or(ASSUMED)
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let machine = parse(&read("/proc/meminfo")).unwrap_or(ASSUMED);
+    // Seen from inside a container, its own group is the root. Without a limit the file says "max".
+    let limit = read("/sys/fs/cgroup/memory.max").trim().parse().unwrap_or(u64::MAX);
+    machine.min(limit)
 }
 
 /// The line `MemTotal:  24689700 kB` of /proc/meminfo, in bytes.

@@ -62,6 +62,7 @@ impl Arguments {
             keep_stack: self.keep_stack.then_some(self.max_shard_size),
             force: self.run.force,
             memory: self.run.options().memory,
+            forward_memory: self.run.forward_memory(),
             convert: self.convert.options(OutputType::Auto),
             plan: PlanOptions { allow_requantize: self.allow_requantize, ..PlanOptions::default() },
         };

@@ -35,7 +35,8 @@ pub struct RunArguments {
     #[arg(long)]
     pub force: bool,
     /// Memory for merged or converted tensors on their way into the files; one tensor may take more
-    /// [default: a quarter of the machine's].
+    /// [default: a quarter of the machine's]. Where an importance matrix is computed, that takes no more
+    /// either [default: half of the machine's].
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     memory: Option<u64>,
 }
@@ -44,6 +45,11 @@ impl RunArguments {
     pub fn options(&self) -> RunOptions {
         let memory = self.memory.unwrap_or(RunOptions::default().memory);
         RunOptions { force: self.force, memory }
+    }
+
+    /// Memory that a forward pass may take.
+    pub fn forward_memory(&self) -> u64 {
+        self.memory.unwrap_or_else(model::default_memory)
     }
 }
 

@@ -5,6 +5,7 @@ use super::quantize::distinct;
 use super::{Context, show};
 use aqueduct::convert::ConvertOptions;
 use aqueduct::merge;
+use aqueduct::model;
 use aqueduct::pipeline::{self, BuildOptions, Calibration, Forecast, Kind, Source};
 use aqueduct::quantize::{Ftype, PlanOptions, RunOptions};
 use aqueduct::recipe::{
@@ -67,6 +68,7 @@ impl Arguments {
             keep_stack: None,
             force: false,
             memory: RunOptions::default().memory,
+            forward_memory: model::default_memory(),
             convert: ConvertOptions::default(),
             // Sizes of a source that is quantized already are worth knowing too.
             plan: PlanOptions { allow_requantize: true, ..PlanOptions::default() },

@@ -29,6 +29,8 @@ pub struct BuildOptions {
     pub force: bool,
     /// Bytes of computed tensors that quantizing may hold, see [`RunOptions::memory`].
     pub memory: u64,
+    /// Bytes that the whole process may take while the importance matrix is computed.
+    pub forward_memory: u64,
     pub convert: ConvertOptions,
     pub plan: PlanOptions,
 }
@@ -124,6 +126,7 @@ impl Prepared {
             process_output: false,
             bos,
             datasets: options.calibration.names.clone(),
+            memory: options.forward_memory,
             ..imatrix::Options::default()
         };
         imatrix::chunk_tokens(&tokens, &options)?;

@@ -147,7 +147,7 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
                 Precision::fastest(),
                 (tokens, options.ctx),
                 in_flight,
-                model::default_memory(),
+                options.forward_memory,
             ),
         },
         StageMemory { stage: "quantize", bytes: quantize_memory(table) + in_flight },

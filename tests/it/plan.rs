@@ -52,6 +52,7 @@ fn the_demo_plan_shows_members_weights_and_sizes() {
         keep_stack: None,
         force: false,
         memory: 1 << 30,
+        forward_memory: 8_000_000_000,
         convert: ConvertOptions::default(),
         plan: PlanOptions::default(),
     };
