@@ -5,7 +5,8 @@
 //! it ends the process without unwinding; only a kill that cannot be caught leaves a hidden
 //! `.NAME.PID-N.part`, never anything under the final name. The exception is a folder that can be
 //! continued ([`OutputDir::reopen`]): its hidden `.NAME.part` stays once its owner says that something
-//! in it is worth keeping.
+//! in it is worth keeping. A file that can be continued has its saved state, whole in itself, under the same
+//! name ([`part_path`]).
 
 use crate::error::{Error, Result};
 use crate::progress::check_interrupted;
@@ -64,6 +65,12 @@ impl Unfinished {
     fn abandon(&self) {
         unfinished().insert(self.0.clone());
     }
+}
+
+/// `.NAME.part` beside `target`: where what is left of an interrupted run stays, for a later one to
+/// continue.
+pub fn part_path(target: &Path) -> Result<PathBuf> {
+    hidden(target, ".part")
 }
 
 /// The path `.NAME` + `suffix` beside `target`.
@@ -296,7 +303,7 @@ impl OutputDir {
     pub fn reopen(target: impl AsRef<Path>, force: bool) -> Result<OutputDir> {
         check_interrupted()?;
         let target = prepare_dir_target(target.as_ref(), force)?;
-        let unfinished = Unfinished(hidden(&target, ".part")?);
+        let unfinished = Unfinished(part_path(&target)?);
         let lock = lock_dir(&unfinished.0, &target)?;
         Ok(OutputDir { target, force, unfinished, _lock: Some(lock) })
     }

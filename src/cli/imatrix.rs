@@ -1,34 +1,67 @@
-//! `aqueduct imatrix SOURCE -f TEXT -o FILE`: an importance matrix, and the text's perplexity.
+//! `aqueduct imatrix SOURCE -f TEXT -o FILE`: an importance matrix, and the text's perplexity; and the
+//! tools for what it wrote, a file each below `imatrix/`.
+//!
+//! The tools' names come before sources: a SOURCE named `show` is written `./show`.
+
+mod diff;
+mod merge;
+mod show;
 
 use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
-use super::{Context, show};
+use super::{Context, show as print};
 use aqueduct::convert::OutputType;
-use aqueduct::imatrix::{self, Format};
+use aqueduct::imatrix::{self, Computed, Format, Saving, Shard};
 use aqueduct::kernels::Precision;
-use aqueduct::output;
 use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::tokenizer::Tokenizer;
-use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use aqueduct::{Error, output};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Collect an importance matrix over calibration text.
+/// Collect an importance matrix over calibration text, or work with such files.
+///
+/// With --save-every the state of a run is kept in the hidden file .NAME.part beside the output. The same
+/// command continues an interrupted run from there and ends with the same bytes.
 #[derive(Args)]
+#[command(
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    override_usage = "aqueduct imatrix [OPTIONS] -o <FILE> <SOURCE>\n       \
+                      aqueduct imatrix <merge|show|diff> ..."
+)]
 pub struct Arguments {
+    #[command(subcommand)]
+    tool: Option<Tool>,
     /// A recipe, a Hugging Face folder or a GGUF file.
-    source: PathBuf,
+    #[arg(required = true)]
+    source: Option<PathBuf>,
     /// A calibration text; may be given several times [default: the text that comes with Aqueduct].
     #[arg(short = 'f', long = "file", value_name = "TEXT")]
     texts: Vec<PathBuf>,
     /// The file to write.
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Option<PathBuf>,
     /// Tokens in a chunk.
     #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     ctx: usize,
+    /// Skip so many chunks at the beginning of the text.
+    #[arg(long, value_name = "N", default_value = "0")]
+    from_chunk: usize,
     /// Use at most this many chunks [default: all].
     #[arg(long, value_name = "N", value_parser = positive)]
     chunks: Option<usize>,
+    /// Compute only the I-th of N parts of these chunks, 1/N to N/N; `aqueduct imatrix merge` adds the
+    /// parts, which may come from several machines.
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Save the state after every N chunks. The weights are read once for every N chunks then, and not
+    /// once for all.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    save_every: Option<usize>,
+    /// Begin anew instead of continuing from the state that an interrupted run has saved.
+    #[arg(long)]
+    restart: bool,
     /// Layout of the file.
     #[arg(long, value_enum, default_value = "gguf")]
     format: Layout,
@@ -48,8 +81,16 @@ pub struct Arguments {
     force: bool,
 }
 
+/// What can be done with importance matrices that exist.
+#[derive(Subcommand)]
+enum Tool {
+    Merge(merge::Arguments),
+    Show(show::Arguments),
+    Diff(diff::Arguments),
+}
+
 /// The layouts of imatrix files.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Layout {
     /// GGUF, as llama-imatrix writes by default.
     Gguf,
@@ -57,11 +98,41 @@ enum Layout {
     Dat,
 }
 
+impl From<Layout> for Format {
+    fn from(layout: Layout) -> Format {
+        match layout {
+            Layout::Gguf => Format::Gguf,
+            Layout::Dat => Format::Dat,
+        }
+    }
+}
+
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub fn run(mut self, context: &Context) -> anyhow::Result<()> {
+        match (self.tool.take(), self.source.take(), self.output.take()) {
+            (None, Some(source), Some(output)) => self.compute(&source, &output, context),
+            (Some(tool), None, None) if self.texts.is_empty() => match tool {
+                Tool::Merge(arguments) => arguments.run(context),
+                Tool::Show(arguments) => arguments.run(context),
+                Tool::Diff(arguments) => arguments.run(context),
+            },
+            _ => {
+                let text = "what comes before merge, show or diff belongs to computing an importance matrix; \
+                            if one of them is the name of a model, write ./NAME";
+                Err(Error::Usage(text.to_string()).into())
+            }
+        }
+    }
+
+    fn compute(self, source: &Path, target: &Path, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        output::check_file_target(&self.output, self.force)?;
-        let source = Source::open(&self.source)?;
+        if self.shard.is_some() && self.format == Layout::Dat {
+            let text =
+                "--shard needs the gguf layout: the older one does not tell what belongs together";
+            return Err(Error::Usage(text.to_string()).into());
+        }
+        output::check_file_target(target, self.force)?;
+        let source = Source::open(source)?;
         context.warn_of(&source);
         let calibration = Calibration::read_or_built_in(&self.texts)?;
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
@@ -70,42 +141,60 @@ impl Arguments {
         let precision = self.precision.map_or_else(Precision::fastest, Precision::from);
         let options = imatrix::Options {
             ctx: self.ctx,
+            from_chunk: self.from_chunk,
             chunks: self.chunks,
+            shard: self.shard,
             process_output: self.process_output,
             bos,
             precision,
             memory: self.memory.bytes(),
             datasets: calibration.names,
         };
-        let computed = imatrix::compute(&model, &tokens, &options, context.progress())?;
-        let format = match self.format {
-            Layout::Gguf => Format::Gguf,
-            Layout::Dat => Format::Dat,
-        };
-        computed.imatrix.write(&self.output, format, self.force)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let perplexity = &computed.perplexity;
-        if context.json {
-            return show::json(&serde_json::json!({
-                "path": self.output,
-                "entries": computed.imatrix.entries.len(),
-                "chunks": computed.imatrix.chunk_count,
-                "chunk_size": computed.imatrix.chunk_size,
-                "perplexity": perplexity.estimate,
-                "perplexity_error": perplexity.error,
-                "running_perplexity": perplexity.running,
-                "seconds": seconds,
-            }));
-        }
-        show::text(&format!(
-            "{}: {} entries from {} chunks of {} tokens, perplexity {:.4} +- {:.4}, {seconds:.1} s",
-            self.output.display(),
-            computed.imatrix.entries.len(),
-            computed.imatrix.chunk_count,
-            computed.imatrix.chunk_size,
-            perplexity.estimate,
-            perplexity.error,
-        ));
-        Ok(())
+        let saving = Saving::new(target, self.save_every, self.restart)?;
+        let progress = context.progress();
+        let computed = imatrix::compute_saving(&model, &tokens, &options, Some(&saving), progress)?;
+        computed.imatrix.write(target, self.format.into(), self.force)?;
+        saving.finish()?;
+        tell(target, &computed, started.elapsed().as_secs_f64(), context)
     }
+}
+
+/// Shows what was computed and written to `target`.
+fn tell(target: &Path, computed: &Computed, seconds: f64, context: &Context) -> anyhow::Result<()> {
+    let (matrix, perplexity) = (&computed.imatrix, &computed.perplexity);
+    let record = matrix.record.as_ref();
+    let covered = record.map(|record| record.covered.clone()).unwrap_or_default();
+    let wanted = record.map(|record| record.wanted.clone()).unwrap_or_default();
+    if context.json {
+        return print::json(&serde_json::json!({
+            "path": target,
+            "entries": matrix.entries.len(),
+            "chunks": matrix.chunk_count,
+            "chunk_size": matrix.chunk_size,
+            "covered": covered,
+            "wanted": wanted,
+            "kept_chunks": computed.kept_chunks,
+            "perplexity": perplexity.estimate,
+            "perplexity_error": perplexity.error,
+            "running_perplexity": perplexity.running,
+            "seconds": seconds,
+        }));
+    }
+    let part = match covered == wanted {
+        true => String::new(),
+        false => {
+            let [covered, wanted] = [covered, wanted].map(|ranges| imatrix::ranges_text(&ranges));
+            format!(" ({covered} of {wanted})")
+        }
+    };
+    print::text(&format!(
+        "{}: {} entries from {} chunks{part} of {} tokens, perplexity {:.4} +- {:.4}, {seconds:.1} s",
+        target.display(),
+        matrix.entries.len(),
+        matrix.chunk_count,
+        matrix.chunk_size,
+        perplexity.estimate,
+        perplexity.error,
+    ));
+    Ok(())
 }

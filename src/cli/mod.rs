@@ -12,6 +12,7 @@ mod inspect;
 mod merge;
 mod mix;
 mod options;
+mod pictures;
 mod plan;
 mod progress;
 mod quantize;

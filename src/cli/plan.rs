@@ -1,6 +1,7 @@
 //! `aqueduct plan RECIPE|SOURCE`: what would be made of what, how large, with how much memory; as text and
 //! as a picture.
 
+use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
 use super::{Context, show};
 use aqueduct::convert::ConvertOptions;
@@ -11,9 +12,9 @@ use aqueduct::quantize::{Ftype, PlanOptions, RunOptions};
 use aqueduct::recipe::{
     self, Diagnostic, Folders, MemberLookup, MergePlan, PlanSummary, ShapesOnly,
 };
-use aqueduct::{Error, output, report, size};
+use aqueduct::{Error, report};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Show what a build would make and need, without doing any of it.
@@ -36,20 +37,13 @@ pub struct Arguments {
     /// Show a line for each layer, with weights and parameters, instead of runs of layers.
     #[arg(long)]
     layers: bool,
-    /// Draw the stack of a recipe as an SVG picture. `-` writes it to stdout, and nothing else there.
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
-    /// Draw it on an HTML page that needs no other file and no network. `-` is stdout, as above.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// Replace files that exist.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    pictures: PictureArguments,
 }
 
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        self.check_pictures(context)?;
+        self.pictures.check(context.json)?;
         let source = match Kind::of(&self.source)? {
             Kind::Recipe => match self.plan_recipe()? {
                 Ok(plan) => {
@@ -83,7 +77,7 @@ impl Arguments {
             return print_json(summary.as_ref(), &forecast, &written);
         }
         context.warn_of(&source);
-        if self.pictures().any(|(path, _)| is_stdout(path)) {
+        if self.pictures.on_stdout() {
             return Ok(());
         }
         if let Some(summary) = &summary {
@@ -94,56 +88,21 @@ impl Arguments {
             show::text("");
         }
         show::text(&forecast.render());
-        for (path, bytes) in &written {
-            show::text(&format!("\npicture {} ({})", path.display(), size::display(*bytes)));
-        }
+        pictures::tell(&written);
         Ok(())
     }
 
-    /// The pictures asked for, and what draws each.
-    fn pictures(&self) -> impl Iterator<Item = (&Path, Draw)> {
-        let svg = self.svg.iter().map(|path| (path.as_path(), report::stack_svg as Draw));
-        svg.chain(self.html.iter().map(|path| (path.as_path(), report::stack_html as Draw)))
-    }
-
-    /// Fails if a picture cannot be written where it is asked for.
-    fn check_pictures(&self, context: &Context) -> Result<(), Error> {
-        if self.svg.is_some() && self.svg == self.html {
-            let text = "--svg and --html name the same file; give each its own";
-            return Err(Error::Usage(text.to_string()));
-        }
-        for (path, _) in self.pictures() {
-            if !is_stdout(path) {
-                output::check_file_target(path, self.force)?;
-            } else if context.json {
-                let text = "--json and a picture cannot both go to stdout; name a file for one";
-                return Err(Error::Usage(text.to_string()));
+    /// Writes the pictures that are asked for.
+    fn draw(&self, summary: Option<&PlanSummary>, title: &str) -> Result<Vec<Picture>, Error> {
+        let Some(summary) = summary else {
+            if !self.pictures.any() {
+                return Ok(Vec::new());
             }
-        }
-        Ok(())
-    }
-
-    /// Writes the pictures and tells the files and their sizes.
-    fn draw(
-        &self,
-        summary: Option<&PlanSummary>,
-        title: &str,
-    ) -> Result<Vec<(PathBuf, u64)>, Error> {
-        let mut written = Vec::new();
-        for (path, draw) in self.pictures() {
-            let Some(summary) = summary else {
-                let text = "a model, not a recipe; there is no stack to draw";
-                return Err(Error::Usage(format!("{}: {text}", self.source.display())));
-            };
-            let text = draw(summary, title);
-            if is_stdout(path) {
-                show::text(text.trim_end());
-            } else {
-                output::write_file(path, text.as_bytes(), self.force)?;
-                written.push((path.to_path_buf(), text.len() as u64));
-            }
-        }
-        Ok(written)
+            let text = "a model, not a recipe; there is no stack to draw";
+            return Err(Error::Usage(format!("{}: {text}", self.source.display())));
+        };
+        let svg = || report::stack_svg(summary, title);
+        self.pictures.write(svg, || report::stack_html(summary, title))
     }
 
     /// The recipe's plan, or all that is wrong with it.
@@ -165,22 +124,11 @@ impl Arguments {
     }
 }
 
-/// Draws a plan under a title.
-type Draw = fn(&PlanSummary, &str) -> String;
-
-fn is_stdout(path: &Path) -> bool {
-    path == Path::new("-")
-}
-
 fn print_json(
     merge: Option<&PlanSummary>,
     forecast: &Forecast,
-    pictures: &[(PathBuf, u64)],
+    pictures: &[Picture],
 ) -> anyhow::Result<()> {
-    let pictures: Vec<_> = pictures
-        .iter()
-        .map(|(path, bytes)| serde_json::json!({ "path": path, "bytes": bytes }))
-        .collect();
     show::json(&serde_json::json!({
         "name": forecast.name,
         "merge": merge,

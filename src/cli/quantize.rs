@@ -5,7 +5,7 @@ use super::options::{ConvertArguments, RunArguments};
 use super::{Context, show};
 use anyhow::Context as _;
 use aqueduct::convert::OutputType;
-use aqueduct::imatrix::ImportanceMatrix;
+use aqueduct::imatrix::{self, ImportanceMatrix, Record};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, Sharding};
 use aqueduct::{Error, output, size};
@@ -95,7 +95,7 @@ impl Arguments {
     /// The importance weights to use, if there are any.
     fn importance(&self, context: &Context) -> anyhow::Result<Option<Importance>> {
         let Some(path) = &self.imatrix else { return Ok(None) };
-        let used = self.mix.filter(read_importance(path)?);
+        let used = self.mix.filter(read_importance(path, context)?);
         if used.is_none() {
             let text = "no importance weights are left; quantizing goes on as without --imatrix";
             context.warn_all([text.to_string()]);
@@ -134,7 +134,15 @@ pub fn distinct(types: &[Ftype]) -> Vec<Ftype> {
     kept
 }
 
-fn read_importance(path: &Path) -> anyhow::Result<Importance> {
+fn read_importance(path: &Path, context: &Context) -> anyhow::Result<Importance> {
     let matrix = ImportanceMatrix::read(path).context("the importance matrix cannot be used")?;
+    let missing = matrix.record.as_ref().map(Record::missing).unwrap_or_default();
+    if !missing.is_empty() {
+        let (path, missing) = (path.display(), imatrix::ranges_text(&missing));
+        context.warn_all([format!(
+            "{path}: a part of an importance matrix, without chunks {missing}; `aqueduct imatrix merge` \
+             adds the parts"
+        )]);
+    }
     Ok(Importance::new(&matrix, &path.display().to_string())?)
 }

@@ -251,7 +251,7 @@ fn measure(
     let mut observer =
         Measuring { text, sink, nll: Vec::new(), compared: Vec::new(), records: Vec::new() };
     let (precision, memory) = (subject.precision, subject.memory);
-    let run = model::Options { logits: text.counted(), precision, memory };
+    let run = model::Options { logits: text.counted(), precision, memory, first_chunk: 0 };
     model::run(&subject.subject.model, &chunks, &mut observer, &run, progress)?;
     let Measuring { nll, compared, .. } = observer;
     let per_chunk = text.counted().len();

@@ -69,6 +69,11 @@ impl Layout {
         self.file_bytes
     }
 
+    /// The file's first bytes: its metadata and the tensors' names, shapes, types and places.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
     /// Where tensor data begin, in bytes.
     pub fn data_start(&self) -> u64 {
         self.data_start

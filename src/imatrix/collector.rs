@@ -3,7 +3,7 @@
 //! Source of the rules (which products count, `acc[j] += x * x` in f32, one count for each row):
 //! llama.cpp `tools/imatrix/imatrix.cpp`, October 2026.
 
-use super::{Entry, ImportanceMatrix};
+use super::Entry;
 use crate::error::{Error, Result};
 use crate::kernels::{add_squares, all_finite};
 use crate::model::Activations;
@@ -26,13 +26,18 @@ struct Shared {
 /// the embedding has no entry.
 pub(super) struct Collector {
     process_output: bool,
+    /// Number in the text, from 0, of the chunk that inputs call chunk 0.
+    pub first_chunk: usize,
+    /// What the sums begin with, by tensor.
+    earlier: BTreeMap<String, Entry>,
     /// By the first tensor of each.
     inputs: BTreeMap<String, Shared>,
 }
 
 impl Collector {
-    pub fn new(process_output: bool) -> Collector {
-        Collector { process_output, inputs: BTreeMap::new() }
+    /// A collector that continues the sums `earlier`.
+    pub fn new(process_output: bool, earlier: BTreeMap<String, Entry>) -> Collector {
+        Collector { process_output, first_chunk: 0, earlier, inputs: BTreeMap::new() }
     }
 
     fn wants(&self, tensor: &str) -> bool {
@@ -46,10 +51,15 @@ impl Collector {
         if rows < MIN_ROWS || !self.wants(first) {
             return Ok(());
         }
-        let shared = self.inputs.entry(first.to_string()).or_insert_with(|| Shared {
-            tensors: input.tensors.iter().map(|t| t.to_string()).collect(),
-            sums: vec![0.0; input.row_len],
-            count: 0,
+        let shared = self.inputs.entry(first.to_string()).or_insert_with(|| {
+            let (sums, count) = match self.earlier.get(first) {
+                Some(entry) if entry.sums.len() == input.row_len => {
+                    (entry.sums.clone(), entry.counts[0])
+                }
+                _ => (vec![0.0; input.row_len], 0),
+            };
+            let tensors = input.tensors.iter().map(|t| t.to_string()).collect();
+            Shared { tensors, sums, count }
         });
         shared.sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(part, sums)| {
             for row in input.values.chunks_exact(input.row_len) {
@@ -64,22 +74,17 @@ impl Collector {
         let detail = format!(
             "the squares of its inputs overflow at chunk {}: the activations are too large for an \
              importance matrix",
-            input.chunk + 1
+            self.first_chunk + input.chunk + 1
         );
         Err(Error::tensor("importance matrix", first, detail))
     }
 
-    /// One entry for each tensor.
-    pub fn finish(
-        self,
-        datasets: Vec<String>,
-        chunk_count: u32,
-        chunk_size: u32,
-    ) -> ImportanceMatrix {
-        let entries = self.inputs.into_values().flat_map(|shared| {
-            let entry = Entry { sums: shared.sums, counts: vec![shared.count] };
-            shared.tensors.into_iter().map(move |tensor| (tensor, entry.clone()))
+    /// The sums so far, an entry for each tensor.
+    pub fn entries(&self) -> BTreeMap<String, Entry> {
+        let entries = self.inputs.values().flat_map(|shared| {
+            let entry = Entry { sums: shared.sums.clone(), counts: vec![shared.count] };
+            shared.tensors.iter().map(move |tensor| (tensor.clone(), entry.clone()))
         });
-        ImportanceMatrix { entries: entries.collect(), datasets, chunk_count, chunk_size }
+        self.earlier.clone().into_iter().chain(entries).collect()
     }
 }

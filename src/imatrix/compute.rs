@@ -1,22 +1,34 @@
 //! From a text to an importance matrix, with the perplexity of the text on the way.
+//!
+//! Chunks go through the model all at once, or, where the state is to be saved, so many at a time. Every
+//! chunk's share is added in the order of the chunks either way, so the sums are the same to the bit.
 
 use super::ImportanceMatrix;
-use super::collector::{Collector, MIN_ROWS};
-use crate::error::{Error, Result};
+use super::chunks::{Selection, Shard, chunk_tokens, select};
+use super::collector::Collector;
+use super::perplexity::{Likelihood, Perplexity, counted};
+use super::record::{self, Record};
+use super::saving::Saving;
+use crate::error::Result;
 use crate::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// How [`compute`] works. Defaults are llama-imatrix's, but for the precision.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Tokens in a chunk, 16 or more.
     pub ctx: usize,
+    /// Skip so many chunks at the beginning of the text.
+    pub from_chunk: usize,
     /// Use no more chunks than this.
     pub chunks: Option<usize>,
+    /// Of the chunks that are left, take only this part.
+    pub shard: Option<Shard>,
     /// Collect for `output.weight` too.
     pub process_output: bool,
     /// The token that takes the place of each chunk's first: BOS where the model has it added.
@@ -31,25 +43,18 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        let ctx = super::DEFAULT_CHUNK as usize;
-        let precision = Precision::fastest();
-        let (memory, datasets) = (model::default_memory(), Vec::new());
-        Options { ctx, chunks: None, process_output: false, bos: None, precision, memory, datasets }
+        Options {
+            ctx: super::DEFAULT_CHUNK as usize,
+            from_chunk: 0,
+            chunks: None,
+            shard: None,
+            process_output: false,
+            bos: None,
+            precision: Precision::fastest(),
+            memory: model::default_memory(),
+            datasets: Vec::new(),
+        }
     }
-}
-
-/// The perplexity of a text: `exp` of the mean negative log-likelihood of its tokens. Counted are the
-/// tokens in the second half of each chunk, which have at least half a chunk before them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Perplexity {
-    /// Over the first 1, 2, ... chunks.
-    pub running: Vec<f64>,
-    /// Over all chunks.
-    pub estimate: f64,
-    /// Standard error of the estimate.
-    pub error: f64,
-    /// Tokens counted.
-    pub tokens: usize,
 }
 
 /// What [`compute`] returns.
@@ -57,6 +62,8 @@ pub struct Perplexity {
 pub struct Computed {
     pub imatrix: ImportanceMatrix,
     pub perplexity: Perplexity,
+    /// How many of the chunks an earlier run had computed.
+    pub kept_chunks: usize,
 }
 
 /// The tokens of `texts`, each with BOS before it where the model has it added, and the token that is
@@ -67,35 +74,6 @@ pub fn tokenize(tokenizer: &Tokenizer, texts: &[String]) -> Result<(Vec<u32>, Op
         tokens.extend(tokenizer.encode_document(text, false)?);
     }
     Ok((tokens, tokenizer.bos_id().filter(|_| tokenizer.add_bos())))
-}
-
-/// Cuts `tokens` into chunks of `options.ctx`; the tail that fills none is dropped, and BOS overwrites
-/// each chunk's first token where the model has it added.
-///
-/// Fails if there is not enough text for one chunk, or a chunk is too small.
-pub fn chunk_tokens(tokens: &[u32], options: &Options) -> Result<Vec<Vec<u32>>> {
-    let ctx = options.ctx;
-    if ctx < MIN_ROWS || u32::try_from(ctx).is_err() {
-        return Err(Error::Usage(format!(
-            "a context of {ctx} tokens: an importance matrix needs {MIN_ROWS} or more"
-        )));
-    }
-    if tokens.len() < ctx {
-        return Err(Error::Usage(format!(
-            "the calibration text has {} tokens, which do not fill one context of {ctx}; give more \
-             text or a smaller context",
-            tokens.len()
-        )));
-    }
-    let limit = options.chunks.unwrap_or(usize::MAX);
-    if limit == 0 {
-        return Err(Error::Usage("no chunks to compute an importance matrix from".into()));
-    }
-    let mut chunks: Vec<_> = tokens.chunks_exact(ctx).take(limit).map(<[u32]>::to_vec).collect();
-    if let Some(bos) = options.bos {
-        chunks.iter_mut().for_each(|chunk| chunk[0] = bos);
-    }
-    Ok(chunks)
 }
 
 /// Takes `tokens` through `model` and returns the importance matrix and the perplexity.
@@ -109,54 +87,132 @@ pub fn compute(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Computed> {
-    let chunks = chunk_tokens(tokens, options)?;
-    if tokens.len() < 2 * options.ctx {
+    compute_saving(model, tokens, options, None, progress)
+}
+
+/// As [`compute`]; the state is saved on the way, and an earlier run's is continued, as `saving` tells. The
+/// result is the same, bit for bit.
+///
+/// Fails too if the state cannot be written, or something else has its name. What has been saved stays.
+pub fn compute_saving(
+    model: &GgufModel,
+    tokens: &[u32],
+    options: &Options,
+    saving: Option<&Saving>,
+    progress: &dyn Progress,
+) -> Result<Computed> {
+    let selection = select(tokens.len(), options)?;
+    if selection.available < 2 {
         progress.warn("the calibration text fills only one chunk; means over so little are poor");
     }
-    let mut observer = Calibration {
-        collector: Collector::new(options.process_output),
-        chunks: &chunks,
-        total: Sum::default(),
-        perplexity: Perplexity::default(),
+    let chunks = chunk_tokens(tokens, options)?;
+    let record = Record::new(model, tokens, options, &selection)?;
+    let first = selection.taken.start as u32;
+    let earlier = match saving {
+        Some(saving) => saving.load(&record, first, chunks.len(), progress)?,
+        None => None,
     };
-    // The last position predicts a token of the next chunk, which is not counted.
-    let options_run = model::Options {
-        logits: options.ctx / 2..options.ctx - 1,
-        precision: options.precision,
-        memory: options.memory,
-    };
-    model::run(model, &chunks, &mut observer, &options_run, progress)?;
-    let perplexity = observer.finish();
+    let mut run = Run::new(model, options, &chunks, &selection, record, earlier);
+    let kept_chunks = run.done();
+    let group = saving.and_then(Saving::every).unwrap_or(chunks.len());
+    while run.done() < chunks.len() {
+        let next = run.done()..chunks.len().min(run.done().saturating_add(group));
+        let step = run.take(next, progress).and_then(|()| match saving {
+            Some(saving) if saving.every().is_some() => saving.save(&run.matrix()),
+            _ => Ok(()),
+        });
+        if let (Err(_), Some(saving)) = (&step, saving) {
+            saving.farewell(chunks.len(), progress);
+        }
+        step?;
+    }
+    let perplexity = Perplexity::of(&run.record.likelihoods, options.ctx);
     let (estimate, error) = (perplexity.estimate, perplexity.error);
-    progress.note(&running_text(&perplexity.running));
     progress.note(&format!("Final estimate: PPL = {estimate:.4} +/- {error:.5}"));
-    let (count, size) = (chunks.len() as u32, options.ctx as u32);
-    let imatrix = observer.collector.finish(options.datasets.clone(), count, size);
-    Ok(Computed { imatrix, perplexity })
+    Ok(Computed { imatrix: run.matrix(), perplexity, kept_chunks })
 }
 
-/// Running perplexities as llama-imatrix prints them: `[1]16.2622,[2]17.6857`, a few to a line.
-fn running_text(running: &[f64]) -> String {
-    const A_LINE: usize = 8;
-    let shown: Vec<_> =
-        running.iter().enumerate().map(|(i, ppl)| format!("[{}]{ppl:.4}", i + 1)).collect();
-    shown.chunks(A_LINE).map(|line| line.join(",")).collect::<Vec<_>>().join(",\n")
-}
-
-/// Negative log-likelihoods, their squares, and how many.
-#[derive(Default)]
-struct Sum {
-    nll: f64,
-    squares: f64,
-    tokens: usize,
-}
-
-/// Collects activations and perplexity in one pass.
-struct Calibration<'a> {
-    collector: Collector,
+/// The sums over the chunks taken so far.
+struct Run<'a> {
+    model: &'a GgufModel,
+    options: &'a Options,
     chunks: &'a [Vec<u32>],
-    total: Sum,
-    perplexity: Perplexity,
+    collector: Collector,
+    /// What has been taken.
+    record: Record,
+    /// Number of the run's first chunk in the text.
+    first: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        model: &'a GgufModel,
+        options: &'a Options,
+        chunks: &'a [Vec<u32>],
+        selection: &Selection,
+        record: Record,
+        earlier: Option<ImportanceMatrix>,
+    ) -> Run<'a> {
+        let (entries, earlier) = match earlier {
+            Some(matrix) => (matrix.entries, matrix.record),
+            None => Default::default(),
+        };
+        Run {
+            model,
+            options,
+            chunks,
+            collector: Collector::new(options.process_output, entries),
+            record: earlier.unwrap_or(record),
+            first: selection.taken.start,
+        }
+    }
+
+    /// Chunks in the sums.
+    fn done(&self) -> usize {
+        self.record.likelihoods.len()
+    }
+
+    /// Adds the chunks `next`, which follow those that are done, and notes their running perplexities.
+    fn take(&mut self, next: Range<usize>, progress: &dyn Progress) -> Result<()> {
+        self.collector.first_chunk = self.first + next.start;
+        let mut observer = Calibration {
+            collector: &mut self.collector,
+            chunks: &self.chunks[next.clone()],
+            likelihoods: vec![Likelihood::default(); next.len()],
+        };
+        let run = model::Options {
+            logits: counted(self.options.ctx),
+            precision: self.options.precision,
+            memory: self.options.memory,
+            first_chunk: self.first + next.start,
+        };
+        model::run(self.model, &self.chunks[next.clone()], &mut observer, &run, progress)?;
+        let likelihoods = observer.likelihoods;
+        self.record.likelihoods.extend(likelihoods);
+        // Fits: the record's count of the text's chunks did.
+        self.record.covered = record::one(self.first as u32..(self.first + next.end) as u32);
+        let perplexity = Perplexity::of(&self.record.likelihoods, self.options.ctx);
+        progress.note(&perplexity.running_text(next.start));
+        Ok(())
+    }
+
+    fn matrix(&self) -> ImportanceMatrix {
+        ImportanceMatrix {
+            entries: self.collector.entries(),
+            datasets: self.options.datasets.clone(),
+            chunk_count: self.done() as u32,
+            chunk_size: self.options.ctx as u32,
+            record: Some(self.record.clone()),
+        }
+    }
+}
+
+/// Collects activations and likelihoods in one pass.
+struct Calibration<'a> {
+    collector: &'a mut Collector,
+    chunks: &'a [Vec<u32>],
+    /// One for each chunk.
+    likelihoods: Vec<Likelihood>,
 }
 
 impl Observer for Calibration<'_> {
@@ -165,67 +221,18 @@ impl Observer for Calibration<'_> {
     }
 
     fn logits(&mut self, logits: &Logits<'_>) -> Result<()> {
-        let chunk = &self.chunks[logits.chunk];
-        let targets = &chunk[logits.position + 1..];
+        let targets = &self.chunks[logits.chunk][logits.position + 1..];
         let nll: Vec<f64> = logits
             .values
             .par_chunks_exact(logits.n_vocab)
             .zip(targets)
             .map(|(row, &target)| log_sum_exp(row) - f64::from(row[target as usize]))
             .collect();
+        let likelihood = &mut self.likelihoods[logits.chunk];
         for v in &nll {
-            self.total.nll += v;
-            self.total.squares += v * v;
-        }
-        self.total.tokens += nll.len();
-        if logits.position + nll.len() + 1 == chunk.len() {
-            let running = (self.total.nll / self.total.tokens as f64).exp();
-            self.perplexity.running.push(running);
+            likelihood.nll += v;
+            likelihood.squares += v * v;
         }
         Ok(())
-    }
-}
-
-impl Calibration<'_> {
-    fn finish(&mut self) -> Perplexity {
-        let n = self.total.tokens as f64;
-        let mean = self.total.nll / n;
-        let variance = self.total.squares / n - mean * mean;
-        let estimate = mean.exp();
-        // The error of the mean, carried over to its exponential.
-        let error = (variance.max(0.0) / (n - 1.0)).sqrt() * estimate;
-        Perplexity {
-            estimate,
-            error,
-            tokens: self.total.tokens,
-            ..std::mem::take(&mut self.perplexity)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_drop_the_tail_and_begin_with_bos() {
-        let tokens: Vec<u32> = (0..70).collect();
-        let mut options = Options { ctx: 32, bos: Some(99), ..Options::default() };
-        let chunks = chunk_tokens(&tokens, &options).unwrap();
-        assert_eq!(chunks.len(), 2);
-        assert_eq!((chunks[0][0], chunks[0][1], chunks[1][0], chunks[1][31]), (99, 1, 99, 63));
-        options.bos = None;
-        options.chunks = Some(1);
-        assert_eq!(chunk_tokens(&tokens, &options).unwrap(), [tokens[..32].to_vec()]);
-    }
-
-    #[test]
-    fn too_little_text_is_an_error() {
-        let with = |ctx| Options { ctx, ..Options::default() };
-        assert!(chunk_tokens(&[1; 100], &with(101)).is_err());
-        assert!(chunk_tokens(&[1; 100], &with(100)).is_ok());
-        assert!(chunk_tokens(&[1; 100], &with(8)).is_err());
-        let none = Options { chunks: Some(0), ..with(50) };
-        assert!(chunk_tokens(&[1; 100], &none).is_err());
     }
 }

@@ -151,6 +151,7 @@ mod tests {
             datasets: vec!["first".into(), "last".into()],
             chunk_count: 2,
             chunk_size: 512,
+            record: None,
         }
     }
 

@@ -1,7 +1,9 @@
 //! llama.cpp's imatrix layout inside GGUF: for each tensor `NAME.in_sum2` and `NAME.counts`, both F32.
 //!
-//! Source: llama.cpp `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`, October 2026.
+//! Source: llama.cpp `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`, October 2026. Keys of this
+//! program's own tell what the sums were computed from ([`Record`]); other readers pass over them.
 
+use super::record::Record;
 use super::{DEFAULT_CHUNK, Entry, ImportanceMatrix, check_entry};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -60,7 +62,8 @@ pub(super) fn read(path: &Path) -> Result<ImportanceMatrix> {
         return Err(Error::format(path, format!("'{CHUNK_SIZE}' is 0")));
     }
     let datasets = metadata.strings(DATASETS).unwrap_or_default().to_vec();
-    Ok(ImportanceMatrix { entries, datasets, chunk_count, chunk_size })
+    let record = Record::get(path, metadata, chunk_count)?;
+    Ok(ImportanceMatrix { entries, datasets, chunk_count, chunk_size, record })
 }
 
 fn floats(path: &Path, file: &GgufFile, index: usize) -> Result<Vec<f32>> {
@@ -84,6 +87,9 @@ pub(super) fn write(matrix: &ImportanceMatrix, path: &Path, force: bool) -> Resu
     metadata.set(DATASETS, Value::Array(Array::String(matrix.datasets.clone())));
     metadata.set(CHUNK_COUNT, matrix.chunk_count);
     metadata.set(CHUNK_SIZE, matrix.chunk_size);
+    if let Some(record) = &matrix.record {
+        record.put(&mut metadata);
+    }
     let mut tensors = Vec::new();
     for (name, entry) in &matrix.entries {
         let matrices = entry.counts.len();

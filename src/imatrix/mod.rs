@@ -3,16 +3,29 @@
 //! [`compute`] takes a calibration text through the model and sums, for each tensor, the squares of
 //! what every column is multiplied with; the quantizer weighs rounding errors by the means. Files of
 //! llama.cpp's llama-imatrix, in its GGUF layout and the older binary one, are read and written.
+//! [`merge_shards`] adds what several runs computed, [`compare()`] tells how two matrices differ.
 //! Deliberately absent: mixture-of-experts collection (files that have it are read) and any choice of
 //! types.
 
+mod chunks;
 mod collector;
+mod compare;
 mod compute;
 mod dat;
 mod gguf;
+mod perplexity;
+mod record;
+mod saving;
+mod shards;
 mod statistics;
 
-pub use compute::{Computed, Options, Perplexity, chunk_tokens, compute, tokenize};
+pub use chunks::{Selection, Shard, chunk_tokens, select};
+pub use compare::{Comparison, TensorDifference, compare};
+pub use compute::{Computed, Options, compute, compute_saving, tokenize};
+pub use perplexity::{Likelihood, Perplexity};
+pub use record::{ChunkRanges, Record, model_hash, ranges_text};
+pub use saving::Saving;
+pub use shards::{Merged, merge_shards};
 pub use statistics::{LayerStatistics, TensorStatistics};
 
 use crate::error::{Error, Result};
@@ -44,6 +57,8 @@ pub struct ImportanceMatrix {
     pub chunk_count: u32,
     /// Tokens in a chunk; 0 if it came from a file in the older layout, which counts in chunks.
     pub chunk_size: u32,
+    /// What it was computed from, if this program computed it and the layout has room for it.
+    pub record: Option<Record>,
 }
 
 /// The layouts of imatrix files.
@@ -108,7 +123,8 @@ impl ImportanceMatrix {
     }
 
     /// Adds the sums and counts of `other`, as if both texts had been run in one go. An entry with one
-    /// count meets one with several by counting for each matrix.
+    /// count meets one with several by counting for each matrix. Nothing tells whether the two belong
+    /// together, so the result has no record; [`merge_shards`] adds what does.
     ///
     /// Matrices from files in the older layout are counted in tokens of the other's chunk size (512 if
     /// neither tells). Fails if shapes differ.
@@ -144,6 +160,7 @@ impl ImportanceMatrix {
         merged.datasets.extend(other.datasets.iter().cloned());
         let most = merged.entries.values().flat_map(|e| &e.counts).max().copied().unwrap_or(0);
         merged.chunk_count = (most / i64::from(size)).try_into().unwrap_or(u32::MAX);
+        merged.record = None;
         *self = merged;
         Ok(())
     }
@@ -199,6 +216,7 @@ mod tests {
             datasets: vec!["text".into()],
             chunk_count: 1,
             chunk_size,
+            record: None,
         }
     }
 

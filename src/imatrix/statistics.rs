@@ -31,6 +31,16 @@ pub struct TensorStatistics {
 }
 
 impl TensorStatistics {
+    /// The layer's number, if the tensor belongs to one.
+    pub fn layer(&self) -> Option<usize> {
+        Some(split_layer(&self.tensor)?.0)
+    }
+
+    /// What the tensor is in its layer: `attn_q` for `blk.7.attn_q.weight`.
+    pub fn kind(&self) -> &str {
+        kind(&self.tensor)
+    }
+
     /// Entropy as a share of the largest possible, 0 to 1.
     pub fn normalized_entropy(&self) -> f32 {
         if self.elements > 1 { self.entropy / (self.elements as f32).log2() } else { 0.0 }
@@ -43,7 +53,8 @@ pub struct LayerStatistics {
     pub layer: usize,
     pub sum_of_squares: f32,
     pub zd_score: f32,
-    pub cosine_similarity: f32,
+    /// Tensors without a previous one count as 0; absent if that is all of them.
+    pub cosine_similarity: Option<f32>,
 }
 
 impl ImportanceMatrix {
@@ -79,7 +90,8 @@ impl ImportanceMatrix {
                 layer,
                 sum_of_squares: mean(&|t| t.sum_of_squares),
                 zd_score: mean(&|t| t.zd_score),
-                cosine_similarity: mean(&|t| t.cosine_similarity.unwrap_or(0.0)),
+                cosine_similarity: (tensors.iter().any(|t| t.cosine_similarity.is_some()))
+                    .then(|| mean(&|t| t.cosine_similarity.unwrap_or(0.0))),
             }
         };
         layers.into_iter().map(summary).collect()
@@ -96,9 +108,15 @@ impl ImportanceMatrix {
 }
 
 /// The layer's number and what follows it in `blk.N.rest`.
-fn split_layer(name: &str) -> Option<(usize, &str)> {
+pub(super) fn split_layer(name: &str) -> Option<(usize, &str)> {
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     Some((layer.parse().ok()?, part))
+}
+
+/// A tensor's name without its layer and `.weight`.
+pub(super) fn kind(name: &str) -> &str {
+    let part = split_layer(name).map_or(name, |(_, part)| part);
+    part.strip_suffix(".weight").unwrap_or(part)
 }
 
 fn of_columns(name: &str, means: &[f32]) -> TensorStatistics {
@@ -168,5 +186,10 @@ mod tests {
         let layers = m.layer_statistics();
         assert_eq!(layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [9, 10]);
         assert_eq!(layers[1].sum_of_squares, 2.0);
+        assert_eq!(layers[0].cosine_similarity, None);
+        assert_eq!(layers[1].cosine_similarity, ten.cosine_similarity);
+        assert_eq!((ten.layer(), ten.kind()), (Some(10), "x"));
+        let output = statistics.iter().find(|s| s.tensor == "output.weight").unwrap();
+        assert_eq!((output.layer(), output.kind()), (None, "output"));
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Pass<'a> {
     observer: &'a mut dyn Observer,
     progress: &'a dyn Progress,
     lengths: Vec<usize>,
+    /// The first chunk's number in errors.
+    first_chunk: usize,
     groups: Vec<Group>,
     rope: RopeTable,
     /// A row of `n_embd` for each token of each chunk.
@@ -73,6 +75,7 @@ impl<'a> Pass<'a> {
         model: &'a Checked<'a>,
         chunks: &[Vec<u32>],
         schedule: Schedule,
+        first_chunk: usize,
         observer: &'a mut dyn Observer,
         progress: &'a dyn Progress,
     ) -> Result<Pass<'a>> {
@@ -87,6 +90,7 @@ impl<'a> Pass<'a> {
             hidden: HiddenStates::new(&states, schedule.spill)?,
             groups,
             lengths,
+            first_chunk,
             rope,
             work: Work::default(),
         };
@@ -190,7 +194,7 @@ impl<'a> Pass<'a> {
         let cause = self.model.explain_non_finite(tensor);
         let detail = format!(
             "{what} is not finite at {layer}chunk {}, position {position}; {cause}",
-            chunk + 1
+            self.first_chunk + chunk + 1
         );
         Error::tensor(self.model.origin(), tensor, detail)
     }

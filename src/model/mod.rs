@@ -73,6 +73,9 @@ pub struct Options {
     pub precision: Precision,
     /// Bytes that the whole process may take; see [`default_memory`]. Results do not depend on it.
     pub memory: u64,
+    /// What number, from 0, errors give to the first chunk: where it stands in a text of which these
+    /// chunks are a part.
+    pub first_chunk: usize,
 }
 
 /// Half of the machine's memory.
@@ -105,7 +108,7 @@ pub fn run(
             let detail = format!(
                 "token {token} of chunk {} is outside the vocabulary of {n_vocab}; the text was \
                  tokenized for another model",
-                index + 1
+                options.first_chunk + index + 1
             );
             return Err(Error::model(checked.origin(), detail));
         }
@@ -120,7 +123,8 @@ pub fn run(
     }
     let tokens: usize = chunks.iter().map(Vec::len).sum();
     let schedule = checked.needs().fit(tokens, longest, options.memory)?;
-    let mut pass = forward::Pass::new(&checked, chunks, schedule, observer, progress)?;
+    let mut pass =
+        forward::Pass::new(&checked, chunks, schedule, options.first_chunk, observer, progress)?;
     let total = (tokens * checked.hyper.n_layer) as u64;
     progress.begin("forward pass", total, Unit::Tokens);
     layers(&checked, &mut pass, schedule.ahead)?;

@@ -123,7 +123,6 @@ impl Prepared {
         let options = imatrix::Options {
             ctx: options.ctx,
             chunks: options.chunks,
-            process_output: false,
             bos,
             datasets: options.calibration.names.clone(),
             memory: options.forward_memory,

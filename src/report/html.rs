@@ -1,8 +1,9 @@
 //! A page shell: one HTML file that needs nothing else, follows the reader's choice of light or dark, and
 //! is well-formed XML too.
 
-use super::stack_picture;
+use super::imatrix_statistics::ImatrixStatistics;
 use super::svg::escape;
+use super::{heat_map, stack_picture};
 use crate::recipe::PlanSummary;
 
 const STYLE: &str = "\
@@ -29,12 +30,24 @@ pub fn page(title: &str, style: &str, dark: &str, body: &str) -> String {
 /// The plan's stack as a page: the picture, and below it every row as text.
 pub fn stack_html(summary: &PlanSummary, title: &str) -> String {
     let picture = stack_picture::drawn(summary, title);
-    let text = escape(&super::plan::render_merge(summary));
-    let body = format!(
-        "{picture}<details><summary>Every layer as text</summary>\n<pre>{text}</pre>\n</details>\n"
-    );
+    let text = super::plan::render_merge(summary);
+    picture_page(title, &picture, stack_picture::DARK_STYLE, "Every layer as text", &text)
+}
+
+/// The heat map of an importance matrix as a page: the picture, and below it all figures as text.
+pub fn imatrix_html(report: &ImatrixStatistics) -> String {
+    let (picture, text) = (heat_map::drawn(report), report.render(true));
+    let title = heat_map::title(report);
+    picture_page(&title, &picture, heat_map::DARK_STYLE, "Every tensor as text", &text)
+}
+
+/// A page with `picture`, and below it `text` under `heading`; `dark` has the rules of the picture for dark
+/// grounds.
+fn picture_page(title: &str, picture: &str, dark: &str, heading: &str, text: &str) -> String {
+    let (heading, text) = (escape(heading), escape(text));
+    let body =
+        format!("{picture}<details><summary>{heading}</summary>\n<pre>{text}</pre>\n</details>\n");
     // The picture's own rules come later in the page, so these must be the stronger ones.
-    let dark: String =
-        stack_picture::DARK_STYLE.split_inclusive('}').map(|rule| format!("main {rule}")).collect();
+    let dark: String = dark.split_inclusive('}').map(|rule| format!("main {rule}")).collect();
     page(title, "", &dark, &body)
 }

@@ -3,12 +3,16 @@
 //! Reports are data first (serializable), text second; nothing here prints.
 
 mod evaluation;
+mod heat_map;
 mod html;
+mod imatrix_difference;
+mod imatrix_statistics;
 mod inspect;
 mod palette;
 mod plan;
 mod readme;
 mod render;
+mod scale;
 mod stack;
 mod stack_labels;
 mod stack_layout;
@@ -18,7 +22,12 @@ mod svg;
 mod table;
 
 pub use evaluation::evaluation_table;
-pub use html::{page, stack_html};
+pub use heat_map::imatrix_svg;
+pub use html::{imatrix_html, page, stack_html};
+pub use imatrix_difference::{DifferenceRow, ImatrixDifference, Summary, imatrix_difference};
+pub use imatrix_statistics::{
+    ImatrixStatistics, LayerRow, NeverMet, Ranking, RunReport, StatisticsRow, imatrix_statistics,
+};
 pub use inspect::{
     GgufReport, ImatrixReport, ImatrixRow, Inspection, MetadataRow, SafetensorsReport, TensorRow,
     TypeTotal, Weights, inspect,

@@ -121,7 +121,7 @@ fn shape_text(shape: &[usize]) -> String {
 }
 
 /// Four significant digits.
-fn significant(v: f32) -> String {
+pub(super) fn significant(v: f32) -> String {
     match v.abs() {
         0.0 => "0".to_string(),
         a if (1e-3..1e5).contains(&a) => {

@@ -26,7 +26,7 @@ const MAX_NAME: f64 = 330.0;
 const NAME: f64 = PAD + 46.0;
 const LEGEND_LINE: f64 = 20.0;
 const STRIP: f64 = 190.0;
-const FONTS: &str = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif";
+pub(super) const FONTS: &str = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif";
 
 /// Colours of text, lines and ground on light grounds.
 const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.rule{stroke:#59636e;fill:none}\

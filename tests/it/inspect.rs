@@ -85,6 +85,7 @@ fn imatrix_files_of_both_layouts_are_described() {
         datasets: vec!["text.txt".to_string()],
         chunk_count: 1,
         chunk_size: 512,
+        record: None,
     };
     for (format, layout) in [(Format::Gguf, "gguf"), (Format::Dat, "dat")] {
         let path = dir.path().join(layout).with_extension("bin");

@@ -15,6 +15,9 @@ mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
 mod imatrix;
+mod imatrix_resume;
+mod imatrix_shards;
+mod imatrix_show;
 mod inspect;
 mod layering;
 mod lora;

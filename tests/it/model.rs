@@ -255,7 +255,8 @@ fn record(model: &GgufModel) -> Record {
 
 fn record_within(model: &GgufModel, memory: u64) -> Result<Record> {
     let mut record = Record::default();
-    let options = model::Options { logits: 3..1000, precision: Precision::F32, memory };
+    let options =
+        model::Options { logits: 3..1000, precision: Precision::F32, memory, first_chunk: 0 };
     model::run(model, &chunks(), &mut record, &options, &Silent)?;
     Ok(record)
 }
@@ -430,6 +431,7 @@ fn error_of(tensors: &Tensors, chunks: &[Vec<u32>]) -> String {
     let options = model::Options {
         logits: 0..100,
         precision: Precision::F32,
+        first_chunk: 0,
         memory: model::default_memory(),
     };
     let result = model::run(&model, chunks, &mut Record::default(), &options, &Silent);
