@@ -12,8 +12,8 @@ use super::{Context, show as print};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Computed, Format, Saving, Shard};
 use aqueduct::kernels::Precision;
-use aqueduct::pipeline::{Calibration, Source};
-use aqueduct::tokenizer::Tokenizer;
+use aqueduct::pipeline::{Calibration, Chats, Source};
+use aqueduct::tokenizer::{ChatTemplate, Tokenizer};
 use aqueduct::{Error, output};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,13 @@ pub struct Arguments {
     /// The file to write.
     #[arg(short, long, value_name = "FILE", required = true)]
     output: Option<PathBuf>,
+    /// Calibrate on conversations, written by the model's own chat template: a file of JSON lines, each
+    /// {"messages": [{"role": ..., "content": ...}, ...]} or such a list alone; may be given several times.
+    #[arg(long = "chat", value_name = "FILE.jsonl")]
+    chats: Vec<PathBuf>,
+    /// Read special tokens that the text spells out, such as <|im_start|>, as these tokens.
+    #[arg(long)]
+    parse_special: bool,
     /// Tokens in a chunk.
     #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     ctx: usize,
@@ -65,7 +72,7 @@ pub struct Arguments {
     /// Layout of the file.
     #[arg(long, value_enum, default_value = "gguf")]
     format: Layout,
-    /// Collect for output.weight too.
+    /// Collect for output.weight too, or for token_embd.weight where that is the output.
     #[arg(long)]
     process_output: bool,
     /// What the factors of matrix products are rounded to [default: bf16 where the processor multiplies
@@ -111,11 +118,13 @@ impl Arguments {
     pub fn run(mut self, context: &Context) -> anyhow::Result<()> {
         match (self.tool.take(), self.source.take(), self.output.take()) {
             (None, Some(source), Some(output)) => self.compute(&source, &output, context),
-            (Some(tool), None, None) if self.texts.is_empty() => match tool {
-                Tool::Merge(arguments) => arguments.run(context),
-                Tool::Show(arguments) => arguments.run(context),
-                Tool::Diff(arguments) => arguments.run(context),
-            },
+            (Some(tool), None, None) if self.texts.is_empty() && self.chats.is_empty() => {
+                match tool {
+                    Tool::Merge(arguments) => arguments.run(context),
+                    Tool::Show(arguments) => arguments.run(context),
+                    Tool::Diff(arguments) => arguments.run(context),
+                }
+            }
             _ => {
                 let text = "what comes before merge, show or diff belongs to computing an importance matrix; \
                             if one of them is the name of a model, write ./NAME";
@@ -134,10 +143,23 @@ impl Arguments {
         output::check_file_target(target, self.force)?;
         let source = Source::open(source)?;
         context.warn_of(&source);
-        let calibration = Calibration::read_or_built_in(&self.texts)?;
+        let chats =
+            self.chats.iter().map(|path| Chats::read(path)).collect::<Result<Vec<_>, _>>()?;
+        let calibration = match chats.is_empty() {
+            true => Calibration::read_or_built_in(&self.texts)?,
+            false => Calibration::read(&self.texts)?,
+        };
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
-        let (tokens, bos) = imatrix::tokenize(&tokenizer, &calibration.texts)?;
+        let (mut tokens, bos) =
+            imatrix::tokenize(&tokenizer, &calibration.texts, self.parse_special)?;
+        if !chats.is_empty() {
+            let template = ChatTemplate::from_metadata(model.origin(), &model.metadata)?;
+            for chats in &chats {
+                tokens.extend(chats.tokens(&template, &tokenizer)?);
+            }
+        }
+        let names = calibration.names.into_iter().chain(chats.iter().map(Chats::name));
         let precision = self.precision.map_or_else(Precision::fastest, Precision::from);
         let options = imatrix::Options {
             ctx: self.ctx,
@@ -148,7 +170,7 @@ impl Arguments {
             bos,
             precision,
             memory: self.memory.bytes(),
-            datasets: calibration.names,
+            datasets: names.collect(),
         };
         let saving = Saving::new(target, self.save_every, self.restart)?;
         let progress = context.progress();

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 /// Products with fewer rows are not counted.
 pub(super) const MIN_ROWS: usize = 16;
+/// The head, and the embedding where that is the head; looking up tokens multiplies nothing.
+const HEADS: &[&str] = &["output.weight", "token_embd.weight"];
 /// Columns that one task sums.
 const COLUMNS: usize = 128;
 
@@ -22,8 +24,9 @@ struct Shared {
     count: i64,
 }
 
-/// Collects sums over all products of the layers and, if asked to, of `output.weight`. A head tied to
-/// the embedding has no entry.
+/// Collects sums over all products of the layers and, if asked to, of the head. The entry of a head that is
+/// tied to the embedding has the embedding's name, under which quantizers look for it; llama-imatrix has
+/// none for it.
 pub(super) struct Collector {
     process_output: bool,
     /// Number in the text, from 0, of the chunk that inputs call chunk 0.
@@ -41,7 +44,7 @@ impl Collector {
     }
 
     fn wants(&self, tensor: &str) -> bool {
-        tensor.starts_with("blk.") || (self.process_output && tensor == "output.weight")
+        tensor.starts_with("blk.") || (self.process_output && HEADS.contains(&tensor))
     }
 
     /// Adds one chunk's input of the products with `input.tensors`. Fails if a sum overflows.

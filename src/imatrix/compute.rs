@@ -29,7 +29,7 @@ pub struct Options {
     pub chunks: Option<usize>,
     /// Of the chunks that are left, take only this part.
     pub shard: Option<Shard>,
-    /// Collect for `output.weight` too.
+    /// Collect for the head too: for `output.weight`, or for `token_embd.weight` where that is the head.
     pub process_output: bool,
     /// The token that takes the place of each chunk's first: BOS where the model has it added.
     pub bos: Option<u32>,
@@ -67,11 +67,16 @@ pub struct Computed {
 }
 
 /// The tokens of `texts`, each with BOS before it where the model has it added, and the token that is
-/// to begin each chunk ([`Options::bos`]).
-pub fn tokenize(tokenizer: &Tokenizer, texts: &[String]) -> Result<(Vec<u32>, Option<u32>)> {
+/// to begin each chunk ([`Options::bos`]). With `parse_special` control tokens that a text spells out become
+/// their ids.
+pub fn tokenize(
+    tokenizer: &Tokenizer,
+    texts: &[String],
+    parse_special: bool,
+) -> Result<(Vec<u32>, Option<u32>)> {
     let mut tokens = Vec::new();
     for text in texts {
-        tokens.extend(tokenizer.encode_document(text, false)?);
+        tokens.extend(tokenizer.encode_document(text, parse_special)?);
     }
     Ok((tokens, tokenizer.bos_id().filter(|_| tokenizer.add_bos())))
 }

@@ -119,7 +119,7 @@ struct Prepared {
 impl Prepared {
     fn new(model: &GgufModel, options: &BuildOptions) -> Result<Prepared> {
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
-        let (tokens, bos) = imatrix::tokenize(&tokenizer, &options.calibration.texts)?;
+        let (tokens, bos) = imatrix::tokenize(&tokenizer, &options.calibration.texts, false)?;
         let options = imatrix::Options {
             ctx: options.ctx,
             chunks: options.chunks,

@@ -18,7 +18,7 @@ impl Calibration {
     /// Reads `paths`, which are recorded as given.
     ///
     /// # Errors
-    /// A file that cannot be read or is no UTF-8 text.
+    /// A file that cannot be read, is no UTF-8 text or has no text in it.
     pub fn read(paths: &[PathBuf]) -> Result<Calibration> {
         let names = paths.iter().map(|p| p.display().to_string()).collect();
         let texts = paths.iter().map(|p| read_text(p)).collect::<Result<_>>()?;
@@ -37,10 +37,15 @@ impl Calibration {
     }
 }
 
-fn read_text(path: &Path) -> Result<String> {
+/// The text of a file, which must not be empty.
+pub(super) fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Error::format(path, format!("not UTF-8 text: byte {at} is no part of a character"))
-    })
+    })?;
+    match text.trim().is_empty() {
+        true => Err(Error::format(path, "there is no text in this file")),
+        false => Ok(text),
+    }
 }

@@ -225,7 +225,7 @@ fn quantize_memory(table: &TensorTable) -> u64 {
 fn calibration_tokens(model: &GgufModel, options: &BuildOptions) -> Result<usize> {
     let texts = &options.calibration.texts;
     let tokens = match Tokenizer::from_metadata(model.origin(), &model.metadata) {
-        Ok(tokenizer) => imatrix::tokenize(&tokenizer, texts)?.0.len(),
+        Ok(tokenizer) => imatrix::tokenize(&tokenizer, texts, false)?.0.len(),
         Err(_) => texts.iter().map(String::len).sum::<usize>() / BYTES_PER_TOKEN,
     };
     let chunks = (tokens / options.ctx).min(options.chunks.unwrap_or(usize::MAX));

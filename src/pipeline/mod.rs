@@ -6,10 +6,12 @@
 
 mod build;
 mod calibration;
+mod chats;
 mod forecast;
 mod source;
 
 pub use build::{Build, BuildOptions, build, file_stem, recipe_files};
 pub use calibration::Calibration;
+pub use chats::Chats;
 pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
 pub use source::{Kind, Source};

@@ -9,10 +9,11 @@
 //! For merges there are [`TokenList`], which tells which rows of two embeddings mean the same token, and
 //! [`edited_files`], the tokenizer files of a result whose tokens or chat template are not its donor's.
 //!
-//! Deliberately absent: decoding of ids, running chat templates, and the tokenizer kinds that no model of the
+//! [`ChatTemplate`] writes conversations as a model reads them. Deliberately absent: decoding of ids, and the tokenizer kinds that no model of the
 //! llama family uses (WordPiece, Unigram, RWKV).
 
 mod bpe;
+mod chat;
 mod chat_template;
 mod edit;
 mod files;
@@ -28,6 +29,7 @@ mod spm;
 mod tokens;
 mod vocabulary;
 
+pub use chat::ChatTemplate;
 pub use chat_template::{chat_template, chat_template_names, named_chat_template};
 pub use edit::{Change, FILES, edited_files};
 pub use restore::restore;

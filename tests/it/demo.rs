@@ -47,7 +47,7 @@ fn the_stack_reads_held_out_text_as_the_training_script_computes() {
     assert_eq!(model.metadata.str("tokenizer.ggml.pre"), Some("gpt-2"));
     let tokenizer = Tokenizer::from_metadata("demo", &model.metadata).unwrap();
     let text = std::fs::read_to_string(shipped("tests/data/demo/held-out.txt")).unwrap();
-    let (tokens, bos) = imatrix::tokenize(&tokenizer, &[text]).unwrap();
+    let (tokens, bos) = imatrix::tokenize(&tokenizer, &[text], false).unwrap();
     assert_eq!((tokens.len(), bos), (578, Some(0)));
     let options = Options { ctx: 128, bos, ..Options::default() };
     let computed = imatrix::compute(&model, &tokens, &options, &Silent).unwrap();

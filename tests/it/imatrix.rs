@@ -108,7 +108,7 @@ fn smollm2_meets_the_peers_matrix_and_perplexity() {
     let model = convert::convert(&checkpoint, &ConvertOptions::default()).unwrap();
     let tokenizer = Tokenizer::from_metadata(&folder, &model.metadata).unwrap();
     let text = std::fs::read_to_string(golden("gpl-3.txt")).unwrap();
-    let (tokens, bos) = imatrix::tokenize(&tokenizer, &[text]).unwrap();
+    let (tokens, bos) = imatrix::tokenize(&tokenizer, &[text], false).unwrap();
     let ids = std::fs::read_to_string(golden("token-ids-gpl3.json")).unwrap();
     assert_eq!(tokens, serde_json::from_str::<Vec<u32>>(&ids).unwrap());
     assert_eq!(bos, None);
