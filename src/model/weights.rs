@@ -13,6 +13,7 @@ use crate::source::{TensorData, TensorSource};
 use std::ops::Range;
 
 const EMBEDDING: &str = "token_embd.weight";
+const TOKENS: &str = "tokenizer.ggml.tokens";
 const HEAD: &str = "output.weight";
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// Ends of names of tensors that old files carry and that hold no weights.
@@ -52,6 +53,7 @@ impl<'a> Checked<'a> {
         }
         let checked = Checked { tensors, hyper, rope_dims, precision, spare: Spare::default() };
         checked.check_tensors(arch)?;
+        checked.check_vocabulary(model)?;
         Ok(checked)
     }
 
@@ -91,6 +93,21 @@ impl<'a> Checked<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The embedding, whose shape is known to be right, has a row for each token. llama.cpp does not load
+    /// models without.
+    fn check_vocabulary(&self, model: &GgufModel) -> Result<()> {
+        let tokens = model.metadata.strings(TOKENS).map_or(self.hyper.n_vocab, <[String]>::len);
+        if tokens == self.hyper.n_vocab {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} rows for the {tokens} tokens of the vocabulary ('{TOKENS}'): embedding and tokenizer are not \
+             of one model",
+            self.hyper.n_vocab
+        );
+        Err(Error::tensor(self.origin(), EMBEDDING, detail))
     }
 
     pub fn origin(&self) -> &str {

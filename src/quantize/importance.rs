@@ -57,6 +57,11 @@ impl Importance {
         self.weights.is_empty()
     }
 
+    /// The names of all weights.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.weights.keys().map(String::as_str)
+    }
+
     /// Gives each tensor's weights the name `to` tells, or drops them if it tells none. What is
     /// recorded in the file still counts them: llama-quantize counts before it prunes.
     pub fn rename(&mut self, to: impl Fn(&str) -> Option<String>) {

@@ -128,6 +128,9 @@ impl QuantPlan {
         let facts = ModelFacts::new(origin, &known_to_rules(model, options), infos)?;
         let mut mix = Mix::new(ftype, facts, has_imatrix, options);
         let mut notes = Notes::new(facts.family);
+        if let Some(importance) = importance {
+            notes.entries(model, importance)?;
+        }
         let mut tensors = Vec::with_capacity(infos.len());
         let kept = kept_shards(&*model.tensors, options.sharding)?;
         // A source's table has its shards one after the other.
@@ -291,14 +294,32 @@ struct Notes {
     unweighted: Vec<String>,
     /// Tensors that must have importance weights and have none.
     missing: Vec<String>,
+    /// Entries of the matrix that are no tensors of the model.
+    foreign: Vec<String>,
     /// (wanted, taken, row length) -> tensors.
     fallbacks: BTreeMap<(DType, DType, usize), usize>,
 }
 
 impl Notes {
     fn new(family: Family) -> Notes {
-        let (unweighted, missing, fallbacks) = Default::default();
-        Notes { family, unweighted, missing, fallbacks }
+        let (unweighted, missing, foreign, fallbacks) = Default::default();
+        Notes { family, unweighted, missing, foreign, fallbacks }
+    }
+
+    /// Looks for entries that are of another model. Fails if all are, in a matrix that has any.
+    fn entries(&mut self, model: &GgufModel, importance: &Importance) -> Result<()> {
+        let table = model.tensors.table();
+        let foreign = importance.names().filter(|name| table.get(name).is_none());
+        self.foreign = foreign.map(String::from).collect();
+        if self.foreign.is_empty() || self.foreign.len() < importance.names().count() {
+            return Ok(());
+        }
+        let names = listed(&self.foreign);
+        let detail = format!(
+            "the importance matrix has entries for {names}, and none of them is a tensor of this model; \
+             it was computed for another model"
+        );
+        Err(Error::model(model.tensors.origin(), detail))
     }
 
     /// Looks up the importance weights for `info`; whether there are any.
@@ -372,6 +393,12 @@ impl Notes {
         if !self.unweighted.is_empty() {
             let names = listed(&self.unweighted);
             warnings.push(format!("{ftype}: the importance matrix has no entry for {names}"));
+        }
+        if !self.foreign.is_empty() {
+            let names = listed(&self.foreign);
+            warnings.push(format!(
+                "{ftype}: the importance matrix has entries for {names}, which are no tensors of this model"
+            ));
         }
         for ((wanted, taken, row), &tensors) in &self.fallbacks {
             let plural = if tensors == 1 { "tensor" } else { "tensors" };

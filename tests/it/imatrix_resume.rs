@@ -170,6 +170,33 @@ fn what_stands_where_the_state_would_is_not_touched() {
     assert_eq!(place.entries(), [STATE]);
 }
 
+/// With files limited to 512 or 1,024 bytes no state can be written, as on a full disk.
+#[cfg(unix)]
+#[test]
+fn a_state_that_cannot_be_written_leaves_the_earlier_one() {
+    let place = Place::new();
+    let reference = place.ok(&format!("{RUN} -o reference.gguf")).json();
+    let kept = interrupted(&place);
+    let state = place.read(STATE);
+    let line = format!("{RUN} {SAVING}");
+    let mut full = Command::new("sh");
+    full.args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_aqueduct"),
+    ]);
+    full.args(super::cli::arguments(&line)).current_dir(place.path("."));
+    let ran = finished(&line, 1, full.output().unwrap());
+    one_error(&line, &ran.stderr, &[STATE, "cannot"]);
+    let said =
+        format!("{kept} of 80 chunks are done and stay in {STATE}: the same command continues");
+    assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+    assert!(place.read(STATE) == state, "the earlier state is as it was");
+    let ran = place.ok(&line).json();
+    assert_eq!((&ran["kept_chunks"], &ran["perplexity"]), (&kept.into(), &reference["perplexity"]));
+    assert!(place.read("out.gguf") == place.read("reference.gguf"), "bytes differ");
+}
+
 #[test]
 fn ctrl_c_leaves_the_state_and_says_so() {
     let place = Place::new();

@@ -18,6 +18,7 @@ mod imatrix;
 mod imatrix_resume;
 mod imatrix_shards;
 mod imatrix_show;
+mod imatrix_texts;
 mod inspect;
 mod layering;
 mod lora;

@@ -426,6 +426,53 @@ fn a_matrix_holds_the_sums_of_squares_of_what_the_model_multiplies() {
     assert_eq!(with_output.entries.len(), 7 * LAYERS + 1);
 }
 
+#[test]
+fn a_tied_head_has_an_entry_on_request_by_the_embeddings_name() {
+    let variant = Variant { tied: true, ..Variant::default() };
+    let tensors = tensors(variant);
+    let model = model_of(&tensors, variant);
+    let tokens: Vec<u32> = chunks().concat();
+    let mut options = imatrix::Options { ctx: 20, precision: Precision::F32, ..Default::default() };
+    let without = imatrix::compute(&model, &tokens, &options, &Silent).unwrap().imatrix;
+    assert_eq!(without.entries.len(), 7 * LAYERS, "as llama-imatrix");
+    options.process_output = true;
+    let with = imatrix::compute(&model, &tokens, &options, &Silent).unwrap().imatrix;
+    assert_eq!(with.entries.len(), 7 * LAYERS + 1);
+    let mut sums = vec![0.0; EMBD];
+    for chunk in imatrix::chunk_tokens(&tokens, &options).unwrap() {
+        let mut reference = Reference { tensors: &tensors, variant, inputs: BTreeMap::new() };
+        reference.run(&chunk);
+        let rows = &reference.inputs["token_embd.weight"];
+        rows.iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(s, x)| *s += x * x));
+    }
+    let entry = &with.entries["token_embd.weight"];
+    assert_eq!(entry.counts, [80]);
+    assert_close("token_embd", &entry.sums, &sums);
+    // The quantizer takes it for the embedding, which is the head too.
+    assert!(with.weights_for("token_embd.weight", EMBD).unwrap().is_ok());
+}
+
+#[test]
+fn a_vocabulary_of_another_size_than_the_embedding_is_an_error() {
+    let mut model = model_of(&tensors(Variant::default()), Variant::default());
+    let tokens: Vec<u32> = chunks().concat();
+    let options = imatrix::Options { ctx: 20, ..Default::default() };
+    for (size, fits) in [(VOCAB, true), (VOCAB - 1, false), (VOCAB + 1, false)] {
+        let names = (0..size).map(|token| token.to_string()).collect();
+        let names = aqueduct::gguf::Value::Array(aqueduct::gguf::Array::String(names));
+        model.metadata.set("tokenizer.ggml.tokens", names);
+        let result = imatrix::compute(&model, &tokens, &options, &Silent);
+        match fits {
+            true => drop(result.unwrap()),
+            false => {
+                let error = result.unwrap_err().to_string();
+                let said = format!("{VOCAB} rows for the {size} tokens of the vocabulary");
+                assert!(error.contains("'token_embd.weight'") && error.contains(&said), "{error}");
+            }
+        }
+    }
+}
+
 fn error_of(tensors: &Tensors, chunks: &[Vec<u32>]) -> String {
     let model = model_of(tensors, Variant::default());
     let options = model::Options {
