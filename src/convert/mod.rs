@@ -13,12 +13,12 @@ mod tensors;
 
 pub use identity::merge_front_matter;
 
-use crate::arch::{Architecture, HyperParams};
+use crate::arch::{Architecture, HyperParams, VocabularyRules};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::gguf::GgufModel;
-use crate::tokenizer::Vocabulary;
+use crate::tokenizer::{SpacePrefix, Vocabulary};
 use std::str::FromStr;
 use std::sync::Arc;
 use tensors::ConvertedSource;
@@ -72,6 +72,11 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
     let tensors = ConvertedSource::new(checkpoint, arch, &hyper, dtype)?;
     let vocabulary =
         Vocabulary::from_checkpoint(checkpoint, hyper.n_vocab, options.pre_tokenizer.as_deref())?;
+    let vocabulary = vocabulary.with_space_prefix(match arch.vocabulary {
+        VocabularyRules::Llama => SpacePrefix::Config,
+        VocabularyRules::Plain => SpacePrefix::Tokenizer,
+        VocabularyRules::NoSpacePrefix => SpacePrefix::Never,
+    });
     let parameters = tensors.parameters();
     let sources = metadata::Sources {
         checkpoint,

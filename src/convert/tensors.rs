@@ -1,7 +1,7 @@
 //! The tensors of a checkpoint under GGUF names, shapes and types: a source over a source.
 
 use super::cast;
-use crate::arch::{Architecture, HyperParams, Permute, Role};
+use crate::arch::{Architecture, HyperParams, Role, RopeScaling, TensorDecl};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -10,13 +10,16 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The divisors of rotary frequencies, a tensor no checkpoint has.
+/// The divisors of rotary frequencies, tensors no checkpoint has: for all texts, for long and short ones.
 const ROPE_FREQS: &str = "rope_freqs.weight";
+const ROPE_LONG: &str = "rope_factors_long.weight";
+const ROPE_SHORT: &str = "rope_factors_short.weight";
 
 /// Where a tensor's data come from.
 enum Origin {
-    /// Tensor `index` of the checkpoint, its rows reordered within this many heads if any.
-    Checkpoint { index: usize, heads: Option<usize> },
+    /// Tensor `index` of the checkpoint, its rows reordered within this many heads if any, or its values
+    /// plus one.
+    Checkpoint { index: usize, heads: Option<usize>, plus_one: bool },
     /// Computed once from the hyperparameters.
     Computed(Vec<u8>),
 }
@@ -43,8 +46,8 @@ impl ConvertedSource {
         let inner = Arc::clone(&checkpoint.tensors);
         let mut problems = Vec::new();
         let (mut infos, mut origins) = (Vec::new(), Vec::new());
-        if let Some(factors) = hyper.rope_factors() {
-            infos.push(TensorInfo::new(ROPE_FREQS, vec![factors.len()], DType::F32));
+        for (name, factors) in rope_tensors(hyper) {
+            infos.push(TensorInfo::new(name, vec![factors.len()], DType::F32));
             let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
             origins.push(Origin::Computed(bytes));
         }
@@ -76,14 +79,10 @@ impl ConvertedSource {
             }
             let name = decl.gguf_name(layer.unwrap_or(0));
             let target = if stays_f32(&name, shape.len()) { DType::F32 } else { dtype };
-            let heads = match decl.permute {
-                Permute::None => None,
-                Permute::QueryHeads => Some(hyper.n_head),
-                Permute::KeyHeads => Some(hyper.n_head_kv),
-            };
             found.insert(name.clone());
             infos.push(TensorInfo::new(name, shape, target));
-            origins.push(Origin::Checkpoint { index, heads });
+            let TensorDecl { permute, plus_one, .. } = *decl;
+            origins.push(Origin::Checkpoint { index, heads: permute.heads(hyper), plus_one });
         }
         // A tensor that is there but wrong was named already and is not missing as well.
         let present = |name: &str| inner.table().find(name).is_some();
@@ -103,6 +102,14 @@ impl ConvertedSource {
     pub(super) fn parameters(&self) -> u64 {
         self.table.infos().iter().map(|info| info.elements() as u64).sum()
     }
+}
+
+/// The divisors of rotary frequencies that GGUF holds as tensors, in the peer's order.
+fn rope_tensors(hyper: &HyperParams) -> Vec<(&'static str, Vec<f32>)> {
+    if let RopeScaling::LongRope { factors: Some([short, long]), .. } = &hyper.rope_scaling {
+        return vec![(ROPE_LONG, long.clone()), (ROPE_SHORT, short.clone())];
+    }
+    hyper.rope_factors().into_iter().map(|factors| (ROPE_FREQS, factors)).collect()
 }
 
 /// The names, in the checkpoint and in GGUF, of every tensor that the model cannot lack.
@@ -152,23 +159,25 @@ impl TensorSource for ConvertedSource {
     }
 
     fn working_bytes(&self, index: usize) -> u64 {
-        let Origin::Checkpoint { index: source, heads } = &self.origins[index] else { return 0 };
+        let Origin::Checkpoint { index: source, heads, plus_one } = &self.origins[index] else {
+            return 0;
+        };
         let info = &self.table.infos()[index];
-        // A copy where the type changes, and one where rows are reordered.
+        // A copy where the type or the values change, and one where rows are reordered.
         let cast = self.inner.table().infos()[*source].dtype != info.dtype;
-        let copies = usize::from(cast) + usize::from(heads.is_some());
+        let copies = usize::from(cast || *plus_one) + usize::from(heads.is_some());
         self.inner.working_bytes(*source) + (copies * info.bytes().unwrap_or(0)) as u64
     }
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
-        let (source, heads) = match &self.origins[index] {
+        let (source, heads, plus_one) = match &self.origins[index] {
             Origin::Computed(bytes) => {
                 let (dtype, shape, bytes) =
                     (info.dtype, info.shape.clone(), Cow::Borrowed(&bytes[..]));
                 return Ok(TensorData { dtype, shape, bytes });
             }
-            Origin::Checkpoint { index, heads } => (*index, *heads),
+            Origin::Checkpoint { index, heads, plus_one } => (*index, *heads, *plus_one),
         };
         let source_info = &self.inner.table().infos()[source];
         let data = self.inner.read(source)?;
@@ -178,7 +187,9 @@ impl TensorSource for ConvertedSource {
             return Err(Error::tensor(origin, name, detail));
         }
         let mut bytes = data.bytes;
-        if data.dtype == info.dtype {
+        if plus_one {
+            bytes = Cow::Owned(cast::plus_one(origin, name, data.dtype, &bytes, info.dtype)?);
+        } else if data.dtype == info.dtype {
             cast::check_finite(origin, name, data.dtype, &bytes)?;
         } else {
             bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, info.dtype)?);

@@ -1,4 +1,4 @@
-//! The forward pass of the llama family, layer by layer over all chunks.
+//! The forward pass of the architectures in [`crate::arch`], layer by layer over all chunks.
 //!
 //! [`run`] reads a layer's weights once, packs them in f32 or bf16, takes every chunk through, reports the
 //! input of each matrix product to an [`Observer`], and drops the weights; between layers only the

@@ -2,11 +2,11 @@
 
 use super::build::BuildOptions;
 use super::source::Source;
-use crate::arch::{Architecture, HyperParams};
+use crate::arch::{Architecture, HyperParams, Key};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gguf::{GgufModel, Metadata, Value};
+use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix;
 use crate::kernels::Precision;
 use crate::model;
@@ -246,19 +246,10 @@ fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
     let table = TensorTable::new(config.origin(), renamed.collect())?;
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", arch.gguf_name);
-    let counts = [
-        ("block_count", hyper.n_layer),
-        ("vocab_size", hyper.n_vocab),
-        ("context_length", hyper.n_ctx_train),
-        ("embedding_length", hyper.n_embd),
-        ("feed_forward_length", hyper.n_ff),
-        ("attention.head_count", hyper.n_head),
-        ("attention.head_count_kv", hyper.n_head_kv),
-        ("attention.key_length", hyper.head_dim),
-    ];
-    for (key, n) in counts {
-        metadata.set(format!("{}.{key}", arch.gguf_name), Value::U64(n as u64));
-    }
+    arch.keys.iter().for_each(|key| key.write(arch, &hyper, &mut metadata));
+    // Where there is no tokenizer, nothing else tells.
+    Key::Vocabulary.write(arch, &hyper, &mut metadata);
+    Key::HeadLength.write(arch, &hyper, &mut metadata);
     let tensors = Shapes { origin: config.origin().to_string(), table, of: checkpoint.clone() };
     Ok(GgufModel { metadata, tensors: Arc::new(tensors) })
 }

@@ -320,6 +320,9 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     /// has one, or if they are tied to embeddings that are not the output's.
     fn needs_head(&mut self, stack: &Stack, first: &Parts, last: &Parts) -> bool {
         let heads: Vec<&TensorDecl> = self.arch.with_role(Role::Head).collect();
+        if heads.is_empty() {
+            return self.always_tied(stack, last);
+        }
         let has_own = |part: &&Part| {
             let view = self.planner.view(part.input);
             heads.iter().any(|decl| find(&view, decl, 0).is_some_and(|f| !f.stands_in))
@@ -354,6 +357,23 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         };
         self.planner.problems.warn(last.pos, message, remedy);
         true
+    }
+
+    /// No head, in an architecture whose head is always the embedding; a recipe that merges one is wrong.
+    fn always_tied(&mut self, stack: &Stack, last: &Parts) -> bool {
+        if stack.end(Place::Head).is_some() {
+            let message = format!(
+                "models of architecture {} have no head but their embedding",
+                self.arch.gguf_name
+            );
+            self.planner.problems.error(
+                last.pos,
+                message,
+                "leave out 'head', or write 'head: tied'",
+            );
+            self.ok = false;
+        }
+        false
     }
 
     /// Plans the tensor `decl` of layer `offset` of `slice`, at gradient position `t`.

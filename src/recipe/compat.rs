@@ -2,7 +2,7 @@
 
 use super::donors::Donors;
 use super::plan::{Input, Place, TensorPlan};
-use super::planner::Planner;
+use super::planner::{Planner, View};
 use super::schema::Document;
 use super::slices::Parts;
 use super::yaml::Pos;
@@ -95,20 +95,27 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
         Some(n) => n.to_string(),
         None => "none".to_string(),
     };
-    let pairs = [
-        ("rope_theta", own.hyper.rope_theta.to_string(), ruling.hyper.rope_theta.to_string()),
-        ("rms_norm_eps", own.hyper.rms_eps.to_string(), ruling.hyper.rms_eps.to_string()),
-        (
-            "rope_scaling",
-            format!("{:?}", own.hyper.rope_scaling),
-            format!("{:?}", ruling.hyper.rope_scaling),
-        ),
-        ("sliding_window", window(own.config), window(ruling.config)),
-    ];
+    let optional = |x: Option<f32>| x.map_or("none".to_string(), |x| x.to_string());
+    let constants = |view: &View| {
+        let hyper = view.hyper;
+        [
+            ("rope_theta", hyper.rope_theta.to_string()),
+            ("rope_local_base_freq", optional(hyper.local_rope_theta)),
+            ("rms_norm_eps", hyper.rms_eps.to_string()),
+            ("rope_scaling", format!("{:?}", hyper.rope_scaling)),
+            ("sliding_window", window(view.config)),
+            ("the scale of attention", hyper.score_scale().to_string()),
+            ("attn_logit_softcapping", optional(hyper.attention_soft_cap)),
+            ("final_logit_softcapping", optional(hyper.logit_soft_cap)),
+            ("embedding_multiplier", hyper.embedding_scale.to_string()),
+            ("residual_multiplier", hyper.residual_scale.to_string()),
+            ("logits_scaling", hyper.logit_scale.to_string()),
+        ]
+    };
+    let pairs = constants(&own).into_iter().zip(constants(&ruling));
     let differing: Vec<String> = pairs
-        .iter()
-        .filter(|(_, own, ruling)| own != ruling)
-        .map(|(key, own, ruling)| format!("{key} {own}, now {ruling}"))
+        .filter(|((_, own), (_, ruling))| own != ruling)
+        .map(|((key, own), (_, ruling))| format!("{key} {own}, now {ruling}"))
         .collect();
     (!differing.is_empty()).then(|| {
         format!(

@@ -1,6 +1,6 @@
 //! The tensors of a GGUF model under Hugging Face's names, in its order of rows: a source over a source.
 
-use crate::arch::{Architecture, HyperParams, Permute};
+use crate::arch::{Architecture, HyperParams};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
@@ -14,14 +14,26 @@ use std::sync::Arc;
 /// Elements that one task decodes. Fixed, and a multiple of every block length.
 const CHUNK: usize = 1 << 18;
 
-/// The divisors of rotary frequencies, which config.json holds as numbers.
+/// The divisors of rotary frequencies, which config.json holds as numbers: those of Llama 3, and lists for
+/// texts within the original context and for longer ones.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+pub(super) const ROPE_SHORT: &str = "rope_factors_short.weight";
+pub(super) const ROPE_LONG: &str = "rope_factors_long.weight";
 
 pub(super) struct RestoredSource {
     inner: Arc<dyn TensorSource>,
     table: TensorTable,
-    /// For each tensor, its index in `inner` and the heads within which its rows are reordered.
-    origins: Vec<(usize, Option<usize>)>,
+    origins: Vec<Origin>,
+}
+
+/// Where a tensor comes from, and what conversion did to it.
+struct Origin {
+    /// Its index in the file.
+    index: usize,
+    /// The heads within which its rows are reordered, if they are.
+    heads: Option<usize>,
+    /// The file has its values plus one.
+    plus_one: bool,
 }
 
 impl RestoredSource {
@@ -35,7 +47,7 @@ impl RestoredSource {
         let (mut infos, mut origins, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (index, info) in inner.table().infos().iter().enumerate() {
             let name = &info.name;
-            if name == ROPE_FREQS {
+            if [ROPE_FREQS, ROPE_SHORT, ROPE_LONG].contains(&name.as_str()) {
                 continue;
             }
             let Some((decl, layer)) = arch.match_gguf(name) else {
@@ -56,13 +68,9 @@ impl RestoredSource {
                     continue;
                 }
             };
-            let heads = match decl.permute {
-                Permute::None => None,
-                Permute::QueryHeads => Some(hyper.n_head),
-                Permute::KeyHeads => Some(hyper.n_head_kv),
-            };
+            let (heads, plus_one) = (decl.permute.heads(hyper), decl.plus_one);
             infos.push(TensorInfo::new(decl.hf_name(layer.unwrap_or(0)), shape, dtype));
-            origins.push((index, heads));
+            origins.push(Origin { index, heads, plus_one });
         }
         if let Some(first) = problems.first() {
             let more = match problems.len() - 1 {
@@ -88,11 +96,14 @@ impl TensorSource for RestoredSource {
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
-        let (source, heads) = self.origins[index];
+        let Origin { index: source, heads, plus_one } = self.origins[index];
         let data = self.inner.read(source)?;
         let mut bytes = data.bytes;
         if data.dtype != info.dtype {
             bytes = Cow::Owned(decode(data.dtype, &bytes)?);
+        }
+        if plus_one {
+            bytes = Cow::Owned(minus_one(info.dtype, &bytes)?);
         }
         if let Some(heads) = heads {
             bytes = Cow::Owned(separate_halves(&bytes, info.shape[0], heads));
@@ -102,9 +113,9 @@ impl TensorSource for RestoredSource {
 
     fn working_bytes(&self, index: usize) -> u64 {
         let info = &self.table.infos()[index];
-        let (source, heads) = self.origins[index];
+        let Origin { index: source, heads, plus_one } = self.origins[index];
         let decoded = self.inner.table().infos()[source].dtype != info.dtype;
-        let copies = usize::from(decoded) + usize::from(heads.is_some());
+        let copies = usize::from(decoded) + usize::from(heads.is_some()) + usize::from(plus_one);
         self.inner.working_bytes(source) + (copies * info.bytes().unwrap_or(0)) as u64
     }
 
@@ -127,6 +138,16 @@ fn decode(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>> {
         })
         .collect();
     outcomes.into_iter().collect::<Result<()>>()?;
+    Ok(out)
+}
+
+/// `bytes` of float type `dtype` minus one in each element.
+fn minus_one(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut values = vec![0f32; bytes.len() / dtype.block_bytes()];
+    quants::decode(dtype, bytes, &mut values)?;
+    values.iter_mut().for_each(|v| *v -= 1.0);
+    let mut out = vec![0u8; bytes.len()];
+    quants::encode_float(dtype, &values, &mut out)?;
     Ok(out)
 }
 
