@@ -10,6 +10,7 @@
 mod category;
 mod from_config;
 mod from_metadata;
+mod gemma2;
 mod hyper;
 mod keys;
 mod llama;
@@ -27,7 +28,7 @@ pub use tensor::{Dim, Permute, Role, TensorDecl};
 use crate::error::{Error, Result};
 
 /// Every architecture this program knows.
-pub static ALL: &[&Architecture] = &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3];
+pub static ALL: &[&Architecture] = &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &gemma2::GEMMA2];
 
 /// A model architecture.
 #[derive(Debug)]

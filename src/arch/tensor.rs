@@ -90,6 +90,10 @@ impl TensorDecl {
         TensorDecl { permute, ..self }
     }
 
+    pub(super) const fn plus_one(self) -> TensorDecl {
+        TensorDecl { plus_one: true, ..self }
+    }
+
     pub(super) const fn optional(self) -> TensorDecl {
         TensorDecl { optional: true, ..self }
     }
@@ -141,6 +145,11 @@ mod shared {
 
     /// Before the feed-forward part, whatever Hugging Face's name says.
     pub const FFN_NORM: TensorDecl = layer("model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", &[Hidden]);
+    /// Gemma's norms about a part of the block.
+    pub const ATTN_POST_NORM: TensorDecl = layer("model.layers.{}.post_attention_layernorm.weight", "blk.{}.post_attention_norm.weight", &[Hidden]);
+    pub const FFN_PRE_NORM: TensorDecl = layer("model.layers.{}.pre_feedforward_layernorm.weight", "blk.{}.ffn_norm.weight", &[Hidden]);
+    pub const FFN_POST_NORM: TensorDecl = layer("model.layers.{}.post_feedforward_layernorm.weight", "blk.{}.post_ffw_norm.weight", &[Hidden]);
+
     pub const GATE: TensorDecl = layer("model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", &[FeedForward, Hidden]);
     pub const UP: TensorDecl = layer("model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", &[FeedForward, Hidden]);
     pub const DOWN: TensorDecl = layer("model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", &[Hidden, FeedForward]);

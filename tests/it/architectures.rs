@@ -31,6 +31,7 @@ const NAMES: &[&str] = &[
     "qwen2",
     "qwen2-yarn",
     "qwen3",
+    "gemma2",
 ];
 
 fn folder() -> PathBuf {
@@ -255,7 +256,7 @@ fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
 
 #[test]
 fn models_of_every_architecture_merge_stack_and_quantize() {
-    for name in ["qwen2-yarn", "qwen3"] {
+    for name in ["qwen2-yarn", "qwen3", "gemma2"] {
         let (place, golden) = (Place::new(), golden(name));
         write_folder(&place, "a", &golden, 0);
         write_folder(&place, "b", &golden, 77);
@@ -275,4 +276,26 @@ fn models_of_every_architecture_merge_stack_and_quantize() {
         let [a, b] = [a, b].map(|found| found["models"][0]["perplexity"].clone());
         assert!(a.is_object() && a == b, "{name}: {a} {b}");
     }
+}
+
+#[test]
+fn layers_keep_their_windows_in_a_stack() {
+    let (place, golden) = (Place::new(), golden("gemma2"));
+    write_folder(&place, "a", &golden, 0);
+    let recipe = "merge_method: passthrough\nslices:\n\
+                  - sources: [{model: a, layer_range: [0, 3]}]\n- sources: [{model: a, layer_range: [0, 3]}]\n";
+    std::fs::write(place.path("recipe.yml"), recipe).unwrap();
+    place.ok("convert recipe.yml -o stack.gguf");
+    let model = aqueduct::gguf::open(place.path("stack.gguf")).unwrap();
+    let pattern = model.metadata.get("gemma2.attention.sliding_window_pattern");
+    let expected = Array::Bool(vec![true, false, true, true, false, true]);
+    assert_eq!(pattern, Some(&V::Array(expected)));
+    // Gemma 2 has no head to make of two different embeddings.
+    write_folder(&place, "b", &golden, 77);
+    let recipe = "merge_method: passthrough\nslices:\n\
+                  - sources: [{model: a, layer_range: [0, 2]}]\n- sources: [{model: b, layer_range: [2, 3]}]\n";
+    std::fs::write(place.path("two.yml"), recipe).unwrap();
+    place.ok("convert two.yml -o two.gguf");
+    let model = aqueduct::gguf::open(place.path("two.gguf")).unwrap();
+    assert!(model.tensors.table().find("output.weight").is_none());
 }
