@@ -11,6 +11,7 @@ mod category;
 mod from_config;
 mod from_metadata;
 mod gemma2;
+mod gemma3;
 mod hyper;
 mod keys;
 mod llama;
@@ -28,7 +29,8 @@ pub use tensor::{Dim, Permute, Role, TensorDecl};
 use crate::error::{Error, Result};
 
 /// Every architecture this program knows.
-pub static ALL: &[&Architecture] = &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &gemma2::GEMMA2];
+pub static ALL: &[&Architecture] =
+    &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &gemma2::GEMMA2, &gemma3::GEMMA3];
 
 /// A model architecture.
 #[derive(Debug)]

@@ -32,6 +32,8 @@ const NAMES: &[&str] = &[
     "qwen2-yarn",
     "qwen3",
     "gemma2",
+    "gemma3",
+    "gemma3-layers",
 ];
 
 fn folder() -> PathBuf {
@@ -256,7 +258,7 @@ fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
 
 #[test]
 fn models_of_every_architecture_merge_stack_and_quantize() {
-    for name in ["qwen2-yarn", "qwen3", "gemma2"] {
+    for name in ["qwen2-yarn", "qwen3", "gemma2", "gemma3"] {
         let (place, golden) = (Place::new(), golden(name));
         write_folder(&place, "a", &golden, 0);
         write_folder(&place, "b", &golden, 77);
