@@ -15,6 +15,7 @@ mod gemma3;
 mod hyper;
 mod keys;
 mod llama;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -30,7 +31,7 @@ use crate::error::{Error, Result};
 
 /// Every architecture this program knows.
 pub static ALL: &[&Architecture] =
-    &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &gemma2::GEMMA2, &gemma3::GEMMA3];
+    &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &gemma2::GEMMA2, &gemma3::GEMMA3, &phi3::PHI3];
 
 /// A model architecture.
 #[derive(Debug)]

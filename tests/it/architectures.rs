@@ -34,6 +34,9 @@ const NAMES: &[&str] = &[
     "gemma2",
     "gemma3",
     "gemma3-layers",
+    "phi3",
+    "phi3-short",
+    "phi3-long",
 ];
 
 fn folder() -> PathBuf {
@@ -258,7 +261,7 @@ fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
 
 #[test]
 fn models_of_every_architecture_merge_stack_and_quantize() {
-    for name in ["qwen2-yarn", "qwen3", "gemma2", "gemma3"] {
+    for name in ["qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3-long"] {
         let (place, golden) = (Place::new(), golden(name));
         write_folder(&place, "a", &golden, 0);
         write_folder(&place, "b", &golden, 77);
