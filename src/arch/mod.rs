@@ -12,6 +12,7 @@ mod from_config;
 mod from_metadata;
 mod gemma2;
 mod gemma3;
+mod granite;
 mod hyper;
 mod keys;
 mod llama;
@@ -30,8 +31,15 @@ pub use tensor::{Dim, Permute, Role, TensorDecl};
 use crate::error::{Error, Result};
 
 /// Every architecture this program knows.
-pub static ALL: &[&Architecture] =
-    &[&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &gemma2::GEMMA2, &gemma3::GEMMA3, &phi3::PHI3];
+pub static ALL: &[&Architecture] = &[
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &phi3::PHI3,
+    &granite::GRANITE,
+];
 
 /// A model architecture.
 #[derive(Debug)]

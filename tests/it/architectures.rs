@@ -37,6 +37,7 @@ const NAMES: &[&str] = &[
     "phi3",
     "phi3-short",
     "phi3-long",
+    "granite",
 ];
 
 fn folder() -> PathBuf {
@@ -261,7 +262,7 @@ fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
 
 #[test]
 fn models_of_every_architecture_merge_stack_and_quantize() {
-    for name in ["qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3-long"] {
+    for name in ["qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3-long", "granite"] {
         let (place, golden) = (Place::new(), golden(name));
         write_folder(&place, "a", &golden, 0);
         write_folder(&place, "b", &golden, 77);
