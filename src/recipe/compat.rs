@@ -104,7 +104,7 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
             ("rms_norm_eps", hyper.rms_eps.to_string()),
             ("rope_scaling", format!("{:?}", hyper.rope_scaling)),
             ("sliding_window", window(view.config)),
-            ("the scale of attention", hyper.score_scale().to_string()),
+            ("the scale of attention", optional(hyper.attention_scale)),
             ("attn_logit_softcapping", optional(hyper.attention_soft_cap)),
             ("final_logit_softcapping", optional(hyper.logit_soft_cap)),
             ("embedding_multiplier", hyper.embedding_scale.to_string()),

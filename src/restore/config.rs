@@ -122,8 +122,11 @@ fn block(arch: &Architecture, hyper: &HyperParams, set: &mut impl FnMut(&str, Js
     if let Some(theta) = hyper.local_rope_theta {
         set("rope_local_base_freq", shortest(theta));
     }
-    if arch.keys.contains(&Key::OriginalContext) {
+    let long_rope = matches!(hyper.rope_scaling, RopeScaling::LongRope { .. });
+    if long_rope || arch.keys.contains(&Key::OriginalContext) {
         set("original_max_position_embeddings", hyper.original_context.into());
+    }
+    if hyper.rope_dims != hyper.head_dim {
         set("partial_rotary_factor", (hyper.rope_dims as f64 / hyper.head_dim as f64).into());
     }
 }
