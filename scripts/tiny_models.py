@@ -102,6 +102,7 @@ MODELS = {
     "phi3": phi3(),
     "phi3-short": phi3(rope_scaling=LONG_ROPE, original_max_position_embeddings=384),
     "phi3-long": phi3(rope_scaling=LONG_ROPE, original_max_position_embeddings=32),
+    "phi3-partial": phi3(partial_rotary_factor=0.5, tie_word_embeddings=True, num_key_value_heads=4),
     "granite": llama(architectures=["GraniteForCausalLM"], model_type="granite", attention_multiplier=0.3,
                      embedding_multiplier=3.0, residual_multiplier=0.4, logits_scaling=2.0),
 }

@@ -123,3 +123,63 @@ fn local_rope_theta(config: &Config, arch: &Architecture) -> Option<f32> {
     let nested = nested.and_then(|v| v.get("rope_theta")?.as_f64());
     Some(config.f64("rope_local_base_freq").or(nested).unwrap_or(default) as f32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hyper(class: &str, more: &str) -> Result<HyperParams> {
+        let text = format!(
+            r#"{{"architectures": ["{class}"], "hidden_size": 16, "num_attention_heads": 2, "head_dim": 8,
+            "intermediate_size": 24, "num_hidden_layers": 7, "vocab_size": 32, {more}}}"#
+        );
+        HyperParams::from_config(&Config::parse("test", &text).unwrap())
+    }
+
+    #[test]
+    fn newer_configurations_keep_frequencies_by_kind_of_layer() {
+        let nested = r#""sliding_window": 4, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 777.0}}"#;
+        let hyper = hyper("Gemma3ForCausalLM", nested).unwrap();
+        assert_eq!((hyper.rope_theta, hyper.local_rope_theta), (5e5, Some(777.0)));
+        assert_eq!(hyper.rope_scaling, RopeScaling::Linear { factor: 8.0 });
+        assert_eq!(hyper.windowed, [true, true, true, true, true, false, true]);
+        assert!(
+            hyper.tied && hyper.embedding_scale == 4.0 && hyper.attention_scale == Some(0.0625)
+        );
+    }
+
+    #[test]
+    fn what_is_absent_is_the_class_default_and_null_is_none() {
+        let given = hyper("Gemma2ForCausalLM", r#""final_logit_softcapping": null"#).unwrap();
+        assert_eq!((given.attention_soft_cap, given.logit_soft_cap), (Some(50.0), None));
+        assert_eq!((given.window, given.n_ctx_train), (Some(4096), 8192));
+        // A window means nothing to the other families.
+        let qwen = hyper("Qwen2ForCausalLM", r#""sliding_window": 4096"#).unwrap();
+        assert!(qwen.windowed.is_empty() && !qwen.tied && qwen.n_ctx_train == 32768);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let refused = |class: &str, more: &str, part: &str| {
+            let error = hyper(class, more).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        refused(
+            "Gemma3ForCausalLM",
+            r#""sliding_window": 4, "layer_types": ["full_attention",
+            "sliding_attention"]"#,
+            "of 2 layers, the model has 7",
+        );
+        refused(
+            "Phi3ForCausalLM",
+            r#""rope_scaling": {"type": "longrope", "short_factor": [1, 2],
+            "long_factor": [1, 2, 3, 0]}"#,
+            "a list of 2 factors",
+        );
+        refused("LlamaForCausalLM", r#""rope_scaling": {"type": "yarn", "factor": -2.0}"#, "by -2");
+        refused("GraniteForCausalLM", r#""logits_scaling": 0.0"#, "scale of logits");
+        refused("Phi3ForCausalLM", r#""partial_rotary_factor": 0.4"#, "3 rotary dimensions");
+    }
+}

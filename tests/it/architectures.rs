@@ -37,6 +37,7 @@ const NAMES: &[&str] = &[
     "phi3",
     "phi3-short",
     "phi3-long",
+    "phi3-partial",
     "granite",
 ];
 
