@@ -115,7 +115,7 @@ def tokenizer_files(place: Path) -> None:
     if not (place / "gemma").exists():
         sentencepiece(place / "gemma", ["<pad>", "<eos>", "<bos>", "<unk>"], False, {"<start_of_turn>": False})
     if not (place / "phi").exists():
-        sentencepiece(place / "phi", ["<unk>", "<s>", "</s>"], True, {"<|end|>": True, "<|user|>": True})
+        sentencepiece(place / "phi", ["<unk>", "<s>", "</s>"], True, {"<|endoftext|>": True, "<|end|>": True, "<|user|>": True})
 
 
 def byte_level(folder: Path) -> None:

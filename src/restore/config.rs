@@ -52,6 +52,11 @@ pub(super) fn make(
     }
     block(arch, hyper, &mut set);
     token_ids(model, &mut set);
+    // A SentencePiece model alone does not tell it where the piece is a control token, as Gemma's is.
+    let scores = model.metadata.str("tokenizer.ggml.model") == Some("llama");
+    if let Some(id) = model.metadata.u64("tokenizer.ggml.unknown_token_id").filter(|_| scores) {
+        set("unk_token_id", id.into());
+    }
     if hyper.head_dim * hyper.n_head != hyper.n_embd || arch.defaults.head_dim.is_some() {
         set("head_dim", hyper.head_dim.into());
     }
