@@ -3,7 +3,7 @@
 //! Keys and what holds where they are absent: the configuration's class in Hugging Face transformers.
 
 use super::rope::parameters;
-use super::{Architecture, EmbeddingScale, HyperParams, Key, RopeScaling, Scores};
+use super::{Architecture, EmbeddingScale, Experts, HyperParams, Key, RopeScaling, Scores};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -40,6 +40,7 @@ impl HyperParams {
             n_vocab: config.require_usize("vocab_size")?,
             n_embd,
             n_ff: config.require_usize("intermediate_size")?,
+            experts: Experts::from_config(config, arch)?,
             n_head,
             n_head_kv: config.usize("num_key_value_heads").unwrap_or(n_head),
             head_dim,

@@ -3,7 +3,7 @@
 //! Keys and what holds where they are absent: llama.cpp `src/llama-model.cpp` (`load_hparams`) and
 //! `src/models/`, October 2026.
 
-use super::{Architecture, EmbeddingScale, HyperParams, RopeScaling, Scores, Yarn};
+use super::{Architecture, EmbeddingScale, Experts, HyperParams, RopeScaling, Scores, Yarn};
 use crate::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};
 
@@ -44,10 +44,7 @@ impl HyperParams {
     /// The architecture is not known, a size is missing or unusable, or rotary frequencies are scaled in a
     /// way that is not known.
     pub fn from_metadata(origin: &str, metadata: &Metadata, tied: bool) -> Result<HyperParams> {
-        let name = metadata.str("general.architecture").ok_or_else(|| {
-            Error::model(origin, "metadata key 'general.architecture' is missing")
-        })?;
-        let arch = Architecture::for_gguf_name(origin, name)?;
+        let arch = Architecture::for_metadata(origin, metadata)?;
         let keys = Keys { metadata, arch };
         let need = |suffix: &str| metadata.require_usize(origin, &keys.key(suffix));
         let (n_embd, n_head) = (need("embedding_length")?, need("attention.head_count")?);
@@ -60,6 +57,7 @@ impl HyperParams {
             n_vocab: keys.count("vocab_size").or(vocab).unwrap_or(0),
             n_embd,
             n_ff: need("feed_forward_length")?,
+            experts: Experts::from_metadata(origin, arch, metadata)?,
             n_head,
             n_head_kv: keys.count("attention.head_count_kv").unwrap_or(n_head),
             head_dim: head_dim.unwrap_or(n_embd / n_head.max(1)),

@@ -13,6 +13,7 @@ pub static GEMMA2: Architecture = Architecture {
     gguf_name: "gemma2",
     hf_classes: &["Gemma2ForCausalLM"],
     model_type: "gemma2",
+    experts: None,
     // Some quantizing programs store a copy of the embedding as the head; llama.cpp does not load one.
     ignored_suffixes: &["rotary_emb.inv_freq", "lm_head.weight"],
     tensors: &[

@@ -13,6 +13,7 @@ pub static GEMMA3: Architecture = Architecture {
     gguf_name: "gemma3",
     hf_classes: &["Gemma3ForCausalLM"],
     model_type: "gemma3_text",
+    experts: None,
     ignored_suffixes: &["rotary_emb.inv_freq"],
     tensors: &[
         EMBEDDING,

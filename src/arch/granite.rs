@@ -13,6 +13,7 @@ pub static GRANITE: Architecture = Architecture {
     gguf_name: "granite",
     hf_classes: &["GraniteForCausalLM"],
     model_type: "granite",
+    experts: None,
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

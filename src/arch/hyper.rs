@@ -1,6 +1,6 @@
 //! Hyperparameters, the same whether read from config.json or from GGUF metadata.
 
-use super::{Dim, RopeScaling};
+use super::{Dim, Experts, RopeScaling};
 use crate::error::{Error, Result};
 
 /// The sizes and constants of a model.
@@ -12,6 +12,8 @@ pub struct HyperParams {
     pub n_embd: usize,
     /// Feed-forward length.
     pub n_ff: usize,
+    /// Of mixtures, where they take the place of the feed-forward part.
+    pub experts: Option<Experts>,
     pub n_head: usize,
     /// Key and value heads; fewer than `n_head` with grouped-query attention.
     pub n_head_kv: usize,
@@ -57,6 +59,7 @@ impl HyperParams {
             n_vocab: 0,
             n_embd: 0,
             n_ff: 0,
+            experts: None,
             n_head: 0,
             n_head_kv: 0,
             head_dim: 0,
@@ -142,6 +145,9 @@ impl HyperParams {
             Dim::KeyValue => kv,
             Dim::QueryKeyValue => query + 2 * kv,
             Dim::Head => self.head_dim,
+            // 0 fits no tensor.
+            Dim::Experts => self.experts.map_or(0, |experts| experts.count),
+            Dim::ExpertFeedForward => self.experts.map_or(0, |experts| experts.n_ff),
         }
     }
 

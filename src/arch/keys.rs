@@ -27,6 +27,8 @@ pub enum Key {
     HeadLength,
     /// The same, only where the configuration says it.
     HeadLengthIfGiven,
+    /// The number of experts, and how many compute a token.
+    Experts,
     /// `general.file_type`, which stands among the hyperparameters.
     FileType,
     Vocabulary,
@@ -84,6 +86,12 @@ impl Key {
             Key::HeadLength | Key::HeadLengthIfGiven => {
                 set("attention.key_length", count(hyper.head_dim));
                 set("attention.value_length", count(hyper.head_dim));
+            }
+            Key::Experts => {
+                if let Some(experts) = hyper.experts {
+                    set("expert_count", count(experts.count));
+                    set("expert_used_count", count(experts.used));
+                }
             }
             Key::FileType => {}
             Key::Vocabulary => set("vocab_size", count(hyper.n_vocab)),

@@ -10,6 +10,7 @@ pub static LLAMA: Architecture = Architecture {
     gguf_name: "llama",
     hf_classes: &["LlamaForCausalLM", "MistralForCausalLM"],
     model_type: "llama",
+    experts: None,
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

@@ -8,6 +8,7 @@
 //! after its parts, biases, or fused projections if the declaration lists those tensors.
 
 mod category;
+mod experts;
 mod from_config;
 mod from_metadata;
 mod gemma2;
@@ -16,6 +17,7 @@ mod granite;
 mod hyper;
 mod keys;
 mod llama;
+mod mixtral;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -23,16 +25,19 @@ mod rope;
 mod tensor;
 
 pub use category::Category;
+pub use experts::{ExpertKeys, Experts, Parameters};
 pub use hyper::HyperParams;
 pub use keys::Key;
 pub use rope::{RopeScaling, Yarn};
 pub use tensor::{Dim, Permute, Role, TensorDecl};
 
 use crate::error::{Error, Result};
+use crate::gguf::Metadata;
 
 /// Every architecture this program knows.
 pub static ALL: &[&Architecture] = &[
     &llama::LLAMA,
+    &mixtral::MIXTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
     &gemma2::GEMMA2,
@@ -51,6 +56,8 @@ pub struct Architecture {
     pub hf_classes: &'static [&'static str],
     /// `model_type` in config.json, of the first class.
     pub model_type: &'static str,
+    /// Of a mixture of experts: the keys of config.json that tell of it.
+    pub experts: Option<ExpertKeys>,
     pub tensors: &'static [TensorDecl],
     /// Ends of names of tensors that old checkpoints carry and that hold no weights.
     pub ignored_suffixes: &'static [&'static str],
@@ -196,12 +203,25 @@ fn match_pattern(pattern: &str, name: &str) -> Option<Option<usize>> {
     match pattern.split_once("{}") {
         None => (pattern == name).then_some(None),
         Some((head, tail)) => {
-            let digits = name.strip_prefix(head)?.strip_suffix(tail)?;
-            let canonical = digits.bytes().all(|b| b.is_ascii_digit())
-                && (digits.len() == 1 || !digits.starts_with('0'));
-            if canonical { digits.parse().ok().map(Some) } else { None }
+            let rest = name.strip_prefix(head)?;
+            let (digits, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+            let fits = match tail.split_once("{e}") {
+                None => rest == tail,
+                Some((head, tail)) => {
+                    let expert = rest.strip_prefix(head)?.strip_suffix(tail)?;
+                    canonical_number(expert).is_some()
+                }
+            };
+            canonical_number(digits).filter(|_| fits).map(Some)
         }
     }
+}
+
+/// The number that `digits` are, written as numbers are.
+fn canonical_number(digits: &str) -> Option<usize> {
+    let canonical = digits.bytes().all(|b| b.is_ascii_digit())
+        && (digits.len() == 1 || !digits.starts_with('0'));
+    if canonical { digits.parse().ok() } else { None }
 }
 
 impl Architecture {
@@ -214,10 +234,23 @@ impl Architecture {
         })
     }
 
-    /// The architecture for `general.architecture` of a GGUF file.
-    pub fn for_gguf_name(origin: &str, name: &str) -> Result<&'static Architecture> {
-        ALL.iter().find(|a| a.gguf_name == name).copied().ok_or_else(|| {
-            let known: Vec<_> = ALL.iter().map(|a| a.gguf_name).collect();
+    /// The architecture of a GGUF file. Mixtures of experts may share a name with dense models: then the
+    /// number of experts tells.
+    pub fn for_metadata(origin: &str, metadata: &Metadata) -> Result<&'static Architecture> {
+        let name = metadata.str("general.architecture").ok_or_else(|| {
+            Error::model(origin, "metadata key 'general.architecture' is missing")
+        })?;
+        let mixture = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
+        let of_name = || ALL.iter().filter(|a| a.gguf_name == name).copied();
+        let fits = |a: &&'static Architecture| a.experts.is_some() == mixture;
+        of_name().find(fits).ok_or_else(|| {
+            if of_name().next().is_some() {
+                let has = if mixture { "experts" } else { "no experts" };
+                let detail = format!("architecture '{name}' with {has} is not known");
+                return Error::model(origin, detail);
+            }
+            let mut known: Vec<_> = ALL.iter().map(|a| a.gguf_name).collect();
+            known.dedup();
             let detail = format!("unknown architecture '{name}'; known are {}", known.join(", "));
             Error::model(origin, detail)
         })

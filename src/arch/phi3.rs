@@ -11,6 +11,7 @@ pub static PHI3: Architecture = Architecture {
     gguf_name: "phi3",
     hf_classes: &["Phi3ForCausalLM"],
     model_type: "phi3",
+    experts: None,
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

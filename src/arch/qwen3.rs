@@ -9,6 +9,7 @@ pub static QWEN3: Architecture = Architecture {
     gguf_name: "qwen3",
     hf_classes: &["Qwen3ForCausalLM"],
     model_type: "qwen3",
+    experts: None,
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

@@ -26,6 +26,10 @@ pub enum Dim {
     QueryKeyValue,
     /// One head.
     Head,
+    /// Experts of a mixture.
+    Experts,
+    /// Feed-forward length of one expert.
+    ExpertFeedForward,
 }
 
 /// Where in the stack a tensor belongs; recipes treat the ends apart from the layers.
@@ -59,7 +63,8 @@ impl Permute {
     }
 }
 
-/// One tensor of an architecture. Names of layer tensors hold `{}` where the layer's number goes.
+/// One tensor of an architecture. Names of layer tensors hold `{}` where the layer's number goes, those
+/// of experts in Hugging Face's layout also `{e}` where the expert's goes (see [`super::Experts`]).
 #[derive(Debug)]
 pub struct TensorDecl {
     pub hf: &'static str,
@@ -98,9 +103,10 @@ impl TensorDecl {
         TensorDecl { optional: true, ..self }
     }
 
-    /// The Hugging Face name; `layer` is ignored for tensors outside the layers.
+    /// The Hugging Face name; `layer` is ignored for tensors outside the layers. Of experts' matrices,
+    /// that of the first.
     pub fn hf_name(&self, layer: usize) -> String {
-        self.hf.replace("{}", &layer.to_string())
+        self.hf_name_of(layer, 0)
     }
 
     /// The GGUF name; `layer` is ignored for tensors outside the layers.
@@ -108,7 +114,7 @@ impl TensorDecl {
         self.gguf.replace("{}", &layer.to_string())
     }
 
-    /// The shape under `hyper`, outermost first.
+    /// The shape under `hyper`, outermost first; of one expert's matrix where there are experts.
     pub fn shape(&self, hyper: &HyperParams) -> Vec<usize> {
         self.shape.iter().map(|&dim| hyper.dim(dim)).collect()
     }

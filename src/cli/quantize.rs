@@ -95,7 +95,7 @@ impl Arguments {
     /// The importance weights to use, if there are any.
     fn importance(&self, context: &Context) -> anyhow::Result<Option<Importance>> {
         let Some(path) = &self.imatrix else { return Ok(None) };
-        let used = self.mix.filter(read_importance(path)?);
+        let used = self.mix.filter(read_importance(path, context)?);
         if used.is_none() {
             let text = "no importance weights are left; quantizing goes on as without --imatrix";
             context.warn_all([text.to_string()]);
@@ -134,7 +134,8 @@ pub fn distinct(types: &[Ftype]) -> Vec<Ftype> {
     kept
 }
 
-fn read_importance(path: &Path) -> anyhow::Result<Importance> {
+fn read_importance(path: &Path, context: &Context) -> anyhow::Result<Importance> {
     let matrix = ImportanceMatrix::read(path).context("the importance matrix cannot be used")?;
+    context.warn_all(matrix.unseen_experts());
     Ok(Importance::new(&matrix, &path.display().to_string())?)
 }

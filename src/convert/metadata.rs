@@ -5,7 +5,7 @@
 //! `conversion/base.py`, October 2026; what is an architecture's own is declared in [`crate::arch`].
 
 use super::{ConvertOptions, identity};
-use crate::arch::{Architecture, HyperParams, Key, VocabularyRules};
+use crate::arch::{Architecture, HyperParams, Key, Parameters, VocabularyRules};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -23,7 +23,7 @@ pub(super) struct Sources<'a> {
     pub hyper: &'a HyperParams,
     /// The type of the matrices.
     pub dtype: DType,
-    pub parameters: u64,
+    pub parameters: Parameters,
     pub vocabulary: Vocabulary,
 }
 

@@ -6,6 +6,7 @@
 //! how they are named and permuted, is declared in [`crate::arch`].
 
 mod cast;
+mod experts;
 mod identity;
 mod metadata;
 mod naming;
@@ -77,7 +78,7 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
         VocabularyRules::Plain => SpacePrefix::Tokenizer,
         VocabularyRules::NoSpacePrefix => SpacePrefix::Never,
     });
-    let parameters = tensors.parameters();
+    let parameters = tensors.parameters(&hyper);
     let sources = metadata::Sources {
         checkpoint,
         options,

@@ -1,7 +1,8 @@
 //! The tensors of a checkpoint under GGUF names, shapes and types: a source over a source.
 
 use super::cast;
-use crate::arch::{Architecture, HyperParams, Role, RopeScaling, TensorDecl};
+use super::experts::Stacks;
+use crate::arch::{Architecture, HyperParams, Parameters, Role, RopeScaling, TensorDecl};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -20,6 +21,8 @@ enum Origin {
     /// Tensor `index` of the checkpoint, its rows reordered within this many heads if any, or its values
     /// plus one.
     Checkpoint { index: usize, heads: Option<usize>, plus_one: bool },
+    /// These tensors of the checkpoint one after the other, each converted when its piece is read.
+    Experts(Vec<usize>),
     /// Computed once from the hyperparameters.
     Computed(Vec<u8>),
 }
@@ -52,6 +55,7 @@ impl ConvertedSource {
             origins.push(Origin::Computed(bytes));
         }
         let mut found = HashSet::new();
+        let mut stacks = Stacks::default();
         for (index, info) in inner.table().infos().iter().enumerate() {
             if arch.ignores(&info.name) {
                 continue;
@@ -62,6 +66,12 @@ impl ConvertedSource {
             };
             if layer.is_some_and(|layer| layer >= hyper.n_layer) {
                 problems.push(format!("'{}' is beyond the {} layers", info.name, hyper.n_layer));
+                continue;
+            }
+            let expert = decl.expert_in(&info.name);
+            if expert.is_some_and(|expert| expert >= decl.copies(hyper)) {
+                let experts = decl.copies(hyper);
+                problems.push(format!("'{}' is beyond the {experts} experts", info.name));
                 continue;
             }
             let shape = decl.shape(hyper);
@@ -75,6 +85,19 @@ impl ConvertedSource {
                 let (name, has) = (&info.name, info.dtype);
                 problems
                     .push(format!("'{name}' is {has}; only F32, F16 and BF16 can be converted"));
+                continue;
+            }
+            if let (Some(layer), Some(expert)) = (layer, expert) {
+                let place = arch.tensors.iter().position(|other| std::ptr::eq(other, decl));
+                let matrix = (place.unwrap_or(0), layer, expert);
+                for (place, tensors) in stacks.add(arch.tensors, matrix, decl.copies(hyper), index)
+                {
+                    let decl = &arch.tensors[place];
+                    let name = decl.gguf_name(layer);
+                    found.insert(name.clone());
+                    infos.push(TensorInfo::new(name, decl.gguf_shape(hyper), dtype));
+                    origins.push(Origin::Experts(tensors));
+                }
                 continue;
             }
             let name = decl.gguf_name(layer.unwrap_or(0));
@@ -99,8 +122,36 @@ impl ConvertedSource {
     }
 
     /// Parameters in all tensors.
-    pub(super) fn parameters(&self) -> u64 {
-        self.table.infos().iter().map(|info| info.elements() as u64).sum()
+    pub(super) fn parameters(&self, hyper: &HyperParams) -> Parameters {
+        Parameters::of(&self.table, hyper)
+    }
+
+    /// Tensor `index` of the checkpoint, of shape `shape`, as `dtype`, with rows in order within `heads`.
+    fn converted(
+        &self,
+        index: usize,
+        shape: Vec<usize>,
+        dtype: DType,
+        (heads, plus_one): (Option<usize>, bool),
+    ) -> Result<TensorData<'_>> {
+        let data = self.inner.read(index)?;
+        let (origin, name) = (self.inner.origin(), &self.inner.table().infos()[index].name);
+        if TensorInfo::new(name, shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
+            let detail = format!("{} bytes do not fill shape {shape:?}", data.bytes.len());
+            return Err(Error::tensor(origin, name, detail));
+        }
+        let mut bytes = data.bytes;
+        if plus_one {
+            bytes = Cow::Owned(cast::plus_one(origin, name, data.dtype, &bytes, dtype)?);
+        } else if data.dtype == dtype {
+            cast::check_finite(origin, name, data.dtype, &bytes)?;
+        } else {
+            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, dtype)?);
+        }
+        if let Some(heads) = heads {
+            bytes = Cow::Owned(cast::interleave_heads(&bytes, shape[0], heads));
+        }
+        Ok(TensorData { dtype, shape, bytes })
     }
 }
 
@@ -121,7 +172,10 @@ fn required(arch: &'static Architecture, hyper: &HyperParams) -> Vec<(String, St
             continue;
         }
         let layers = if decl.role == Role::Layer { hyper.n_layer } else { 1 };
-        names.extend((0..layers).map(|layer| (decl.hf_name(layer), decl.gguf_name(layer))));
+        let experts = decl.copies(hyper);
+        let both = |layer, expert| (decl.hf_name_of(layer, expert), decl.gguf_name(layer));
+        let of_layer = |layer| (0..experts).map(move |expert| both(layer, expert));
+        names.extend((0..layers).flat_map(of_layer));
     }
     names
 }
@@ -171,32 +225,37 @@ impl TensorSource for ConvertedSource {
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
-        let (source, heads, plus_one) = match &self.origins[index] {
+        let (dtype, shape) = (info.dtype, info.shape.clone());
+        match &self.origins[index] {
             Origin::Computed(bytes) => {
-                let (dtype, shape, bytes) =
-                    (info.dtype, info.shape.clone(), Cow::Borrowed(&bytes[..]));
-                return Ok(TensorData { dtype, shape, bytes });
+                Ok(TensorData { dtype, shape, bytes: Cow::Borrowed(&bytes[..]) })
             }
-            Origin::Checkpoint { index, heads, plus_one } => (*index, *heads, *plus_one),
-        };
-        let source_info = &self.inner.table().infos()[source];
-        let data = self.inner.read(source)?;
-        let (origin, name) = (self.inner.origin(), source_info.name.as_str());
-        if TensorInfo::new(name, info.shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
-            let detail = format!("{} bytes do not fill shape {:?}", data.bytes.len(), info.shape);
-            return Err(Error::tensor(origin, name, detail));
+            Origin::Checkpoint { index, heads, plus_one } => {
+                self.converted(*index, shape, dtype, (*heads, *plus_one))
+            }
+            Origin::Experts(experts) => {
+                let mut bytes = Vec::with_capacity(info.bytes().unwrap_or(0));
+                for piece in 0..experts.len() {
+                    bytes.extend_from_slice(&self.read_piece(index, piece)?.bytes);
+                }
+                Ok(TensorData { dtype, shape, bytes: Cow::Owned(bytes) })
+            }
         }
-        let mut bytes = data.bytes;
-        if plus_one {
-            bytes = Cow::Owned(cast::plus_one(origin, name, data.dtype, &bytes, info.dtype)?);
-        } else if data.dtype == info.dtype {
-            cast::check_finite(origin, name, data.dtype, &bytes)?;
-        } else {
-            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, info.dtype)?);
+    }
+
+    fn pieces(&self, index: usize) -> usize {
+        match &self.origins[index] {
+            Origin::Experts(experts) => experts.len(),
+            Origin::Checkpoint { .. } | Origin::Computed(_) => 1,
         }
-        if let Some(heads) = heads {
-            bytes = Cow::Owned(cast::interleave_heads(&bytes, info.shape[0], heads));
-        }
-        Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    }
+
+    fn read_piece(&self, index: usize, piece: usize) -> Result<TensorData<'_>> {
+        let Origin::Experts(experts) = &self.origins[index] else { return self.read(index) };
+        let info = &self.table.infos()[index];
+        let data =
+            self.converted(experts[piece], info.shape[1..].to_vec(), info.dtype, (None, false))?;
+        let shape = [&[1], &data.shape[..]].concat();
+        Ok(TensorData { shape, ..data })
     }
 }

@@ -132,6 +132,9 @@ pub fn compute(
     progress.note(&format!("Final estimate: PPL = {estimate:.4} +/- {error:.5}"));
     let (count, size) = (chunks.len() as u32, options.ctx as u32);
     let imatrix = observer.collector.finish(options.datasets.clone(), count, size);
+    if let Some(warning) = imatrix.unseen_experts() {
+        progress.warn(&warning);
+    }
     Ok(Computed { imatrix, perplexity })
 }
 

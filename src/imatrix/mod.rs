@@ -3,12 +3,12 @@
 //! [`compute`] takes a calibration text through the model and sums, for each tensor, the squares of
 //! what every column is multiplied with; the quantizer weighs rounding errors by the means. Files of
 //! llama.cpp's llama-imatrix, in its GGUF layout and the older binary one, are read and written.
-//! Deliberately absent: mixture-of-experts collection (files that have it are read) and any choice of
-//! types.
+//! Deliberately absent: any choice of types.
 
 mod collector;
 mod compute;
 mod dat;
+mod experts;
 mod gguf;
 mod statistics;
 

@@ -4,6 +4,7 @@
 //! all rows in parallel; steps follow each other, so no more than one set of buffers exists.
 
 use super::attention::attend;
+use super::experts::{Part, Routes};
 use super::hidden::HiddenStates;
 use super::memory::{LOGIT_BYTES, Schedule};
 use super::weights::{Checked, FeedForward, Gated, LayerWeights, Linear, Norm, Ropes};
@@ -21,16 +22,16 @@ use std::ops::Range;
 /// Buffers that every group reuses; rows of the widths their names say. A change here is one in
 /// [`super::memory::work_floats_per_row`].
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     /// The group's hidden states, while it is worked on.
     hidden: Vec<f32>,
-    normed: Vec<f32>,
+    pub normed: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    attended: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    pub attended: Vec<f32>,
+    pub gate: Vec<f32>,
+    pub up: Vec<f32>,
 }
 
 impl Work {
@@ -43,8 +44,10 @@ impl Work {
         fit(&mut self.k, kv);
         fit(&mut self.v, kv);
         fit(&mut self.attended, query);
-        fit(&mut self.gate, hyper.n_ff);
-        fit(&mut self.up, hyper.n_ff);
+        // Of a mixture, only the router's output.
+        let [gate, up] = hyper.experts.map_or([hyper.n_ff; 2], |experts| [experts.count, 0]);
+        fit(&mut self.gate, gate);
+        fit(&mut self.up, up);
     }
 }
 
@@ -58,15 +61,17 @@ struct Group {
 
 /// The state of a forward pass.
 pub(super) struct Pass<'a> {
-    model: &'a Checked<'a>,
-    observer: &'a mut dyn Observer,
-    progress: &'a dyn Progress,
+    pub model: &'a Checked<'a>,
+    pub observer: &'a mut dyn Observer,
+    pub progress: &'a dyn Progress,
     lengths: Vec<usize>,
     groups: Vec<Group>,
     ropes: Ropes,
     /// A row of `n_embd` for each token of each chunk.
     hidden: HiddenStates,
-    work: Work,
+    /// Rows that an expert computes at once.
+    pub tile: usize,
+    pub work: Work,
 }
 
 impl<'a> Pass<'a> {
@@ -90,6 +95,7 @@ impl<'a> Pass<'a> {
             groups,
             lengths,
             ropes,
+            tile: schedule.group,
             work: Work::default(),
         };
         let groups = pass.groups.clone();
@@ -113,15 +119,40 @@ impl<'a> Pass<'a> {
     pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
         self.progress.detail(&format!("layer {index}"));
+        let mut parts = Vec::new();
         for (number, group) in self.groups.clone().into_iter().enumerate() {
             check_interrupted()?;
             self.work.hidden = self.hidden.take(number)?;
             self.work.resize(&self.model.hyper, group.rows.len());
             let mut step = Step { pass: self, group: &group, layer: index };
             step.attention(&layer)?;
-            step.feed_forward(&layer)?;
-            self.hidden.put(number, std::mem::take(&mut self.work.hidden))?;
-            self.progress.advance(group.rows.len() as u64);
+            match &layer.feed_forward {
+                FeedForward::Gated(gated) => {
+                    step.gated(&layer.ffn_norm, gated, layer.ffn_post_norm.as_ref())?;
+                    self.hidden.put(number, std::mem::take(&mut self.work.hidden))?;
+                    self.progress.advance(group.rows.len() as u64);
+                }
+                FeedForward::Experts { router } => {
+                    let routes = step.route(&layer.ffn_norm, router)?;
+                    let hidden = std::mem::take(&mut self.work.hidden);
+                    parts.push(Part::new(number, group.rows.start, hidden, routes));
+                }
+            }
+            // Groups share what reading an expert costs, unless memory has no room for them.
+            if self.hidden.is_spilled() || number + 1 == self.groups.len() {
+                self.mix(index, &layer.ffn_norm, &mut parts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The experts of layer `index` for all `parts`, whose hidden states are put back.
+    fn mix(&mut self, index: usize, norm: &Norm, parts: &mut Vec<Part>) -> Result<()> {
+        if !parts.is_empty() {
+            self.experts(index, norm, parts)?;
+        }
+        for part in parts.drain(..) {
+            self.hidden.put(part.group, part.hidden)?;
         }
         Ok(())
     }
@@ -158,7 +189,8 @@ impl<'a> Pass<'a> {
             }
             let values = &self.work.normed[..];
             let tensors = &[name];
-            self.observer.activations(&Activations { tensors, chunk, row_len: n_embd, values })?;
+            let input = Activations { tensors, chunk, row_len: n_embd, values, expert: None };
+            self.observer.activations(&input)?;
             if let Some(head) = &head {
                 let end = wanted.end.min(length);
                 for position in (wanted.start..end).step_by(tile) {
@@ -181,7 +213,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The error for a value that is not finite in `row` of all rows; `what` made it from `tensor`.
-    fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
+    pub fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
         let mut position = row;
         let mut chunk = 0;
         while position >= self.lengths[chunk] {
@@ -239,16 +271,9 @@ impl Step<'_, '_> {
         self.add_to_hidden(&layer.attn_output, Input::Attended, layer.attn_post_norm.as_ref())
     }
 
-    /// `hidden += feed_forward(norm(hidden))`.
-    fn feed_forward(&mut self, layer: &LayerWeights) -> Result<()> {
-        self.norm(&layer.ffn_norm)?;
-        match &layer.feed_forward {
-            FeedForward::Gated(gated) => self.gated(gated, layer.ffn_post_norm.as_ref()),
-        }
-    }
-
-    /// `hidden += down . (activation(gate . normed) * (up . normed))`.
-    fn gated(&mut self, layer: &Gated, post_norm: Option<&Norm>) -> Result<()> {
+    /// `hidden += down . (activation(gate . norm(hidden)) * (up . norm(hidden)))`.
+    fn gated(&mut self, norm: &Norm, layer: &Gated, post_norm: Option<&Norm>) -> Result<()> {
+        self.norm(norm)?;
         self.observe(&[&layer.gate, &layer.up], Input::Normed)?;
         let (hyper, activation) = (&self.pass.model.hyper, self.pass.model.arch.block.activation);
         let work = &mut self.pass.work;
@@ -266,6 +291,24 @@ impl Step<'_, '_> {
         }
         self.observe(&[&layer.down], Input::Gate)?;
         self.add_to_hidden(&layer.down, Input::Gate, post_norm)
+    }
+
+    /// Lets the router choose each row's experts.
+    fn route(&mut self, norm: &Norm, router: &Linear) -> Result<Routes> {
+        self.norm(norm)?;
+        self.observe(&[router], Input::Normed)?;
+        let (group, pass) = (self.group, &mut *self.pass);
+        let work = &mut pass.work;
+        let normed = Rows::dense(&work.normed, router.weight.inputs());
+        let result = product(router, normed, &mut work.gate);
+        let used = pass.model.hyper.experts.map_or(0, |experts| experts.used);
+        let chunks = group.chunks.clone();
+        let chunks = chunks.flat_map(|chunk| std::iter::repeat_n(chunk, pass.lengths[chunk]));
+        let routes = result
+            .is_ok()
+            .then(|| Routes::choose(&work.gate, router.weight.outputs(), used, chunks));
+        self.finite(result)?;
+        Ok(routes.expect("the product is finite"))
     }
 
     fn norm(&mut self, norm: &Norm) -> Result<()> {
@@ -360,7 +403,8 @@ impl Step<'_, '_> {
             let (values, tail) = rest.split_at(pass.lengths[chunk] * row_len);
             rest = tail;
             let tensors = tensors.as_slice();
-            pass.observer.activations(&Activations { tensors, chunk, row_len, values })?;
+            let input = Activations { tensors, chunk, row_len, values, expert: None };
+            pass.observer.activations(&input)?;
         }
         Ok(())
     }
@@ -401,7 +445,7 @@ fn finish_logits(hyper: &HyperParams, logits: &mut [f32]) {
     });
 }
 
-fn product<'l>(
+pub(super) fn product<'l>(
     linear: &'l Linear,
     x: Rows<'_>,
     out: &mut [f32],
@@ -431,7 +475,7 @@ fn normalize_heads(norm: &Norm, eps: f32, rows: usize, x: &mut [f32]) -> Option<
     first_bad_row(x, x.len() / rows)
 }
 
-fn first_bad_row(values: &[f32], width: usize) -> Option<usize> {
+pub(super) fn first_bad_row(values: &[f32], width: usize) -> Option<usize> {
     values.par_chunks(width).position_first(|row| !all_finite(row))
 }
 

@@ -38,8 +38,8 @@ impl<'a> Checked<'a> {
         let origin = tensors.origin();
         let tied = tensors.table().get(HEAD).is_none();
         let hyper = HyperParams::from_metadata(origin, &model.metadata, tied)?;
-        let name = model.metadata.str("general.architecture").unwrap_or_default();
-        let arch = Architecture::for_gguf_name(origin, name)?;
+        let arch = Architecture::for_metadata(origin, &model.metadata)?;
+        let name = arch.gguf_name;
         let count = |suffix: &str| {
             model.metadata.u64(&format!("{name}.{suffix}")).map(|n| n.try_into().unwrap_or(0))
         };
@@ -66,7 +66,7 @@ impl<'a> Checked<'a> {
         for info in table.infos() {
             let expected = match arch.match_gguf(&info.name) {
                 Some((_, Some(layer))) if layer >= self.hyper.n_layer => continue,
-                Some((decl, _)) => decl.shape(&self.hyper),
+                Some((decl, _)) => decl.gguf_shape(&self.hyper),
                 None if [ROPE_FACTORS, ROPE_SHORT, ROPE_LONG].contains(&info.name.as_str()) => {
                     vec![self.hyper.rope_dims / 2]
                 }
@@ -192,19 +192,30 @@ impl<'a> Checked<'a> {
 
     /// Rows `rows` of a matrix, decoded and packed, with their biases.
     fn part(&self, name: &str, data: &TensorData<'_>, rows: Range<usize>) -> Result<Linear> {
-        let [_, inputs] = data.shape[..] else {
-            return Err(Error::tensor(self.origin(), name, "no matrix"));
-        };
-        let fill = |part: Range<usize>, buffer: &mut [f32]| {
-            self.decode_rows(name, data, rows.start + part.start, buffer)
-        };
-        let weight = PackedMatrix::pack(self.precision, rows.len(), inputs, &self.spare, fill)?;
+        let weight = self.pack(name, data, rows.clone(), self.precision)?;
         let bias_name = name.replace(".weight", ".bias");
         let bias = match self.tensors.table().find(&bias_name) {
             Some(_) => Some(self.vector(&bias_name)?[rows].to_vec()),
             None => None,
         };
         Ok(Linear { name: name.to_string(), weight, bias })
+    }
+
+    /// Rows `rows` of a matrix, decoded and packed.
+    fn pack(
+        &self,
+        name: &str,
+        data: &TensorData<'_>,
+        rows: Range<usize>,
+        precision: Precision,
+    ) -> Result<PackedMatrix> {
+        let [_, inputs] = data.shape[..] else {
+            return Err(Error::tensor(self.origin(), name, "no matrix"));
+        };
+        let fill = |part: Range<usize>, buffer: &mut [f32]| {
+            self.decode_rows(name, data, rows.start + part.start, buffer)
+        };
+        PackedMatrix::pack(precision, rows.len(), inputs, &self.spare, fill)
     }
 
     /// The norm `name`, if the model has it.
@@ -245,7 +256,10 @@ impl<'a> Checked<'a> {
             attn_output: self.linear(name("attn_output"))?,
             attn_post_norm: self.norm_if_there(name("post_attention_norm"))?,
             ffn_norm: norm("ffn_norm")?,
-            feed_forward: FeedForward::Gated(self.gated(index)?),
+            feed_forward: match self.hyper.experts {
+                Some(_) => FeedForward::Experts { router: self.router(name("ffn_gate_inp"))? },
+                None => FeedForward::Gated(self.gated(index)?),
+            },
             ffn_post_norm: self.norm_if_there(name("post_ffw_norm"))?,
         })
     }
@@ -259,6 +273,32 @@ impl<'a> Checked<'a> {
             None => self.parts(name("ffn_up"), [self.hyper.n_ff; 2])?,
         };
         Ok(Gated { gate, up, down: self.linear(name("ffn_down"))? })
+    }
+
+    /// The matrices of expert `expert` of layer `index`; nothing else of their stacks is read.
+    pub fn expert(&self, index: usize, expert: usize) -> Result<Gated> {
+        let matrix = |part: &str| -> Result<Linear> {
+            let name = format!("blk.{index}.{part}.weight");
+            let Some(place) = self.tensors.table().find(&name) else {
+                return Err(Error::tensor(self.origin(), name, "not in the model"));
+            };
+            let data = self.tensors.read_matrix(place, expert)?;
+            let outputs = data.shape[0];
+            let weight = self.pack(&name, &data, 0..outputs, self.precision)?;
+            mmap::let_go(&data.bytes);
+            Ok(Linear { name, weight, bias: None })
+        };
+        let [gate, up, down] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(matrix);
+        Ok(Gated { gate: gate?, up: up?, down: down? })
+    }
+
+    /// The router of a layer. Its product is never rounded: near a tie that would send tokens to other
+    /// experts.
+    fn router(&self, name: String) -> Result<Linear> {
+        let data = self.read(&name)?;
+        let outputs = data.shape.first().copied().unwrap_or(0);
+        let weight = self.pack(&name, &data, 0..outputs, Precision::F32)?;
+        Ok(Linear { name, weight, bias: None })
     }
 
     /// The norm before the head.
@@ -293,13 +333,23 @@ impl<'a> Checked<'a> {
             .map_err(|e| Error::tensor(self.origin(), name, e.to_string()))
     }
 
+    /// How many values of tensor `name` are not finite.
+    fn non_finite_weights(&self, name: &str) -> Result<usize> {
+        let Some(index) = self.tensors.table().find(name) else { return Ok(0) };
+        let bad = |data: TensorData<'_>| -> Result<usize> {
+            Ok(data.to_f32()?.iter().filter(|v| !v.is_finite()).count())
+        };
+        let pieces = 0..self.tensors.pieces(index);
+        pieces.map(|piece| bad(self.tensors.read_piece(index, piece)?)).sum()
+    }
+
     /// Why a result computed with tensor `name` may not be finite: what its weights and its bias hold.
     pub fn explain_non_finite(&self, name: &str) -> String {
         for name in [name.to_string(), name.replace(".weight", ".bias")] {
             if self.tensors.table().find(&name).is_none() {
                 continue;
             }
-            match self.vector(&name).map(|w| w.iter().filter(|v| !v.is_finite()).count()) {
+            match self.non_finite_weights(&name) {
                 Ok(0) => {}
                 Ok(n) => {
                     return format!(
@@ -349,6 +399,8 @@ pub(super) struct LayerWeights {
 pub(super) enum FeedForward {
     /// One network for all tokens.
     Gated(Gated),
+    /// A mixture; the experts' matrices are read one expert at a time, see [`Checked::expert`].
+    Experts { router: Linear },
 }
 
 /// `down . (activation(gate . x) * (up . x))`.

@@ -212,8 +212,9 @@ fn plain_file(name: String, bytes: u64, command: Option<&'static str>) -> Foreca
 /// count for each matrix, and some 200 bytes to name them in the header.
 fn imatrix_bytes(model: &GgufModel) -> u64 {
     let infos = model.tensors.table().infos().iter();
-    let matrices = infos.filter(|t| t.name.starts_with("blk.") && t.shape.len() == 2);
-    matrices.map(|t| 4 * (t.row_len() as u64 + 1) + 200).sum()
+    let matrices = infos.filter(|t| t.name.starts_with("blk.") && t.shape.len() >= 2);
+    let stacked = |t: &TensorInfo| t.shape[..t.shape.len() - 2].iter().product::<usize>() as u64;
+    matrices.map(|t| 4 * stacked(t) * (t.row_len() as u64 + 1) + 200).sum()
 }
 
 /// The most that quantizing holds: tensors in flight, and one that is being computed, with its input.
@@ -241,7 +242,11 @@ fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
     let renamed = source.filter_map(|info| {
         let (decl, layer) = arch.match_hf(&info.name)?;
         let dtype = if info.shape.len() > 1 { DType::F16 } else { DType::F32 };
-        Some(TensorInfo::new(decl.gguf_name(layer.unwrap_or(0)), info.shape.clone(), dtype))
+        // The experts of a layer are one tensor.
+        if decl.expert_in(&info.name).is_some_and(|expert| expert > 0) {
+            return None;
+        }
+        Some(TensorInfo::new(decl.gguf_name(layer.unwrap_or(0)), decl.gguf_shape(&hyper), dtype))
     });
     let table = TensorTable::new(config.origin(), renamed.collect())?;
     let mut metadata = Metadata::new();

@@ -23,6 +23,12 @@ fn sizes(hyper: &HyperParams, of_layers: bool) -> Vec<(&'static str, usize)> {
             ("num_key_value_heads", hyper.n_head_kv),
             ("head_dim", hyper.head_dim),
         ]);
+        if let Some(experts) = hyper.experts {
+            sizes.extend([
+                ("number of experts", experts.count),
+                ("experts' feed-forward length", experts.n_ff),
+            ]);
+        }
     }
     sizes
 }
@@ -64,10 +70,10 @@ pub(super) fn check(planner: &mut Planner, slices: &[&Parts], donor: Option<(Inp
 fn fits(planner: &mut Planner, input: Input, pos: Pos, first: Input, of_layers: bool) -> bool {
     let (ours, theirs) = (planner.view(first), planner.view(input));
     let (name, other) = (planner.label(input), planner.label(first));
-    if ours.arch.gguf_name != theirs.arch.gguf_name {
+    if !std::ptr::eq(ours.arch, theirs.arch) {
         let message = format!(
             "'{name}' has architecture {}, '{other}' has {}",
-            theirs.arch.gguf_name, ours.arch.gguf_name
+            theirs.arch.model_type, ours.arch.model_type
         );
         planner.problems.error(pos, message, "models of one merge must share it");
         return false;

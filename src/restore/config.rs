@@ -35,9 +35,6 @@ pub(super) fn make(
     if count("attention.value_length").is_some_and(|n| n != hyper.head_dim as u64) {
         return fail("values have another length than keys, which cannot be merged".into());
     }
-    if count("expert_count").is_some_and(|n| n > 0) {
-        return fail("a mixture of experts, which cannot be merged yet".into());
-    }
     let table = model.tensors.table();
     let optional =
         |part: &str| arch.tensors.iter().any(|decl| decl.optional && decl.hf.contains(part));
@@ -68,6 +65,11 @@ pub(super) fn make(
     }
     set("model_type", arch.model_type.into());
     set("num_attention_heads", hyper.n_head.into());
+    if let (Some(keys), Some(experts)) = (&arch.experts, hyper.experts) {
+        set(keys.count, experts.count.into());
+        set(keys.used, experts.used.into());
+        set(keys.n_ff, experts.n_ff.into());
+    }
     set("num_hidden_layers", hyper.n_layer.into());
     set("num_key_value_heads", hyper.n_head_kv.into());
     set("rms_norm_eps", shortest(hyper.rms_eps));

@@ -34,6 +34,8 @@ struct Origin {
     heads: Option<usize>,
     /// The file has its values plus one.
     plus_one: bool,
+    /// Of a stack of experts, the one.
+    expert: Option<usize>,
 }
 
 impl RestoredSource {
@@ -55,7 +57,7 @@ impl RestoredSource {
                     .push(format!("'{name}' is not a tensor of architecture {}", arch.gguf_name));
                 continue;
             };
-            let shape = decl.shape(hyper);
+            let shape = decl.gguf_shape(hyper);
             if info.shape != shape {
                 problems.push(format!("'{name}' has shape {:?}, not {shape:?}", info.shape));
                 continue;
@@ -69,8 +71,12 @@ impl RestoredSource {
                 }
             };
             let (heads, plus_one) = (decl.permute.heads(hyper), decl.plus_one);
-            infos.push(TensorInfo::new(decl.hf_name(layer.unwrap_or(0)), shape, dtype));
-            origins.push(Origin { index, heads, plus_one });
+            for expert in 0..decl.copies(hyper) {
+                let name = decl.hf_name_of(layer.unwrap_or(0), expert);
+                infos.push(TensorInfo::new(name, decl.shape(hyper), dtype));
+                let expert = decl.is_stacked().then_some(expert);
+                origins.push(Origin { index, heads, plus_one, expert });
+            }
         }
         if let Some(first) = problems.first() {
             let more = match problems.len() - 1 {
@@ -96,8 +102,11 @@ impl TensorSource for RestoredSource {
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
-        let Origin { index: source, heads, plus_one } = self.origins[index];
-        let data = self.inner.read(source)?;
+        let Origin { index: source, heads, plus_one, expert } = self.origins[index];
+        let data = match expert {
+            Some(expert) => self.inner.read_matrix(source, expert)?,
+            None => self.inner.read(source)?,
+        };
         let mut bytes = data.bytes;
         if data.dtype != info.dtype {
             bytes = Cow::Owned(decode(data.dtype, &bytes)?);
@@ -113,7 +122,7 @@ impl TensorSource for RestoredSource {
 
     fn working_bytes(&self, index: usize) -> u64 {
         let info = &self.table.infos()[index];
-        let Origin { index: source, heads, plus_one } = self.origins[index];
+        let Origin { index: source, heads, plus_one, .. } = self.origins[index];
         let decoded = self.inner.table().infos()[source].dtype != info.dtype;
         let copies = usize::from(decoded) + usize::from(heads.is_some()) + usize::from(plus_one);
         self.inner.working_bytes(source) + (copies * info.bytes().unwrap_or(0)) as u64
