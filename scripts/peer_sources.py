@@ -1,6 +1,6 @@
-"""llama.cpp's sources, which the PyPI package llama-cpp-python carries, and llama-perplexity built from them.
+"""llama.cpp's sources, which the PyPI package llama-cpp-python carries, and programs built from them.
 
-No package has its converter or llama-perplexity. Scripts that call `perplexity` need cmake and ninja among their
+No package has its converter, llama-perplexity or llama-imatrix. Scripts that call `program` need cmake and ninja among their
 requirements, and the machine a C++ compiler; building takes some five minutes on two cores, once.
 """
 
@@ -30,17 +30,22 @@ def folder() -> Path:
     return next(PLACE.glob("llama_cpp_python-*/vendor/llama.cpp"))
 
 
-def perplexity() -> Path:
-    """The program llama-perplexity."""
-    program = PLACE / "build/bin/llama-perplexity"
-    if program.exists():
-        return program
+def program(name: str) -> Path:
+    """The program `name`, llama-perplexity or another one."""
+    found = PLACE / "build/bin" / name
+    if found.exists():
+        return found
     sources = folder()
     tools = Path(sys.executable).parent
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
                "-DLLAMA_BUILD_SERVER=OFF", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"]
-    print("building llama-perplexity", file=sys.stderr, flush=True)
+    print(f"building {name}", file=sys.stderr, flush=True)
     subprocess.run([tools / "cmake", "-S", sources, "-B", PLACE / "build", "-G", "Ninja", *options], check=True,
                    stdout=sys.stderr)
-    subprocess.run([tools / "cmake", "--build", PLACE / "build", "-t", "llama-perplexity"], check=True, stdout=sys.stderr)
-    return program
+    subprocess.run([tools / "cmake", "--build", PLACE / "build", "-t", name], check=True, stdout=sys.stderr)
+    return found
+
+
+def perplexity() -> Path:
+    """The program llama-perplexity."""
+    return program("llama-perplexity")

@@ -84,12 +84,16 @@ MODELS = {
     "llama-longrope": {
         **llama(rope_scaling={**LONG_ROPE, "rope_type": "longrope"}, original_max_position_embeddings=32),
         "more": LONG_ROPE_OF_LLAMA},
+    "mixtral": llama(architectures=["MixtralForCausalLM"], model_type="mixtral", num_local_experts=8,
+                     num_experts_per_tok=2),
     "qwen2": llama(architectures=["Qwen2ForCausalLM"], model_type="qwen2", use_sliding_window=False),
     "qwen2-yarn": llama(
         architectures=["Qwen2ForCausalLM"], model_type="qwen2", use_sliding_window=False, tie_word_embeddings=True,
         rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 24.0,
                       "beta_slow": 2.0}),
     "qwen3": llama(architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=8, use_sliding_window=False),
+    "qwen3_moe": llama(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", head_dim=8, num_experts=8,
+                       num_experts_per_tok=3, moe_intermediate_size=12, norm_topk_prob=True, use_sliding_window=False),
     "gemma2": gemma("gemma2", architectures=["Gemma2ForCausalLM"], num_hidden_layers=3, attn_logit_softcapping=4.0,
                     final_logit_softcapping=9.0, rope_theta=10000.0),
     "gemma3": gemma("gemma3_text", architectures=["Gemma3ForCausalLM"], num_hidden_layers=7, rope_theta=100000.0,

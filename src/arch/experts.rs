@@ -24,6 +24,8 @@ pub struct Experts {
     pub used: usize,
     /// Feed-forward length of one expert.
     pub n_ff: usize,
+    /// The weights of a token's experts are brought to a sum of 1, as GGUF always means it.
+    pub normalized: bool,
 }
 
 /// Keys of config.json that tell of a mixture.
@@ -33,6 +35,8 @@ pub struct ExpertKeys {
     pub used: &'static str,
     /// Feed-forward length of one expert.
     pub n_ff: &'static str,
+    /// Whether weights are brought to a sum of 1; `None` where they always are.
+    pub normalized: Option<&'static str>,
 }
 
 impl Experts {
@@ -41,7 +45,16 @@ impl Experts {
         let Some(keys) = &arch.experts else { return Ok(None) };
         let [count, used, n_ff] =
             [keys.count, keys.used, keys.n_ff].map(|key| config.require_usize(key));
-        Experts { count: count?, used: used?, n_ff: n_ff? }.checked(config.origin()).map(Some)
+        let dense = config.get("mlp_only_layers").and_then(|v| v.as_array());
+        let step = config.usize("decoder_sparse_step").unwrap_or(1);
+        if dense.is_some_and(|layers| !layers.is_empty()) || step != 1 {
+            let detail = "layers without experts among those with experts are not supported                           ('mlp_only_layers', 'decoder_sparse_step')";
+            return Err(Error::model(config.origin(), detail));
+        }
+        // Absence is false in transformers.
+        let normalized = keys.normalized.is_none_or(|key| config.bool(key).unwrap_or(false));
+        let experts = Experts { count: count?, used: used?, n_ff: n_ff?, normalized };
+        experts.checked(config.origin()).map(Some)
     }
 
     /// Reads GGUF metadata; `None` if they tell of no experts. Source of the length where the key is
@@ -51,26 +64,28 @@ impl Experts {
         arch: &Architecture,
         metadata: &Metadata,
     ) -> Result<Option<Experts>> {
-        if arch.experts.is_none() {
-            return Ok(None);
-        }
+        let Some(keys) = &arch.experts else { return Ok(None) };
         let key = |suffix: &str| format!("{}.{suffix}", arch.gguf_name);
         let need = |suffix: &str| metadata.require_usize(origin, &key(suffix));
-        let n_ff = metadata.u64(&key("expert_feed_forward_length")).filter(|&n| n > 0);
-        let n_ff = match n_ff {
+        let (whole, used) = (need("feed_forward_length")?, need("expert_used_count")?);
+        let own = metadata.u64(&key("expert_feed_forward_length")).filter(|&n| n > 0);
+        let n_ff = match own {
+            _ if keys.n_ff == "intermediate_size" => whole,
             Some(n) => n.try_into().unwrap_or(usize::MAX),
-            None => need("feed_forward_length")?,
+            None => whole / used,
         };
-        let experts =
-            Experts { count: need("expert_count")?, used: need("expert_used_count")?, n_ff };
+        let experts = Experts { count: need("expert_count")?, used, n_ff, normalized: true };
         experts.checked(origin).map(Some)
     }
 
     fn checked(self, origin: &str) -> Result<Experts> {
         // The most that llama.cpp takes is 512; a layer's names are made for each.
         const LIMIT: usize = 4096;
-        let Experts { count, used, n_ff } = self;
-        if count < 2 || count > LIMIT || used == 0 || used > count || n_ff == 0 || n_ff > 1 << 30 {
+        let Experts { count, used, n_ff, .. } = self;
+        if !(2..=LIMIT).contains(&count)
+            || !(1..=count).contains(&used)
+            || !(1..=1 << 30).contains(&n_ff)
+        {
             let detail = format!("{used} of {count} experts of length {n_ff} are no mixture");
             return Err(Error::model(origin, detail));
         }
@@ -191,7 +206,9 @@ mod tests {
 
     #[test]
     fn numbers_that_make_no_mixture_are_refused() {
-        let check = |count, used, n_ff| Experts { count, used, n_ff }.checked("m").is_ok();
+        let check = |count, used, n_ff| {
+            Experts { count, used, n_ff, normalized: true }.checked("m").is_ok()
+        };
         assert!(check(8, 2, 64) && check(8, 8, 64));
         for (count, used, n_ff) in [(1, 1, 64), (8, 0, 64), (8, 9, 64), (8, 2, 0), (1 << 20, 2, 64)]
         {

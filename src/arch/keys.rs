@@ -29,6 +29,8 @@ pub enum Key {
     HeadLengthIfGiven,
     /// The number of experts, and how many compute a token.
     Experts,
+    /// Of one expert.
+    ExpertFeedForward,
     /// `general.file_type`, which stands among the hyperparameters.
     FileType,
     Vocabulary,
@@ -91,6 +93,11 @@ impl Key {
                 if let Some(experts) = hyper.experts {
                     set("expert_count", count(experts.count));
                     set("expert_used_count", count(experts.used));
+                }
+            }
+            Key::ExpertFeedForward => {
+                if let Some(experts) = hyper.experts {
+                    set("expert_feed_forward_length", count(experts.n_ff));
                 }
             }
             Key::FileType => {}

@@ -15,7 +15,7 @@ pub static MIXTRAL: Architecture = Architecture {
     gguf_name: "llama",
     hf_classes: &["MixtralForCausalLM"],
     model_type: "mixtral",
-    experts: Some(ExpertKeys { count: "num_local_experts", used: "num_experts_per_tok", n_ff: "intermediate_size" }),
+    experts: Some(ExpertKeys { count: "num_local_experts", used: "num_experts_per_tok", n_ff: "intermediate_size", normalized: None }),
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

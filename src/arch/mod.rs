@@ -21,6 +21,7 @@ mod mixtral;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
 mod rope;
 mod tensor;
 
@@ -40,6 +41,7 @@ pub static ALL: &[&Architecture] = &[
     &mixtral::MIXTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &qwen3moe::QWEN3MOE,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
     &phi3::PHI3,

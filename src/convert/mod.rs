@@ -17,7 +17,7 @@ pub use identity::merge_front_matter;
 use crate::arch::{Architecture, HyperParams, VocabularyRules};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
 use crate::tokenizer::{SpacePrefix, Vocabulary};
 use std::str::FromStr;
@@ -69,6 +69,11 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
     let config = &checkpoint.config;
     let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
     let hyper = HyperParams::from_config(config)?;
+    if hyper.experts.is_some_and(|experts| !experts.normalized) {
+        let detail = "'norm_topk_prob' is not true, so the weights of a token's experts have no fixed sum; GGUF \
+                      cannot tell, and programs that read it take them to sum to 1";
+        return Err(Error::model(config.origin(), detail));
+    }
     let dtype = matrix_type(checkpoint, options.output_type);
     let tensors = ConvertedSource::new(checkpoint, arch, &hyper, dtype)?;
     let vocabulary =

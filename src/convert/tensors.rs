@@ -64,27 +64,9 @@ impl ConvertedSource {
                 problems.push(format!("'{}' is not a tensor of this architecture", info.name));
                 continue;
             };
-            if layer.is_some_and(|layer| layer >= hyper.n_layer) {
-                problems.push(format!("'{}' is beyond the {} layers", info.name, hyper.n_layer));
-                continue;
-            }
             let expert = decl.expert_in(&info.name);
-            if expert.is_some_and(|expert| expert >= decl.copies(hyper)) {
-                let experts = decl.copies(hyper);
-                problems.push(format!("'{}' is beyond the {experts} experts", info.name));
-                continue;
-            }
-            let shape = decl.shape(hyper);
-            if info.shape != shape {
-                let (name, has) = (&info.name, &info.shape);
-                problems
-                    .push(format!("'{name}' has shape {has:?}, the configuration says {shape:?}"));
-                continue;
-            }
-            if !info.dtype.is_float() {
-                let (name, has) = (&info.name, info.dtype);
-                problems
-                    .push(format!("'{name}' is {has}; only F32, F16 and BF16 can be converted"));
+            if let Some(problem) = misfit(info, decl, (layer, expert), hyper) {
+                problems.push(problem);
                 continue;
             }
             if let (Some(layer), Some(expert)) = (layer, expert) {
@@ -101,6 +83,7 @@ impl ConvertedSource {
                 continue;
             }
             let name = decl.gguf_name(layer.unwrap_or(0));
+            let shape = info.shape.clone();
             let target = if stays_f32(&name, shape.len()) { DType::F32 } else { dtype };
             found.insert(name.clone());
             infos.push(TensorInfo::new(name, shape, target));
@@ -153,6 +136,27 @@ impl ConvertedSource {
         }
         Ok(TensorData { dtype, shape, bytes })
     }
+}
+
+/// Why `info` is not the tensor that `decl` stands for, of that layer and expert, under `hyper`.
+fn misfit(
+    info: &TensorInfo,
+    decl: &TensorDecl,
+    (layer, expert): (Option<usize>, Option<usize>),
+    hyper: &HyperParams,
+) -> Option<String> {
+    let (name, has, shape) = (&info.name, &info.shape, decl.shape(hyper));
+    if layer.is_some_and(|layer| layer >= hyper.n_layer) {
+        return Some(format!("'{name}' is beyond the {} layers", hyper.n_layer));
+    }
+    if expert.is_some_and(|expert| expert >= decl.copies(hyper)) {
+        return Some(format!("'{name}' is beyond the {} experts", decl.copies(hyper)));
+    }
+    if *has != shape {
+        return Some(format!("'{name}' has shape {has:?}, the configuration says {shape:?}"));
+    }
+    let detail = "only F32, F16 and BF16 can be converted";
+    (!info.dtype.is_float()).then(|| format!("'{name}' is {}; {detail}", info.dtype))
 }
 
 /// The divisors of rotary frequencies that GGUF holds as tensors, in the peer's order.

@@ -258,7 +258,7 @@ impl<'a> Checked<'a> {
             ffn_norm: norm("ffn_norm")?,
             feed_forward: match self.hyper.experts {
                 Some(_) => FeedForward::Experts { router: self.router(name("ffn_gate_inp"))? },
-                None => FeedForward::Gated(self.gated(index)?),
+                None => FeedForward::Gated(Box::new(self.gated(index)?)),
             },
             ffn_post_norm: self.norm_if_there(name("post_ffw_norm"))?,
         })
@@ -398,7 +398,7 @@ pub(super) struct LayerWeights {
 /// The feed-forward part of a layer.
 pub(super) enum FeedForward {
     /// One network for all tokens.
-    Gated(Gated),
+    Gated(Box<Gated>),
     /// A mixture; the experts' matrices are read one expert at a time, see [`Checked::expert`].
     Experts { router: Linear },
 }

@@ -6,7 +6,7 @@ use super::planner::{Planner, View};
 use super::schema::Document;
 use super::slices::Parts;
 use super::yaml::Pos;
-use crate::arch::HyperParams;
+use crate::arch::{Experts, HyperParams};
 use crate::source::TensorInfo;
 use std::collections::BTreeSet;
 
@@ -101,6 +101,7 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
         Some(n) => n.to_string(),
         None => "none".to_string(),
     };
+    let used = |experts: Option<Experts>| experts.map_or("none".into(), |e| e.used.to_string());
     let optional = |x: Option<f32>| x.map_or("none".to_string(), |x| x.to_string());
     let constants = |view: &View| {
         let hyper = view.hyper;
@@ -116,6 +117,7 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
             ("embedding_multiplier", hyper.embedding_scale.to_string()),
             ("residual_multiplier", hyper.residual_scale.to_string()),
             ("logits_scaling", hyper.logit_scale.to_string()),
+            ("num_experts_per_tok", used(hyper.experts)),
         ]
     };
     let pairs = constants(&own).into_iter().zip(constants(&ruling));

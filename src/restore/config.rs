@@ -69,6 +69,9 @@ pub(super) fn make(
         set(keys.count, experts.count.into());
         set(keys.used, experts.used.into());
         set(keys.n_ff, experts.n_ff.into());
+        if let Some(key) = keys.normalized {
+            set(key, true.into());
+        }
     }
     set("num_hidden_layers", hyper.n_layer.into());
     set("num_key_value_heads", hyper.n_head_kv.into());

@@ -28,9 +28,11 @@ const NAMES: &[&str] = &[
     "llama-llama3",
     "llama-yarn",
     "llama-longrope",
+    "mixtral",
     "qwen2",
     "qwen2-yarn",
     "qwen3",
+    "qwen3_moe",
     "gemma2",
     "gemma3",
     "gemma3-layers",
@@ -70,7 +72,7 @@ fn weights(name: &str, shape: &[usize], gemma: bool, salt: u64) -> Vec<f32> {
 }
 
 /// The model of the golden data as a checkpoint.
-fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
+pub fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
     let config = Config::parse("tiny/config.json", &golden["config"].to_string()).unwrap();
     let class = config.architecture().unwrap();
     let arch = Architecture::for_hf_class("tiny", class).unwrap();
@@ -81,8 +83,9 @@ fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
             continue;
         }
         let layers = if decl.role == Role::Layer { hyper.n_layer } else { 1 };
-        for layer in 0..layers {
-            let (name, shape) = (decl.hf_name(layer), decl.shape(&hyper));
+        let experts = decl.copies(&hyper);
+        for (layer, expert) in (0..layers).flat_map(|l| (0..experts).map(move |e| (l, e))) {
+            let (name, shape) = (decl.hf_name_of(layer, expert), decl.shape(&hyper));
             let gemma = class.starts_with("Gemma");
             let data = TensorData::from_f32(shape.clone(), &weights(&name, &shape, gemma, salt));
             tensors.push((TensorInfo::new(name, shape, DType::F32), data.bytes.into_owned()));
@@ -204,7 +207,7 @@ fn logits_are_those_of_transformers() {
         }
         // Every matrix but the embedding has been seen by the observer under its own name.
         let infos = model.tensors.table().infos().iter();
-        let matrices = infos.filter(|info| info.shape.len() == 2).map(|info| info.name.clone());
+        let matrices = infos.filter(|info| info.shape.len() >= 2).map(|info| info.name.clone());
         let tied = model.tensors.table().find("output.weight").is_none();
         let expected: BTreeSet<String> =
             matrices.filter(|name| tied || name != "token_embd.weight").collect();
@@ -234,7 +237,7 @@ fn restored_models_convert_to_what_they_were() {
 }
 
 /// Writes the model as a folder `folder`.
-fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
+pub fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
     let checkpoint = checkpoint(folder, golden, salt);
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (index, info) in checkpoint.tensors.table().infos().iter().enumerate() {
@@ -260,7 +263,9 @@ fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
 
 #[test]
 fn models_of_every_architecture_merge_stack_and_quantize() {
-    for name in ["qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3-long", "granite"] {
+    for name in
+        ["mixtral", "qwen3_moe", "qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3-long", "granite"]
+    {
         let (place, golden) = (Place::new(), golden(name));
         write_folder(&place, "a", &golden, 0);
         write_folder(&place, "b", &golden, 77);

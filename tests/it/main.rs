@@ -9,6 +9,7 @@ mod demo;
 mod dialect;
 mod ends;
 mod evaluate;
+mod experts;
 mod files;
 mod folders;
 mod ftypes;
