@@ -1,85 +1,52 @@
-//! Architectures, each declared once: tensor names, shapes, hyperparameters.
+//! Architectures, each declared once: tensor names, shapes, hyperparameters, the structure of a block.
 //!
-//! Merge reads which tensors a layer has, convert how they are named and permuted in GGUF, the
-//! forward pass and the quantizer the hyperparameters and categories. Adding an architecture is a
-//! file here and a line in [`ALL`].
+//! Merge reads which tensors a layer has, convert how they are named and changed in GGUF and which keys
+//! describe them, the forward pass how a block computes, the quantizer the categories. Adding an
+//! architecture is a file here and a line in [`ALL`].
+//!
+//! What the tensors themselves tell is not declared twice: a block has norms of queries and keys, norms
+//! after its parts, biases, or fused projections if the declaration lists those tensors.
 
 mod category;
+mod experts;
+mod from_config;
+mod from_metadata;
+mod gemma2;
+mod gemma3;
+mod granite;
 mod hyper;
+mod keys;
 mod llama;
+mod mixtral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3moe;
+mod rope;
+mod tensor;
 
 pub use category::Category;
-pub use hyper::{HyperParams, RopeScaling};
+pub use experts::{ExpertKeys, Experts, Parameters};
+pub use hyper::HyperParams;
+pub use keys::Key;
+pub use rope::{RopeScaling, Yarn};
+pub use tensor::{Dim, Permute, Role, TensorDecl};
 
 use crate::error::{Error, Result};
+use crate::gguf::Metadata;
 
 /// Every architecture this program knows.
-pub static ALL: &[&Architecture] = &[&llama::LLAMA];
-
-/// A dimension of a tensor, in terms of the hyperparameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dim {
-    /// Vocabulary size.
-    Vocab,
-    /// Embedding length, `hidden_size`.
-    Hidden,
-    /// Feed-forward length, `intermediate_size`.
-    FeedForward,
-    /// All query heads: `n_head * head_dim`.
-    Query,
-    /// All key (or value) heads: `n_head_kv * head_dim`.
-    KeyValue,
-}
-
-/// Where in the stack a tensor belongs; recipes treat the ends apart from the layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Embedding,
-    Layer,
-    FinalNorm,
-    Head,
-}
-
-/// How rows are reordered on the way to GGUF, whose rotary embedding pairs adjacent elements where
-/// Hugging Face pairs the halves of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permute {
-    None,
-    /// Within each of `n_head` heads.
-    QueryHeads,
-    /// Within each of `n_head_kv` heads.
-    KeyHeads,
-}
-
-/// One tensor of an architecture. Names of layer tensors hold `{}` where the layer's number goes.
-#[derive(Debug)]
-pub struct TensorDecl {
-    pub hf: &'static str,
-    pub gguf: &'static str,
-    /// Outermost first.
-    pub shape: &'static [Dim],
-    pub role: Role,
-    pub permute: Permute,
-    /// Models may lack it (biases; a head that is tied to the embedding).
-    pub optional: bool,
-}
-
-impl TensorDecl {
-    /// The Hugging Face name; `layer` is ignored for tensors outside the layers.
-    pub fn hf_name(&self, layer: usize) -> String {
-        self.hf.replace("{}", &layer.to_string())
-    }
-
-    /// The GGUF name; `layer` is ignored for tensors outside the layers.
-    pub fn gguf_name(&self, layer: usize) -> String {
-        self.gguf.replace("{}", &layer.to_string())
-    }
-
-    /// The shape under `hyper`, outermost first.
-    pub fn shape(&self, hyper: &HyperParams) -> Vec<usize> {
-        self.shape.iter().map(|&dim| hyper.dim(dim)).collect()
-    }
-}
+pub static ALL: &[&Architecture] = &[
+    &llama::LLAMA,
+    &mixtral::MIXTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &qwen3moe::QWEN3MOE,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &phi3::PHI3,
+    &granite::GRANITE,
+];
 
 /// A model architecture.
 #[derive(Debug)]
@@ -89,10 +56,148 @@ pub struct Architecture {
     /// Class names in `architectures` of config.json. Members of different classes of one
     /// architecture can be merged.
     pub hf_classes: &'static [&'static str],
+    /// `model_type` in config.json, of the first class.
+    pub model_type: &'static str,
+    /// Of a mixture of experts: the keys of config.json that tell of it.
+    pub experts: Option<ExpertKeys>,
     pub tensors: &'static [TensorDecl],
     /// Ends of names of tensors that old checkpoints carry and that hold no weights.
     pub ignored_suffixes: &'static [&'static str],
+    /// What config.json may leave out.
+    pub defaults: Defaults,
+    /// How a block computes.
+    pub block: Block,
+    /// Hyperparameters in GGUF, in the order in which llama.cpp's converter writes them.
+    pub keys: &'static [Key],
+    /// What llama.cpp's converter does to the vocabulary.
+    pub vocabulary: VocabularyRules,
 }
+
+/// Values of keys that config.json may leave out: those of the configuration's class in transformers.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// `max_position_embeddings`.
+    pub context: usize,
+    /// `original_max_position_embeddings`; `None` where it is `max_position_embeddings`.
+    pub original_context: Option<usize>,
+    /// `head_dim`; `None` where it is `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    pub rms_eps: f64,
+    pub rope_theta: f64,
+    /// `tie_word_embeddings`.
+    pub tied: bool,
+}
+
+/// What [`Architecture`]s of the llama kind share: root-mean-square norms, grouped-query attention with
+/// rotary positions, a gated feed-forward part; and in what they differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    pub pairing: Pairing,
+    pub activation: Activation,
+    pub scores: Scores,
+    pub embedding: EmbeddingScale,
+    /// Which layers attend to a window only; `None` where all attend to everything.
+    pub windows: Option<Windows>,
+    /// Attention and logits are capped: `cap * tanh(x / cap)`. The values where config.json has none,
+    /// of attention and of logits.
+    pub soft_caps: [Option<f64>; 2],
+    /// `rope_local_base_freq`, the base of rotary frequencies in layers with a window, where config.json
+    /// leaves it out; `None` where it is that of the other layers.
+    pub local_rope_theta: Option<f64>,
+}
+
+/// Layers that attend to a window of the last tokens. A configuration or a file may tell of each layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Every how many layers one attends to everything.
+    pub every: usize,
+    /// Tokens in a window where that is left out; `None` where there is no window then.
+    pub length: Option<usize>,
+}
+
+/// Which elements of a head the rotary embedding turns together, in GGUF's order of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// Neighbours. Query and key weights are permuted on the way to GGUF.
+    Adjacent,
+    /// Element `i` and element `i + n / 2` of the `n` that turn.
+    Halves,
+}
+
+/// The function of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    /// GELU by its approximation with tanh.
+    GeluTanh,
+}
+
+/// What queries times keys are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// `1 / sqrt(head_dim)`.
+    HeadLength,
+    /// `1 / sqrt(query_pre_attn_scalar)` of config.json, which GGUF lacks: there it is `1 / sqrt(head_dim)`,
+    /// or `1 / sqrt(n_embd / n_head)` in the 27B model, known by its number of layers.
+    QueryScalar { layers_of_27b: usize },
+    /// `attention_multiplier` of config.json, `attention.scale` in GGUF.
+    Multiplier,
+}
+
+/// What embeddings are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbeddingScale {
+    One,
+    /// The square root of the embedding length.
+    SqrtLength,
+    /// `embedding_multiplier` of config.json.
+    Multiplier,
+}
+
+/// Where llama.cpp's converter treats vocabularies apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VocabularyRules {
+    /// `add_prefix_space` of tokenizer_config.json counts, CodeLlama's and Granite's vocabularies are known
+    /// by their size.
+    Llama,
+    /// None of that.
+    Plain,
+    /// No space is put before a text, whatever the files say; the key that tells is the last one.
+    NoSpacePrefix,
+}
+
+impl Defaults {
+    /// Those of `LlamaConfig`.
+    const LLAMA: Defaults = Defaults {
+        context: 2048,
+        original_context: None,
+        head_dim: None,
+        rms_eps: 1e-6,
+        rope_theta: 1e4,
+        tied: false,
+    };
+}
+
+impl Block {
+    /// That of the llama family.
+    const LLAMA: Block = Block {
+        pairing: Pairing::Adjacent,
+        activation: Activation::Silu,
+        scores: Scores::HeadLength,
+        embedding: EmbeddingScale::One,
+        windows: None,
+        soft_caps: [None, None],
+        local_rope_theta: None,
+    };
+}
+
+/// Ends of names of rotary tables, which old checkpoints carry.
+const ROTARY_TABLES: &[&str] = &[
+    ".self_attn.rotary_emb.inv_freq",
+    ".attention.rotary_emb.inv_freq",
+    ".self_attn.rotary_emb.cos_cached",
+    ".self_attn.rotary_emb.sin_cached",
+];
 
 /// The layer's number in `name` if `name` is `pattern` with a number for `{}`; `Some(None)` for an
 /// equal name without a number.
@@ -100,12 +205,25 @@ fn match_pattern(pattern: &str, name: &str) -> Option<Option<usize>> {
     match pattern.split_once("{}") {
         None => (pattern == name).then_some(None),
         Some((head, tail)) => {
-            let digits = name.strip_prefix(head)?.strip_suffix(tail)?;
-            let canonical = digits.bytes().all(|b| b.is_ascii_digit())
-                && (digits.len() == 1 || !digits.starts_with('0'));
-            if canonical { digits.parse().ok().map(Some) } else { None }
+            let rest = name.strip_prefix(head)?;
+            let (digits, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+            let fits = match tail.split_once("{e}") {
+                None => rest == tail,
+                Some((head, tail)) => {
+                    let expert = rest.strip_prefix(head)?.strip_suffix(tail)?;
+                    canonical_number(expert).is_some()
+                }
+            };
+            canonical_number(digits).filter(|_| fits).map(Some)
         }
     }
+}
+
+/// The number that `digits` are, written as numbers are.
+fn canonical_number(digits: &str) -> Option<usize> {
+    let canonical = digits.bytes().all(|b| b.is_ascii_digit())
+        && (digits.len() == 1 || !digits.starts_with('0'));
+    if canonical { digits.parse().ok() } else { None }
 }
 
 impl Architecture {
@@ -118,10 +236,23 @@ impl Architecture {
         })
     }
 
-    /// The architecture for `general.architecture` of a GGUF file.
-    pub fn for_gguf_name(origin: &str, name: &str) -> Result<&'static Architecture> {
-        ALL.iter().find(|a| a.gguf_name == name).copied().ok_or_else(|| {
-            let known: Vec<_> = ALL.iter().map(|a| a.gguf_name).collect();
+    /// The architecture of a GGUF file. Mixtures of experts may share a name with dense models: then the
+    /// number of experts tells.
+    pub fn for_metadata(origin: &str, metadata: &Metadata) -> Result<&'static Architecture> {
+        let name = metadata.str("general.architecture").ok_or_else(|| {
+            Error::model(origin, "metadata key 'general.architecture' is missing")
+        })?;
+        let mixture = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
+        let of_name = || ALL.iter().filter(|a| a.gguf_name == name).copied();
+        let fits = |a: &&'static Architecture| a.experts.is_some() == mixture;
+        of_name().find(fits).ok_or_else(|| {
+            if of_name().next().is_some() {
+                let has = if mixture { "experts" } else { "no experts" };
+                let detail = format!("architecture '{name}' with {has} is not known");
+                return Error::model(origin, detail);
+            }
+            let mut known: Vec<_> = ALL.iter().map(|a| a.gguf_name).collect();
+            known.dedup();
             let detail = format!("unknown architecture '{name}'; known are {}", known.join(", "));
             Error::model(origin, detail)
         })
@@ -149,6 +280,11 @@ impl Architecture {
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &'static TensorDecl> {
         self.tensors.iter().filter(move |decl| decl.role == role)
     }
+
+    /// Whether layer `layer` attends to a window only, where nothing says otherwise.
+    pub fn windowed_by_default(&self, layer: usize) -> bool {
+        self.block.windows.is_some_and(|windows| !(layer + 1).is_multiple_of(windows.every))
+    }
 }
 
 #[cfg(test)]
@@ -171,5 +307,16 @@ mod tests {
         let error = Architecture::for_hf_class("x/config.json", "FooForCausalLM").unwrap_err();
         let text = error.to_string();
         assert!(text.contains("FooForCausalLM") && text.contains("LlamaForCausalLM"), "{text}");
+    }
+
+    #[test]
+    fn names_belong_to_one_tensor_each() {
+        for arch in ALL {
+            for (index, decl) in arch.tensors.iter().enumerate() {
+                let same = |other: &TensorDecl| other.hf == decl.hf || other.gguf == decl.gguf;
+                assert!(!arch.tensors[..index].iter().any(same), "{} {}", arch.gguf_name, decl.hf);
+                assert_eq!(decl.hf.contains("{}"), decl.role == Role::Layer);
+            }
+        }
     }
 }

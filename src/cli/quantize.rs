@@ -144,5 +144,6 @@ fn read_importance(path: &Path, context: &Context) -> anyhow::Result<Importance>
              adds the parts"
         )]);
     }
+    context.warn_all(matrix.unseen_experts());
     Ok(Importance::new(&matrix, &path.display().to_string())?)
 }

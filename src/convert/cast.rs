@@ -64,6 +64,27 @@ pub(super) fn cast(
     Ok(out)
 }
 
+/// `bytes` plus one in each element, as type `to`. F16 is rounded to F16 before, as the peer adds it.
+///
+/// # Errors
+/// Those of [`cast()`].
+pub(super) fn plus_one(
+    origin: &str,
+    tensor: &str,
+    from: DType,
+    bytes: &[u8],
+    to: DType,
+) -> Result<Vec<u8>> {
+    let mut values = vec![0f32; bytes.len() / from.block_bytes()];
+    quants::decode(from, bytes, &mut values)?;
+    values.iter_mut().for_each(|v| *v += 1.0);
+    check(origin, tensor, 0, &values, to)?;
+    let sum_type = if from == DType::F16 { DType::F16 } else { DType::F32 };
+    let mut sums = vec![0u8; values.len() * sum_type.block_bytes()];
+    quants::encode_float(sum_type, &values, &mut sums)?;
+    if sum_type == to { Ok(sums) } else { cast(origin, tensor, sum_type, &sums, to) }
+}
+
 /// Fails at the first value that is not finite. The bytes stay what they are.
 pub(super) fn check_finite(origin: &str, tensor: &str, dtype: DType, bytes: &[u8]) -> Result<()> {
     let outcomes: Vec<Result<()>> = bytes
@@ -133,6 +154,18 @@ mod tests {
         assert_eq!(halves, [0x3c00, 0x3c00, 0x3c02, 0x7bff, 0x8000]);
         let out = cast("m", "t", DType::F32, &bytes(&[1.0 + 1.0 / 256.0]), DType::BF16).unwrap();
         assert_eq!(out, [0x80, 0x3f]);
+    }
+
+    #[test]
+    fn one_is_added_in_the_type_of_the_source() {
+        let small = 1.0 / 4096.0;
+        let sum = |from: DType| {
+            let mut source = vec![0; from.block_bytes()];
+            quants::encode_float(from, &[small], &mut source).unwrap();
+            let out = plus_one("m", "t", from, &source, DType::F32).unwrap();
+            f32::from_le_bytes(out.try_into().unwrap())
+        };
+        assert_eq!([DType::F32, DType::BF16, DType::F16].map(sum), [1.0 + small, 1.0 + small, 1.0]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! (`apply_metadata_heuristic`, `set_gguf_meta_model`), October 2026.
 
 use super::naming::{self, NameParts};
+use crate::arch::Parameters;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::gguf::{Array, Metadata, Value};
@@ -47,7 +48,7 @@ fn list(value: &Json) -> Vec<&Json> {
 pub(super) fn write(
     checkpoint: &Checkpoint,
     name: Option<&str>,
-    parameters: u64,
+    parameters: Parameters,
     metadata: &mut Metadata,
 ) -> Result<()> {
     let card = match &checkpoint.card {
@@ -61,7 +62,8 @@ pub(super) fn write(
     if let Some(recorded) = recorded.filter(|r| r.matches('/').count() <= 1 && !r.is_empty()) {
         ids.insert(0, recorded);
     }
-    let parts: Vec<NameParts> = ids.iter().map(|id| NameParts::parse(id, parameters)).collect();
+    let parts: Vec<NameParts> =
+        ids.iter().map(|id| NameParts::parse(id, parameters.total)).collect();
     let first = |part: fn(&NameParts) -> Option<&String>| parts.iter().find_map(part).cloned();
     let mut set = |key: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -90,9 +92,9 @@ pub(super) fn write(
         set(&format!("source.{key}"), plain.and_then(text));
     }
     let bases = ["base_model", "base_models", "base_model_sources"];
-    origins("base_model", first_of(&card, &bases), parameters, metadata);
+    origins("base_model", first_of(&card, &bases), parameters.total, metadata);
     let datasets = ["datasets", "dataset", "dataset_sources"];
-    origins("dataset", first_of(&card, &datasets), parameters, metadata);
+    origins("dataset", first_of(&card, &datasets), parameters.total, metadata);
     words("tags", &card, ["tags", "pipeline_tag"], metadata);
     words("languages", &card, ["languages", "language"], metadata);
     Ok(())
@@ -176,7 +178,7 @@ fn words(name: &str, card: &Map<String, Json>, keys: [&str; 2], metadata: &mut M
 /// address is made up.
 pub fn merge_front_matter(
     name: &str,
-    parameters: u64,
+    parameters: Parameters,
     members: impl IntoIterator<Item = String>,
 ) -> Map<String, Json> {
     let mut front = Map::new();
@@ -185,7 +187,7 @@ pub fn merge_front_matter(
             front.insert(format!("model_{key}"), value.into());
         }
     };
-    let parts = NameParts::parse(name, parameters);
+    let parts = NameParts::parse(name, parameters.total);
     set("name", Some(naming::title(&parts.full_name)));
     set("version", parts.version);
     set("organization", parts.organization.as_deref().map(naming::title));
@@ -225,7 +227,7 @@ mod tests {
     #[test]
     fn members_are_folders_whatever_their_reference_looks_like() {
         let members = ["models/mistral", "/models/solar-10.7b/"].map(str::to_string);
-        let front = merge_front_matter("Stack-v2", 18_000_000_000, members);
+        let front = merge_front_matter("Stack-v2", Parameters::total(18_000_000_000), members);
         assert_eq!(
             Json::from(front),
             serde_json::json!({

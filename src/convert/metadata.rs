@@ -2,10 +2,10 @@
 //! its hyperparameters, its tokenizer.
 //!
 //! Source of keys and order: llama.cpp `gguf-py/gguf/constants.py` and
-//! `conversion/{base,llama}.py`, October 2026.
+//! `conversion/base.py`, October 2026; what is an architecture's own is declared in [`crate::arch`].
 
 use super::{ConvertOptions, identity};
-use crate::arch::{Architecture, HyperParams, RopeScaling};
+use crate::arch::{Architecture, HyperParams, Key, Parameters, VocabularyRules};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -23,7 +23,7 @@ pub(super) struct Sources<'a> {
     pub hyper: &'a HyperParams,
     /// The type of the matrices.
     pub dtype: DType,
-    pub parameters: u64,
+    pub parameters: Parameters,
     pub vocabulary: Vocabulary,
 }
 
@@ -32,6 +32,8 @@ impl Sources<'_> {
     pub fn into_metadata(self) -> Result<Metadata> {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.arch.gguf_name);
+        let early = self.arch.keys.iter().filter(|key| key.is_early());
+        early.for_each(|key| key.write(self.arch, self.hyper, &mut metadata));
         metadata.set("general.type", "model");
         if let Some(file) = self.checkpoint.side_file("generation_config.json") {
             sampling(&Config::of_side_file(file)?, &mut metadata);
@@ -42,6 +44,7 @@ impl Sources<'_> {
         metadata.set("general.quantization_version", QUANTIZATION_VERSION);
         self.vocabulary.write_to(&mut metadata);
         match self.hyper.n_vocab {
+            _ if self.arch.vocabulary != VocabularyRules::Llama => {}
             32016 => codellama_infill(&mut metadata),
             // The peer takes this size for Granite's small models, SmolLM2 among them.
             49152 => metadata.set("tokenizer.ggml.add_bos_token", false),
@@ -51,32 +54,12 @@ impl Sources<'_> {
     }
 
     fn hyperparameters(&self, metadata: &mut Metadata) {
-        let hyper = self.hyper;
-        let mut set = |key: &str, value: Value| {
-            metadata.set(format!("{}.{key}", self.arch.gguf_name), value);
-        };
-        // HyperParams bounds every count by 2^30, so none is cut here.
-        let count = |n: usize| Value::U32(n as u32);
-        set("block_count", count(hyper.n_layer));
-        set("context_length", count(hyper.n_ctx_train));
-        set("embedding_length", count(hyper.n_embd));
-        set("feed_forward_length", count(hyper.n_ff));
-        set("attention.head_count", count(hyper.n_head));
-        set("attention.head_count_kv", count(hyper.n_head_kv));
-        if let RopeScaling::Linear { factor } = hyper.rope_scaling {
-            set("rope.scaling.type", "linear".into());
-            set("rope.scaling.factor", factor.into());
+        for key in self.arch.keys.iter().filter(|key| !key.is_early()) {
+            match key {
+                Key::FileType => metadata.set("general.file_type", file_type(self.dtype)),
+                key => key.write(self.arch, self.hyper, metadata),
+            }
         }
-        set("rope.freq_base", hyper.rope_theta.into());
-        set("attention.layer_norm_rms_epsilon", hyper.rms_eps.into());
-        set("attention.key_length", count(hyper.head_dim));
-        set("attention.value_length", count(hyper.head_dim));
-        metadata.set("general.file_type", file_type(self.dtype));
-        let mut set = |key: &str, value: Value| {
-            metadata.set(format!("{}.{key}", self.arch.gguf_name), value);
-        };
-        set("vocab_size", count(hyper.n_vocab));
-        set("rope.dimension_count", count(hyper.head_dim));
     }
 }
 

@@ -6,6 +6,7 @@
 //! how they are named and permuted, is declared in [`crate::arch`].
 
 mod cast;
+mod experts;
 mod identity;
 mod metadata;
 mod naming;
@@ -13,12 +14,12 @@ mod tensors;
 
 pub use identity::merge_front_matter;
 
-use crate::arch::{Architecture, HyperParams};
+use crate::arch::{Architecture, HyperParams, VocabularyRules};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
-use crate::tokenizer::Vocabulary;
+use crate::tokenizer::{SpacePrefix, Vocabulary};
 use std::str::FromStr;
 use std::sync::Arc;
 use tensors::ConvertedSource;
@@ -68,11 +69,21 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
     let config = &checkpoint.config;
     let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
     let hyper = HyperParams::from_config(config)?;
+    if hyper.experts.is_some_and(|experts| !experts.normalized) {
+        let detail = "'norm_topk_prob' is not true, so the weights of a token's experts have no fixed sum; GGUF \
+                      cannot tell, and programs that read it take them to sum to 1";
+        return Err(Error::model(config.origin(), detail));
+    }
     let dtype = matrix_type(checkpoint, options.output_type);
     let tensors = ConvertedSource::new(checkpoint, arch, &hyper, dtype)?;
     let vocabulary =
         Vocabulary::from_checkpoint(checkpoint, hyper.n_vocab, options.pre_tokenizer.as_deref())?;
-    let parameters = tensors.parameters();
+    let vocabulary = vocabulary.with_space_prefix(match arch.vocabulary {
+        VocabularyRules::Llama => SpacePrefix::Config,
+        VocabularyRules::Plain => SpacePrefix::Tokenizer,
+        VocabularyRules::NoSpacePrefix => SpacePrefix::Never,
+    });
+    let parameters = tensors.parameters(&hyper);
     let sources = metadata::Sources {
         checkpoint,
         options,

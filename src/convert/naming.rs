@@ -3,6 +3,8 @@
 //! Heuristics, not a grammar; they follow llama.cpp's `gguf-py/gguf/metadata.py`
 //! (`get_model_id_components`) of October 2026, so that converted files are labelled alike.
 
+use crate::arch::Parameters;
+
 /// The parts of a name such as `org/Mistral-7B-Instruct-v0.3`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NameParts {
@@ -253,9 +255,17 @@ fn title_word(word: &str) -> String {
     out
 }
 
-/// A parameter count with at least two digits: `135M`, `1.1B`, `18B`.
+/// A parameter count with at least two digits: `135M`, `1.1B`, `18B`. Of a mixture, the number of experts
+/// and the count with one of them: `8x7.2B`.
 /// Source: llama.cpp `gguf-py/gguf/utility.py` (`size_label`).
-pub(super) fn size_label(parameters: u64) -> String {
+pub(super) fn size_label(parameters: Parameters) -> String {
+    match parameters.experts {
+        0 => rounded(parameters.total),
+        experts => format!("{experts}x{}", rounded(parameters.with_one_expert())),
+    }
+}
+
+fn rounded(parameters: u64) -> String {
     let scales = [(1e12, "T"), (1e9, "B"), (1e6, "M")];
     let n = parameters as f64;
     let (scale, suffix) = scales.into_iter().find(|(s, _)| n > *s).unwrap_or((1e3, "K"));
@@ -316,7 +326,9 @@ mod tests {
     #[test]
     fn counts_have_two_digits() {
         let labels = [134_515_008, 1_100_048_384, 17_700_000_000, 7_241_732_096, 62_000, 999_000]
-            .map(size_label);
+            .map(|n| size_label(Parameters::total(n)));
         assert_eq!(labels, ["135M", "1.1B", "18B", "7.2B", "62K", "999K"]);
+        let mixtral = Parameters { total: 46_702_792_704, of_expert: 5_637_144_576, experts: 8 };
+        assert_eq!(size_label(mixtral), "8x7.2B");
     }
 }

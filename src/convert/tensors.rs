@@ -1,7 +1,8 @@
 //! The tensors of a checkpoint under GGUF names, shapes and types: a source over a source.
 
 use super::cast;
-use crate::arch::{Architecture, HyperParams, Permute, Role};
+use super::experts::Stacks;
+use crate::arch::{Architecture, HyperParams, Parameters, Role, RopeScaling, TensorDecl};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -10,13 +11,18 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The divisors of rotary frequencies, a tensor no checkpoint has.
+/// The divisors of rotary frequencies, tensors no checkpoint has: for all texts, for long and short ones.
 const ROPE_FREQS: &str = "rope_freqs.weight";
+const ROPE_LONG: &str = "rope_factors_long.weight";
+const ROPE_SHORT: &str = "rope_factors_short.weight";
 
 /// Where a tensor's data come from.
 enum Origin {
-    /// Tensor `index` of the checkpoint, its rows reordered within this many heads if any.
-    Checkpoint { index: usize, heads: Option<usize> },
+    /// Tensor `index` of the checkpoint, its rows reordered within this many heads if any, or its values
+    /// plus one.
+    Checkpoint { index: usize, heads: Option<usize>, plus_one: bool },
+    /// These tensors of the checkpoint one after the other, each converted when its piece is read.
+    Experts(Vec<usize>),
     /// Computed once from the hyperparameters.
     Computed(Vec<u8>),
 }
@@ -43,12 +49,13 @@ impl ConvertedSource {
         let inner = Arc::clone(&checkpoint.tensors);
         let mut problems = Vec::new();
         let (mut infos, mut origins) = (Vec::new(), Vec::new());
-        if let Some(factors) = hyper.rope_factors() {
-            infos.push(TensorInfo::new(ROPE_FREQS, vec![factors.len()], DType::F32));
+        for (name, factors) in rope_tensors(hyper) {
+            infos.push(TensorInfo::new(name, vec![factors.len()], DType::F32));
             let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
             origins.push(Origin::Computed(bytes));
         }
         let mut found = HashSet::new();
+        let mut stacks = Stacks::default();
         for (index, info) in inner.table().infos().iter().enumerate() {
             if arch.ignores(&info.name) {
                 continue;
@@ -57,33 +64,31 @@ impl ConvertedSource {
                 problems.push(format!("'{}' is not a tensor of this architecture", info.name));
                 continue;
             };
-            if layer.is_some_and(|layer| layer >= hyper.n_layer) {
-                problems.push(format!("'{}' is beyond the {} layers", info.name, hyper.n_layer));
+            let expert = decl.expert_in(&info.name);
+            if let Some(problem) = misfit(info, decl, (layer, expert), hyper) {
+                problems.push(problem);
                 continue;
             }
-            let shape = decl.shape(hyper);
-            if info.shape != shape {
-                let (name, has) = (&info.name, &info.shape);
-                problems
-                    .push(format!("'{name}' has shape {has:?}, the configuration says {shape:?}"));
-                continue;
-            }
-            if !info.dtype.is_float() {
-                let (name, has) = (&info.name, info.dtype);
-                problems
-                    .push(format!("'{name}' is {has}; only F32, F16 and BF16 can be converted"));
+            if let (Some(layer), Some(expert)) = (layer, expert) {
+                let place = arch.tensors.iter().position(|other| std::ptr::eq(other, decl));
+                let matrix = (place.unwrap_or(0), layer, expert);
+                for (place, tensors) in stacks.add(arch.tensors, matrix, decl.copies(hyper), index)
+                {
+                    let decl = &arch.tensors[place];
+                    let name = decl.gguf_name(layer);
+                    found.insert(name.clone());
+                    infos.push(TensorInfo::new(name, decl.gguf_shape(hyper), dtype));
+                    origins.push(Origin::Experts(tensors));
+                }
                 continue;
             }
             let name = decl.gguf_name(layer.unwrap_or(0));
+            let shape = info.shape.clone();
             let target = if stays_f32(&name, shape.len()) { DType::F32 } else { dtype };
-            let heads = match decl.permute {
-                Permute::None => None,
-                Permute::QueryHeads => Some(hyper.n_head),
-                Permute::KeyHeads => Some(hyper.n_head_kv),
-            };
             found.insert(name.clone());
             infos.push(TensorInfo::new(name, shape, target));
-            origins.push(Origin::Checkpoint { index, heads });
+            let TensorDecl { permute, plus_one, .. } = *decl;
+            origins.push(Origin::Checkpoint { index, heads: permute.heads(hyper), plus_one });
         }
         // A tensor that is there but wrong was named already and is not missing as well.
         let present = |name: &str| inner.table().find(name).is_some();
@@ -100,9 +105,66 @@ impl ConvertedSource {
     }
 
     /// Parameters in all tensors.
-    pub(super) fn parameters(&self) -> u64 {
-        self.table.infos().iter().map(|info| info.elements() as u64).sum()
+    pub(super) fn parameters(&self, hyper: &HyperParams) -> Parameters {
+        Parameters::of(&self.table, hyper)
     }
+
+    /// Tensor `index` of the checkpoint, of shape `shape`, as `dtype`, with rows in order within `heads`.
+    fn converted(
+        &self,
+        index: usize,
+        shape: Vec<usize>,
+        dtype: DType,
+        (heads, plus_one): (Option<usize>, bool),
+    ) -> Result<TensorData<'_>> {
+        let data = self.inner.read(index)?;
+        let (origin, name) = (self.inner.origin(), &self.inner.table().infos()[index].name);
+        if TensorInfo::new(name, shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
+            let detail = format!("{} bytes do not fill shape {shape:?}", data.bytes.len());
+            return Err(Error::tensor(origin, name, detail));
+        }
+        let mut bytes = data.bytes;
+        if plus_one {
+            bytes = Cow::Owned(cast::plus_one(origin, name, data.dtype, &bytes, dtype)?);
+        } else if data.dtype == dtype {
+            cast::check_finite(origin, name, data.dtype, &bytes)?;
+        } else {
+            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, dtype)?);
+        }
+        if let Some(heads) = heads {
+            bytes = Cow::Owned(cast::interleave_heads(&bytes, shape[0], heads));
+        }
+        Ok(TensorData { dtype, shape, bytes })
+    }
+}
+
+/// Why `info` is not the tensor that `decl` stands for, of that layer and expert, under `hyper`.
+fn misfit(
+    info: &TensorInfo,
+    decl: &TensorDecl,
+    (layer, expert): (Option<usize>, Option<usize>),
+    hyper: &HyperParams,
+) -> Option<String> {
+    let (name, has, shape) = (&info.name, &info.shape, decl.shape(hyper));
+    if layer.is_some_and(|layer| layer >= hyper.n_layer) {
+        return Some(format!("'{name}' is beyond the {} layers", hyper.n_layer));
+    }
+    if expert.is_some_and(|expert| expert >= decl.copies(hyper)) {
+        return Some(format!("'{name}' is beyond the {} experts", decl.copies(hyper)));
+    }
+    if *has != shape {
+        return Some(format!("'{name}' has shape {has:?}, the configuration says {shape:?}"));
+    }
+    let detail = "only F32, F16 and BF16 can be converted";
+    (!info.dtype.is_float()).then(|| format!("'{name}' is {}; {detail}", info.dtype))
+}
+
+/// The divisors of rotary frequencies that GGUF holds as tensors, in the peer's order.
+fn rope_tensors(hyper: &HyperParams) -> Vec<(&'static str, Vec<f32>)> {
+    if let RopeScaling::LongRope { factors: Some([short, long]), .. } = &hyper.rope_scaling {
+        return vec![(ROPE_LONG, long.clone()), (ROPE_SHORT, short.clone())];
+    }
+    hyper.rope_factors().into_iter().map(|factors| (ROPE_FREQS, factors)).collect()
 }
 
 /// The names, in the checkpoint and in GGUF, of every tensor that the model cannot lack.
@@ -114,7 +176,10 @@ fn required(arch: &'static Architecture, hyper: &HyperParams) -> Vec<(String, St
             continue;
         }
         let layers = if decl.role == Role::Layer { hyper.n_layer } else { 1 };
-        names.extend((0..layers).map(|layer| (decl.hf_name(layer), decl.gguf_name(layer))));
+        let experts = decl.copies(hyper);
+        let both = |layer, expert| (decl.hf_name_of(layer, expert), decl.gguf_name(layer));
+        let of_layer = |layer| (0..experts).map(move |expert| both(layer, expert));
+        names.extend((0..layers).flat_map(of_layer));
     }
     names
 }
@@ -152,40 +217,49 @@ impl TensorSource for ConvertedSource {
     }
 
     fn working_bytes(&self, index: usize) -> u64 {
-        let Origin::Checkpoint { index: source, heads } = &self.origins[index] else { return 0 };
+        let Origin::Checkpoint { index: source, heads, plus_one } = &self.origins[index] else {
+            return 0;
+        };
         let info = &self.table.infos()[index];
-        // A copy where the type changes, and one where rows are reordered.
+        // A copy where the type or the values change, and one where rows are reordered.
         let cast = self.inner.table().infos()[*source].dtype != info.dtype;
-        let copies = usize::from(cast) + usize::from(heads.is_some());
+        let copies = usize::from(cast || *plus_one) + usize::from(heads.is_some());
         self.inner.working_bytes(*source) + (copies * info.bytes().unwrap_or(0)) as u64
     }
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
-        let (source, heads) = match &self.origins[index] {
+        let (dtype, shape) = (info.dtype, info.shape.clone());
+        match &self.origins[index] {
             Origin::Computed(bytes) => {
-                let (dtype, shape, bytes) =
-                    (info.dtype, info.shape.clone(), Cow::Borrowed(&bytes[..]));
-                return Ok(TensorData { dtype, shape, bytes });
+                Ok(TensorData { dtype, shape, bytes: Cow::Borrowed(&bytes[..]) })
             }
-            Origin::Checkpoint { index, heads } => (*index, *heads),
-        };
-        let source_info = &self.inner.table().infos()[source];
-        let data = self.inner.read(source)?;
-        let (origin, name) = (self.inner.origin(), source_info.name.as_str());
-        if TensorInfo::new(name, info.shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
-            let detail = format!("{} bytes do not fill shape {:?}", data.bytes.len(), info.shape);
-            return Err(Error::tensor(origin, name, detail));
+            Origin::Checkpoint { index, heads, plus_one } => {
+                self.converted(*index, shape, dtype, (*heads, *plus_one))
+            }
+            Origin::Experts(experts) => {
+                let mut bytes = Vec::with_capacity(info.bytes().unwrap_or(0));
+                for piece in 0..experts.len() {
+                    bytes.extend_from_slice(&self.read_piece(index, piece)?.bytes);
+                }
+                Ok(TensorData { dtype, shape, bytes: Cow::Owned(bytes) })
+            }
         }
-        let mut bytes = data.bytes;
-        if data.dtype == info.dtype {
-            cast::check_finite(origin, name, data.dtype, &bytes)?;
-        } else {
-            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, info.dtype)?);
+    }
+
+    fn pieces(&self, index: usize) -> usize {
+        match &self.origins[index] {
+            Origin::Experts(experts) => experts.len(),
+            Origin::Checkpoint { .. } | Origin::Computed(_) => 1,
         }
-        if let Some(heads) = heads {
-            bytes = Cow::Owned(cast::interleave_heads(&bytes, info.shape[0], heads));
-        }
-        Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
+    }
+
+    fn read_piece(&self, index: usize, piece: usize) -> Result<TensorData<'_>> {
+        let Origin::Experts(experts) = &self.origins[index] else { return self.read(index) };
+        let info = &self.table.infos()[index];
+        let data =
+            self.converted(experts[piece], info.shape[1..].to_vec(), info.dtype, (None, false))?;
+        let shape = [&[1], &data.shape[..]].concat();
+        Ok(TensorData { shape, ..data })
     }
 }

@@ -27,9 +27,7 @@ pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progres
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(info) = infos.get(index) else { return (index, Ok(())) };
             progress.detail(&info.name);
-            let copied = check_interrupted()
-                .and_then(|()| model.tensors.read(index))
-                .and_then(|data| writer.write_tensor(index, &data.bytes));
+            let copied = copy(model, index, &writer);
             if copied.is_err() {
                 // The others finish the tensor they are at and find nothing more.
                 next.fetch_max(infos.len(), Ordering::Relaxed);
@@ -48,4 +46,16 @@ pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progres
     let bytes = writer.layout().file_bytes();
     writer.finish()?;
     Ok(bytes)
+}
+
+/// Writes one tensor, piece by piece.
+fn copy(model: &GgufModel, index: usize, writer: &GgufWriter) -> Result<()> {
+    let mut offset = 0;
+    for piece in 0..model.tensors.pieces(index) {
+        check_interrupted()?;
+        let data = model.tensors.read_piece(index, piece)?;
+        writer.write_part(index, offset, &data.bytes)?;
+        offset += data.bytes.len() as u64;
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Sums of squared activations, as llama-imatrix collects them.
 //!
+//! Each expert of a mixture has sums and a count of its own, over the tokens that it computes.
+//!
 //! Source of the rules (which products count, `acc[j] += x * x` in f32, one count for each row):
 //! llama.cpp `tools/imatrix/imatrix.cpp`, October 2026.
 
@@ -10,7 +12,7 @@ use crate::model::Activations;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// Products with fewer rows are not counted.
+/// Products with fewer rows are not counted, but for those with experts.
 pub(super) const MIN_ROWS: usize = 16;
 /// The head, and the embedding where that is the head; looking up tokens multiplies nothing.
 const HEADS: &[&str] = &["output.weight", "token_embd.weight"];
@@ -20,8 +22,10 @@ const COLUMNS: usize = 128;
 /// Tensors that are multiplied with the same input, and so share their sums.
 struct Shared {
     tensors: Vec<String>,
+    /// Of each expert, one after the other.
     sums: Vec<f32>,
-    count: i64,
+    /// One, or one for each expert.
+    counts: Vec<i64>,
 }
 
 /// Collects sums over all products of the layers and, if asked to, of the head. The entry of a head that is
@@ -51,27 +55,33 @@ impl Collector {
     pub fn add(&mut self, input: &Activations<'_>) -> Result<()> {
         let rows = input.values.len() / input.row_len;
         let first = input.tensors[0];
-        if rows < MIN_ROWS || !self.wants(first) {
+        let few = rows < MIN_ROWS && input.expert.is_none();
+        if few || !self.wants(first) {
             return Ok(());
         }
+        let (matrix, matrices) = input.expert.map_or((0, 1), |e| (e.index, e.count));
         let shared = self.inputs.entry(first.to_string()).or_insert_with(|| {
-            let (sums, count) = match self.earlier.get(first) {
-                Some(entry) if entry.sums.len() == input.row_len => {
-                    (entry.sums.clone(), entry.counts[0])
+            let (sums, counts) = match self.earlier.get(first) {
+                Some(entry)
+                    if entry.sums.len() == input.row_len * matrices
+                        && entry.counts.len() == matrices =>
+                {
+                    (entry.sums.clone(), entry.counts.clone())
                 }
-                _ => (vec![0.0; input.row_len], 0),
+                _ => (vec![0.0; input.row_len * matrices], vec![0; matrices]),
             };
             let tensors = input.tensors.iter().map(|t| t.to_string()).collect();
-            Shared { tensors, sums, count }
+            Shared { tensors, sums, counts }
         });
-        shared.sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(part, sums)| {
+        let sums = &mut shared.sums[matrix * input.row_len..][..input.row_len];
+        sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(part, sums)| {
             for row in input.values.chunks_exact(input.row_len) {
                 let columns = &row[part * COLUMNS..][..sums.len()];
                 add_squares(columns, sums);
             }
         });
-        shared.count += rows as i64;
-        if all_finite(&shared.sums) {
+        shared.counts[matrix] += rows as i64;
+        if all_finite(sums) {
             return Ok(());
         }
         let detail = format!(
@@ -85,7 +95,7 @@ impl Collector {
     /// The sums so far, an entry for each tensor.
     pub fn entries(&self) -> BTreeMap<String, Entry> {
         let entries = self.inputs.values().flat_map(|shared| {
-            let entry = Entry { sums: shared.sums.clone(), counts: vec![shared.count] };
+            let entry = Entry { sums: shared.sums.clone(), counts: shared.counts.clone() };
             shared.tensors.iter().map(move |tensor| (tensor.clone(), entry.clone()))
         });
         self.earlier.clone().into_iter().chain(entries).collect()

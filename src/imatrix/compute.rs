@@ -134,7 +134,11 @@ pub fn compute_saving(
     let perplexity = Perplexity::of(&run.record.likelihoods, options.ctx);
     let (estimate, error) = (perplexity.estimate, perplexity.error);
     progress.note(&format!("Final estimate: PPL = {estimate:.4} +/- {error:.5}"));
-    Ok(Computed { imatrix: run.matrix(), perplexity, kept_chunks })
+    let imatrix = run.matrix();
+    if let Some(warning) = imatrix.unseen_experts() {
+        progress.warn(&warning);
+    }
+    Ok(Computed { imatrix, perplexity, kept_chunks })
 }
 
 /// The sums over the chunks taken so far.

@@ -4,14 +4,14 @@
 //! what every column is multiplied with; the quantizer weighs rounding errors by the means. Files of
 //! llama.cpp's llama-imatrix, in its GGUF layout and the older binary one, are read and written.
 //! [`merge_shards`] adds what several runs computed, [`compare()`] tells how two matrices differ.
-//! Deliberately absent: mixture-of-experts collection (files that have it are read) and any choice of
-//! types.
+//! Deliberately absent: any choice of types.
 
 mod chunks;
 mod collector;
 mod compare;
 mod compute;
 mod dat;
+mod experts;
 mod gguf;
 mod perplexity;
 mod record;

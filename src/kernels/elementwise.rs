@@ -46,6 +46,36 @@ levels! {
 }
 
 levels! {
+    /// `gate = gelu(gate) * up`, where `gelu(v) = v / 2 (1 + tanh(sqrt(2 / pi) (v + 0.044715 v^3)))`.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    geglu(gate: &mut [f32], up: &[f32]) = geglu_body
+}
+
+levels! {
+    /// `x = cap * tanh(factor * x / cap)`, within 2e-7 of `cap`.
+    soft_cap(x: &mut [f32], factor: f32, cap: f32) = soft_cap_body
+}
+
+levels! {
+    /// `sum = sum + factor * x`.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    add_scaled(x: &[f32], factor: f32, sum: &mut [f32]) = add_scaled_body
+}
+
+levels! {
+    /// Turns the pairs of `x[i]` and `x[i + n]`, where `n` is the number of `turns`: `(a, b)` becomes
+    /// `(a cos - b sin, a sin + b cos)` with the `i`-th turn, cosine and sine. What follows stays.
+    ///
+    /// # Panics
+    /// If `x` has less than `2 n` elements.
+    rotate_halves(x: &mut [f32], turns: &[[f32; 2]]) = rotate_halves_body
+}
+
+levels! {
     /// Turns adjacent pairs of `x`: the `i`-th, `(a, b)`, becomes `(a cos - b sin, a sin + b cos)` with
     /// the `i`-th of `turns`, cosine and sine. Pairs without a turn stay.
     rotate_pairs(x: &mut [f32], turns: &[[f32; 2]]) = rotate_pairs_body
@@ -184,6 +214,43 @@ fn swiglu_body(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `tanh x = 1 - 2 / (e^2x + 1)`; near 0 its absolute error is that of 1.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+#[inline(always)]
+fn geglu_body(gate: &mut [f32], up: &[f32]) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    assert_eq!(gate.len(), up.len());
+    for (g, &u) in gate.iter_mut().zip(up) {
+        let v = *g;
+        *g = 0.5 * v * (1.0 + tanh(SQRT_2_OVER_PI * v * (1.0 + 0.044715 * v * v))) * u;
+    }
+}
+
+#[inline(always)]
+fn soft_cap_body(x: &mut [f32], factor: f32, cap: f32) {
+    let inner = factor / cap;
+    x.iter_mut().for_each(|v| *v = cap * tanh(*v * inner));
+}
+
+#[inline(always)]
+fn add_scaled_body(x: &[f32], factor: f32, sum: &mut [f32]) {
+    assert_eq!(x.len(), sum.len());
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
+}
+
+#[inline(always)]
+fn rotate_halves_body(x: &mut [f32], turns: &[[f32; 2]]) {
+    let (first, rest) = x.split_at_mut(turns.len());
+    let second = &mut rest[..turns.len()];
+    for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(turns) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    }
+}
+
 #[inline(always)]
 fn rotate_pairs_body(x: &mut [f32], turns: &[[f32; 2]]) {
     let (pairs, _) = x.as_chunks_mut::<2>();
@@ -234,6 +301,18 @@ mod tests {
         swiglu(&mut a, &x);
         swiglu_body(&mut b, &x);
         assert_eq!(a, b);
+        let (mut a, mut b) = (x.clone(), x.clone());
+        geglu(&mut a, &x);
+        geglu_body(&mut b, &x);
+        assert_eq!(a, b);
+        let (mut a, mut b) = (x.clone(), x.clone());
+        soft_cap(&mut a, 0.7, 5.0);
+        soft_cap_body(&mut b, 0.7, 5.0);
+        assert_eq!(a, b);
+        let (mut a, mut b) = (x.clone(), x.clone());
+        add_scaled(&x, 0.3, &mut a);
+        add_scaled_body(&x, 0.3, &mut b);
+        assert_eq!(a, b);
         let turns: Vec<_> = x[..300].iter().map(|v| [v.cos(), v.sin()]).collect();
         let (mut a, mut b) = (x.clone(), x.clone());
         rotate_pairs(&mut a, &turns);
@@ -241,6 +320,12 @@ mod tests {
         assert_eq!(a, b);
         let want = x[2] * turns[1][1] + x[3] * turns[1][0];
         assert!((a[3] - want).abs() < 1e-5 && a[600..] == x[600..]);
+        let (mut a, mut b) = (x.clone(), x.clone());
+        rotate_halves(&mut a, &turns);
+        rotate_halves_body(&mut b, &turns);
+        assert_eq!(a, b);
+        let want = x[1] * turns[1][1] + x[301] * turns[1][0];
+        assert!((a[301] - want).abs() < 1e-5 && a[600..] == x[600..]);
         let (mut a, mut b) = (vec![1.0; 1003], vec![1.0; 1003]);
         add_squares(&x, &mut a);
         add_squares_body(&x, &mut b);
@@ -249,6 +334,22 @@ mod tests {
         assert_eq!(log_sum_exp(&x).to_bits(), log_sum_exp_body(&x).to_bits());
         let want = x.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
         assert!((log_sum_exp(&x) - want).abs() < 1e-6);
+    }
+
+    #[test]
+    fn gelu_and_caps_are_what_their_formulas_say() {
+        let x: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.05).collect();
+        let (mut gelu, mut capped) = (x.clone(), x.clone());
+        geglu(&mut gelu, &vec![2.0; x.len()]);
+        soft_cap(&mut capped, 3.0, 7.0);
+        for ((&v, gelu), capped) in x.iter().zip(gelu).zip(capped) {
+            let v = v as f64;
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
+            let want = v * (1.0 + inner.tanh());
+            assert!((gelu as f64 - want).abs() < 4e-6 * (1.0 + v.abs()), "gelu {v}: {gelu} {want}");
+            let want = 7.0 * (3.0 * v / 7.0).tanh();
+            assert!((capped as f64 - want).abs() < 3e-6, "cap {v}: {capped} {want}");
+        }
     }
 
     #[test]

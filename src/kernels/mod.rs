@@ -14,8 +14,8 @@ mod simd;
 mod x86;
 
 pub use elementwise::{
-    SoftmaxState, add_squares, all_finite, exp, log_sum_exp, rms_norm, rotate_pairs, scale,
-    softmax_part, swiglu,
+    SoftmaxState, add_scaled, add_squares, all_finite, exp, geglu, log_sum_exp, rms_norm,
+    rotate_halves, rotate_pairs, scale, soft_cap, softmax_part, swiglu,
 };
 pub use matmul::{Multiply, NonFinite, Scratch, multiply, multiply_part};
 pub use pack::{PANEL, PackedMatrix, Precision, Rows, Spare};

@@ -6,7 +6,7 @@
 //! "FlashAttention", 2022, algorithm 1.
 
 use crate::kernels::{
-    PackedMatrix, Rows, Scratch, SoftmaxState, multiply_part, scale, softmax_part,
+    PackedMatrix, Rows, Scratch, SoftmaxState, multiply_part, scale, soft_cap, softmax_part,
 };
 use rayon::prelude::*;
 
@@ -15,12 +15,18 @@ const QUERIES: usize = 96;
 /// Keys in a tile; a multiple of a panel's outputs. With the queries, 98 kB of scores.
 const KEYS: usize = 256;
 
-/// The shape of the attention heads.
+/// The shape of the attention heads, and what is done to their scores.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
     pub n_head: usize,
     pub n_head_kv: usize,
     pub head_dim: usize,
+    /// What queries times keys are multiplied by.
+    pub scale: f32,
+    /// Scores are capped: `cap * tanh(x / cap)`.
+    pub soft_cap: Option<f32>,
+    /// How many tokens a token attends to, itself among them, if not to all before it.
+    pub window: Option<usize>,
 }
 
 impl Heads {
@@ -100,13 +106,15 @@ fn run(heads: Heads, task: Task<'_>, buffers: &mut Buffers) {
             let end = length.min(start + QUERIES);
             let mut share: Vec<&mut [f32]> =
                 out[start..end].iter_mut().map(|row| &mut row[member * dim..][..dim]).collect();
-            block(queries.skip(start), start, &keys, &values, buffers, &mut share);
+            block(heads, queries.skip(start), start, &keys, &values, buffers, &mut share);
         }
     }
 }
 
-/// Attention of the queries at positions `start ..`, as many as `out` has rows, to all keys up to theirs.
+/// Attention of the queries at positions `start ..`, as many as `out` has rows, to all keys up to theirs,
+/// or to those of the window that ends there.
 fn block(
+    heads: Heads,
     queries: Rows<'_>,
     start: usize,
     keys: &PackedMatrix,
@@ -115,24 +123,36 @@ fn block(
     out: &mut [&mut [f32]],
 ) {
     let Buffers { scores, scratch } = buffers;
-    let factor = 1.0 / (queries.width as f32).sqrt();
     let end = start + out.len();
+    // The first key that the query at a position sees.
+    let since = |position: usize| heads.window.map_or(0, |n| (position + 1).saturating_sub(n));
+    let begin = since(start) / KEYS * KEYS;
     let mut states = [SoftmaxState::default(); QUERIES];
-    for first in (0..end).step_by(KEYS) {
+    for first in (begin..end).step_by(KEYS) {
         let width = end.min(first + KEYS) - first;
         scores.resize(out.len() * width, 0.0);
         let mut tile: Vec<&mut [f32]> = scores.chunks_exact_mut(width).collect();
         multiply_part(queries, keys, (first, 0), false, scratch, &mut tile);
         for (offset, (row, state)) in tile.iter_mut().zip(&mut states).enumerate() {
-            let seen = (start + offset + 1).saturating_sub(first).min(width);
+            let position = start + offset;
+            let seen = (position + 1).saturating_sub(first).min(width);
             let (seen, future) = row.split_at_mut(seen);
-            let shrink = softmax_part(seen, factor, state);
+            let past = since(position).saturating_sub(first).min(seen.len());
+            let (past, seen) = seen.split_at_mut(past);
+            let shrink = match heads.soft_cap {
+                None => softmax_part(seen, heads.scale, state),
+                Some(cap) => {
+                    soft_cap(seen, heads.scale, cap);
+                    softmax_part(seen, 1.0, state)
+                }
+            };
+            past.fill(0.0);
             future.fill(0.0);
-            if first > 0 && shrink != 1.0 {
+            if first > begin && shrink != 1.0 {
                 scale(out[offset], shrink);
             }
         }
-        multiply_part(Rows::dense(scores, width), values, (0, first), first > 0, scratch, out);
+        multiply_part(Rows::dense(scores, width), values, (0, first), first > begin, scratch, out);
     }
     for (row, state) in out.iter_mut().zip(&states) {
         scale(row, 1.0 / state.sum);
@@ -149,7 +169,18 @@ mod tests {
 
     #[test]
     fn agrees_with_a_whole_softmax_over_several_tiles() {
-        let heads = Heads { n_head: 4, n_head_kv: 2, head_dim: 10 };
+        let scale = 1.0 / 10f32.sqrt();
+        let plain =
+            Heads { n_head: 4, n_head_kv: 2, head_dim: 10, scale, soft_cap: None, window: None };
+        agrees(plain);
+        agrees(Heads { scale: 0.2, soft_cap: Some(3.0), ..plain });
+        // Windows within a tile, over tiles, and as long as the text.
+        for window in [1, 7, KEYS + 30, 10_000] {
+            agrees(Heads { window: Some(window), ..plain });
+        }
+    }
+
+    fn agrees(heads: Heads) {
         let lengths = [QUERIES + KEYS + 7, 3, 2 * KEYS];
         let rows: usize = lengths.iter().sum();
         let values = |width: usize, seed: usize| -> Vec<f32> {
@@ -168,13 +199,16 @@ mod tests {
                 let row = (first + position) * 40 + head * 10;
                 let score = |j| -> f64 {
                     let pairs = (0..10).map(|d| q[row + d] as f64 * k[key(j, d)] as f64);
-                    pairs.sum::<f64>() / 10f64.sqrt()
+                    let score = pairs.sum::<f64>() * heads.scale as f64;
+                    heads.soft_cap.map_or(score, |cap| cap as f64 * (score / cap as f64).tanh())
                 };
-                let scores: Vec<f64> = (0..=position).map(score).collect();
+                let since = heads.window.map_or(0, |n| (position + 1).saturating_sub(n));
+                let scores: Vec<f64> = (since..=position).map(score).collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
                 for d in 0..10 {
-                    let weighted = |(j, s): (usize, &f64)| (s - top).exp() * v[key(j, d)] as f64;
+                    let weighted =
+                        |(j, s): (usize, &f64)| (s - top).exp() * v[key(since + j, d)] as f64;
                     let want = scores.iter().enumerate().map(weighted).sum::<f64>() / total;
                     let got = out[row + d] as f64;
                     assert!((got - want).abs() < 2e-5, "{position} {head} {d}: {got} for {want}");

@@ -4,14 +4,17 @@
 //! all rows in parallel; steps follow each other, so no more than one set of buffers exists.
 
 use super::attention::attend;
+use super::experts::{Part, Routes};
 use super::hidden::HiddenStates;
 use super::memory::{LOGIT_BYTES, Schedule};
-use super::rope::RopeTable;
-use super::weights::{Checked, LayerWeights, Linear, Norm};
+use super::weights::{Checked, FeedForward, Gated, LayerWeights, Linear, Norm, Ropes};
 use super::{Activations, Logits, Observer};
-use crate::arch::HyperParams;
+use crate::arch::{Activation, HyperParams};
 use crate::error::{Error, Result};
-use crate::kernels::{Multiply, NonFinite, Rows, all_finite, multiply, rms_norm, swiglu};
+use crate::kernels::{
+    Multiply, NonFinite, Rows, add_scaled, all_finite, geglu, multiply, rms_norm, scale, soft_cap,
+    swiglu,
+};
 use crate::progress::{Progress, Unit, check_interrupted};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -19,16 +22,16 @@ use std::ops::Range;
 /// Buffers that every group reuses; rows of the widths their names say. A change here is one in
 /// [`super::memory::work_floats_per_row`].
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     /// The group's hidden states, while it is worked on.
     hidden: Vec<f32>,
-    normed: Vec<f32>,
+    pub normed: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    attended: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    pub attended: Vec<f32>,
+    pub gate: Vec<f32>,
+    pub up: Vec<f32>,
 }
 
 impl Work {
@@ -41,8 +44,10 @@ impl Work {
         fit(&mut self.k, kv);
         fit(&mut self.v, kv);
         fit(&mut self.attended, query);
-        fit(&mut self.gate, hyper.n_ff);
-        fit(&mut self.up, hyper.n_ff);
+        // Of a mixture, only the router's output.
+        let [gate, up] = hyper.experts.map_or([hyper.n_ff; 2], |experts| [experts.count, 0]);
+        fit(&mut self.gate, gate);
+        fit(&mut self.up, up);
     }
 }
 
@@ -56,17 +61,19 @@ struct Group {
 
 /// The state of a forward pass.
 pub(super) struct Pass<'a> {
-    model: &'a Checked<'a>,
-    observer: &'a mut dyn Observer,
-    progress: &'a dyn Progress,
+    pub model: &'a Checked<'a>,
+    pub observer: &'a mut dyn Observer,
+    pub progress: &'a dyn Progress,
     lengths: Vec<usize>,
     /// The first chunk's number in errors.
     first_chunk: usize,
     groups: Vec<Group>,
-    rope: RopeTable,
+    ropes: Ropes,
     /// A row of `n_embd` for each token of each chunk.
     hidden: HiddenStates,
-    work: Work,
+    /// Rows that an expert computes at once.
+    pub tile: usize,
+    pub work: Work,
 }
 
 impl<'a> Pass<'a> {
@@ -82,7 +89,7 @@ impl<'a> Pass<'a> {
         let lengths: Vec<usize> = chunks.iter().map(Vec::len).collect();
         let groups = groups(&lengths, schedule.group);
         let states: Vec<_> = groups.iter().map(|g| g.rows.len() * model.hyper.n_embd).collect();
-        let rope = model.rope(lengths.iter().copied().max().unwrap_or(0))?;
+        let ropes = model.ropes(lengths.iter().copied().max().unwrap_or(0))?;
         let mut pass = Pass {
             model,
             observer,
@@ -91,7 +98,8 @@ impl<'a> Pass<'a> {
             groups,
             lengths,
             first_chunk,
-            rope,
+            ropes,
+            tile: schedule.group,
             work: Work::default(),
         };
         let groups = pass.groups.clone();
@@ -115,15 +123,40 @@ impl<'a> Pass<'a> {
     pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
         self.progress.detail(&format!("layer {index}"));
+        let mut parts = Vec::new();
         for (number, group) in self.groups.clone().into_iter().enumerate() {
             check_interrupted()?;
             self.work.hidden = self.hidden.take(number)?;
             self.work.resize(&self.model.hyper, group.rows.len());
             let mut step = Step { pass: self, group: &group, layer: index };
             step.attention(&layer)?;
-            step.feed_forward(&layer)?;
-            self.hidden.put(number, std::mem::take(&mut self.work.hidden))?;
-            self.progress.advance(group.rows.len() as u64);
+            match &layer.feed_forward {
+                FeedForward::Gated(gated) => {
+                    step.gated(&layer.ffn_norm, gated, layer.ffn_post_norm.as_ref())?;
+                    self.hidden.put(number, std::mem::take(&mut self.work.hidden))?;
+                    self.progress.advance(group.rows.len() as u64);
+                }
+                FeedForward::Experts { router } => {
+                    let routes = step.route(&layer.ffn_norm, router)?;
+                    let hidden = std::mem::take(&mut self.work.hidden);
+                    parts.push(Part::new(number, group.rows.start, hidden, routes));
+                }
+            }
+            // Groups share what reading an expert costs, unless memory has no room for them.
+            if self.hidden.is_spilled() || number + 1 == self.groups.len() {
+                self.mix(index, &layer.ffn_norm, &mut parts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The experts of layer `index` for all `parts`, whose hidden states are put back.
+    fn mix(&mut self, index: usize, norm: &Norm, parts: &mut Vec<Part>) -> Result<()> {
+        if !parts.is_empty() {
+            self.experts(index, norm, parts)?;
+        }
+        for part in parts.drain(..) {
+            self.hidden.put(part.group, part.hidden)?;
         }
         Ok(())
     }
@@ -160,7 +193,8 @@ impl<'a> Pass<'a> {
             }
             let values = &self.work.normed[..];
             let tensors = &[name];
-            self.observer.activations(&Activations { tensors, chunk, row_len: n_embd, values })?;
+            let input = Activations { tensors, chunk, row_len: n_embd, values, expert: None };
+            self.observer.activations(&input)?;
             if let Some(head) = &head {
                 let end = wanted.end.min(length);
                 for position in (wanted.start..end).step_by(tile) {
@@ -170,6 +204,7 @@ impl<'a> Pass<'a> {
                     multiply(x, &head.weight, head.extra(false), &mut logits).map_err(|at| {
                         self.non_finite(name, "the product", first + position + at.row)
                     })?;
+                    finish_logits(&self.model.hyper, &mut logits);
                     let values = &logits;
                     self.observer.logits(&Logits { chunk, position, n_vocab, values })?;
                 }
@@ -182,7 +217,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The error for a value that is not finite in `row` of all rows; `what` made it from `tensor`.
-    fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
+    pub fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
         let mut position = row;
         let mut chunk = 0;
         while position >= self.lengths[chunk] {
@@ -226,36 +261,58 @@ impl Step<'_, '_> {
             .and_then(|()| product(&layer.attn_k, normed, &mut work.k))
             .and_then(|()| product(&layer.attn_v, normed, &mut work.v));
         self.finite(result)?;
-        self.rotate();
+        self.norm_heads(layer)?;
+        self.rotate(layer.windowed);
         let lengths = &self.pass.lengths[self.group.chunks.clone()];
         let work = &mut self.pass.work;
-        let heads = self.pass.model.heads();
+        let heads = self.pass.model.heads(layer.windowed);
         attend(heads, lengths, &work.q, &work.k, &work.v, &mut work.attended);
         let width = heads.n_head * heads.head_dim;
         if let Some(row) = first_bad_row(&work.attended, width) {
             return Err(self.error(&layer.attn_output.name, "its input, the attention,", row));
         }
         self.observe(&[&layer.attn_output], Input::Attended)?;
-        self.add_to_hidden(&layer.attn_output, Input::Attended)
+        self.add_to_hidden(&layer.attn_output, Input::Attended, layer.attn_post_norm.as_ref())
     }
 
-    /// `hidden += ffn_down . (silu(ffn_gate . norm(hidden)) * (ffn_up . norm(hidden)))`.
-    fn feed_forward(&mut self, layer: &LayerWeights) -> Result<()> {
-        self.norm(&layer.ffn_norm)?;
-        self.observe(&[&layer.ffn_gate, &layer.ffn_up], Input::Normed)?;
-        let hyper = &self.pass.model.hyper;
+    /// `hidden += down . (activation(gate . norm(hidden)) * (up . norm(hidden)))`.
+    fn gated(&mut self, norm: &Norm, layer: &Gated, post_norm: Option<&Norm>) -> Result<()> {
+        self.norm(norm)?;
+        self.observe(&[&layer.gate, &layer.up], Input::Normed)?;
+        let (hyper, activation) = (&self.pass.model.hyper, self.pass.model.arch.block.activation);
         let work = &mut self.pass.work;
         let normed = Rows::dense(&work.normed, hyper.n_embd);
-        let result = product(&layer.ffn_gate, normed, &mut work.gate)
-            .and_then(|()| product(&layer.ffn_up, normed, &mut work.up));
+        let result = product(&layer.gate, normed, &mut work.gate)
+            .and_then(|()| product(&layer.up, normed, &mut work.up));
         let rows = work.gate.par_chunks_mut(hyper.n_ff).zip(work.up.par_chunks(hyper.n_ff));
-        rows.for_each(|(gate, up)| swiglu(gate, up));
+        rows.for_each(|(gate, up)| match activation {
+            Activation::Silu => swiglu(gate, up),
+            Activation::GeluTanh => geglu(gate, up),
+        });
         self.finite(result)?;
         if let Some(row) = first_bad_row(&self.pass.work.gate, self.pass.model.hyper.n_ff) {
-            return Err(self.error(&layer.ffn_down.name, "its input, the gated product,", row));
+            return Err(self.error(&layer.down.name, "its input, the gated product,", row));
         }
-        self.observe(&[&layer.ffn_down], Input::Gate)?;
-        self.add_to_hidden(&layer.ffn_down, Input::Gate)
+        self.observe(&[&layer.down], Input::Gate)?;
+        self.add_to_hidden(&layer.down, Input::Gate, post_norm)
+    }
+
+    /// Lets the router choose each row's experts.
+    fn route(&mut self, norm: &Norm, router: &Linear) -> Result<Routes> {
+        self.norm(norm)?;
+        self.observe(&[router], Input::Normed)?;
+        let (group, pass) = (self.group, &mut *self.pass);
+        let work = &mut pass.work;
+        let normed = Rows::dense(&work.normed, router.weight.inputs());
+        let result = product(router, normed, &mut work.gate);
+        let used = pass.model.hyper.experts.map_or(0, |experts| experts.used);
+        let chunks = group.chunks.clone();
+        let chunks = chunks.flat_map(|chunk| std::iter::repeat_n(chunk, pass.lengths[chunk]));
+        let routes = result
+            .is_ok()
+            .then(|| Routes::choose(&work.gate, router.weight.outputs(), used, chunks));
+        self.finite(result)?;
+        Ok(routes.expect("the product is finite"))
     }
 
     fn norm(&mut self, norm: &Norm) -> Result<()> {
@@ -267,32 +324,82 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Norms of queries and keys, head by head, where the model has them.
+    fn norm_heads(&mut self, layer: &LayerWeights) -> Result<()> {
+        let (eps, rows) = (self.pass.model.hyper.rms_eps, self.group.rows.len());
+        let work = &mut self.pass.work;
+        let bad = layer
+            .attn_q_norm
+            .iter()
+            .find_map(|norm| Some((norm, normalize_heads(norm, eps, rows, &mut work.q)?)));
+        let bad = bad.or(layer
+            .attn_k_norm
+            .iter()
+            .find_map(|norm| Some((norm, normalize_heads(norm, eps, rows, &mut work.k)?))));
+        match bad {
+            None => Ok(()),
+            Some((norm, row)) => Err(self.error(&norm.name, "the norm", row)),
+        }
+    }
+
     /// Rotary embedding of queries and keys.
-    fn rotate(&mut self) {
+    fn rotate(&mut self, windowed: bool) {
         let pass = &mut *self.pass;
+        let rope = pass.ropes.of(windowed);
         let lengths = &pass.lengths[self.group.chunks.clone()];
         let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
-        let heads = pass.model.heads();
+        let heads = pass.model.heads(windowed);
         let turn = |buffer: &mut [f32], n_head: usize| {
             let rows = buffer.par_chunks_mut(n_head * heads.head_dim).zip(&positions);
-            rows.for_each(|(row, &position)| pass.rope.apply(position, heads.head_dim, row));
+            rows.for_each(|(row, &position)| rope.apply(position, heads.head_dim, row));
         };
         turn(&mut pass.work.q, heads.n_head);
         turn(&mut pass.work.k, heads.n_head_kv);
     }
 
-    fn add_to_hidden(&mut self, linear: &Linear, input: Input) -> Result<()> {
+    /// `hidden += residual_scale * norm(linear . input)`, the norm only where there is one.
+    fn add_to_hidden(
+        &mut self,
+        linear: &Linear,
+        input: Input,
+        post_norm: Option<&Norm>,
+    ) -> Result<()> {
+        let hyper = &self.pass.model.hyper;
+        let (factor, n_embd, eps) = (hyper.residual_scale, hyper.n_embd, hyper.rms_eps);
         let work = &mut self.pass.work;
         let mut hidden = std::mem::take(&mut work.hidden);
+        if post_norm.is_none() && factor == 1.0 {
+            let x = Rows::dense(work.buffer(input), linear.weight.inputs());
+            let result = multiply(x, &linear.weight, linear.extra(true), &mut hidden);
+            work.hidden = hidden;
+            return self.finite(result.map_err(|at| (linear.name.as_str(), at)));
+        }
+        // What was normalized before the part is no longer needed.
+        let mut part = std::mem::take(&mut work.normed);
         let x = Rows::dense(work.buffer(input), linear.weight.inputs());
-        let result = multiply(x, &linear.weight, linear.extra(true), &mut hidden);
-        work.hidden = hidden;
-        self.finite(result.map_err(|at| (linear.name.as_str(), at)))
+        let result = product(linear, x, &mut part);
+        if result.is_ok() {
+            let rows = hidden.par_chunks_mut(n_embd).zip(part.par_chunks(n_embd));
+            rows.for_each_init(
+                || vec![0.0; n_embd],
+                |normed, (hidden, part)| match post_norm {
+                    Some(norm) => {
+                        rms_norm(part, &norm.weight, eps, normed);
+                        add_scaled(normed, factor, hidden);
+                    }
+                    None => add_scaled(part, factor, hidden),
+                },
+            );
+        }
+        (work.hidden, work.normed) = (hidden, part);
+        self.finite(result)
     }
 
     /// Shows the observer what `linears` read, chunk by chunk.
     fn observe(&mut self, linears: &[&Linear], input: Input) -> Result<()> {
-        let tensors: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
+        let mut tensors: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
+        // Parts of a fused projection are one tensor.
+        tensors.dedup();
         let row_len = linears[0].weight.inputs();
         let pass = &mut *self.pass;
         let mut rest = pass.work.buffer(input);
@@ -300,7 +407,8 @@ impl Step<'_, '_> {
             let (values, tail) = rest.split_at(pass.lengths[chunk] * row_len);
             rest = tail;
             let tensors = tensors.as_slice();
-            pass.observer.activations(&Activations { tensors, chunk, row_len, values })?;
+            let input = Activations { tensors, chunk, row_len, values, expert: None };
+            pass.observer.activations(&input)?;
         }
         Ok(())
     }
@@ -331,7 +439,17 @@ impl Linear {
     }
 }
 
-fn product<'l>(
+/// What is done to logits after the product.
+fn finish_logits(hyper: &HyperParams, logits: &mut [f32]) {
+    let factor = 1.0 / hyper.logit_scale;
+    logits.par_chunks_mut(hyper.n_vocab).for_each(|row| match hyper.logit_soft_cap {
+        Some(cap) => soft_cap(row, factor, cap),
+        None if factor != 1.0 => scale(row, factor),
+        None => {}
+    });
+}
+
+pub(super) fn product<'l>(
     linear: &'l Linear,
     x: Rows<'_>,
     out: &mut [f32],
@@ -348,7 +466,20 @@ fn normalize(norm: &Norm, eps: f32, x: &[f32], out: &mut [f32]) -> Option<usize>
     first_bad_row(out, width)
 }
 
-fn first_bad_row(values: &[f32], width: usize) -> Option<usize> {
+/// Normalizes the heads of `rows` rows in place; gives the first row that is not finite.
+fn normalize_heads(norm: &Norm, eps: f32, rows: usize, x: &mut [f32]) -> Option<usize> {
+    let width = norm.weight.len();
+    x.par_chunks_mut(width).for_each_init(
+        || vec![0.0; width],
+        |copy, head| {
+            copy.copy_from_slice(head);
+            rms_norm(copy, &norm.weight, eps, head);
+        },
+    );
+    first_bad_row(x, x.len() / rows)
+}
+
+pub(super) fn first_bad_row(values: &[f32], width: usize) -> Option<usize> {
     values.par_chunks(width).position_first(|row| !all_finite(row))
 }
 

@@ -47,6 +47,11 @@ impl HiddenStates {
         Ok(HiddenStates::File(Spilled { file, folder, places, spare: Vec::new() }))
     }
 
+    /// Whether the states are in a file.
+    pub fn is_spilled(&self) -> bool {
+        matches!(self, HiddenStates::File(_))
+    }
+
     /// The states of group `group`, row after row.
     pub fn take(&mut self, group: usize) -> Result<Vec<f32>> {
         match self {

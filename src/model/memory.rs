@@ -58,9 +58,8 @@ impl Needs {
     ) -> Needs {
         let packed = |shape: &[usize]| match *shape {
             [outputs, inputs] => PackedMatrix::bytes(precision, outputs, inputs),
-            [matrices, outputs, inputs] => {
-                (matrices as u64).saturating_mul(PackedMatrix::bytes(precision, outputs, inputs))
-            }
+            // Experts, of which one is packed at a time.
+            [_, outputs, inputs] => PackedMatrix::bytes(precision, outputs, inputs),
             _ => 0,
         };
         let mut layers = vec![0u64; hyper.n_layer];
@@ -76,7 +75,8 @@ impl Needs {
             layer: layers.into_iter().max().unwrap_or(0),
             head: packed(&[hyper.n_vocab, hyper.n_embd]) + logits,
             reading: reading + READING_BYTES.min(4 * reading),
-            states: hyper.n_embd as u64 * F32,
+            // Sums of experts' outputs besides.
+            states: hyper.n_embd as u64 * F32 * if hyper.experts.is_some() { 2 } else { 1 },
             work: work_floats_per_row(hyper) as u64 * F32,
         }
     }
@@ -128,7 +128,14 @@ impl Needs {
 /// Elements of all work buffers for one row.
 pub(super) fn work_floats_per_row(hyper: &HyperParams) -> usize {
     let (query, kv) = (hyper.n_head * hyper.head_dim, hyper.n_head_kv * hyper.head_dim);
-    hyper.n_embd + 2 * query + 2 * kv + 2 * hyper.n_ff
+    match hyper.experts {
+        None => hyper.n_embd + 2 * query + 2 * kv + 2 * hyper.n_ff,
+        // An expert reads and writes rows in the buffers that attention has used.
+        Some(experts) => {
+            let gate = experts.n_ff.max(experts.count);
+            hyper.n_embd + query + 2 * kv + query.max(hyper.n_embd) + gate + experts.n_ff
+        }
+    }
 }
 
 /// Peak memory in bytes of [`super::run`] over `tokens` tokens in chunks of `ctx`, with logits, within `memory`; what the

@@ -1,4 +1,4 @@
-//! The forward pass of the llama family, layer by layer over all chunks.
+//! The forward pass of the architectures in [`crate::arch`], layer by layer over all chunks.
 //!
 //! [`run`] reads a layer's weights once, packs them in f32 or bf16, takes every chunk through, reports the
 //! input of each matrix product to an [`Observer`], and drops the weights; between layers only the
@@ -11,6 +11,7 @@
 //! generating text, a key-value cache, quantized arithmetic, and any knowledge of what observers do.
 
 mod attention;
+mod experts;
 mod forward;
 mod hidden;
 mod memory;
@@ -34,8 +35,19 @@ pub struct Activations<'a> {
     pub chunk: usize,
     /// Length of a row: the weight tensors' innermost dimension.
     pub row_len: usize,
-    /// A row for each token of the chunk.
+    /// A row for each token of the chunk; of an expert, for each token that it computes.
     pub values: &'a [f32],
+    /// The expert whose matrices are multiplied with it, where the tensors are stacks of experts' matrices.
+    pub expert: Option<Expert>,
+}
+
+/// One expert of a mixture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expert {
+    /// From 0.
+    pub index: usize,
+    /// Experts of the mixture.
+    pub count: usize,
 }
 
 /// Logits of consecutive positions of one chunk.
@@ -50,7 +62,8 @@ pub struct Logits<'a> {
 }
 
 /// Sees what goes through the model. Calls come from one thread, and chunks in order for each tensor;
-/// tensors come layer by layer.
+/// tensors come layer by layer. Of stacks of experts each expert comes on its own, one after the other; an
+/// expert that computes no token of a chunk is not mentioned.
 pub trait Observer {
     /// The input of products. All values are finite.
     fn activations(&mut self, input: &Activations<'_>) -> Result<()>;

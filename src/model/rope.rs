@@ -1,53 +1,133 @@
-//! Rotary position embedding: pairs of adjacent elements of a head turn with the position.
+//! Rotary position embedding: pairs of elements of a head turn with the position.
 //!
-//! GGUF's rows of query and key weights are ordered so that a pair is adjacent (see
-//! [`crate::arch::Permute`]).
+//! Which elements make a pair, the architecture says (see [`crate::arch::Pairing`]).
 
-use crate::arch::{HyperParams, RopeScaling};
-use crate::kernels::rotate_pairs;
+use crate::arch::{HyperParams, Pairing, RopeScaling, Yarn};
+use crate::kernels::{rotate_halves, rotate_pairs};
 
 /// Cosines and sines for every position and pair.
 pub(super) struct RopeTable {
+    pairing: Pairing,
     pairs: usize,
     /// `[position][pair]`, cosine and sine.
     turns: Vec<[f32; 2]>,
 }
 
 impl RopeTable {
-    /// A table for `positions` positions. The first `dims` elements of a head turn; `factors`, one
-    /// for each pair, divide the angles (`rope_freqs.weight`).
+    /// A table for `positions` positions of layers without a window, or of all if those have no base of
+    /// their own. `factors`, one for each pair, divide the angles (`rope_freqs.weight` and its kind).
     ///
     /// Angle of pair `i` at position `p`: `p / scale * theta^(-2 i / dims) / factors[i]`.
     pub fn new(
         hyper: &HyperParams,
-        dims: usize,
+        pairing: Pairing,
         factors: Option<&[f32]>,
         positions: usize,
     ) -> RopeTable {
-        let pairs = dims / 2;
-        let scale = match hyper.rope_scaling {
-            // Files exist that say 0 for no scaling.
-            RopeScaling::Linear { factor } if factor.is_normal() => f64::from(factor),
-            _ => 1.0,
-        };
-        let frequency = |pair: usize| {
-            let exponent = -2.0 * pair as f64 / dims as f64;
+        let (dims, theta) = (hyper.rope_dims, f64::from(hyper.rope_theta));
+        let plain = |pair: usize| {
             let factor = factors.map_or(1.0, |f| f64::from(f[pair]));
-            f64::from(hyper.rope_theta).powf(exponent) / factor / scale
+            theta.powf(-2.0 * pair as f64 / dims as f64) / factor
         };
-        let frequencies: Vec<f64> = (0..pairs).map(frequency).collect();
-        let turn = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+        let (frequencies, magnitude): (Vec<f64>, f64) = match &hyper.rope_scaling {
+            RopeScaling::Linear { factor } => {
+                ((0..dims / 2).map(|pair| plain(pair) / f64::from(*factor)).collect(), 1.0)
+            }
+            RopeScaling::Yarn(yarn) => {
+                let share = blend(yarn, hyper);
+                let blended = |pair: usize| {
+                    let (extended, kept) = (plain(pair) / f64::from(yarn.factor), share(pair));
+                    extended * (1.0 - kept) + plain(pair) * kept
+                };
+                ((0..dims / 2).map(blended).collect(), sharpness(yarn))
+            }
+            RopeScaling::LongRope { attention_factor, .. } => {
+                ((0..dims / 2).map(plain).collect(), f64::from(*attention_factor))
+            }
+            RopeScaling::None | RopeScaling::Dynamic { .. } | RopeScaling::Llama3 { .. } => {
+                ((0..dims / 2).map(plain).collect(), 1.0)
+            }
+        };
+        RopeTable::of(pairing, &frequencies, magnitude, positions)
+    }
+
+    /// A table for layers with a window, whose frequencies have the base `theta` and are not scaled.
+    pub fn local(dims: usize, pairing: Pairing, theta: f32, positions: usize) -> RopeTable {
+        let frequency = |pair: usize| f64::from(theta).powf(-2.0 * pair as f64 / dims as f64);
+        let frequencies: Vec<f64> = (0..dims / 2).map(frequency).collect();
+        RopeTable::of(pairing, &frequencies, 1.0, positions)
+    }
+
+    fn of(pairing: Pairing, frequencies: &[f64], magnitude: f64, positions: usize) -> RopeTable {
+        let turn = |angle: f64| [angle.cos(), angle.sin()].map(|x| (x * magnitude) as f32);
         let turns = (0..positions)
             .flat_map(|position| frequencies.iter().map(move |f| turn(position as f64 * f)))
             .collect();
-        RopeTable { pairs, turns }
+        RopeTable { pairing, pairs: frequencies.len(), turns }
     }
 
     /// Turns all heads of one row, each `head_dim` long.
     pub fn apply(&self, position: usize, head_dim: usize, row: &mut [f32]) {
         let turns = &self.turns[position * self.pairs..][..self.pairs];
         for head in row.chunks_exact_mut(head_dim) {
-            rotate_pairs(head, turns);
+            match self.pairing {
+                Pairing::Adjacent => rotate_pairs(head, turns),
+                Pairing::Halves => rotate_halves(head, turns),
+            }
+        }
+    }
+}
+
+/// How much of a pair's frequency YaRN leaves as it is: 1 for pairs that turn more than `beta_fast` times in
+/// the original context, 0 for those that turn less than `beta_slow` times, a line in the pairs' numbers
+/// between. Source: Hugging Face transformers, `_compute_yarn_parameters`.
+fn blend(yarn: &Yarn, hyper: &HyperParams) -> impl Fn(usize) -> f64 {
+    let (dims, context) = (hyper.rope_dims as f64, hyper.original_context as f64);
+    let pair_of = |turns: f64| {
+        let wavelength = context / (turns * std::f64::consts::TAU);
+        dims * wavelength.ln() / (2.0 * f64::from(hyper.rope_theta).ln())
+    };
+    let first = pair_of(f64::from(yarn.beta_fast.unwrap_or(32.0))).floor().max(0.0);
+    let last = pair_of(f64::from(yarn.beta_slow.unwrap_or(1.0))).ceil().min(dims - 1.0);
+    let extrapolation = f64::from(yarn.extrapolation.unwrap_or(1.0));
+    move |pair| {
+        let along = (pair as f64 - first) / (last - first).max(0.001);
+        (1.0 - along.clamp(0.0, 1.0)) * extrapolation
+    }
+}
+
+/// What YaRN multiplies queries and keys by.
+fn sharpness(yarn: &Yarn) -> f64 {
+    let factor = f64::from(yarn.factor);
+    let derived = if factor > 1.0 { 1.0 + 0.1 * factor.ln() } else { 1.0 };
+    yarn.attention_factor.map_or(derived, f64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Config;
+
+    #[test]
+    fn yarn_turns_as_far_as_in_transformers() {
+        let config = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_attention_heads": 4,
+            "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 8, "max_position_embeddings": 8192,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}}"#;
+        let hyper = HyperParams::from_config(&Config::parse("test", config).unwrap()).unwrap();
+        let table = RopeTable::new(&hyper, Pairing::Adjacent, None, 2);
+        // Pairs and frequencies: transformers 4.57.6, ROPE_INIT_FUNCTIONS["yarn"].
+        for (pair, want) in [
+            (0, 1.0),
+            (10, 0.049745575),
+            (12, 0.024325214),
+            (16, 0.0053846152),
+            (20, 0.00097300857),
+            (24, 0.00025),
+            (31, 3.333804e-5),
+        ] {
+            let [cos, sin] = table.turns[32 + pair].map(f64::from);
+            assert!((sin.atan2(cos) - want).abs() < 1e-5 * want + 1e-7, "pair {pair}");
+            assert!((cos.hypot(sin) - 1.138_629_436).abs() < 1e-6);
         }
     }
 }

@@ -3,10 +3,10 @@
 use super::attention::Heads;
 use super::memory::Needs;
 use super::rope::RopeTable;
-use crate::arch::{Architecture, HyperParams, Role};
+use crate::arch::{Architecture, HyperParams, Role, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
-use crate::kernels::{PackedMatrix, Precision, Spare};
+use crate::kernels::{PackedMatrix, Precision, Spare, scale};
 use crate::mmap;
 use crate::quants;
 use crate::source::{TensorData, TensorSource};
@@ -15,16 +15,18 @@ use std::ops::Range;
 const EMBEDDING: &str = "token_embd.weight";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const HEAD: &str = "output.weight";
+/// Divisors of rotary frequencies: for all texts; for those within the original context, and for longer ones.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
+const ROPE_SHORT: &str = "rope_factors_short.weight";
+const ROPE_LONG: &str = "rope_factors_long.weight";
 /// Ends of names of tensors that old files carry and that hold no weights.
 const IGNORED: &[&str] = &[".attn_rot_embd.weight", ".attn_rot_embd"];
 
 /// A model whose tensors are all there, known and of the right shape.
 pub(super) struct Checked<'a> {
     tensors: &'a dyn TensorSource,
+    pub arch: &'static Architecture,
     pub hyper: HyperParams,
-    /// Elements of a head that rotary embedding turns.
-    rope_dims: usize,
     /// Of products with the weights.
     precision: Precision,
     /// Memory of the layers before.
@@ -37,30 +39,25 @@ impl<'a> Checked<'a> {
         let origin = tensors.origin();
         let tied = tensors.table().get(HEAD).is_none();
         let hyper = HyperParams::from_metadata(origin, &model.metadata, tied)?;
-        let name = model.metadata.str("general.architecture").unwrap_or_default();
-        let arch = Architecture::for_gguf_name(origin, name)?;
+        let arch = Architecture::for_metadata(origin, &model.metadata)?;
+        let name = arch.gguf_name;
         let count = |suffix: &str| {
             model.metadata.u64(&format!("{name}.{suffix}")).map(|n| n.try_into().unwrap_or(0))
         };
-        let rope_dims = count("rope.dimension_count").unwrap_or(hyper.head_dim);
-        if rope_dims == 0 || rope_dims > hyper.head_dim || rope_dims % 2 != 0 {
-            let detail = format!("{rope_dims} rotary dimensions of {} cannot be", hyper.head_dim);
-            return Err(Error::model(origin, detail));
-        }
         if count("attention.value_length").is_some_and(|n: usize| n != hyper.head_dim) {
             let detail = "values and keys of different lengths are not supported";
             return Err(Error::model(origin, detail));
         }
-        let checked = Checked { tensors, hyper, rope_dims, precision, spare: Spare::default() };
-        checked.check_tensors(arch)?;
+        let checked = Checked { tensors, arch, hyper, precision, spare: Spare::default() };
+        checked.check_tensors()?;
         checked.check_vocabulary(model)?;
         Ok(checked)
     }
 
     /// Every tensor of the architecture is there in its shape, and every other is known to hold
     /// nothing: an unknown weight would make the pass silently wrong.
-    fn check_tensors(&self, arch: &'static Architecture) -> Result<()> {
-        let (origin, table) = (self.origin(), self.tensors.table());
+    fn check_tensors(&self) -> Result<()> {
+        let (arch, origin, table) = (self.arch, self.origin(), self.tensors.table());
         for decl in arch.tensors {
             let layers = if decl.role == Role::Layer { self.hyper.n_layer } else { 1 };
             let missing = |layer: &usize| table.get(&decl.gguf_name(*layer)).is_none();
@@ -71,8 +68,10 @@ impl<'a> Checked<'a> {
         for info in table.infos() {
             let expected = match arch.match_gguf(&info.name) {
                 Some((_, Some(layer))) if layer >= self.hyper.n_layer => continue,
-                Some((decl, _)) => decl.shape(&self.hyper),
-                None if info.name == ROPE_FACTORS => vec![self.rope_dims / 2],
+                Some((decl, _)) => decl.gguf_shape(&self.hyper),
+                None if [ROPE_FACTORS, ROPE_SHORT, ROPE_LONG].contains(&info.name.as_str()) => {
+                    vec![self.hyper.rope_dims / 2]
+                }
                 None if IGNORED.iter().any(|end| info.name.ends_with(end)) => continue,
                 None => {
                     let detail = format!(
@@ -127,9 +126,12 @@ impl<'a> Checked<'a> {
         self.spare.clear();
     }
 
-    pub fn heads(&self) -> Heads {
+    /// The attention heads of a layer with a window, or of one without.
+    pub fn heads(&self, windowed: bool) -> Heads {
         let HyperParams { n_head, n_head_kv, head_dim, .. } = self.hyper;
-        Heads { n_head, n_head_kv, head_dim }
+        let (scale, soft_cap) = (self.hyper.score_scale(), self.hyper.attention_soft_cap);
+        let window = self.hyper.window.filter(|_| windowed);
+        Heads { n_head, n_head_kv, head_dim, scale, soft_cap, window }
     }
 
     /// The tensor that turns hidden states into logits.
@@ -138,12 +140,21 @@ impl<'a> Checked<'a> {
     }
 
     /// Rotary angles for chunks of up to `positions` tokens.
-    pub fn rope(&self, positions: usize) -> Result<RopeTable> {
-        let factors = match self.tensors.table().find(ROPE_FACTORS) {
-            Some(_) => Some(self.vector(ROPE_FACTORS)?),
-            None => None,
-        };
-        Ok(RopeTable::new(&self.hyper, self.rope_dims, factors.as_deref(), positions))
+    pub fn ropes(&self, positions: usize) -> Result<Ropes> {
+        let hyper = &self.hyper;
+        let by_length = if positions > hyper.original_context { ROPE_LONG } else { ROPE_SHORT };
+        let found =
+            [ROPE_FACTORS, by_length].into_iter().find(|n| self.tensors.table().get(n).is_some());
+        let factors = found.map(|name| self.vector(name)).transpose()?;
+        if factors.is_none() && matches!(hyper.rope_scaling, RopeScaling::LongRope { .. }) {
+            let detail = "not in the model, which scales rotary frequencies by it";
+            return Err(Error::tensor(self.origin(), by_length, detail));
+        }
+        let pairing = self.arch.block.pairing;
+        let local = hyper
+            .local_rope_theta
+            .map(|theta| RopeTable::local(hyper.rope_dims, pairing, theta, positions));
+        Ok(Ropes { all: RopeTable::new(hyper, pairing, factors.as_deref(), positions), local })
     }
 
     /// Gives `done` the embeddings of each of `groups`: one row for each token of its chunks.
@@ -159,6 +170,9 @@ impl<'a> Checked<'a> {
             let mut out = vec![0.0; tokens * n_embd];
             for (&token, row) in chunks.iter().flatten().zip(out.chunks_exact_mut(n_embd)) {
                 self.decode_rows(EMBEDDING, &data, token as usize, row)?;
+                if self.hyper.embedding_scale != 1.0 {
+                    scale(row, self.hyper.embedding_scale);
+                }
             }
             done(group, out)?;
         }
@@ -174,20 +188,59 @@ impl<'a> Checked<'a> {
     /// A matrix of the model, decoded and packed, with its bias if it has one.
     pub fn linear(&self, name: String) -> Result<Linear> {
         let data = self.read(&name)?;
-        let [outputs, inputs] = data.shape[..] else {
-            return Err(Error::tensor(self.origin(), &name, "no matrix"));
-        };
-        let fill = |rows: Range<usize>, buffer: &mut [f32]| {
-            self.decode_rows(&name, &data, rows.start, buffer)
-        };
-        let weight = PackedMatrix::pack(self.precision, outputs, inputs, &self.spare, fill)?;
+        let outputs = data.shape.first().copied().unwrap_or(0);
+        let linear = self.part(&name, &data, 0..outputs)?;
         mmap::let_go(&data.bytes);
+        Ok(linear)
+    }
+
+    /// Consecutive rows of the fused matrix `name`, as many as `outputs` says for each part.
+    fn parts<const N: usize>(&self, name: String, outputs: [usize; N]) -> Result<[Linear; N]> {
+        let data = self.read(&name)?;
+        let mut first = 0;
+        let mut parts = Vec::with_capacity(N);
+        for count in outputs {
+            parts.push(self.part(&name, &data, first..first + count)?);
+            first += count;
+        }
+        mmap::let_go(&data.bytes);
+        Ok(parts.try_into().ok().expect("one for each count"))
+    }
+
+    /// Rows `rows` of a matrix, decoded and packed, with their biases.
+    fn part(&self, name: &str, data: &TensorData<'_>, rows: Range<usize>) -> Result<Linear> {
+        let weight = self.pack(name, data, rows.clone(), self.precision)?;
         let bias_name = name.replace(".weight", ".bias");
         let bias = match self.tensors.table().find(&bias_name) {
-            Some(_) => Some(self.vector(&bias_name)?),
+            Some(_) => Some(self.vector(&bias_name)?[rows].to_vec()),
             None => None,
         };
-        Ok(Linear { name, weight, bias })
+        Ok(Linear { name: name.to_string(), weight, bias })
+    }
+
+    /// Rows `rows` of a matrix, decoded and packed.
+    fn pack(
+        &self,
+        name: &str,
+        data: &TensorData<'_>,
+        rows: Range<usize>,
+        precision: Precision,
+    ) -> Result<PackedMatrix> {
+        let [_, inputs] = data.shape[..] else {
+            return Err(Error::tensor(self.origin(), name, "no matrix"));
+        };
+        let fill = |part: Range<usize>, buffer: &mut [f32]| {
+            self.decode_rows(name, data, rows.start + part.start, buffer)
+        };
+        PackedMatrix::pack(precision, rows.len(), inputs, &self.spare, fill)
+    }
+
+    /// The norm `name`, if the model has it.
+    fn norm_if_there(&self, name: String) -> Result<Option<Norm>> {
+        match self.tensors.table().get(&name) {
+            Some(_) => Ok(Some(Norm { weight: self.vector(&name)?, name })),
+            None => Ok(None),
+        }
     }
 
     /// Layer `index`, ready to multiply with.
@@ -196,17 +249,73 @@ impl<'a> Checked<'a> {
         let norm = |part: &str| -> Result<Norm> {
             Ok(Norm { name: name(part), weight: self.vector(&name(part))? })
         };
+        let has = |part: &str| self.tensors.table().get(&name(part)).is_some();
+        let (query, kv) = {
+            let HyperParams { n_head, n_head_kv, head_dim, .. } = self.hyper;
+            (n_head * head_dim, n_head_kv * head_dim)
+        };
+        let [attn_q, attn_k, attn_v] = match has("attn_qkv") {
+            true => self.parts(name("attn_qkv"), [query, kv, kv])?,
+            false => [
+                self.linear(name("attn_q"))?,
+                self.linear(name("attn_k"))?,
+                self.linear(name("attn_v"))?,
+            ],
+        };
         Ok(LayerWeights {
+            windowed: self.hyper.is_windowed(index),
             attn_norm: norm("attn_norm")?,
-            attn_q: self.linear(name("attn_q"))?,
-            attn_k: self.linear(name("attn_k"))?,
-            attn_v: self.linear(name("attn_v"))?,
+            attn_q,
+            attn_k,
+            attn_v,
+            attn_q_norm: self.norm_if_there(name("attn_q_norm"))?,
+            attn_k_norm: self.norm_if_there(name("attn_k_norm"))?,
             attn_output: self.linear(name("attn_output"))?,
+            attn_post_norm: self.norm_if_there(name("post_attention_norm"))?,
             ffn_norm: norm("ffn_norm")?,
-            ffn_gate: self.linear(name("ffn_gate"))?,
-            ffn_up: self.linear(name("ffn_up"))?,
-            ffn_down: self.linear(name("ffn_down"))?,
+            feed_forward: match self.hyper.experts {
+                Some(_) => FeedForward::Experts { router: self.router(name("ffn_gate_inp"))? },
+                None => FeedForward::Gated(Box::new(self.gated(index)?)),
+            },
+            ffn_post_norm: self.norm_if_there(name("post_ffw_norm"))?,
         })
+    }
+
+    /// The gated feed-forward part of layer `index`; without a tensor of its own the gate is the first half
+    /// of the up projection.
+    fn gated(&self, index: usize) -> Result<Gated> {
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let [gate, up] = match self.tensors.table().get(&name("ffn_gate")) {
+            Some(_) => [self.linear(name("ffn_gate"))?, self.linear(name("ffn_up"))?],
+            None => self.parts(name("ffn_up"), [self.hyper.n_ff; 2])?,
+        };
+        Ok(Gated { gate, up, down: self.linear(name("ffn_down"))? })
+    }
+
+    /// The matrices of expert `expert` of layer `index`; nothing else of their stacks is read.
+    pub fn expert(&self, index: usize, expert: usize) -> Result<Gated> {
+        let matrix = |part: &str| -> Result<Linear> {
+            let name = format!("blk.{index}.{part}.weight");
+            let Some(place) = self.tensors.table().find(&name) else {
+                return Err(Error::tensor(self.origin(), name, "not in the model"));
+            };
+            let data = self.tensors.read_matrix(place, expert)?;
+            let outputs = data.shape[0];
+            let weight = self.pack(&name, &data, 0..outputs, self.precision)?;
+            mmap::let_go(&data.bytes);
+            Ok(Linear { name, weight, bias: None })
+        };
+        let [gate, up, down] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(matrix);
+        Ok(Gated { gate: gate?, up: up?, down: down? })
+    }
+
+    /// The router of a layer. Its product is never rounded: near a tie that would send tokens to other
+    /// experts.
+    fn router(&self, name: String) -> Result<Linear> {
+        let data = self.read(&name)?;
+        let outputs = data.shape.first().copied().unwrap_or(0);
+        let weight = self.pack(&name, &data, 0..outputs, Precision::F32)?;
+        Ok(Linear { name, weight, bias: None })
     }
 
     /// The norm before the head.
@@ -241,13 +350,23 @@ impl<'a> Checked<'a> {
             .map_err(|e| Error::tensor(self.origin(), name, e.to_string()))
     }
 
+    /// How many values of tensor `name` are not finite.
+    fn non_finite_weights(&self, name: &str) -> Result<usize> {
+        let Some(index) = self.tensors.table().find(name) else { return Ok(0) };
+        let bad = |data: TensorData<'_>| -> Result<usize> {
+            Ok(data.to_f32()?.iter().filter(|v| !v.is_finite()).count())
+        };
+        let pieces = 0..self.tensors.pieces(index);
+        pieces.map(|piece| bad(self.tensors.read_piece(index, piece)?)).sum()
+    }
+
     /// Why a result computed with tensor `name` may not be finite: what its weights and its bias hold.
     pub fn explain_non_finite(&self, name: &str) -> String {
         for name in [name.to_string(), name.replace(".weight", ".bias")] {
             if self.tensors.table().find(&name).is_none() {
                 continue;
             }
-            match self.vector(&name).map(|w| w.iter().filter(|v| !v.is_finite()).count()) {
+            match self.non_finite_weights(&name) {
                 Ok(0) => {}
                 Ok(n) => {
                     return format!(
@@ -274,15 +393,50 @@ pub(super) struct Linear {
     pub bias: Option<Vec<f32>>,
 }
 
-/// One transformer layer of the llama family.
+/// One transformer layer. Optional parts are those that its architecture lacks.
 pub(super) struct LayerWeights {
+    /// Attention sees a window only.
+    pub windowed: bool,
     pub attn_norm: Norm,
     pub attn_q: Linear,
     pub attn_k: Linear,
     pub attn_v: Linear,
+    /// Of each head.
+    pub attn_q_norm: Option<Norm>,
+    pub attn_k_norm: Option<Norm>,
     pub attn_output: Linear,
+    /// Between the part and the sum that it is added to.
+    pub attn_post_norm: Option<Norm>,
     pub ffn_norm: Norm,
-    pub ffn_gate: Linear,
-    pub ffn_up: Linear,
-    pub ffn_down: Linear,
+    pub feed_forward: FeedForward,
+    pub ffn_post_norm: Option<Norm>,
+}
+
+/// The feed-forward part of a layer.
+pub(super) enum FeedForward {
+    /// One network for all tokens.
+    Gated(Box<Gated>),
+    /// A mixture; the experts' matrices are read one expert at a time, see [`Checked::expert`].
+    Experts { router: Linear },
+}
+
+/// `down . (activation(gate . x) * (up . x))`.
+pub(super) struct Gated {
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+/// Rotary angles of a model's layers.
+pub(super) struct Ropes {
+    all: RopeTable,
+    /// Of layers with a window, where they differ.
+    local: Option<RopeTable>,
+}
+
+impl Ropes {
+    /// The angles of a layer with a window, or of one without.
+    pub fn of(&self, windowed: bool) -> &RopeTable {
+        self.local.as_ref().filter(|_| windowed).unwrap_or(&self.all)
+    }
 }

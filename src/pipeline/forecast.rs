@@ -2,11 +2,11 @@
 
 use super::build::BuildOptions;
 use super::source::Source;
-use crate::arch::{Architecture, HyperParams};
+use crate::arch::{Architecture, HyperParams, Key};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::gguf::{GgufModel, Metadata, Value};
+use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix;
 use crate::kernels::Precision;
 use crate::model;
@@ -212,8 +212,9 @@ fn plain_file(name: String, bytes: u64, command: Option<&'static str>) -> Foreca
 /// count for each matrix, and some 200 bytes to name them in the header.
 fn imatrix_bytes(model: &GgufModel) -> u64 {
     let infos = model.tensors.table().infos().iter();
-    let matrices = infos.filter(|t| t.name.starts_with("blk.") && t.shape.len() == 2);
-    matrices.map(|t| 4 * (t.row_len() as u64 + 1) + 200).sum()
+    let matrices = infos.filter(|t| t.name.starts_with("blk.") && t.shape.len() >= 2);
+    let stacked = |t: &TensorInfo| t.shape[..t.shape.len() - 2].iter().product::<usize>() as u64;
+    matrices.map(|t| 4 * stacked(t) * (t.row_len() as u64 + 1) + 200).sum()
 }
 
 /// The most that quantizing holds: tensors in flight, and one that is being computed, with its input.
@@ -241,24 +242,19 @@ fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
     let renamed = source.filter_map(|info| {
         let (decl, layer) = arch.match_hf(&info.name)?;
         let dtype = if info.shape.len() > 1 { DType::F16 } else { DType::F32 };
-        Some(TensorInfo::new(decl.gguf_name(layer.unwrap_or(0)), info.shape.clone(), dtype))
+        // The experts of a layer are one tensor.
+        if decl.expert_in(&info.name).is_some_and(|expert| expert > 0) {
+            return None;
+        }
+        Some(TensorInfo::new(decl.gguf_name(layer.unwrap_or(0)), decl.gguf_shape(&hyper), dtype))
     });
     let table = TensorTable::new(config.origin(), renamed.collect())?;
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", arch.gguf_name);
-    let counts = [
-        ("block_count", hyper.n_layer),
-        ("vocab_size", hyper.n_vocab),
-        ("context_length", hyper.n_ctx_train),
-        ("embedding_length", hyper.n_embd),
-        ("feed_forward_length", hyper.n_ff),
-        ("attention.head_count", hyper.n_head),
-        ("attention.head_count_kv", hyper.n_head_kv),
-        ("attention.key_length", hyper.head_dim),
-    ];
-    for (key, n) in counts {
-        metadata.set(format!("{}.{key}", arch.gguf_name), Value::U64(n as u64));
-    }
+    arch.keys.iter().for_each(|key| key.write(arch, &hyper, &mut metadata));
+    // Where there is no tokenizer, nothing else tells.
+    Key::Vocabulary.write(arch, &hyper, &mut metadata);
+    Key::HeadLength.write(arch, &hyper, &mut metadata);
     let tensors = Shapes { origin: config.origin().to_string(), table, of: checkpoint.clone() };
     Ok(GgufModel { metadata, tensors: Arc::new(tensors) })
 }

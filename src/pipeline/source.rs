@@ -1,6 +1,7 @@
 //! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
 
 use super::build::file_stem;
+use crate::arch::Parameters;
 use crate::checkpoint::{Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors};
 use crate::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::error::{Error, Result};
@@ -92,7 +93,9 @@ fn merge_card(plan: &MergePlan, name: &str) -> ModelCard {
             .chain(reference.lora.iter().map(|lora| &lora.path))
             .cloned()
     });
-    let front = merge_front_matter(name, summary.parameters, members);
+    let output = plan.output();
+    let parameters = Parameters::of(&output.table, &output.hyper);
+    let front = merge_front_matter(name, parameters, members);
     ModelCard::Text(report::merge_readme(name, &summary, &plan.text, &front))
 }
 

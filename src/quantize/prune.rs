@@ -137,6 +137,14 @@ impl TensorSource for PrunedSource {
         self.inner.read(self.places[index])
     }
 
+    fn pieces(&self, index: usize) -> usize {
+        self.inner.pieces(self.places[index])
+    }
+
+    fn read_piece(&self, index: usize, piece: usize) -> Result<TensorData<'_>> {
+        self.inner.read_piece(self.places[index], piece)
+    }
+
     fn shard(&self, index: usize) -> Option<usize> {
         self.inner.shard(self.places[index])
     }

@@ -8,8 +8,9 @@
 //! groups nor the number of threads change a byte.
 //!
 //! What is held is the data of the tensors in flight, as the source gave them: nothing for a memory
-//! map, and for computed tensors no more than [`RunOptions::memory`] or one tensor. Deliberately absent:
-//! reading parts of a tensor, which a merge could not give.
+//! map, and for computed tensors no more than [`RunOptions::memory`] or one tensor. A mixture's experts come
+//! piece by piece where the source makes them so (`TensorSource::pieces`). Deliberately absent: reading smaller
+//! parts of a tensor, which a merge could not give.
 
 use super::importance::Importance;
 use super::plan::QuantPlan;
@@ -21,6 +22,7 @@ use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -108,13 +110,18 @@ pub fn run(
         for (index, &source) in order.iter().enumerate() {
             let info = &table.infos()[source];
             progress.detail(&info.name);
-            match check_interrupted().and_then(|()| pass.read(model, source)) {
-                Ok(held) => Tensor::new(model, index, info, held, &files, importance)
-                    .spawn_groups(scope, &pass),
-                Err(error) => pass.fail((index, 0), error),
-            }
-            if pass.failed() {
-                break;
+            let pieces = model.tensors.pieces(source);
+            let rows = info.elements() / info.row_len().max(1) / pieces;
+            for piece in 0..pieces {
+                let rows = piece * rows..(piece + 1) * rows;
+                match check_interrupted().and_then(|()| pass.read(model, source, piece)) {
+                    Ok(held) => Tensor::new(model, index, info, (held, rows), &files, importance)
+                        .spawn_groups(scope, &pass),
+                    Err(error) => pass.fail((index, rows.start), error),
+                }
+                if pass.failed() {
+                    return;
+                }
             }
         }
     });
@@ -130,7 +137,7 @@ struct Pass<'a> {
     limit: u64,
     in_flight: Mutex<InFlight>,
     released: Condvar,
-    /// The error that comes first by (tensor, group), so that it does not depend on the threads.
+    /// The error that comes first by (tensor, row), so that it does not depend on the threads.
     error: Mutex<Option<((usize, usize), Error)>>,
 }
 
@@ -150,7 +157,7 @@ impl InFlight {
     }
 }
 
-/// Data of a tensor in flight; gives its bytes back to the budget when dropped.
+/// Data of a piece of a tensor in flight; gives its bytes back to the budget when dropped.
 struct Held<'a> {
     pass: &'a Pass<'a>,
     data: TensorData<'a>,
@@ -178,11 +185,11 @@ impl<'a> Pass<'a> {
         Pass { progress, limit, in_flight, released, error: Mutex::new(None) }
     }
 
-    /// Reads tensor `source` once there is room for it.
-    fn read(&'a self, model: &'a GgufModel, source: usize) -> Result<Held<'a>> {
-        let needed = model.tensors.table().infos()[source].bytes().unwrap_or(0) as u64;
-        self.wait_for_room(needed);
-        let data = model.tensors.read(source)?;
+    /// Reads a piece of tensor `source` once there is room for it.
+    fn read(&'a self, model: &'a GgufModel, source: usize, piece: usize) -> Result<Held<'a>> {
+        let needed = model.tensors.table().infos()[source].bytes().unwrap_or(0);
+        self.wait_for_room((needed / model.tensors.pieces(source)) as u64);
+        let data = model.tensors.read_piece(source, piece)?;
         let owned = match &data.bytes {
             Cow::Borrowed(_) => 0,
             Cow::Owned(bytes) => bytes.len() as u64,
@@ -274,13 +281,15 @@ struct Target<'a> {
     files: Vec<&'a OpenFile>,
 }
 
-/// One tensor in flight, shared by the tasks of its groups.
+/// One tensor in flight, or a piece of it, shared by the tasks of its groups.
 struct Tensor<'a> {
     origin: &'a str,
     /// Place in the files' order.
     index: usize,
     info: &'a TensorInfo,
     held: Held<'a>,
+    /// The rows that are held, of those of all matrices.
+    rows: Range<usize>,
     targets: Vec<Target<'a>>,
     /// `[matrices * row_len]`: each expert has importance weights of its own.
     weights: Option<&'a [f32]>,
@@ -288,7 +297,6 @@ struct Tensor<'a> {
 
 /// Some rows of one matrix of a tensor.
 struct Group {
-    number: usize,
     matrix: usize,
     /// Over all matrices.
     first_row: usize,
@@ -300,7 +308,7 @@ impl<'a> Tensor<'a> {
         model: &'a GgufModel,
         index: usize,
         info: &'a TensorInfo,
-        held: Held<'a>,
+        (held, rows): (Held<'a>, Range<usize>),
         files: &'a [OpenFile],
         importance: Option<&'a Importance>,
     ) -> Tensor<'a> {
@@ -314,7 +322,7 @@ impl<'a> Tensor<'a> {
             }
         }
         let weights = importance.and_then(|i| i.get(&info.name));
-        Tensor { origin: model.tensors.origin(), index, info, held, targets, weights }
+        Tensor { origin: model.tensors.origin(), index, info, held, rows, targets, weights }
     }
 
     /// Gives every group to the pool. The tensor's data go with its last group.
@@ -323,7 +331,7 @@ impl<'a> Tensor<'a> {
         for group in tensor.groups() {
             let tensor = Arc::clone(&tensor);
             scope.spawn(move |_| {
-                let at = (tensor.index, group.number);
+                let at = (tensor.index, group.first_row);
                 if pass.failed_before(at) {
                     return;
                 }
@@ -336,22 +344,24 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The tensor's rows in groups, none of which crosses from one matrix into the next.
+    /// The rows in groups, none of which crosses from one matrix into the next.
     fn groups(&self) -> Vec<Group> {
         let row = self.info.row_len();
         if self.info.elements() == 0 {
             return Vec::new();
         }
-        let rows = self.info.elements() / row;
-        let matrices = self.weights.map_or(1, |w| (w.len() / row).max(1));
-        let (per_matrix, per_group) = (rows / matrices, (GROUP_ELEMENTS / row).max(1));
+        let weights = self.weights.filter(|_| self.targets.iter().any(|target| target.weighted));
+        let matrices = weights.map_or(1, |w| (w.len() / row).max(1));
+        let per_matrix = self.info.elements() / row / matrices;
+        let per_group = (GROUP_ELEMENTS / row).max(1);
         let mut groups = Vec::new();
-        for matrix in 0..matrices {
-            for start in (0..per_matrix).step_by(per_group) {
-                let (number, first_row) = (groups.len(), matrix * per_matrix + start);
-                let rows = per_group.min(per_matrix - start);
-                groups.push(Group { number, matrix, first_row, rows });
-            }
+        let mut first_row = self.rows.start;
+        while first_row < self.rows.end {
+            let matrix = first_row / per_matrix;
+            let end = self.rows.end.min((matrix + 1) * per_matrix);
+            let rows = per_group.min(end - first_row);
+            groups.push(Group { matrix, first_row, rows });
+            first_row += rows;
         }
         groups
     }
@@ -364,7 +374,7 @@ impl<'a> Tensor<'a> {
     fn make(&self, group: &Group) -> Result<()> {
         let row = self.info.row_len();
         let row_bytes = self.info.dtype.row_bytes(row).unwrap_or(0);
-        let start = group.first_row * row_bytes;
+        let start = (group.first_row - self.rows.start) * row_bytes;
         let bytes = self.held.data.bytes.get(start..start + group.rows * row_bytes);
         let bytes = bytes.ok_or_else(|| self.fail("fewer bytes than its shape needs"))?;
         let values = self.decode(group, bytes)?;

@@ -297,7 +297,10 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
             for offset in 0..slice.layers {
                 let t = super::params::position(offset, slice.layers);
                 for decl in self.arch.with_role(Role::Layer) {
-                    self.tensor(decl, slice, Place::Layer(layer), offset, t);
+                    let hyper = slice.list.first().map(|part| self.planner.view(part.input).hyper);
+                    for expert in 0..hyper.map_or(0, |hyper| decl.copies(hyper)) {
+                        self.tensor((decl, expert), slice, Place::Layer(layer), offset, t);
+                    }
                 }
                 layer += 1;
             }
@@ -312,7 +315,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
             Place::Head => Role::Head,
         };
         for decl in self.arch.with_role(role) {
-            self.tensor(decl, parts, place, 0, 0.0);
+            self.tensor((decl, 0), parts, place, 0, 0.0);
         }
     }
 
@@ -320,9 +323,12 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     /// has one, or if they are tied to embeddings that are not the output's.
     fn needs_head(&mut self, stack: &Stack, first: &Parts, last: &Parts) -> bool {
         let heads: Vec<&TensorDecl> = self.arch.with_role(Role::Head).collect();
+        if heads.is_empty() {
+            return self.always_tied(stack, last);
+        }
         let has_own = |part: &&Part| {
             let view = self.planner.view(part.input);
-            heads.iter().any(|decl| find(&view, decl, 0).is_some_and(|f| !f.stands_in))
+            heads.iter().any(|decl| find(&view, (decl, 0), 0).is_some_and(|f| !f.stands_in))
         };
         let own = last.list.iter().find(has_own);
         if let Some(pos) = self.document.tied_head {
@@ -356,10 +362,28 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         true
     }
 
-    /// Plans the tensor `decl` of layer `offset` of `slice`, at gradient position `t`.
+    /// No head, in an architecture whose head is always the embedding; a recipe that merges one is wrong.
+    fn always_tied(&mut self, stack: &Stack, last: &Parts) -> bool {
+        if stack.end(Place::Head).is_some() {
+            let message = format!(
+                "models of architecture {} have no head but their embedding",
+                self.arch.gguf_name
+            );
+            self.planner.problems.error(
+                last.pos,
+                message,
+                "leave out 'head', or write 'head: tied'",
+            );
+            self.ok = false;
+        }
+        false
+    }
+
+    /// Plans the tensor `decl` (of an expert, if there are any) of layer `offset` of `slice`, at gradient
+    /// position `t`.
     fn tensor(
         &mut self,
-        decl: &TensorDecl,
+        (decl, expert): (&TensorDecl, usize),
         slice: &Parts<'d>,
         place: Place,
         offset: usize,
@@ -368,14 +392,14 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         let found: Vec<Option<Found>> = slice
             .list
             .iter()
-            .map(|part| find(&self.planner.view(part.input), decl, part.start + offset))
+            .map(|part| find(&self.planner.view(part.input), (decl, expert), part.start + offset))
             .collect();
         if decl.optional && decl.role != Role::Head && found.iter().all(Option::is_none) {
             return;
         }
-        let inputs = self.inputs(decl, slice, offset, t, found);
+        let inputs = self.inputs((decl, expert), slice, offset, t, found);
         let layer = if let Place::Layer(layer) = place { layer } else { 0 };
-        let name = decl.hf_name(layer);
+        let name = decl.hf_name_of(layer, expert);
         let params = self.tensor_params(slice, &name, t);
         let (Some(inputs), Some(params)) = (inputs, params) else {
             self.ok = false;
@@ -391,7 +415,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     /// The inputs of a tensor with their parameters; `None` if any has a flaw, all of which are noted.
     fn inputs(
         &mut self,
-        decl: &TensorDecl,
+        (decl, expert): (&TensorDecl, usize),
         slice: &Parts<'d>,
         offset: usize,
         t: f64,
@@ -400,7 +424,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         let mut inputs = Vec::with_capacity(found.len());
         for (at, (part, found)) in slice.list.iter().zip(found).enumerate() {
             let layer = part.start + offset;
-            let name = decl.hf_name(layer);
+            let name = decl.hf_name_of(layer, expert);
             let Some(found) = found else {
                 self.flaws.entry(part.input).or_default().missing.push(name);
                 continue;
@@ -555,14 +579,14 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     }
 }
 
-/// The tensor of `view` that `decl` means in its layer `layer`. A tied head is the embedding, whether
-/// or not a copy of it is stored.
-fn find(view: &View, decl: &TensorDecl, layer: usize) -> Option<Found> {
+/// The tensor of `view` that `decl`, of that expert, means in its layer `layer`. A tied head is the
+/// embedding, whether or not a copy of it is stored.
+fn find(view: &View, (decl, expert): (&TensorDecl, usize), layer: usize) -> Option<Found> {
     if decl.role == Role::Head && view.hyper.tied {
         let embedding = view.arch.with_role(Role::Embedding).next()?;
         let index = view.table.find(embedding.hf)?;
         return Some(Found { index, stands_in: true });
     }
-    let index = view.table.find(&decl.hf_name(layer))?;
+    let index = view.table.find(&decl.hf_name_of(layer, expert))?;
     Some(Found { index, stands_in: false })
 }

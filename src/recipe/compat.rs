@@ -2,11 +2,11 @@
 
 use super::donors::Donors;
 use super::plan::{Input, Place, TensorPlan};
-use super::planner::Planner;
+use super::planner::{Planner, View};
 use super::schema::Document;
 use super::slices::Parts;
 use super::yaml::Pos;
-use crate::arch::HyperParams;
+use crate::arch::{Experts, HyperParams};
 use crate::source::TensorInfo;
 use std::collections::BTreeSet;
 
@@ -23,6 +23,12 @@ fn sizes(hyper: &HyperParams, of_layers: bool) -> Vec<(&'static str, usize)> {
             ("num_key_value_heads", hyper.n_head_kv),
             ("head_dim", hyper.head_dim),
         ]);
+        if let Some(experts) = hyper.experts {
+            sizes.extend([
+                ("number of experts", experts.count),
+                ("experts' feed-forward length", experts.n_ff),
+            ]);
+        }
     }
     sizes
 }
@@ -64,10 +70,10 @@ pub(super) fn check(planner: &mut Planner, slices: &[&Parts], donor: Option<(Inp
 fn fits(planner: &mut Planner, input: Input, pos: Pos, first: Input, of_layers: bool) -> bool {
     let (ours, theirs) = (planner.view(first), planner.view(input));
     let (name, other) = (planner.label(input), planner.label(first));
-    if ours.arch.gguf_name != theirs.arch.gguf_name {
+    if !std::ptr::eq(ours.arch, theirs.arch) {
         let message = format!(
             "'{name}' has architecture {}, '{other}' has {}",
-            theirs.arch.gguf_name, ours.arch.gguf_name
+            theirs.arch.model_type, ours.arch.model_type
         );
         planner.problems.error(pos, message, "models of one merge must share it");
         return false;
@@ -95,20 +101,29 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
         Some(n) => n.to_string(),
         None => "none".to_string(),
     };
-    let pairs = [
-        ("rope_theta", own.hyper.rope_theta.to_string(), ruling.hyper.rope_theta.to_string()),
-        ("rms_norm_eps", own.hyper.rms_eps.to_string(), ruling.hyper.rms_eps.to_string()),
-        (
-            "rope_scaling",
-            format!("{:?}", own.hyper.rope_scaling),
-            format!("{:?}", ruling.hyper.rope_scaling),
-        ),
-        ("sliding_window", window(own.config), window(ruling.config)),
-    ];
+    let used = |experts: Option<Experts>| experts.map_or("none".into(), |e| e.used.to_string());
+    let optional = |x: Option<f32>| x.map_or("none".to_string(), |x| x.to_string());
+    let constants = |view: &View| {
+        let hyper = view.hyper;
+        [
+            ("rope_theta", hyper.rope_theta.to_string()),
+            ("rope_local_base_freq", optional(hyper.local_rope_theta)),
+            ("rms_norm_eps", hyper.rms_eps.to_string()),
+            ("rope_scaling", format!("{:?}", hyper.rope_scaling)),
+            ("sliding_window", window(view.config)),
+            ("the scale of attention", optional(hyper.attention_scale)),
+            ("attn_logit_softcapping", optional(hyper.attention_soft_cap)),
+            ("final_logit_softcapping", optional(hyper.logit_soft_cap)),
+            ("embedding_multiplier", hyper.embedding_scale.to_string()),
+            ("residual_multiplier", hyper.residual_scale.to_string()),
+            ("logits_scaling", hyper.logit_scale.to_string()),
+            ("num_experts_per_tok", used(hyper.experts)),
+        ]
+    };
+    let pairs = constants(&own).into_iter().zip(constants(&ruling));
     let differing: Vec<String> = pairs
-        .iter()
-        .filter(|(_, own, ruling)| own != ruling)
-        .map(|(key, own, ruling)| format!("{key} {own}, now {ruling}"))
+        .filter(|((_, own), (_, ruling))| own != ruling)
+        .map(|((key, own), (_, ruling))| format!("{key} {own}, now {ruling}"))
         .collect();
     (!differing.is_empty()).then(|| {
         format!(

@@ -235,7 +235,10 @@ pub fn shape_checkpoint(name: &str, config: Config) -> Result<Checkpoint> {
         let count = if role == Role::Layer { hyper.n_layer } else { 1 };
         for layer in 0..count {
             for decl in arch.with_role(role).filter(|decl| has(decl)) {
-                infos.push(TensorInfo::new(decl.hf_name(layer), decl.shape(&hyper), dtype));
+                for expert in 0..decl.copies(&hyper) {
+                    let name = decl.hf_name_of(layer, expert);
+                    infos.push(TensorInfo::new(name, decl.shape(&hyper), dtype));
+                }
             }
         }
     }

@@ -33,6 +33,7 @@ pub(super) struct Outcome<'a> {
 pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) -> Config {
     let mut config = planner.view(donors.config.0).config.clone();
     layer_lists(planner, donors, outcome, &mut config);
+    windows(planner, donors, outcome, &mut config);
     config.set("num_hidden_layers", outcome.layers);
     // The donor's name is not the merge's.
     config.remove("_name_or_path");
@@ -54,6 +55,31 @@ pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) ->
         }
     }
     config
+}
+
+/// Writes `layer_types`, which tells the layers whose attention has a window, where they would not be the ones
+/// that a reader expects at their places: a layer keeps the window it was trained with.
+fn windows(planner: &Planner, donors: &Donors, outcome: &Outcome, config: &mut Config) {
+    let view = planner.view(donors.config.0);
+    if view.hyper.windowed.is_empty() || config.map().contains_key("layer_types") {
+        return;
+    }
+    let mut windowed = vec![None; outcome.layers];
+    for (_, plan) in outcome.tensors {
+        if let (Place::Layer(out), Some(input)) = (plan.place, plan.inputs.first())
+            && let Some(layer) = input.layer
+        {
+            windowed[out].get_or_insert(planner.view(input.from).hyper.is_windowed(layer));
+        }
+    }
+    let expected = |layer: usize| view.arch.windowed_by_default(layer);
+    if windowed.iter().enumerate().any(|(layer, &is)| is.is_some_and(|is| is != expected(layer))) {
+        let kind = |is: &Option<bool>| match is {
+            Some(false) => "full_attention",
+            _ => "sliding_attention",
+        };
+        config.set("layer_types", windowed.iter().map(kind).collect::<Vec<_>>());
+    }
 }
 
 /// Keys of transformers' configurations whose lists have an entry for each layer.

@@ -292,7 +292,11 @@ impl Planner<'_> {
             );
         }
         let strange = |name: &str| match arch.match_hf(name) {
-            Some((_, layer)) => layer.is_some_and(|layer| layer >= hyper.n_layer),
+            Some((decl, layer)) => {
+                let beyond =
+                    decl.expert_in(name).is_some_and(|expert| expert >= decl.copies(hyper));
+                beyond || layer.is_some_and(|layer| layer >= hyper.n_layer)
+            }
             None => !arch.ignores(name),
         };
         let strangers: Vec<&str> =

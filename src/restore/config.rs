@@ -1,9 +1,12 @@
 //! config.json and generation_config.json from metadata.
 //!
-//! Keys: Hugging Face transformers' `LlamaConfig`; where they come from, [`crate::convert`].
+//! Keys: the architectures' configurations in Hugging Face transformers; where they come from,
+//! [`crate::convert`].
 
-use super::tensors::ROPE_FREQS;
-use crate::arch::{Architecture, HyperParams, RopeScaling};
+use super::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
+use crate::arch::{
+    Activation, Architecture, EmbeddingScale, HyperParams, Key, RopeScaling, Scores, Yarn,
+};
 use crate::checkpoint::Config;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -23,7 +26,8 @@ pub(super) fn make(
     let key = |suffix: &str| format!("{}.{suffix}", arch.gguf_name);
     let count = |suffix: &str| model.metadata.u64(&key(suffix));
     let fail = |detail: String| Err(Error::model(model.origin(), detail));
-    if count("rope.dimension_count").is_some_and(|n| n != hyper.head_dim as u64) {
+    let partial = hyper.rope_dims != hyper.head_dim;
+    if partial && !arch.keys.contains(&Key::OriginalContext) {
         return fail(
             "only part of each head is rotated, which its class in transformers lacks".into(),
         );
@@ -31,28 +35,44 @@ pub(super) fn make(
     if count("attention.value_length").is_some_and(|n| n != hyper.head_dim as u64) {
         return fail("values have another length than keys, which cannot be merged".into());
     }
-    if count("expert_count").is_some_and(|n| n > 0) {
-        return fail("a mixture of experts, which cannot be merged yet".into());
-    }
     let table = model.tensors.table();
+    let optional =
+        |part: &str| arch.tensors.iter().any(|decl| decl.optional && decl.hf.contains(part));
     let has = |suffix: &str| table.find(&format!("blk.0.{suffix}")).is_some();
     let mut map = Map::new();
     let mut set = |key: &str, value: Json| {
         map.insert(key.to_string(), value);
     };
     set("architectures", json!([arch.hf_classes[0]]));
-    set("attention_bias", has("attn_q.bias").into());
+    if optional("self_attn") {
+        set("attention_bias", has("attn_q.bias").into());
+    }
+    block(arch, hyper, &mut set);
     token_ids(model, &mut set);
-    if hyper.head_dim * hyper.n_head != hyper.n_embd {
+    // A SentencePiece model alone does not tell it where the piece is a control token, as Gemma's is.
+    let scores = model.metadata.str("tokenizer.ggml.model") == Some("llama");
+    if let Some(id) = model.metadata.u64("tokenizer.ggml.unknown_token_id").filter(|_| scores) {
+        set("unk_token_id", id.into());
+    }
+    if hyper.head_dim * hyper.n_head != hyper.n_embd || arch.defaults.head_dim.is_some() {
         set("head_dim", hyper.head_dim.into());
     }
-    set("hidden_act", "silu".into());
     set("hidden_size", hyper.n_embd.into());
     set("intermediate_size", hyper.n_ff.into());
     set("max_position_embeddings", hyper.n_ctx_train.into());
-    set("mlp_bias", has("ffn_up.bias").into());
-    set("model_type", arch.gguf_name.into());
+    if optional("mlp") {
+        set("mlp_bias", has("ffn_up.bias").into());
+    }
+    set("model_type", arch.model_type.into());
     set("num_attention_heads", hyper.n_head.into());
+    if let (Some(keys), Some(experts)) = (&arch.experts, hyper.experts) {
+        set(keys.count, experts.count.into());
+        set(keys.used, experts.used.into());
+        set(keys.n_ff, experts.n_ff.into());
+        if let Some(key) = keys.normalized {
+            set(key, true.into());
+        }
+    }
     set("num_hidden_layers", hyper.n_layer.into());
     set("num_key_value_heads", hyper.n_head_kv.into());
     set("rms_norm_eps", shortest(hyper.rms_eps));
@@ -72,6 +92,55 @@ pub(super) fn make(
     Ok((config, generation(model)))
 }
 
+/// What is not llama's: activation, windows, scales and caps.
+fn block(arch: &Architecture, hyper: &HyperParams, set: &mut impl FnMut(&str, Json)) {
+    match arch.block.activation {
+        Activation::Silu => set("hidden_act", "silu".into()),
+        Activation::GeluTanh => set("hidden_activation", "gelu_pytorch_tanh".into()),
+    }
+    let optional = |x: Option<f32>| x.map_or(Json::Null, shortest);
+    match arch.block.scores {
+        Scores::HeadLength => {}
+        Scores::QueryScalar { .. } => {
+            // The reciprocal of a square root: an integer before.
+            let scalar = f64::from(hyper.score_scale()).powi(-2).round();
+            set("query_pre_attn_scalar", (scalar as u64).into());
+        }
+        Scores::Multiplier => set("attention_multiplier", shortest(hyper.score_scale())),
+    }
+    if arch.block.embedding == EmbeddingScale::Multiplier {
+        set("embedding_multiplier", shortest(hyper.embedding_scale));
+        set("residual_multiplier", shortest(hyper.residual_scale));
+        set("logits_scaling", shortest(hyper.logit_scale));
+    }
+    if arch.keys.contains(&Key::AttentionSoftCap) {
+        set("attn_logit_softcapping", optional(hyper.attention_soft_cap));
+    }
+    if arch.keys.contains(&Key::LogitSoftCap) {
+        set("final_logit_softcapping", optional(hyper.logit_soft_cap));
+    }
+    if arch.keys.contains(&Key::Window) || arch.keys.contains(&Key::UnusedWindow) {
+        set("sliding_window", hyper.window.map_or(Json::Null, Json::from));
+    }
+    if !hyper.windowed.is_empty() {
+        let kind = |&windowed: &bool| match windowed {
+            true => "sliding_attention",
+            false => "full_attention",
+        };
+        set("layer_types", hyper.windowed.iter().map(kind).collect::<Vec<_>>().into());
+    }
+    if let Some(theta) = hyper.local_rope_theta {
+        set("rope_local_base_freq", shortest(theta));
+    }
+    let long_rope = matches!(hyper.rope_scaling, RopeScaling::LongRope { .. });
+    if long_rope || arch.keys.contains(&Key::OriginalContext) {
+        set("original_max_position_embeddings", hyper.original_context.into());
+    }
+    if hyper.rope_dims != hyper.head_dim {
+        set("partial_rotary_factor", (hyper.rope_dims as f64 / hyper.head_dim as f64).into());
+    }
+}
+
 fn token_ids(model: &GgufModel, set: &mut impl FnMut(&str, Json)) {
     for (key, gguf) in [("bos", "bos"), ("eos", "eos"), ("pad", "padding")] {
         let id = model.metadata.u64(&format!("tokenizer.ggml.{gguf}_token_id"));
@@ -88,8 +157,16 @@ fn shortest(x: f32) -> Json {
 
 /// `rope_scaling`; null if there is none.
 fn rope_scaling(model: &GgufModel, hyper: &HyperParams) -> Result<Json> {
-    if let RopeScaling::Linear { factor } = hyper.rope_scaling {
-        return Ok(json!({ "factor": shortest(factor), "rope_type": "linear", "type": "linear" }));
+    match hyper.rope_scaling {
+        RopeScaling::Linear { factor } => {
+            let factor = shortest(factor);
+            return Ok(json!({ "factor": factor, "rope_type": "linear", "type": "linear" }));
+        }
+        RopeScaling::Yarn(yarn) => return Ok(yarn_scaling(&yarn, hyper)),
+        RopeScaling::LongRope { attention_factor, .. } => {
+            return long_rope(model, hyper, attention_factor);
+        }
+        RopeScaling::None | RopeScaling::Dynamic { .. } | RopeScaling::Llama3 { .. } => {}
     }
     let Some(index) = model.tensors.table().find(ROPE_FREQS) else { return Ok(Json::Null) };
     let divisors = model.tensors.read(index)?.to_f32()?;
@@ -118,6 +195,46 @@ fn rope_scaling(model: &GgufModel, hyper: &HyperParams) -> Result<Json> {
          made; take the model's Hugging Face folder"
     );
     Err(Error::model(model.origin(), detail))
+}
+
+fn yarn_scaling(yarn: &Yarn, hyper: &HyperParams) -> Json {
+    let mut map = json!({
+        "factor": shortest(yarn.factor),
+        "original_max_position_embeddings": hyper.original_context,
+        "rope_type": "yarn",
+        "type": "yarn",
+    });
+    let optional = [
+        ("extrapolation_factor", yarn.extrapolation),
+        ("attention_factor", yarn.attention_factor),
+        ("beta_fast", yarn.beta_fast),
+        ("beta_slow", yarn.beta_slow),
+    ];
+    for (key, value) in optional {
+        if let Some(value) = value {
+            map[key] = shortest(value);
+        }
+    }
+    map
+}
+
+/// Lists for short and long texts; the attention factor only where the contexts do not give it.
+fn long_rope(model: &GgufModel, hyper: &HyperParams, attention_factor: f32) -> Result<Json> {
+    let list = |name: &str| -> Result<Vec<Json>> {
+        Ok(model.tensors.read_name(name)?.to_f32()?.into_iter().map(shortest).collect())
+    };
+    let mut map = json!({
+        "long_factor": list(ROPE_LONG)?,
+        "rope_type": "longrope",
+        "short_factor": list(ROPE_SHORT)?,
+        "type": "longrope",
+    });
+    let (context, original) = (hyper.n_ctx_train as f64, hyper.original_context as f64);
+    let derived = (1.0 + (context / original).max(1.0).ln() / original.ln()).sqrt();
+    if (derived as f32 - attention_factor).abs() > 1e-6 {
+        map["attention_factor"] = shortest(attention_factor);
+    }
+    Ok(map)
 }
 
 /// Recommended sampler settings, by the names that transformers has for them.

@@ -35,7 +35,7 @@ pub fn restore(model: &GgufModel, name: &str) -> Result<Checkpoint> {
         let detail = format!("a GGUF file of type '{kind}', not of a model");
         return Err(Error::model(origin, detail));
     }
-    let arch = Architecture::for_gguf_name(origin, model.architecture()?)?;
+    let arch = Architecture::for_metadata(origin, &model.metadata)?;
     let tied = model.tensors.table().find("output.weight").is_none();
     let hyper = HyperParams::from_metadata(origin, &model.metadata, tied)?;
     let (config, generation) = config::make(model, arch, &hyper)?;

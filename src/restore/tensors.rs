@@ -1,6 +1,6 @@
 //! The tensors of a GGUF model under Hugging Face's names, in its order of rows: a source over a source.
 
-use crate::arch::{Architecture, HyperParams, Permute};
+use crate::arch::{Architecture, HyperParams};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
@@ -14,14 +14,28 @@ use std::sync::Arc;
 /// Elements that one task decodes. Fixed, and a multiple of every block length.
 const CHUNK: usize = 1 << 18;
 
-/// The divisors of rotary frequencies, which config.json holds as numbers.
+/// The divisors of rotary frequencies, which config.json holds as numbers: those of Llama 3, and lists for
+/// texts within the original context and for longer ones.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+pub(super) const ROPE_SHORT: &str = "rope_factors_short.weight";
+pub(super) const ROPE_LONG: &str = "rope_factors_long.weight";
 
 pub(super) struct RestoredSource {
     inner: Arc<dyn TensorSource>,
     table: TensorTable,
-    /// For each tensor, its index in `inner` and the heads within which its rows are reordered.
-    origins: Vec<(usize, Option<usize>)>,
+    origins: Vec<Origin>,
+}
+
+/// Where a tensor comes from, and what conversion did to it.
+struct Origin {
+    /// Its index in the file.
+    index: usize,
+    /// The heads within which its rows are reordered, if they are.
+    heads: Option<usize>,
+    /// The file has its values plus one.
+    plus_one: bool,
+    /// Of a stack of experts, the one.
+    expert: Option<usize>,
 }
 
 impl RestoredSource {
@@ -35,7 +49,7 @@ impl RestoredSource {
         let (mut infos, mut origins, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (index, info) in inner.table().infos().iter().enumerate() {
             let name = &info.name;
-            if name == ROPE_FREQS {
+            if [ROPE_FREQS, ROPE_SHORT, ROPE_LONG].contains(&name.as_str()) {
                 continue;
             }
             let Some((decl, layer)) = arch.match_gguf(name) else {
@@ -43,7 +57,7 @@ impl RestoredSource {
                     .push(format!("'{name}' is not a tensor of architecture {}", arch.gguf_name));
                 continue;
             };
-            let shape = decl.shape(hyper);
+            let shape = decl.gguf_shape(hyper);
             if info.shape != shape {
                 problems.push(format!("'{name}' has shape {:?}, not {shape:?}", info.shape));
                 continue;
@@ -56,13 +70,13 @@ impl RestoredSource {
                     continue;
                 }
             };
-            let heads = match decl.permute {
-                Permute::None => None,
-                Permute::QueryHeads => Some(hyper.n_head),
-                Permute::KeyHeads => Some(hyper.n_head_kv),
-            };
-            infos.push(TensorInfo::new(decl.hf_name(layer.unwrap_or(0)), shape, dtype));
-            origins.push((index, heads));
+            let (heads, plus_one) = (decl.permute.heads(hyper), decl.plus_one);
+            for expert in 0..decl.copies(hyper) {
+                let name = decl.hf_name_of(layer.unwrap_or(0), expert);
+                infos.push(TensorInfo::new(name, decl.shape(hyper), dtype));
+                let expert = decl.is_stacked().then_some(expert);
+                origins.push(Origin { index, heads, plus_one, expert });
+            }
         }
         if let Some(first) = problems.first() {
             let more = match problems.len() - 1 {
@@ -88,11 +102,17 @@ impl TensorSource for RestoredSource {
 
     fn read(&self, index: usize) -> Result<TensorData<'_>> {
         let info = &self.table.infos()[index];
-        let (source, heads) = self.origins[index];
-        let data = self.inner.read(source)?;
+        let Origin { index: source, heads, plus_one, expert } = self.origins[index];
+        let data = match expert {
+            Some(expert) => self.inner.read_matrix(source, expert)?,
+            None => self.inner.read(source)?,
+        };
         let mut bytes = data.bytes;
         if data.dtype != info.dtype {
             bytes = Cow::Owned(decode(data.dtype, &bytes)?);
+        }
+        if plus_one {
+            bytes = Cow::Owned(minus_one(info.dtype, &bytes)?);
         }
         if let Some(heads) = heads {
             bytes = Cow::Owned(separate_halves(&bytes, info.shape[0], heads));
@@ -102,9 +122,9 @@ impl TensorSource for RestoredSource {
 
     fn working_bytes(&self, index: usize) -> u64 {
         let info = &self.table.infos()[index];
-        let (source, heads) = self.origins[index];
+        let Origin { index: source, heads, plus_one, .. } = self.origins[index];
         let decoded = self.inner.table().infos()[source].dtype != info.dtype;
-        let copies = usize::from(decoded) + usize::from(heads.is_some());
+        let copies = usize::from(decoded) + usize::from(heads.is_some()) + usize::from(plus_one);
         self.inner.working_bytes(source) + (copies * info.bytes().unwrap_or(0)) as u64
     }
 
@@ -127,6 +147,16 @@ fn decode(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>> {
         })
         .collect();
     outcomes.into_iter().collect::<Result<()>>()?;
+    Ok(out)
+}
+
+/// `bytes` of float type `dtype` minus one in each element.
+fn minus_one(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut values = vec![0f32; bytes.len() / dtype.block_bytes()];
+    quants::decode(dtype, bytes, &mut values)?;
+    values.iter_mut().for_each(|v| *v -= 1.0);
+    let mut out = vec![0u8; bytes.len()];
+    quants::encode_float(dtype, &values, &mut out)?;
     Ok(out)
 }
 

@@ -186,6 +186,55 @@ pub trait TensorSource: Send + Sync {
         None
     }
 
+    /// In how many pieces of equal size tensor `index` can be read, cut along its outermost dimension:
+    /// the experts of a mixture where each is made on its own. Most tensors have one.
+    fn pieces(&self, _index: usize) -> usize {
+        1
+    }
+
+    /// Piece `piece` of tensor `index`, so that who goes over a tensor in order need not hold it whole.
+    /// Its shape is the tensor's with as many of the outermost dimension as are in the piece.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    fn read_piece(&self, index: usize, piece: usize) -> Result<TensorData<'_>> {
+        debug_assert_eq!(piece, 0, "a tensor of one piece");
+        self.read(index)
+    }
+
+    /// Matrix `matrix` of tensor `index`, in a shape of two dimensions: of a tensor of three dimensions
+    /// that one along the outermost, of others the tensor. Only its piece is read.
+    ///
+    /// # Errors
+    /// Those of reading; a tensor that is no stack of more than `matrix` matrices.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    fn read_matrix(&self, index: usize, matrix: usize) -> Result<TensorData<'_>> {
+        let info = &self.table().infos()[index];
+        let fail = |detail: String| Error::tensor(self.origin(), &info.name, detail);
+        let (count, shape) = match info.shape[..] {
+            [count, rows, columns] => (count, vec![rows, columns]),
+            [rows, columns] => (1, vec![rows, columns]),
+            _ => return Err(fail(format!("shape {:?} is no stack of matrices", info.shape))),
+        };
+        if matrix >= count {
+            return Err(fail(format!("no matrix {matrix}; it has {count}")));
+        }
+        let each = count / self.pieces(index).clamp(1, count);
+        let data = self.read_piece(index, matrix / each)?;
+        let bytes = TensorInfo::new("", shape.clone(), data.dtype).bytes().unwrap_or(0);
+        let start = matrix % each * bytes;
+        let range = start..start + bytes;
+        let bytes = match data.bytes {
+            Cow::Borrowed(all) => all.get(range).map(Cow::Borrowed),
+            Cow::Owned(all) if all.len() == bytes && start == 0 => Some(Cow::Owned(all)),
+            Cow::Owned(all) => all.get(range).map(|part| Cow::Owned(part.to_vec())),
+        };
+        let bytes = bytes.ok_or_else(|| fail("the data are shorter than its shape".to_string()))?;
+        Ok(TensorData { dtype: data.dtype, shape, bytes })
+    }
+
     /// The data of tensor `name`; an error that names it if it is missing.
     fn read_name(&self, name: &str) -> Result<TensorData<'_>> {
         match self.table().find(name) {

@@ -4,7 +4,7 @@
 use super::files::{AddedToken, Merge, TokenizerFiles, TokenizerJson};
 use super::hf_spm::too_many;
 use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, TokenKind, Vocabulary, added_token, padding_token};
+use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
 use super::{pretokenizer, recognize};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
@@ -57,6 +57,8 @@ pub(super) fn vocabulary(
         scheme: Scheme::Merges(json.model.merges.iter().map(merge_text).collect()),
         pre: pre_name(path, bytes, json, pre_tokenizer)?,
         add_space_prefix: None,
+        asked_space_prefix: None,
+        space_prefix: SpacePrefix::default(),
         special: SpecialTokens::default(),
     })
 }

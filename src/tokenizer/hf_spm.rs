@@ -7,7 +7,7 @@
 
 use super::files::{Merge, TokenizerFiles, TokenizerJson};
 use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, TokenKind, Vocabulary, added_token, padding_token};
+use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -85,6 +85,8 @@ pub(super) fn vocabulary(
         scheme: Scheme::Scores(scores),
         pre: "default".to_string(),
         add_space_prefix: (!prepends_space(json)).then_some(false),
+        asked_space_prefix: None,
+        space_prefix: SpacePrefix::default(),
         special: SpecialTokens::default(),
     })
 }

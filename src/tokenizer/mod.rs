@@ -34,7 +34,7 @@ pub use chat_template::{chat_template, chat_template_names, named_chat_template}
 pub use edit::{Change, FILES, edited_files};
 pub use restore::restore;
 pub use tokens::TokenList;
-pub use vocabulary::{TokenKind, Vocabulary};
+pub use vocabulary::{SpacePrefix, TokenKind, Vocabulary};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};

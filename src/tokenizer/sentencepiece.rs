@@ -6,7 +6,7 @@
 
 use super::files::TokenizerFiles;
 use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, TokenKind, Vocabulary, added_token, padding_token};
+use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
 use crate::error::{Error, Result};
 use prost::Message;
 use std::path::Path;
@@ -138,6 +138,8 @@ pub(super) fn vocabulary(
         pre: "default".to_string(),
         // Readers assume the prefix, so only its absence needs saying.
         add_space_prefix: (!dummy_prefix).then_some(false),
+        asked_space_prefix: None,
+        space_prefix: SpacePrefix::default(),
         special: SpecialTokens::default(),
     })
 }

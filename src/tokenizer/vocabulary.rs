@@ -50,8 +50,24 @@ pub struct Vocabulary {
     pub(super) scheme: Scheme,
     /// `tokenizer.ggml.pre`.
     pub(super) pre: String,
+    /// What the tokenizer itself says; readers assume a prefix.
     pub(super) add_space_prefix: Option<bool>,
+    /// What tokenizer_config.json says.
+    pub(super) asked_space_prefix: Option<bool>,
+    pub(super) space_prefix: SpacePrefix,
     pub(super) special: SpecialTokens,
+}
+
+/// Who says whether a space is put before a text, `tokenizer.ggml.add_space_prefix`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpacePrefix {
+    /// `add_prefix_space` of tokenizer_config.json, else the tokenizer.
+    #[default]
+    Config,
+    /// The tokenizer.
+    Tokenizer,
+    /// Nobody: there is none. The key comes last.
+    Never,
 }
 
 impl Vocabulary {
@@ -82,9 +98,14 @@ impl Vocabulary {
             return Err(Error::model(checkpoint.config.origin(), detail));
         };
         let asked = files.config.as_ref().and_then(|config| config.bool("add_prefix_space"));
-        vocabulary.add_space_prefix = asked.or(vocabulary.add_space_prefix);
+        vocabulary.asked_space_prefix = asked;
         vocabulary.special = SpecialTokens::read(&files, &checkpoint.config, n_vocab);
         Ok(vocabulary)
+    }
+
+    /// The same vocabulary, where `rule` says whether a space is put before a text.
+    pub fn with_space_prefix(self, rule: SpacePrefix) -> Vocabulary {
+        Vocabulary { space_prefix: rule, ..self }
     }
 
     /// Number of tokens.
@@ -99,7 +120,12 @@ impl Vocabulary {
 
     /// Writes the `tokenizer.*` keys, in the peer's order.
     pub fn write_to(self, metadata: &mut Metadata) {
-        if let Some(add) = self.add_space_prefix {
+        let add = match self.space_prefix {
+            SpacePrefix::Config => self.asked_space_prefix.or(self.add_space_prefix),
+            SpacePrefix::Tokenizer => self.add_space_prefix,
+            SpacePrefix::Never => None,
+        };
+        if let Some(add) = add {
             metadata.set("tokenizer.ggml.add_space_prefix", add);
         }
         let (model, scores, merges) = match self.scheme {
@@ -118,6 +144,9 @@ impl Vocabulary {
             metadata.set("tokenizer.ggml.merges", Value::Array(Array::String(merges)));
         }
         self.special.write_to(metadata);
+        if self.space_prefix == SpacePrefix::Never {
+            metadata.set("tokenizer.ggml.add_space_prefix", false);
+        }
     }
 }
 

@@ -380,11 +380,14 @@ fn rope_scaling_becomes_keys_or_a_tensor() {
     let blended = 1.0 / ((1.0 - smooth) / 8.0 + smooth);
     assert_eq!(factors[0], 1.0);
     assert!((f64::from(factors[1]) - blended).abs() < 1e-5, "{factors:?} {blended}");
-    assert_error(scaled(json!({"type": "yarn", "factor": 2.0})), &["config.json", "'yarn'"]);
+    assert_error(
+        scaled(json!({"type": "sideways", "factor": 2.0})),
+        &["config.json", "'sideways'"],
+    );
 }
 
 /// The first 32 hex digits of a SHA-256 sum, as the golden data have them.
-fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(bytes)[..16].iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary so that they link once.
 
+mod architectures;
 mod build;
 mod cli;
 mod convert;
@@ -8,6 +9,7 @@ mod demo;
 mod dialect;
 mod ends;
 mod evaluate;
+mod experts;
 mod files;
 mod folders;
 mod ftypes;

@@ -537,20 +537,14 @@ fn models_that_do_not_fit_are_refused_before_any_work() {
 
 #[test]
 fn the_memory_estimate_grows_with_the_model_and_the_text() {
-    use aqueduct::arch::RopeScaling;
-    let hyper = |n_embd: usize, n_ff: usize| HyperParams {
-        n_layer: 32,
-        n_vocab: 32000,
-        n_embd,
-        n_ff,
-        n_head: 32,
-        n_head_kv: 8,
-        head_dim: n_embd / 32,
-        n_ctx_train: 8192,
-        rms_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        tied: false,
+    use aqueduct::checkpoint::Config;
+    let hyper = |n_embd: usize, n_ff: usize| {
+        let config = format!(
+            r#"{{"architectures": ["LlamaForCausalLM"], "hidden_size": {n_embd}, "intermediate_size": {n_ff},
+            "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32,
+            "vocab_size": 32000, "max_position_embeddings": 8192}}"#
+        );
+        HyperParams::from_config(&Config::parse("test", &config).unwrap()).unwrap()
     };
     let estimate = |(n_embd, n_ff): (usize, usize), chunks: usize, memory: u64| {
         let kv = n_embd / 4;

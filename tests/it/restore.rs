@@ -318,7 +318,7 @@ fn files_that_are_no_members() {
     assert_error(set("general.architecture", "gptneox".into()), &["gptneox", "known are llama"]);
     assert_error(set("general.type", "mmproj".into()), &["type 'mmproj'"]);
     assert_error(set("llama.rope.dimension_count", 2u32.into()), &["part of each head"]);
-    assert_error(set("llama.expert_count", 8u32.into()), &["mixture of experts"]);
+    assert_error(set("llama.expert_count", 8u32.into()), &["expert_used_count' is missing"]);
     assert_error(set("llama.attention.head_count_kv", 3u32.into()), &["do not go together"]);
 
     let place = Place::new();

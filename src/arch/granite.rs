@@ -1,0 +1,64 @@
+//! Granite 3, dense: llama with four multipliers, of embeddings, of attention, of what each part adds, and of
+//! logits.
+//!
+//! Keys: llama.cpp `conversion/{llama,granite}.py`, October 2026.
+
+use super::tensor::*;
+use super::{
+    Architecture, Block, Defaults, EmbeddingScale, Key, Permute, ROTARY_TABLES, Scores,
+    VocabularyRules,
+};
+
+pub static GRANITE: Architecture = Architecture {
+    gguf_name: "granite",
+    hf_classes: &["GraniteForCausalLM"],
+    model_type: "granite",
+    experts: None,
+    ignored_suffixes: ROTARY_TABLES,
+    tensors: &[
+        EMBEDDING,
+        ATTN_NORM,
+        Q.permuted(Permute::QueryHeads),
+        K.permuted(Permute::KeyHeads),
+        V,
+        O,
+        Q_BIAS.permuted(Permute::QueryHeads).optional(),
+        K_BIAS.permuted(Permute::KeyHeads).optional(),
+        V_BIAS.optional(),
+        O_BIAS.optional(),
+        FFN_NORM,
+        GATE,
+        UP,
+        DOWN,
+        GATE_BIAS.optional(),
+        UP_BIAS.optional(),
+        DOWN_BIAS.optional(),
+        FINAL_NORM,
+        HEAD,
+    ],
+    defaults: Defaults::LLAMA,
+    block: Block {
+        scores: Scores::Multiplier,
+        embedding: EmbeddingScale::Multiplier,
+        ..Block::LLAMA
+    },
+    keys: &[
+        Key::Blocks,
+        Key::Context,
+        Key::Embedding,
+        Key::FeedForward,
+        Key::Heads,
+        Key::KeyValueHeads,
+        Key::RopeScaling,
+        Key::RopeTheta,
+        Key::RmsEpsilon,
+        Key::FileType,
+        Key::Vocabulary,
+        Key::RopeDimensions,
+        Key::AttentionScale,
+        Key::EmbeddingScale,
+        Key::ResidualScale,
+        Key::LogitScale,
+    ],
+    vocabulary: VocabularyRules::Llama,
+};
