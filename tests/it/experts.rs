@@ -4,6 +4,7 @@
 
 use super::architectures::{checkpoint, write_folder};
 use super::cli::{Place, shipped};
+use super::imatrix_resume::interrupt;
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::error::Result;
 use aqueduct::gguf::{self, GgufModel};
@@ -77,6 +78,27 @@ fn importance_of_every_expert_is_llama_imatrixs() {
         place.read(&format!("{source}.im"))
     });
     assert!(one == many, "the source changes the sums");
+}
+
+#[test]
+fn importance_of_experts_adds_up_and_is_continued() {
+    let golden = golden();
+    let place = place(&golden);
+    place.ok("convert mixtral --type f16 -o f16.gguf");
+    fs::write(place.path("long.txt"), golden["text"].as_str().unwrap().repeat(30)).unwrap();
+    let imatrix = "imatrix f16.gguf -f long.txt --ctx 32";
+    place.ok(&format!("{imatrix} -o whole.gguf"));
+    for part in 1..=3 {
+        place.ok(&format!("{imatrix} --shard {part}/3 -o part-{part}.gguf"));
+    }
+    place.ok("imatrix merge part-1.gguf part-2.gguf part-3.gguf -o merged.gguf");
+    let read = |name: &str| ImportanceMatrix::read(place.path(name)).unwrap();
+    assert_close(&read("merged.gguf"), &read("whole.gguf"));
+    let saving = format!("{imatrix} --save-every 1 -o out.gguf");
+    interrupt(&place, &saving);
+    let ran = place.ok(&format!("{saving} --json")).json();
+    assert!(ran["kept_chunks"].as_u64().unwrap() > 0);
+    assert!(place.read("out.gguf") == place.read("whole.gguf"), "continuing changes the bytes");
 }
 
 #[test]

@@ -37,8 +37,13 @@ fn kill_after(place: &Place, mut child: Child, chunks: u32) {
 
 /// A place with a state of some chunks, not of all.
 fn interrupted(place: &Place) -> u32 {
+    interrupt(place, &format!("{RUN} {SAVING}"))
+}
+
+/// Runs `line`, which saves its state on the way to out.gguf, and kills it before its end; chunks in the state.
+pub fn interrupt(place: &Place, line: &str) -> u32 {
     for _ in 0..20 {
-        kill_after(place, spawn(place, &format!("{RUN} {SAVING}")), 0);
+        kill_after(place, spawn(place, line), 0);
         if saved(place) > 0 {
             return saved(place);
         }
