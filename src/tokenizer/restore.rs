@@ -172,8 +172,17 @@ impl Vocab<'_> {
     }
 
     fn sentencepiece(&self, scores: &[f32]) -> Vec<u8> {
-        let pieces = (self.tokens.iter().zip(&self.kinds).zip(scores))
-            .map(|((text, kind), score)| {
+        let id = |kind: &str| {
+            let id = self.metadata.u64(&format!("tokenizer.ggml.{kind}_token_id"));
+            id.and_then(|id| i32::try_from(id).ok()).filter(|&id| (id as usize) < self.tokens.len())
+        };
+        let unknown = self.kinds.iter().position(|kind| *kind == TokenKind::Unknown);
+        let unk = id("unknown").or(unknown.map(|id| id as i32)).or(Some(0));
+        let pieces = (self.tokens.iter().zip(&self.kinds).zip(scores).enumerate())
+            .map(|(at, ((text, kind), score))| {
+                // SentencePiece loads nothing without one; tokenizer_config.json says that it is a control token.
+                let stands_in = unknown.is_none() && unk == Some(at as i32);
+                let kind = if stands_in { &TokenKind::Unknown } else { kind };
                 let user = *kind == TokenKind::UserDefined;
                 let piece = if user { text.replace(' ', SPACE_MARK) } else { text.clone() };
                 let kind = if *kind == TokenKind::Undefined { TokenKind::Normal } else { *kind };
@@ -181,13 +190,7 @@ impl Vocab<'_> {
                 SentencePiece { piece, score, kind }
             })
             .collect();
-        let id = |kind: &str| {
-            let id = self.metadata.u64(&format!("tokenizer.ggml.{kind}_token_id"));
-            id.and_then(|id| i32::try_from(id).ok()).filter(|&id| (id as usize) < self.tokens.len())
-        };
         let text = |id: Option<i32>| id.map(|id| self.tokens[id as usize].clone());
-        let unknown = self.kinds.iter().position(|kind| *kind == TokenKind::Unknown);
-        let unk = id("unknown").or(unknown.map(|id| id as i32)).or(Some(0));
         let (bos, eos, pad) = (id("bos"), id("eos"), id("padding"));
         let trainer = TrainerSpec {
             model_type: Some(TrainerSpec::BPE),
