@@ -5,10 +5,12 @@
 //! `--json`), everything else on stderr.
 
 mod build;
+mod completions;
 mod convert;
 mod eval;
 mod imatrix;
 mod inspect;
+mod man;
 mod merge;
 mod mix;
 mod options;
@@ -60,6 +62,8 @@ enum Command {
     Eval(eval::Arguments),
     Build(build::Arguments),
     Inspect(inspect::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 /// What a subcommand needs besides its own arguments.
@@ -105,6 +109,8 @@ impl Cli {
             Command::Eval(arguments) => arguments.run(&context),
             Command::Build(arguments) => arguments.run(&context),
             Command::Inspect(arguments) => arguments.run(&context),
+            Command::Completions(arguments) => arguments.run(&context),
+            Command::Man(arguments) => arguments.run(&context),
         }
     }
 }

@@ -434,3 +434,34 @@ fn importance_matrices_that_do_not_fit() {
     place.fails(1, line, &["Q2_K_S needs", "blk.1.ffn_up.weight", "blk.2.attn_q.weight"]);
     assert!(!place.path("x.gguf").exists());
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let place = Place::new();
+    let commands = ["plan", "merge", "convert", "imatrix", "quantize", "eval", "build", "inspect"];
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = place.ok(&format!("completions {shell}")).stdout;
+        assert!(commands.iter().all(|command| text.contains(command)), "{shell}: {text}");
+        assert!(text.contains("from-chunk"), "{shell}");
+    }
+    let checked = std::process::Command::new("bash")
+        .args(["-n", "-c", &place.ok("completions bash").stdout])
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let told = place.ok("man -o pages --json").json();
+    let pages: Vec<&str> =
+        told["pages"].as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+    for command in commands {
+        let page = format!("aqueduct-{command}.1");
+        assert!(pages.contains(&page.as_str()), "{page} is not among {pages:?}");
+        let text = String::from_utf8(place.read(&format!("pages/{page}"))).unwrap();
+        assert!(
+            text.contains(".SH NAME") && text.contains(&format!("aqueduct {command}")),
+            "{text}"
+        );
+    }
+    assert!(pages.contains(&"aqueduct-imatrix-show.1") && pages.contains(&"aqueduct.1"));
+    assert!(place.entries() == ["pages"]);
+    place.fails(2, "man -o pages", &["exists"]);
+}
