@@ -1,10 +1,10 @@
 //! `aqueduct build SOURCE -o DIR`: everything, one pass over the stages.
 
-use super::options::{ConvertArguments, RunArguments, positive};
+use super::options::{CalibrationArguments, ConvertArguments, RunArguments, positive};
 use super::quantize::distinct;
 use super::{Context, show};
 use aqueduct::convert::OutputType;
-use aqueduct::pipeline::{self, BuildOptions, Calibration, Source};
+use aqueduct::pipeline::{self, BuildOptions, Source};
 use aqueduct::quantize::{Ftype, PlanOptions};
 use aqueduct::size;
 use clap::Args;
@@ -26,9 +26,8 @@ pub struct Arguments {
         default_value = "Q4_K_M,Q5_K_M,Q6_K,Q8_0"
     )]
     types: Vec<Ftype>,
-    /// A calibration text; may be given several times [default: the text that comes with Aqueduct].
-    #[arg(long, value_name = "TEXT")]
-    calibration: Vec<PathBuf>,
+    #[command(flatten)]
+    texts: CalibrationArguments,
     /// Tokens in a chunk of calibration text.
     #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     ctx: usize,
@@ -56,7 +55,7 @@ impl Arguments {
         context.warn_of(&source);
         let options = BuildOptions {
             types: distinct(&self.types),
-            calibration: Calibration::read_or_built_in(&self.calibration)?,
+            calibration: self.texts.choose()?,
             ctx: self.ctx,
             chunks: self.chunks,
             keep_stack: self.keep_stack.then_some(self.max_shard_size),

@@ -7,7 +7,7 @@ mod diff;
 mod merge;
 mod show;
 
-use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
+use super::options::{CalibrationArguments, ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show as print};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Computed, Format, Saving, Shard};
@@ -36,9 +36,8 @@ pub struct Arguments {
     /// A recipe, a Hugging Face folder or a GGUF file.
     #[arg(required = true)]
     source: Option<PathBuf>,
-    /// A calibration text; may be given several times [default: the text that comes with Aqueduct].
-    #[arg(short = 'f', long = "file", value_name = "TEXT")]
-    texts: Vec<PathBuf>,
+    #[command(flatten)]
+    texts: CalibrationArguments,
     /// The file to write.
     #[arg(short, long, value_name = "FILE", required = true)]
     output: Option<PathBuf>,
@@ -145,9 +144,9 @@ impl Arguments {
         context.warn_of(&source);
         let chats =
             self.chats.iter().map(|path| Chats::read(path)).collect::<Result<Vec<_>, _>>()?;
-        let calibration = match chats.is_empty() {
-            true => Calibration::read_or_built_in(&self.texts)?,
-            false => Calibration::read(&self.texts)?,
+        let calibration = match chats.is_empty() || !self.texts.is_empty() {
+            true => self.texts.choose()?,
+            false => Calibration::read(&[])?,
         };
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;

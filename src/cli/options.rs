@@ -3,9 +3,11 @@
 use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::kernels::Precision;
 use aqueduct::model;
+use aqueduct::pipeline::Calibration;
 use aqueduct::quantize::RunOptions;
 use aqueduct::size;
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 
 /// How a model folder or a merge is converted to GGUF terms on the fly.
 #[derive(Args)]
@@ -25,6 +27,31 @@ impl ConvertArguments {
             name: self.name.clone(),
             pre_tokenizer: self.pre_tokenizer.clone(),
         }
+    }
+}
+
+/// The text that an importance matrix is collected over.
+#[derive(Args)]
+pub struct CalibrationArguments {
+    /// A calibration text; may be given several times.
+    #[arg(short = 'f', long = "file", value_name = "TEXT")]
+    files: Vec<PathBuf>,
+    /// Parts or groups of the texts that come with Aqueduct, with commas between them: general, code,
+    /// languages, formats, maths, random, mixed, all; calibration/README.md lists the parts
+    /// [default: all, unless other text is given].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    calibration: Vec<String>,
+}
+
+impl CalibrationArguments {
+    /// Whether nothing was chosen.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.calibration.is_empty()
+    }
+
+    /// What was chosen, or the default.
+    pub fn choose(&self) -> aqueduct::error::Result<Calibration> {
+        Calibration::choose(&self.calibration, &self.files)
     }
 }
 

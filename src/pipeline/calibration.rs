@@ -1,11 +1,13 @@
-//! The calibration text: files that the user gave, or the project's own.
+//! The calibration text: files that the user gave, parts of the project's own corpus, or its default.
 
+use super::corpus;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The project's own text, see `calibration/README.md`.
-const BUILT_IN: (&str, &str) =
-    ("aqueduct-v1.txt", include_str!("../../calibration/aqueduct-v1.txt"));
+/// What is used where neither parts nor files are named, see docs/calibration.md.
+const DEFAULT: &str = "all";
+/// The part that was the whole text once, and is recorded as it was then.
+const FIRST: &str = "aqueduct-v1";
 
 /// Texts, and the names under which they are recorded.
 #[derive(Clone, Debug)]
@@ -25,15 +27,40 @@ impl Calibration {
         Ok(Calibration { names, texts })
     }
 
-    /// The text that comes with the program.
+    /// The text that is used where nothing else is asked for.
     pub fn built_in() -> Calibration {
-        let (name, text) = BUILT_IN;
-        Calibration { names: vec![name.to_string()], texts: vec![text.to_string()] }
+        Calibration::parts(&[DEFAULT.to_string()]).expect("the default is a part")
     }
 
-    /// [`Calibration::read`] of `paths`, or the built-in text if there are none.
-    pub fn read_or_built_in(paths: &[PathBuf]) -> Result<Calibration> {
-        if paths.is_empty() { Ok(Calibration::built_in()) } else { Calibration::read(paths) }
+    /// The parts and groups of the corpus that `words` name, as one text.
+    ///
+    /// # Errors
+    /// A word that names nothing.
+    pub fn parts(words: &[String]) -> Result<Calibration> {
+        let picked = corpus::pick(words)?;
+        let name = match &picked[..] {
+            [part] if part.name == FIRST => format!("{FIRST}.txt"),
+            picked if picked.len() == corpus::parts().len() => corpus::CORPUS.to_string(),
+            _ => format!("{} ({})", corpus::CORPUS, words.join(", ")),
+        };
+        Ok(Calibration { names: vec![name], texts: vec![corpus::text(&picked)] })
+    }
+
+    /// What `words` name of the corpus, then the files `paths`; the built-in text if there are neither.
+    ///
+    /// # Errors
+    /// As [`Calibration::parts`] and [`Calibration::read`].
+    pub fn choose(words: &[String], paths: &[PathBuf]) -> Result<Calibration> {
+        if words.is_empty() && paths.is_empty() {
+            return Ok(Calibration::built_in());
+        }
+        let mut chosen = Calibration::read(paths)?;
+        if !words.is_empty() {
+            let parts = Calibration::parts(words)?;
+            chosen.names.splice(0..0, parts.names);
+            chosen.texts.splice(0..0, parts.texts);
+        }
+        Ok(chosen)
     }
 }
 

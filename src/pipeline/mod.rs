@@ -7,11 +7,13 @@
 mod build;
 mod calibration;
 mod chats;
+mod corpus;
 mod forecast;
 mod source;
 
 pub use build::{Build, BuildOptions, build, file_stem, recipe_files};
 pub use calibration::Calibration;
 pub use chats::Chats;
+pub use corpus::{CORPUS, Part, parts as calibration_parts};
 pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
 pub use source::{Kind, Source};

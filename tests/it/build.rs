@@ -303,7 +303,7 @@ fn ctrl_c_leaves_nothing_unfinished() {
     // Minutes of text, of which the first chunks are enough.
     let text = fs::read_to_string(shipped("calibration/aqueduct-v1.txt")).unwrap();
     fs::write(place.path("long.txt"), text.repeat(30)).unwrap();
-    let line = "build @recipes/demo.yml -o out --calibration long.txt --keep-stack";
+    let line = "build @recipes/demo.yml -o out -f long.txt --keep-stack";
     let mut command = place.command(line);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);

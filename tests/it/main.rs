@@ -2,6 +2,7 @@
 
 mod architectures;
 mod build;
+mod calibration;
 mod cli;
 mod convert;
 mod damage;
