@@ -4,6 +4,7 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod arch;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod convert;
 pub mod dtype;

@@ -5,6 +5,7 @@
 //! `--json`), everything else on stderr.
 
 mod build;
+mod calibrate;
 mod completions;
 mod convert;
 mod eval;
@@ -60,6 +61,7 @@ enum Command {
     Imatrix(imatrix::Arguments),
     Quantize(quantize::Arguments),
     Eval(eval::Arguments),
+    Calibrate(calibrate::Arguments),
     Build(build::Arguments),
     Inspect(inspect::Arguments),
     Completions(completions::Arguments),
@@ -107,6 +109,7 @@ impl Cli {
             Command::Imatrix(arguments) => arguments.run(&context),
             Command::Quantize(arguments) => arguments.run(&context),
             Command::Eval(arguments) => arguments.run(&context),
+            Command::Calibrate(arguments) => arguments.run(&context),
             Command::Build(arguments) => arguments.run(&context),
             Command::Inspect(arguments) => arguments.run(&context),
             Command::Completions(arguments) => arguments.run(&context),

@@ -24,6 +24,8 @@ pub(super) const BLOCK: usize = DEPTH + SKEW;
 /// Rows and panels of one task, at most.
 const TASK_ROWS: usize = 16 * GROUP;
 const TASK_PANELS: usize = 64;
+/// Panels of a task of few rows, at least: less work would not be worth the copies of the rows.
+const FEW_PANELS: usize = 4;
 
 /// Copies of rows, which tasks of a thread use one after the other.
 #[derive(Default)]
@@ -126,7 +128,9 @@ struct Task<'a> {
 /// Cuts `out` into tasks; neighbours share panels, which then stay in a core's cache.
 fn split(out: &mut [f32], outputs: usize, rows: usize) -> Vec<Task<'_>> {
     let panels = outputs.div_ceil(PANEL);
-    let (across, down) = (panels.div_ceil(TASK_PANELS), rows.div_ceil(TASK_ROWS));
+    // Few rows, as where sequences are decoded, are cut finer across, or there would be a single task.
+    let most = (TASK_PANELS * rows / TASK_ROWS).clamp(FEW_PANELS, TASK_PANELS);
+    let (across, down) = (panels.div_ceil(most), rows.div_ceil(TASK_ROWS));
     let width = panels.div_ceil(across);
     let mut tasks: Vec<Task> = (0..across * down)
         .map(|index| {

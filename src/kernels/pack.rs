@@ -213,6 +213,34 @@ impl PackedMatrix {
         packed
     }
 
+    /// A matrix of zeros in f32, to be filled by [`PackedMatrix::set_output`] or [`PackedMatrix::set_input`].
+    pub fn empty(outputs: usize, inputs: usize) -> PackedMatrix {
+        PackedMatrix::zeros(Words::F32, outputs, inputs)
+    }
+
+    /// Writes the weights of one output, a row of the matrix in f32.
+    ///
+    /// # Panics
+    /// If there is no such output, or the weights are not one for each input in f32.
+    pub fn set_output(&mut self, output: usize, weights: &[f32]) {
+        assert!(self.words == Words::F32 && output < self.outputs && weights.len() == self.inputs);
+        let panel = &mut self.panels[output / PANEL * weights.len()..][..weights.len()];
+        for (words, weight) in panel.iter_mut().zip(weights) {
+            words[output % PANEL] = weight.to_bits();
+        }
+    }
+
+    /// Writes the weights of one input, a column of the matrix in f32.
+    ///
+    /// # Panics
+    /// If there is no such input, or the weights are not one for each output in f32.
+    pub fn set_input(&mut self, input: usize, weights: &[f32]) {
+        assert!(self.words == Words::F32 && input < self.inputs && weights.len() == self.outputs);
+        for (index, part) in weights.chunks(PANEL).enumerate() {
+            Words::F32.write(part, &mut self.panels[index * self.inputs + input]);
+        }
+    }
+
     fn zeros(words: Words, outputs: usize, inputs: usize) -> PackedMatrix {
         PackedMatrix::new(words, outputs, inputs, None)
     }
@@ -341,6 +369,14 @@ mod tests {
         assert_eq!(PackedMatrix::pack_rows(rows, outputs).panels, reference.panels);
         let columns = Rows::dense(&transposed, outputs);
         assert_eq!(PackedMatrix::pack_transposed(columns, inputs).panels, reference.panels);
+        let (mut by_rows, mut by_columns) =
+            (PackedMatrix::empty(outputs, inputs), PackedMatrix::empty(outputs, inputs));
+        (0..outputs).rev().for_each(|o| by_rows.set_output(o, &w[o * inputs..][..inputs]));
+        (0..inputs)
+            .rev()
+            .for_each(|i| by_columns.set_input(i, &transposed[i * outputs..][..outputs]));
+        assert_eq!(by_rows.panels, reference.panels);
+        assert_eq!(by_columns.panels, reference.panels);
     }
 
     #[test]

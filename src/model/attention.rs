@@ -6,7 +6,8 @@
 //! "FlashAttention", 2022, algorithm 1.
 
 use crate::kernels::{
-    PackedMatrix, Rows, Scratch, SoftmaxState, multiply_part, scale, soft_cap, softmax_part,
+    PackedMatrix, Precision, Rows, Scratch, SoftmaxState, multiply_part, scale, soft_cap,
+    softmax_part,
 };
 use rayon::prelude::*;
 
@@ -83,6 +84,60 @@ pub(super) fn attend(
     tasks
         .into_par_iter()
         .for_each_init(Buffers::default, |buffers, task| run(heads, task, buffers));
+}
+
+/// Keys and values of one key-value head at the positions of a sequence so far.
+pub(super) struct Past {
+    keys: PackedMatrix,
+    values: PackedMatrix,
+}
+
+impl Past {
+    /// Room for `positions`.
+    pub fn new(heads: Heads, positions: usize) -> Past {
+        Past {
+            keys: PackedMatrix::empty(positions, heads.head_dim),
+            values: PackedMatrix::empty(heads.head_dim, positions),
+        }
+    }
+
+    /// Bytes of one such pair.
+    pub fn bytes(heads: Heads, positions: usize) -> u64 {
+        let (keys, values) = ((positions, heads.head_dim), (heads.head_dim, positions));
+        let bytes = |(outputs, inputs)| PackedMatrix::bytes(Precision::F32, outputs, inputs);
+        bytes(keys) + bytes(values)
+    }
+}
+
+/// Attention of one token of each of several sequences to all before it. `rows` holds its position in its
+/// sequence and, for each key-value head, the past, which gets its key and value.
+pub(super) fn attend_next(
+    heads: Heads,
+    rows: Vec<(usize, &mut [Past])>,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+) {
+    let (dim, shared) = (heads.head_dim, heads.n_head / heads.n_head_kv);
+    let pasts = rows
+        .into_iter()
+        .flat_map(|(position, pasts)| pasts.iter_mut().map(move |past| (position, past)));
+    // A task is one key-value head of one row, so neighbours of all of these follow each other.
+    let tasks: Vec<_> = pasts
+        .zip(q.chunks_exact(shared * dim))
+        .zip(k.chunks_exact(dim).zip(v.chunks_exact(dim)))
+        .zip(out.chunks_exact_mut(shared * dim))
+        .collect();
+    tasks.into_par_iter().for_each_init(Buffers::default, |buffers, task| {
+        let ((((position, past), q), (k, v)), out) = task;
+        past.keys.set_output(position, k);
+        past.values.set_input(position, v);
+        for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+            let query = Rows::dense(q, dim);
+            block(heads, query, position, &past.keys, &past.values, buffers, &mut [out]);
+        }
+    });
 }
 
 /// What a thread's tasks use one after the other.

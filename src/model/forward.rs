@@ -4,6 +4,7 @@
 //! all rows in parallel; steps follow each other, so no more than one set of buffers exists.
 
 use super::attention::attend;
+use super::decode::Cache;
 use super::experts::{Part, Routes};
 use super::hidden::HiddenStates;
 use super::memory::{LOGIT_BYTES, Schedule};
@@ -68,12 +69,14 @@ pub(super) struct Pass<'a> {
     /// The first chunk's number in errors.
     first_chunk: usize,
     groups: Vec<Group>,
-    ropes: Ropes,
+    pub ropes: Ropes,
     /// A row of `n_embd` for each token of each chunk.
-    hidden: HiddenStates,
+    pub hidden: HiddenStates,
     /// Rows that an expert computes at once.
     pub tile: usize,
     pub work: Work,
+    /// What the chunks go on from, each being one token, when sequences are decoded.
+    pub cache: Option<Cache>,
 }
 
 impl<'a> Pass<'a> {
@@ -101,17 +104,33 @@ impl<'a> Pass<'a> {
             ropes,
             tile: schedule.group,
             work: Work::default(),
+            cache: None,
         };
         let groups = pass.groups.clone();
         let texts = groups.iter().map(|group| &chunks[group.chunks.clone()]);
         model.embed(texts, |group, states| {
-            if let Some(row) = first_bad_row(&states, model.hyper.n_embd) {
-                let row = groups[group].rows.start + row;
-                return Err(pass.non_finite("token_embd.weight", "the embedding", row));
-            }
+            pass.check_embedding(groups[group].rows.start, &states)?;
             pass.hidden.put(group, states)
         })?;
         Ok(pass)
+    }
+
+    /// Goes on with chunks of one token each, a group of them, whose embeddings are `states`.
+    pub fn restart(&mut self, states: Vec<f32>) -> Result<()> {
+        let rows = states.len() / self.model.hyper.n_embd;
+        self.lengths = vec![1; rows];
+        self.groups = groups(&self.lengths, rows);
+        self.check_embedding(0, &states)?;
+        self.hidden = HiddenStates::Memory(vec![states]);
+        Ok(())
+    }
+
+    /// Fails if `states`, the embeddings of rows from `first` on, are not finite.
+    fn check_embedding(&self, first: usize, states: &[f32]) -> Result<()> {
+        match first_bad_row(states, self.model.hyper.n_embd) {
+            None => Ok(()),
+            Some(row) => Err(self.non_finite("token_embd.weight", "the embedding", first + row)),
+        }
     }
 
     /// Tokens of all chunks.
@@ -123,13 +142,18 @@ impl<'a> Pass<'a> {
     pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
         self.progress.detail(&format!("layer {index}"));
+        self.through(index, &layer)
+    }
+
+    /// Takes all chunks through layer `index`, which is `layer`.
+    pub fn through(&mut self, index: usize, layer: &LayerWeights) -> Result<()> {
         let mut parts = Vec::new();
         for (number, group) in self.groups.clone().into_iter().enumerate() {
             check_interrupted()?;
             self.work.hidden = self.hidden.take(number)?;
             self.work.resize(&self.model.hyper, group.rows.len());
             let mut step = Step { pass: self, group: &group, layer: index };
-            step.attention(&layer)?;
+            step.attention(layer)?;
             match &layer.feed_forward {
                 FeedForward::Gated(gated) => {
                     step.gated(&layer.ffn_norm, gated, layer.ffn_post_norm.as_ref())?;
@@ -266,7 +290,11 @@ impl Step<'_, '_> {
         let lengths = &self.pass.lengths[self.group.chunks.clone()];
         let work = &mut self.pass.work;
         let heads = self.pass.model.heads(layer.windowed);
-        attend(heads, lengths, &work.q, &work.k, &work.v, &mut work.attended);
+        let Work { q, k, v, attended, .. } = work;
+        match &mut self.pass.cache {
+            None => attend(heads, lengths, q, k, v, attended),
+            Some(cache) => cache.attend(self.layer, heads, q, k, v, attended),
+        }
         let width = heads.n_head * heads.head_dim;
         if let Some(row) = first_bad_row(&work.attended, width) {
             return Err(self.error(&layer.attn_output.name, "its input, the attention,", row));
@@ -347,7 +375,10 @@ impl Step<'_, '_> {
         let pass = &mut *self.pass;
         let rope = pass.ropes.of(windowed);
         let lengths = &pass.lengths[self.group.chunks.clone()];
-        let positions: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
+        let positions: Vec<usize> = match &pass.cache {
+            None => lengths.iter().flat_map(|&length| 0..length).collect(),
+            Some(cache) => cache.positions().collect(),
+        };
         let heads = pass.model.heads(windowed);
         let turn = |buffer: &mut [f32], n_head: usize| {
             let rows = buffer.par_chunks_mut(n_head * heads.head_dim).zip(&positions);
@@ -434,13 +465,13 @@ impl Work {
 }
 
 impl Linear {
-    fn extra(&self, accumulate: bool) -> Multiply<'_> {
+    pub fn extra(&self, accumulate: bool) -> Multiply<'_> {
         Multiply { bias: self.bias.as_deref(), accumulate }
     }
 }
 
 /// What is done to logits after the product.
-fn finish_logits(hyper: &HyperParams, logits: &mut [f32]) {
+pub(super) fn finish_logits(hyper: &HyperParams, logits: &mut [f32]) {
     let factor = 1.0 / hyper.logit_scale;
     logits.par_chunks_mut(hyper.n_vocab).for_each(|row| match hyper.logit_soft_cap {
         Some(cap) => soft_cap(row, factor, cap),
@@ -459,7 +490,7 @@ pub(super) fn product<'l>(
 }
 
 /// Normalizes rows; gives the first row that is not finite.
-fn normalize(norm: &Norm, eps: f32, x: &[f32], out: &mut [f32]) -> Option<usize> {
+pub(super) fn normalize(norm: &Norm, eps: f32, x: &[f32], out: &mut [f32]) -> Option<usize> {
     let width = norm.weight.len();
     let rows = out.par_chunks_mut(width).zip(x.par_chunks(width));
     rows.for_each(|(out, x)| rms_norm(x, &norm.weight, eps, out));

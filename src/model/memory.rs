@@ -24,9 +24,11 @@ const F32: u64 = size_of::<f32>() as u64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Needs {
     /// The largest layer, packed.
-    layer: u64,
+    pub layer: u64,
+    /// All layers, packed.
+    pub layers: u64,
     /// The head, packed, with a tile of logits.
-    head: u64,
+    pub head: u64,
     /// Reading a tensor.
     reading: u64,
     /// Hidden states of a token.
@@ -72,7 +74,8 @@ impl Needs {
         }
         let logits = (LOGIT_BYTES as u64).max(16 * hyper.n_vocab as u64 * F32);
         Needs {
-            layer: layers.into_iter().max().unwrap_or(0),
+            layer: layers.iter().max().copied().unwrap_or(0),
+            layers: layers.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)),
             head: packed(&[hyper.n_vocab, hyper.n_embd]) + logits,
             reading: reading + READING_BYTES.min(4 * reading),
             // Sums of experts' outputs besides.
@@ -115,13 +118,18 @@ impl Needs {
         )))
     }
 
+    /// What is taken besides weights, states and buffers.
+    pub fn base(&self) -> u64 {
+        BASE_BYTES + self.reading
+    }
+
     fn peak(&self, tokens: usize, group: usize, spill: bool, ahead: bool) -> u64 {
         let rows = |count: usize, bytes: u64| (count as u64).saturating_mul(bytes);
         let states = rows(if spill { group } else { tokens }, self.states);
         let layers = self.layer * if ahead { 2 } else { 1 } + rows(group, self.work);
         // The final norm of a chunk besides.
         let head = self.head + rows(group, self.states);
-        (BASE_BYTES + self.reading + layers.max(head)).saturating_add(states)
+        (self.base() + layers.max(head)).saturating_add(states)
     }
 }
 
@@ -161,8 +169,14 @@ pub fn memory_estimate(
 mod tests {
     use super::*;
 
-    const NEEDS: Needs =
-        Needs { layer: 1 << 30, head: 1 << 29, reading: 0, states: 1 << 14, work: 1 << 18 };
+    const NEEDS: Needs = Needs {
+        layer: 1 << 30,
+        layers: 1 << 35,
+        head: 1 << 29,
+        reading: 0,
+        states: 1 << 14,
+        work: 1 << 18,
+    };
 
     #[test]
     fn less_memory_means_less_at_once_and_never_more_than_the_bound() {

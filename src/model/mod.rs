@@ -7,10 +7,14 @@
 //! into a bound on memory ([`Options::memory`]): where there is room the next layer is packed while one is
 //! computed, where there is little hidden states go to a temporary file.
 //!
+//! [`decode`] goes the other way through the same layers: token after token, several sequences at once, with a
+//! key-value cache and all layers at hand where memory allows it.
+//!
 //! Products accumulate in f32; results do not depend on the number of threads. Deliberately absent:
-//! generating text, a key-value cache, quantized arithmetic, and any knowledge of what observers do.
+//! choosing tokens, quantized arithmetic, and any knowledge of what observers do.
 
 mod attention;
+mod decode;
 mod experts;
 mod forward;
 mod hidden;
@@ -18,6 +22,7 @@ mod memory;
 mod rope;
 mod weights;
 
+pub use decode::{DecodeOptions, Feed, Footprint, decode};
 pub use memory::memory_estimate;
 
 use crate::error::{Error, Result};

@@ -163,21 +163,36 @@ impl<'a> Checked<'a> {
         groups: impl Iterator<Item = &'t [Vec<u32>]>,
         mut done: impl FnMut(usize, Vec<f32>) -> Result<()>,
     ) -> Result<()> {
-        let data = self.read(EMBEDDING)?;
-        let n_embd = self.hyper.n_embd;
+        let data = self.embedding()?;
         for (group, chunks) in groups.enumerate() {
-            let tokens: usize = chunks.iter().map(Vec::len).sum();
-            let mut out = vec![0.0; tokens * n_embd];
-            for (&token, row) in chunks.iter().flatten().zip(out.chunks_exact_mut(n_embd)) {
-                self.decode_rows(EMBEDDING, &data, token as usize, row)?;
-                if self.hyper.embedding_scale != 1.0 {
-                    scale(row, self.hyper.embedding_scale);
-                }
-            }
-            done(group, out)?;
+            let tokens = chunks.iter().map(Vec::len).sum();
+            done(group, self.embed_rows(&data, tokens, chunks.iter().flatten())?)?;
         }
         mmap::let_go(&data.bytes);
         Ok(())
+    }
+
+    /// The embeddings of all tokens, for [`Checked::embed_rows`].
+    pub fn embedding(&self) -> Result<TensorData<'a>> {
+        self.read(EMBEDDING)
+    }
+
+    /// Rows of `data`, the embeddings, for `count` tokens.
+    pub fn embed_rows<'t>(
+        &self,
+        data: &TensorData<'_>,
+        count: usize,
+        tokens: impl Iterator<Item = &'t u32>,
+    ) -> Result<Vec<f32>> {
+        let n_embd = self.hyper.n_embd;
+        let mut out = vec![0.0; count * n_embd];
+        for (&token, row) in tokens.zip(out.chunks_exact_mut(n_embd)) {
+            self.decode_rows(EMBEDDING, data, token as usize, row)?;
+            if self.hyper.embedding_scale != 1.0 {
+                scale(row, self.hyper.embedding_scale);
+            }
+        }
+        Ok(out)
     }
 
     /// A whole tensor in f32; for vectors.

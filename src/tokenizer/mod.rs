@@ -9,12 +9,14 @@
 //! For merges there are [`TokenList`], which tells which rows of two embeddings mean the same token, and
 //! [`edited_files`], the tokenizer files of a result whose tokens or chat template are not its donor's.
 //!
-//! [`ChatTemplate`] writes conversations as a model reads them. Deliberately absent: decoding of ids, and the tokenizer kinds that no model of the
+//! [`ChatTemplate`] writes conversations as a model reads them; [`Detokenizer`] turns ids into text again, for models
+//! that write. Deliberately absent: the tokenizer kinds that no model of the
 //! llama family uses (WordPiece, Unigram, RWKV).
 
 mod bpe;
 mod chat;
 mod chat_template;
+mod detokenize;
 mod edit;
 mod files;
 mod hf_bpe;
@@ -31,6 +33,7 @@ mod vocabulary;
 
 pub use chat::ChatTemplate;
 pub use chat_template::{chat_template, chat_template_names, named_chat_template};
+pub use detokenize::{Detokenizer, Role};
 pub use edit::{Change, FILES, edited_files};
 pub use restore::restore;
 pub use tokens::TokenList;

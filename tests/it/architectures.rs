@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const NAMES: &[&str] = &[
+pub const NAMES: &[&str] = &[
     "llama",
     "llama-linear",
     "llama-dynamic",
@@ -47,7 +47,7 @@ fn folder() -> PathBuf {
     shipped("tests/data/architectures")
 }
 
-fn golden(name: &str) -> Value {
+pub fn golden(name: &str) -> Value {
     let path = folder().join(format!("{name}.json"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
@@ -103,7 +103,7 @@ pub fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
     }
 }
 
-fn converted(checkpoint: &Checkpoint, output_type: OutputType) -> GgufModel {
+pub fn converted(checkpoint: &Checkpoint, output_type: OutputType) -> GgufModel {
     convert(checkpoint, &ConvertOptions { output_type, ..ConvertOptions::default() }).unwrap()
 }
 

@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["source"],
     &["gguf", "checkpoint"],
     &["recipe", "restore", "tokenizer", "arch"],
-    &["merge", "convert", "model", "imatrix", "evaluate", "quantize", "report"],
+    &["merge", "convert", "model", "imatrix", "evaluate", "calibrate", "quantize", "report"],
     &["pipeline"],
     &["cli"],
 ];
@@ -29,6 +29,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("restore", "tokenizer"),
     ("imatrix", "model"),
     ("evaluate", "model"),
+    ("calibrate", "model"),
     ("quantize", "imatrix"),
     ("report", "imatrix"),
     ("report", "evaluate"),

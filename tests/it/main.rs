@@ -2,6 +2,7 @@
 
 mod architectures;
 mod build;
+mod calibrate;
 mod calibration;
 mod cli;
 mod convert;

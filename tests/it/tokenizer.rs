@@ -3,7 +3,7 @@
 use crate::convert::smollm2;
 use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::gguf::{Array, Metadata, Value};
-use aqueduct::tokenizer::{TokenKind, Tokenizer};
+use aqueduct::tokenizer::{Detokenizer, Role, TokenKind, Tokenizer};
 use std::path::Path;
 
 fn strings(texts: &[&str]) -> Value {
@@ -120,4 +120,30 @@ fn smollm2_gives_the_peers_ids() {
     let expected = std::fs::read_to_string(data.join("token-ids-gpl3.json")).unwrap();
     let expected: Vec<u32> = serde_json::from_str(&expected).unwrap();
     assert_eq!(tokenizer.encode_document(&text, false).unwrap(), expected);
+}
+
+#[test]
+fn ids_become_the_text_they_came_from() {
+    let text = " ab<br>ba\n ab  a";
+    let bytes = byte_level();
+    let ids = tokenizer(&bytes).encode(text, false).unwrap();
+    let back = Detokenizer::from_metadata("test", &bytes).unwrap();
+    assert_eq!(back.text(&ids), text);
+    assert_eq!([0, 2, 3].map(|id| back.role(id)), [Role::Control, Role::Text, Role::Text]);
+    assert_eq!(back.role(99), Role::Nothing);
+    // What is no text leaves no trace.
+    assert_eq!(back.text(&[0, 3, 1, 4]), "ab");
+
+    let scores = score_based();
+    let text = "ab a\u{e9}\u{65e5}b  \u{1f600}\n";
+    let ids = tokenizer(&scores).encode(text, false).unwrap();
+    let back = Detokenizer::from_metadata("test", &scores).unwrap();
+    assert_eq!(back.text(&ids), text, "without the space that encoding puts before it");
+    let roles = [0, 1, 3, 259].map(|id| back.role(id));
+    assert_eq!(roles, [Role::Nothing, Role::Control, Role::Text, Role::Text]);
+    // The first two bytes of three make no character.
+    assert_eq!(back.text(&[260, 3 + 0xe6, 3 + 0x97, 261]), "ab");
+    let mut unknown = byte_level();
+    unknown.set("tokenizer.ggml.model", "rwkv");
+    assert!(Detokenizer::from_metadata("test", &unknown).is_err());
 }
