@@ -10,6 +10,7 @@ mod convert;
 mod eval;
 mod imatrix;
 mod inspect;
+mod join;
 mod man;
 mod merge;
 mod mix;
@@ -19,6 +20,7 @@ mod plan;
 mod progress;
 mod quantize;
 mod show;
+mod split;
 
 use aqueduct::pipeline::Source;
 use aqueduct::progress::Progress;
@@ -64,6 +66,8 @@ enum Command {
     Inspect(inspect::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
+    Split(split::Arguments),
+    Join(join::Arguments),
 }
 
 /// What a subcommand needs besides its own arguments.
@@ -111,6 +115,8 @@ impl Cli {
             Command::Inspect(arguments) => arguments.run(&context),
             Command::Completions(arguments) => arguments.run(&context),
             Command::Man(arguments) => arguments.run(&context),
+            Command::Split(arguments) => arguments.run(&context),
+            Command::Join(arguments) => arguments.run(&context),
         }
     }
 }

@@ -89,6 +89,15 @@ pub fn shard_name(stem: &str, no: u64, count: u64) -> String {
     format!("{stem}-{:05}-of-{count:05}.gguf", no + 1)
 }
 
+/// `stem` without `-00001-of-00003`.
+pub fn without_shard(stem: &str) -> &str {
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    match stem.rsplit_once("-of-").map(|(head, count)| (head.rsplit_once('-'), count)) {
+        Some((Some((name, number)), count)) if digits(number) && digits(count) => name,
+        _ => stem,
+    }
+}
+
 /// All shards of the model of which `file` is number `no`, in order.
 fn open_shards(file: GgufFile, no: u64, count: u64) -> Result<Vec<GgufFile>> {
     let path = file.path().to_path_buf();

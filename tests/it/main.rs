@@ -38,6 +38,7 @@ mod recipes;
 mod restore;
 mod resume;
 mod shards;
+mod split;
 mod stress;
 mod tokenizer;
 mod tokenizer_keys;
