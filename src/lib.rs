@@ -5,6 +5,7 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod compare;
 pub mod convert;
 pub mod dtype;
 pub mod error;

@@ -7,6 +7,7 @@
 mod build;
 mod completions;
 mod convert;
+mod diff;
 mod eval;
 mod imatrix;
 mod inspect;
@@ -66,6 +67,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
+    Diff(diff::Arguments),
     Split(split::Arguments),
     Join(join::Arguments),
 }
@@ -115,6 +117,7 @@ impl Cli {
             Command::Inspect(arguments) => arguments.run(&context),
             Command::Completions(arguments) => arguments.run(&context),
             Command::Man(arguments) => arguments.run(&context),
+            Command::Diff(arguments) => arguments.run(&context),
             Command::Split(arguments) => arguments.run(&context),
             Command::Join(arguments) => arguments.run(&context),
         }

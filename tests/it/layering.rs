@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["source"],
     &["gguf", "checkpoint"],
     &["recipe", "restore", "tokenizer", "arch"],
-    &["merge", "convert", "model", "imatrix", "evaluate", "quantize", "report"],
+    &["merge", "convert", "compare", "model", "imatrix", "evaluate", "quantize", "report"],
     &["pipeline"],
     &["cli"],
 ];
@@ -30,6 +30,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("imatrix", "model"),
     ("evaluate", "model"),
     ("quantize", "imatrix"),
+    ("report", "compare"),
     ("report", "imatrix"),
     ("report", "evaluate"),
 ];

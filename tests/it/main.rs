@@ -7,6 +7,7 @@ mod convert;
 mod damage;
 mod demo;
 mod dialect;
+mod diff;
 mod ends;
 mod evaluate;
 mod experts;
