@@ -29,5 +29,6 @@ pub mod restore;
 pub mod size;
 pub mod source;
 pub mod tokenizer;
+pub mod verify;
 
 pub use error::{Error, Result};

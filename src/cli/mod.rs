@@ -22,6 +22,7 @@ mod progress;
 mod quantize;
 mod show;
 mod split;
+mod verify;
 
 use aqueduct::pipeline::Source;
 use aqueduct::progress::Progress;
@@ -68,6 +69,7 @@ enum Command {
     Completions(completions::Arguments),
     Man(man::Arguments),
     Diff(diff::Arguments),
+    Verify(verify::Arguments),
     Split(split::Arguments),
     Join(join::Arguments),
 }
@@ -118,6 +120,7 @@ impl Cli {
             Command::Completions(arguments) => arguments.run(&context),
             Command::Man(arguments) => arguments.run(&context),
             Command::Diff(arguments) => arguments.run(&context),
+            Command::Verify(arguments) => arguments.run(&context),
             Command::Split(arguments) => arguments.run(&context),
             Command::Join(arguments) => arguments.run(&context),
         }

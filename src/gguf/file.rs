@@ -32,6 +32,11 @@ impl GgufFile {
         self.map.len() as u64
     }
 
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
     pub fn header(&self) -> &Header {
         &self.header
     }

@@ -11,7 +11,7 @@ const LEVELS: &[&[&str]] = &[
     &["gguf", "checkpoint"],
     &["recipe", "restore", "tokenizer", "arch"],
     &["merge", "convert", "compare", "model", "imatrix", "evaluate", "quantize", "report"],
-    &["pipeline"],
+    &["pipeline", "verify"],
     &["cli"],
 ];
 

@@ -44,5 +44,6 @@ mod stress;
 mod tokenizer;
 mod tokenizer_keys;
 mod tokenizers;
+mod verify;
 mod vocabulary;
 mod wrong;
