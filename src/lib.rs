@@ -6,6 +6,7 @@
 pub mod arch;
 pub mod calibrate;
 pub mod checkpoint;
+pub mod compare;
 pub mod convert;
 pub mod dtype;
 pub mod error;
@@ -29,5 +30,6 @@ pub mod restore;
 pub mod size;
 pub mod source;
 pub mod tokenizer;
+pub mod verify;
 
 pub use error::{Error, Result};

@@ -8,9 +8,11 @@ mod build;
 mod calibrate;
 mod completions;
 mod convert;
+mod diff;
 mod eval;
 mod imatrix;
 mod inspect;
+mod join;
 mod man;
 mod merge;
 mod mix;
@@ -20,6 +22,8 @@ mod plan;
 mod progress;
 mod quantize;
 mod show;
+mod split;
+mod verify;
 
 use aqueduct::pipeline::Source;
 use aqueduct::progress::Progress;
@@ -66,6 +70,10 @@ enum Command {
     Inspect(inspect::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
+    Diff(diff::Arguments),
+    Verify(verify::Arguments),
+    Split(split::Arguments),
+    Join(join::Arguments),
 }
 
 /// What a subcommand needs besides its own arguments.
@@ -114,6 +122,10 @@ impl Cli {
             Command::Inspect(arguments) => arguments.run(&context),
             Command::Completions(arguments) => arguments.run(&context),
             Command::Man(arguments) => arguments.run(&context),
+            Command::Diff(arguments) => arguments.run(&context),
+            Command::Verify(arguments) => arguments.run(&context),
+            Command::Split(arguments) => arguments.run(&context),
+            Command::Join(arguments) => arguments.run(&context),
         }
     }
 }

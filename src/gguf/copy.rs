@@ -1,9 +1,9 @@
-//! A whole model to one file, tensors as they are.
+//! A whole model to one file or several, tensors as they are.
 
-use super::{GgufModel, GgufWriter};
+use super::{GgufModel, Shards, SplitWriter};
 use crate::error::Result;
 use crate::progress::{Progress, Unit, check_interrupted};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Tensors in flight. Threads of their own rather than rayon's, whose workers begin another tensor
@@ -17,8 +17,27 @@ const IN_FLIGHT: usize = 3;
 /// Whatever reading a tensor fails with, and output that cannot be written; of several, the one of the
 /// first tensor.
 pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progress) -> Result<u64> {
+    let shards = Shards::one(model.tensors.table().infos().len());
+    write_shards(model, path, &shards, force, progress).map(|(_, bytes)| bytes)
+}
+
+/// [`write()`] to the files that `shards` says, whose names are made from `path`; returns the files and their
+/// size together. They appear under their names when all are whole.
+///
+/// # Errors
+/// As [`write()`].
+///
+/// # Panics
+/// If `shards` was made for another number of tensors.
+pub fn write_shards(
+    model: &GgufModel,
+    path: &Path,
+    shards: &Shards,
+    force: bool,
+    progress: &dyn Progress,
+) -> Result<(Vec<PathBuf>, u64)> {
     let infos = model.tensors.table().infos();
-    let writer = GgufWriter::create(path, force, &model.metadata, infos.to_vec())?;
+    let writer = SplitWriter::create(path, force, &model.metadata, infos.to_vec(), shards)?;
     let total = infos.iter().map(|t| t.bytes().unwrap_or(0) as u64).sum();
     progress.begin("write", total, Unit::Bytes);
     let next = AtomicUsize::new(0);
@@ -43,13 +62,13 @@ pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progres
     outcomes.sort_by_key(|outcome| outcome.0);
     outcomes.into_iter().try_for_each(|outcome| outcome.1)?;
     progress.end();
-    let bytes = writer.layout().file_bytes();
+    let (paths, bytes) = (writer.paths().to_vec(), writer.total_bytes());
     writer.finish()?;
-    Ok(bytes)
+    Ok((paths, bytes))
 }
 
 /// Writes one tensor, piece by piece.
-fn copy(model: &GgufModel, index: usize, writer: &GgufWriter) -> Result<()> {
+fn copy(model: &GgufModel, index: usize, writer: &SplitWriter) -> Result<()> {
     let mut offset = 0;
     for piece in 0..model.tensors.pieces(index) {
         check_interrupted()?;

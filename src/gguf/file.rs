@@ -32,6 +32,11 @@ impl GgufFile {
         self.map.len() as u64
     }
 
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -87,6 +92,15 @@ pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
 /// The name of shard `no` (from 0) of `count`, by gguf-split's convention.
 pub fn shard_name(stem: &str, no: u64, count: u64) -> String {
     format!("{stem}-{:05}-of-{count:05}.gguf", no + 1)
+}
+
+/// `stem` without `-00001-of-00003`.
+pub fn without_shard(stem: &str) -> &str {
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    match stem.rsplit_once("-of-").map(|(head, count)| (head.rsplit_once('-'), count)) {
+        Some((Some((name, number)), count)) if digits(number) && digits(count) => name,
+        _ => stem,
+    }
 }
 
 /// All shards of the model of which `file` is number `no`, in order.

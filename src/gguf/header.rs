@@ -31,6 +31,8 @@ pub struct Header {
     pub version: u32,
     pub metadata: Metadata,
     pub alignment: u64,
+    /// Where the header ends, in bytes from the start of the file. Data begin there, aligned.
+    pub end: u64,
     /// In file order, shapes outermost dimension first.
     pub tensors: Vec<TensorInfo>,
     /// Offset of each tensor's data from the start of the file; the data are within the file.
@@ -56,7 +58,8 @@ impl Header {
         check_names(path, &raw)?;
         let offsets = data_offsets(&cursor, alignment, &raw)?;
         let tensors = raw.into_iter().map(|(info, _)| info).collect();
-        Ok(Header { version, metadata, alignment, tensors, offsets })
+        let end = cursor.at as u64;
+        Ok(Header { version, metadata, alignment, end, tensors, offsets })
     }
 }
 

@@ -8,13 +8,15 @@
 mod copy;
 mod file;
 mod header;
+mod join;
 mod split;
 mod value;
 mod write;
 
-pub use copy::write;
-pub use file::{GgufFile, is_gguf, open, shard_name};
+pub use copy::{write, write_shards};
+pub use file::{GgufFile, is_gguf, open, shard_name, without_shard};
 pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
+pub use join::joined;
 pub use split::{Shards, SplitWriter};
 pub use value::{Array, Metadata, Value};
 pub use write::{GgufWriter, Layout};

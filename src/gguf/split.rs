@@ -2,12 +2,14 @@
 //!
 //! Names and keys are those of llama.cpp `tools/gguf-split` and `src/llama-quant.cpp` (October 2026): the
 //! first file has the model's metadata, every file the three `split.` keys. A model divided by size fills
-//! its files in the order of the tensors, as gguf-split fills them.
+//! its files in the order of the tensors, as gguf-split fills them. The two programs differ in the order of
+//! the keys and in what becomes of a model that fits one file; see [`Shards::like_gguf_split`].
 
 use super::file::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use super::{GgufWriter, Layout, Metadata, Value};
 use crate::error::{Error, Result};
 use crate::source::TensorInfo;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Most files of a model: their numbers have five digits, and `split.count` is a u16.
@@ -19,12 +21,13 @@ pub struct Shards {
     /// File of each tensor, from 0; never less than that of the tensor before.
     numbers: Vec<usize>,
     count: usize,
+    like_gguf_split: bool,
 }
 
 impl Shards {
     /// All of `tensors` tensors in one file.
     pub fn one(tensors: usize) -> Shards {
-        Shards { numbers: vec![0; tensors], count: 1 }
+        Shards { numbers: vec![0; tensors], count: 1, like_gguf_split: false }
     }
 
     /// As few files as hold `tensors` in their order with at most `max_bytes` of data in each; a tensor
@@ -46,6 +49,31 @@ impl Shards {
             number
         });
         Shards::new(origin, numbers.collect())
+    }
+
+    /// As few files as hold `tensors` tensors in their order with at most `max` in each. Fails as
+    /// [`Shards::by_size`] does.
+    pub fn by_count(origin: &str, tensors: usize, max: NonZeroUsize) -> Result<Shards> {
+        Shards::new(origin, (0..tensors).map(|index| index / max).collect())
+    }
+
+    /// The same with a first file before them that has the metadata and no tensor. Fails as
+    /// [`Shards::by_size`] does.
+    pub fn after_metadata(self, origin: &str) -> Result<Shards> {
+        let numbers = self.numbers.into_iter().map(|number| number + 1);
+        let like_gguf_split = self.like_gguf_split;
+        Ok(Shards { like_gguf_split, ..Shards::new(origin, numbers.collect())? })
+    }
+
+    /// The same with the keys in gguf-split's order, `split.count` last, rather than llama-quantize's; and
+    /// a model in one file is number 1 of 1, by name and keys, rather than not split.
+    pub fn like_gguf_split(self) -> Shards {
+        Shards { like_gguf_split: true, ..self }
+    }
+
+    /// Whether the files have numbers.
+    fn is_split(&self) -> bool {
+        self.count > 1 || self.like_gguf_split
     }
 
     /// The files whose numbers, from 0, the tensors had in another model. A file that no tensor is left
@@ -72,7 +100,7 @@ impl Shards {
             let detail = format!("would be {count} files, more than {MAX_FILES}");
             return Err(Error::Usage(format!("{origin}: {detail}; allow larger ones")));
         }
-        Ok(Shards { numbers, count })
+        Ok(Shards { numbers, count, like_gguf_split: false })
     }
 
     /// Number of files.
@@ -112,13 +140,15 @@ impl Shards {
         let total = tensors.len();
         let mut files: Vec<_> = (0..self.count).map(|_| (Metadata::new(), Vec::new())).collect();
         files[0].0 = metadata.clone();
-        if self.count > 1 {
+        if self.is_split() {
             for (no, (own, _)) in files.iter_mut().enumerate() {
                 // At the end, even if they were set before.
                 own.remove_if(|key| [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key));
                 own.set(SPLIT_NO, Value::U16(no as u16));
-                own.set(SPLIT_COUNT, Value::U16(self.count as u16));
-                own.set(SPLIT_TENSORS, Value::I32(total as i32));
+                let count = (SPLIT_COUNT, Value::U16(self.count as u16));
+                let tensors = (SPLIT_TENSORS, Value::I32(total as i32));
+                let order = if self.like_gguf_split { [tensors, count] } else { [count, tensors] };
+                order.into_iter().for_each(|(key, value)| own.set(key, value));
             }
         }
         for (info, &number) in tensors.into_iter().zip(&self.numbers) {
@@ -149,7 +179,7 @@ impl SplitWriter {
         tensors: Vec<TensorInfo>,
         shards: &Shards,
     ) -> Result<SplitWriter> {
-        let paths = paths(path, shards.count());
+        let paths = paths(path, shards);
         let groups = shards.files(metadata, tensors);
         let places = groups.iter().enumerate();
         let places = places.flat_map(|(f, (_, group))| (0..group.len()).map(move |i| (f, i)));
@@ -186,11 +216,12 @@ impl SplitWriter {
     }
 }
 
-/// `path` itself, or the names of `count` files.
-fn paths(path: &Path, count: usize) -> Vec<PathBuf> {
-    if count == 1 {
+/// `path` itself, or the names of the files that `shards` says.
+fn paths(path: &Path, shards: &Shards) -> Vec<PathBuf> {
+    if !shards.is_split() {
         return vec![path.to_path_buf()];
     }
+    let count = shards.count;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = name.strip_suffix(".gguf").unwrap_or(&name);
     (0..count as u64).map(|no| path.with_file_name(shard_name(stem, no, count as u64))).collect()
@@ -216,6 +247,16 @@ mod tests {
         assert_eq!(numbers(384), [0; 5]);
         assert_eq!(Shards::by_size("test", infos.iter(), 384).unwrap(), Shards::one(5));
         assert_eq!(Shards::by_size("test", [].iter(), 1).unwrap(), Shards::one(0));
+    }
+
+    #[test]
+    fn files_are_filled_by_number_and_the_first_may_have_only_metadata() {
+        let max = NonZeroUsize::new(2).unwrap();
+        let shards = Shards::by_count("test", 5, max).unwrap();
+        assert_eq!((&shards.numbers[..], shards.count()), (&[0, 0, 1, 1, 2][..], 3));
+        let shards = shards.like_gguf_split().after_metadata("test").unwrap();
+        assert_eq!((&shards.numbers[..], shards.count()), (&[1, 1, 2, 2, 3][..], 4));
+        assert!(shards.like_gguf_split);
     }
 
     #[test]
@@ -253,14 +294,18 @@ mod tests {
         assert_eq!(keys(&files[0].0), ["a", SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
         assert_eq!(keys(&files[1].0), [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
         assert_eq!(files[1].0.get(SPLIT_COUNT), Some(&Value::U16(2)));
+        let like = Shards::one(2).like_gguf_split().files(&metadata, tensors(&[1, 1]));
+        assert_eq!(keys(&like[0].0), ["a", SPLIT_NO, SPLIT_TENSORS, SPLIT_COUNT]);
         let one = Shards::one(2).files(&metadata, tensors(&[1, 1]));
         assert_eq!((one.len(), &one[0].0), (1, &metadata));
     }
 
     #[test]
     fn several_files_are_numbered() {
-        let two = paths(Path::new("d/m-Q4_0.gguf"), 2);
+        let two = paths(Path::new("d/m-Q4_0.gguf"), &Shards::kept("test", &[0, 1]).unwrap());
         assert_eq!(two[1], Path::new("d/m-Q4_0-00002-of-00002.gguf"));
-        assert_eq!(paths(Path::new("m.gguf"), 1), [Path::new("m.gguf")]);
+        assert_eq!(paths(Path::new("m.gguf"), &Shards::one(3)), [Path::new("m.gguf")]);
+        let alone = Shards::one(3).like_gguf_split();
+        assert_eq!(paths(Path::new("m.gguf"), &alone), [Path::new("m-00001-of-00001.gguf")]);
     }
 }

@@ -26,7 +26,7 @@ pub use perplexity::{Likelihood, Perplexity};
 pub use record::{ChunkRanges, Record, model_hash, ranges_text};
 pub use saving::Saving;
 pub use shards::{Merged, merge_shards};
-pub use statistics::{LayerStatistics, TensorStatistics};
+pub use statistics::{LayerStatistics, TensorStatistics, kind, split_layer};
 
 use crate::error::{Error, Result};
 use crate::mmap::Mmap;

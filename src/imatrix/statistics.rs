@@ -108,13 +108,13 @@ impl ImportanceMatrix {
 }
 
 /// The layer's number and what follows it in `blk.N.rest`.
-pub(super) fn split_layer(name: &str) -> Option<(usize, &str)> {
+pub fn split_layer(name: &str) -> Option<(usize, &str)> {
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     Some((layer.parse().ok()?, part))
 }
 
 /// A tensor's name without its layer and `.weight`.
-pub(super) fn kind(name: &str) -> &str {
+pub fn kind(name: &str) -> &str {
     let part = split_layer(name).map_or(name, |(_, part)| part);
     part.strip_suffix(".weight").unwrap_or(part)
 }

@@ -78,7 +78,7 @@ impl Source {
             }
             Source::Gguf { path, .. } => {
                 let stem = path.file_stem().map_or("model".into(), |s| s.to_string_lossy());
-                file_stem(strip_type(strip_shard(&stem)))
+                file_stem(strip_type(gguf::without_shard(&stem)))
             }
         }
     }
@@ -134,15 +134,6 @@ impl Kind {
     }
 }
 
-/// `stem` without `-00001-of-00003`.
-fn strip_shard(stem: &str) -> &str {
-    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
-    match stem.rsplit_once("-of-").map(|(head, count)| (head.rsplit_once('-'), count)) {
-        Some((Some((name, number)), count)) if digits(number) && digits(count) => name,
-        _ => stem,
-    }
-}
-
 /// `stem` without a float type at its end, which would be wrong of a quantized file.
 fn strip_type(stem: &str) -> &str {
     let types = ["f32", "f16", "bf16"];
@@ -158,8 +149,8 @@ mod tests {
 
     #[test]
     fn names_lose_shard_numbers_and_float_types() {
-        assert_eq!(strip_shard("Model-F16-00001-of-00003"), "Model-F16");
-        assert_eq!(strip_shard("best-of-5"), "best-of-5");
+        assert_eq!(gguf::without_shard("Model-F16-00001-of-00003"), "Model-F16");
+        assert_eq!(gguf::without_shard("best-of-5"), "best-of-5");
         assert_eq!(strip_type("Model-F16"), "Model");
         assert_eq!(strip_type("model.bf16"), "model");
         assert_eq!(strip_type("Model-7B"), "Model-7B");

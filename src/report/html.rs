@@ -2,8 +2,9 @@
 //! is well-formed XML too.
 
 use super::imatrix_statistics::ImatrixStatistics;
+use super::model_difference::ModelDifference;
 use super::svg::escape;
-use super::{heat_map, stack_picture};
+use super::{difference_picture, heat_map, stack_picture};
 use crate::recipe::PlanSummary;
 
 const STYLE: &str = "\
@@ -39,6 +40,13 @@ pub fn imatrix_html(report: &ImatrixStatistics) -> String {
     let (picture, text) = (heat_map::drawn(report), report.render(true));
     let title = heat_map::title(report);
     picture_page(&title, &picture, heat_map::DARK_STYLE, "Every tensor as text", &text)
+}
+
+/// The heat map of two models' difference as a page: the picture, and below it all figures as text.
+pub fn difference_html(report: &ModelDifference) -> String {
+    let (picture, text) = (difference_picture::drawn(report), report.render(usize::MAX));
+    let title = difference_picture::title(report);
+    picture_page(&title, &picture, difference_picture::DARK_STYLE, "Every tensor as text", &text)
 }
 
 /// A page with `picture`, and below it `text` under `heading`; `dark` has the rules of the picture for dark

@@ -162,7 +162,7 @@ fn never_met(matrix: &ImportanceMatrix) -> Vec<NeverMet> {
 }
 
 /// Where a kind of tensor stands in its layer, as data flow; what is not listed comes last.
-fn place(kind: &str) -> usize {
+pub(super) fn place(kind: &str) -> usize {
     const FLOW: &[&str] = &[
         "attn_qkv",
         "attn_q",

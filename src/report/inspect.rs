@@ -267,7 +267,7 @@ fn imatrix_report(
 /// Elements of an array that a report shows.
 const SHOWN: usize = 8;
 
-fn metadata_row(key: &str, value: &Value) -> MetadataRow {
+pub(super) fn metadata_row(key: &str, value: &Value) -> MetadataRow {
     let (type_name, value, length) = match value {
         Value::U8(v) => ("u8", json!(v), None),
         Value::I8(v) => ("i8", json!(v), None),

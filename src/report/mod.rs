@@ -2,12 +2,14 @@
 //!
 //! Reports are data first (serializable), text second; nothing here prints.
 
+mod difference_picture;
 mod evaluation;
 mod heat_map;
 mod html;
 mod imatrix_difference;
 mod imatrix_statistics;
 mod inspect;
+mod model_difference;
 mod palette;
 mod plan;
 mod readme;
@@ -21,9 +23,10 @@ mod stack_text;
 mod svg;
 mod table;
 
+pub use difference_picture::difference_svg;
 pub use evaluation::evaluation_table;
 pub use heat_map::imatrix_svg;
-pub use html::{imatrix_html, page, stack_html};
+pub use html::{difference_html, imatrix_html, page, stack_html};
 pub use imatrix_difference::{DifferenceRow, ImatrixDifference, Summary, imatrix_difference};
 pub use imatrix_statistics::{
     ImatrixStatistics, LayerRow, NeverMet, Ranking, RunReport, StatisticsRow, imatrix_statistics,
@@ -31,6 +34,9 @@ pub use imatrix_statistics::{
 pub use inspect::{
     GgufReport, ImatrixReport, ImatrixRow, Inspection, MetadataRow, SafetensorsReport, TensorRow,
     TypeTotal, Weights, inspect,
+};
+pub use model_difference::{
+    ErrorRow, Errors, MetadataChange, ModelDifference, TensorBrief, TensorDifferenceRow,
 };
 pub use plan::render_merge;
 pub use readme::merge_readme;

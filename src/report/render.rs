@@ -115,7 +115,7 @@ fn render_weights(weights: &Weights, parts: &mut Vec<String>) {
     parts.push(table(&["type", ">tensors", ">parameters", ">size", ">bits per weight"], rows));
 }
 
-fn shape_text(shape: &[usize]) -> String {
+pub(super) fn shape_text(shape: &[usize]) -> String {
     let dims: Vec<_> = shape.iter().map(usize::to_string).collect();
     if dims.is_empty() { "scalar".to_string() } else { dims.join(" x ") }
 }
@@ -146,7 +146,8 @@ pub(super) fn one_line(text: &str) -> String {
     shown
 }
 
-fn value_text(row: &MetadataRow) -> String {
+/// A metadata value on one line.
+pub(super) fn value_text(row: &MetadataRow) -> String {
     let plain = |value: &Json| match value {
         Json::String(text) => one_line(text),
         other => other.to_string(),

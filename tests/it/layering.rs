@@ -10,8 +10,18 @@ const LEVELS: &[&[&str]] = &[
     &["source"],
     &["gguf", "checkpoint"],
     &["recipe", "restore", "tokenizer", "arch"],
-    &["merge", "convert", "model", "imatrix", "evaluate", "calibrate", "quantize", "report"],
-    &["pipeline"],
+    &[
+        "merge",
+        "convert",
+        "compare",
+        "model",
+        "imatrix",
+        "evaluate",
+        "calibrate",
+        "quantize",
+        "report",
+    ],
+    &["pipeline", "verify"],
     &["cli"],
 ];
 
@@ -31,6 +41,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("evaluate", "model"),
     ("calibrate", "model"),
     ("quantize", "imatrix"),
+    ("report", "compare"),
     ("report", "imatrix"),
     ("report", "evaluate"),
 ];

@@ -1,0 +1,110 @@
+//! `aqueduct verify DIR|FILE`: whether GGUF files are whole, unchanged, and made from their source.
+
+use super::options::{ConvertArguments, positive};
+use super::{Context, show};
+use anyhow::bail;
+use aqueduct::convert::OutputType;
+use aqueduct::pipeline::Source;
+use aqueduct::verify::{self, Derive, Report};
+use aqueduct::{report, size};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Check GGUF files: structure, padding, block scales, SHA256SUMS, and that they derive from their source.
+///
+/// Exit code 1 tells that something is wrong; everything that is, is listed.
+#[derive(Args)]
+pub struct Arguments {
+    /// A GGUF file, any shard of a split one, or a folder of GGUF files.
+    target: PathBuf,
+    /// What the files were made from, a recipe, a Hugging Face folder or a GGUF file: tensors are made again,
+    /// with the types that they have, and compared bit for bit.
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<PathBuf>,
+    /// The importance matrix that the files were made with [default: the one that they name, beside them or
+    /// where it was].
+    #[arg(long, value_name = "FILE", requires = "source")]
+    imatrix: Option<PathBuf>,
+    /// Compare all tensors with the source.
+    #[arg(long, requires = "source", conflicts_with = "sample")]
+    full: bool,
+    /// How many tensors to compare with the source, chosen at random.
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    sample: usize,
+    /// Chooses those tensors.
+    #[arg(long, value_name = "N", default_value = "0")]
+    seed: u64,
+    #[command(flatten)]
+    convert: ConvertArguments,
+}
+
+impl Arguments {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let model = match &self.source {
+            None => None,
+            Some(path) => {
+                let source = Source::open(path)?;
+                context.warn_of(&source);
+                Some(source.to_gguf(&self.convert.options(OutputType::Auto))?)
+            }
+        };
+        let derive = model.as_ref().map(|source| Derive {
+            source,
+            imatrix: self.imatrix.as_deref(),
+            sample: (!self.full).then_some(self.sample),
+            seed: self.seed,
+        });
+        let report = verify::verify(&self.target, derive.as_ref(), context.progress())?;
+        if context.json {
+            show::json(&report)?;
+        } else {
+            show::text(&text(&report));
+        }
+        context.warn_all(report.notes.clone());
+        match report.problems.len() {
+            0 => Ok(()),
+            1 => bail!("{}: 1 problem", self.target.display()),
+            n => bail!("{}: {n} problems", self.target.display()),
+        }
+    }
+}
+
+/// The report for people.
+fn text(report: &Report) -> String {
+    let mut parts = Vec::new();
+    if !report.files.is_empty() {
+        let rows = report.files.iter().map(|file| {
+            let wrong = report.problems.iter().filter(|problem| problem.file == file.path).count();
+            let verdict = if wrong == 0 { "ok".to_string() } else { format!("{wrong} wrong") };
+            let [tensors, size] = [file.tensors.to_string(), size::display(file.bytes)];
+            vec![file.path.display().to_string(), tensors, size, verdict]
+        });
+        parts.push(report::table(&["file", ">tensors", ">size", ""], rows));
+    }
+    let mut lines = Vec::new();
+    if let Some(sums) = &report.checksums {
+        lines.push(format!("{}: {} sums compared", sums.path.display(), sums.files));
+    }
+    if let Some(derivation) = &report.derivation {
+        let verify::Derivation { source, tensors, of, compared, seed } = derivation;
+        let chosen = seed.map_or(String::new(), |seed| format!(", chosen by seed {seed}"));
+        lines.push(format!(
+            "{tensors} of the {of} tensors of {source} made again{chosen}: {compared} compared"
+        ));
+    }
+    lines.extend(report.problems.iter().map(|problem| tame(&problem.to_string())));
+    if report.problems.is_empty() {
+        lines.push("nothing is wrong".to_string());
+    }
+    parts.push(lines.join("\n"));
+    parts.join("\n\n")
+}
+
+/// `text` without characters that steer the terminal: names in damaged files may have any.
+fn tame(text: &str) -> String {
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { tamed.extend(c.escape_default()) } else { tamed.push(c) }
+    }
+    tamed
+}

@@ -1,0 +1,115 @@
+//! How two models differ: metadata, tensors, and the error of each tensor's values.
+//!
+//! Both are in GGUF terms, wherever they came from: a merge against its quants, two quants, a folder against its
+//! conversion. Tensors go one after the other, by pieces where a source has them, each in groups of rows on all
+//! threads; what is held is a piece of each side. Sums are in f64 and added in the order of the groups, so figures do
+//! not depend on the threads. Deliberately absent: what the errors do to the model's output, which is `evaluate`'s.
+
+mod rows;
+mod sums;
+
+pub use sums::Sums;
+
+use crate::error::Result;
+use crate::gguf::{GgufModel, Metadata, Value};
+use crate::progress::{Progress, Unit, check_interrupted};
+use crate::source::TensorInfo;
+
+/// How a second model differs from a first.
+#[derive(Clone, Debug)]
+pub struct ModelComparison {
+    /// Keys whose values differ, or that only one has, in the first's order and then the second's.
+    pub metadata: Vec<KeyDifference>,
+    /// Tensors that both have, in the first's order.
+    pub tensors: Vec<ComparedTensor>,
+    pub only_first: Vec<TensorInfo>,
+    pub only_second: Vec<TensorInfo>,
+}
+
+/// A metadata key and its values; one that a model does not have is `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyDifference {
+    pub key: String,
+    pub first: Option<Value>,
+    pub second: Option<Value>,
+}
+
+/// A tensor that both models have.
+#[derive(Clone, Debug)]
+pub struct ComparedTensor {
+    pub first: TensorInfo,
+    pub second: TensorInfo,
+    pub values: Values,
+}
+
+/// What comparing the values of a tensor came to.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// The shapes differ, outer dimensions of 1 aside.
+    OtherShape,
+    /// A type that has no meaning as numbers here; whether the bytes are equal.
+    Opaque { identical: bool },
+    /// `identical` is whether type and bytes are equal.
+    Numbers { identical: bool, sums: Sums },
+}
+
+/// Compares `second` with `first`.
+///
+/// # Errors
+/// Those of reading a tensor.
+pub fn models(
+    first: &GgufModel,
+    second: &GgufModel,
+    progress: &dyn Progress,
+) -> Result<ModelComparison> {
+    let (a, b) = (first.tensors.table(), second.tensors.table());
+    let common = a.infos().iter().enumerate();
+    let common: Vec<_> = common.filter_map(|(i, info)| Some((i, b.find(&info.name)?))).collect();
+    let bytes = |index: usize| a.infos()[index].bytes().unwrap_or(0) as u64;
+    progress.begin("compare", common.iter().map(|(i, _)| bytes(*i)).sum(), Unit::Bytes);
+    let mut tensors = Vec::with_capacity(common.len());
+    for (index, other) in common {
+        check_interrupted()?;
+        let (first_info, second_info) = (a.infos()[index].clone(), b.infos()[other].clone());
+        progress.detail(&first_info.name);
+        let values = match same_shape(&first_info, &second_info) {
+            true => rows::compare((&*first.tensors, index), (&*second.tensors, other))?,
+            false => Values::OtherShape,
+        };
+        tensors.push(ComparedTensor { first: first_info, second: second_info, values });
+        progress.advance(bytes(index));
+    }
+    progress.end();
+    let lacks = |infos: &[TensorInfo], table: &crate::source::TensorTable| {
+        infos.iter().filter(|info| table.get(&info.name).is_none()).cloned().collect()
+    };
+    Ok(ModelComparison {
+        metadata: metadata(&first.metadata, &second.metadata),
+        tensors,
+        only_first: lacks(a.infos(), b),
+        only_second: lacks(b.infos(), a),
+    })
+}
+
+/// Whether shapes are equal, outer dimensions of 1 aside, which GGUF files need not tell.
+pub fn same_shape(a: &TensorInfo, b: &TensorInfo) -> bool {
+    let inner = |info: &TensorInfo| {
+        info.shape.iter().copied().skip_while(|&d| d == 1).collect::<Vec<usize>>()
+    };
+    inner(a) == inner(b)
+}
+
+/// The keys that differ. What an array holds counts, and whether a number is an u32 or an i32; NaN is equal
+/// to itself if its bits are.
+pub fn metadata(first: &Metadata, second: &Metadata) -> Vec<KeyDifference> {
+    let difference = |key: &str| {
+        let (a, b) = (first.get(key), second.get(key));
+        // Debug text tells all that a value is; it tells NaN from numbers too.
+        let equal = a == b || format!("{a:?}") == format!("{b:?}");
+        let (first, second) = (a.cloned(), b.cloned());
+        (!equal).then(|| KeyDifference { key: key.to_string(), first, second })
+    };
+    let keys = first.iter().map(|(key, _)| key);
+    let more = second.iter().map(|(key, _)| key).filter(|key| first.get(key).is_none());
+    keys.chain(more).filter_map(difference).collect()
+}
