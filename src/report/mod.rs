@@ -8,11 +8,16 @@ mod html;
 mod imatrix_difference;
 mod imatrix_statistics;
 mod inspect;
+mod markdown;
 mod palette;
 mod plan;
+mod published;
+mod published_page;
+mod published_readme;
 mod readme;
 mod render;
 mod scale;
+mod scatter;
 mod stack;
 mod stack_labels;
 mod stack_layout;
@@ -20,6 +25,7 @@ mod stack_picture;
 mod stack_text;
 mod svg;
 mod table;
+mod type_map;
 
 pub use evaluation::evaluation_table;
 pub use heat_map::imatrix_svg;
@@ -33,6 +39,12 @@ pub use inspect::{
     TypeTotal, Weights, inspect,
 };
 pub use plan::render_merge;
+pub use published::{
+    Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
+    QUANTIZING, TensorOfType,
+};
+pub use published_page::published_html;
+pub use published_readme::published_readme;
 pub use readme::merge_readme;
 pub use stack_picture::stack_svg;
 pub use stack_text::render_stack;
