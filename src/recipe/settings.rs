@@ -4,7 +4,7 @@
 //! ---
 //! build:
 //!   preset: publisher
-//!   calibration: text.txt
+//!   file: text.txt
 //! ```
 //!
 //! Merging knows nothing of it. Deliberately absent: whether a preset or a type exists, which `quantize` knows,
@@ -20,6 +20,7 @@ const KEYS: &[&str] = &[
     "preset",
     "types",
     "calibration",
+    "file",
     "ctx",
     "chunks",
     "eval",
@@ -38,8 +39,10 @@ pub struct BuildSettings {
     pub name: Option<String>,
     /// Names of presets and types, and where each stands.
     pub types: Vec<(String, Pos)>,
-    /// Paths, relative to the recipe's folder.
+    /// Parts and groups of the texts that come with the program.
     pub calibration: Vec<String>,
+    /// Paths of calibration texts, relative to the recipe's folder.
+    pub files: Vec<String>,
     pub ctx: Option<usize>,
     pub chunks: Option<usize>,
     /// A path, relative to the recipe's folder.
@@ -101,6 +104,7 @@ pub(super) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
         name: one("name", problems),
         types,
         calibration: texts("calibration", problems),
+        files: texts("file", problems),
         ctx: count("ctx", problems),
         chunks: count("chunks", problems),
         eval: one("eval", problems),
