@@ -21,6 +21,11 @@ pub struct ConvertArguments {
 }
 
 impl ConvertArguments {
+    /// The model's name, if one is given.
+    pub fn name(&self) -> Option<String> {
+        self.name.clone()
+    }
+
     pub fn options(&self, output_type: OutputType) -> ConvertOptions {
         ConvertOptions {
             output_type,
@@ -47,6 +52,13 @@ impl CalibrationArguments {
     /// Whether nothing was chosen.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.calibration.is_empty()
+    }
+
+    /// Takes `words` and `files` where nothing was chosen.
+    pub fn complete(&mut self, words: &[String], files: Vec<PathBuf>) {
+        if self.is_empty() {
+            (self.calibration, self.files) = (words.to_vec(), files);
+        }
     }
 
     /// What was chosen, or the default.

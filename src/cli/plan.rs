@@ -4,11 +4,9 @@
 use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
 use super::{Context, show};
-use aqueduct::convert::ConvertOptions;
 use aqueduct::merge;
-use aqueduct::model;
-use aqueduct::pipeline::{self, BuildOptions, Calibration, Forecast, Kind, Source};
-use aqueduct::quantize::{Ftype, PlanOptions, RunOptions};
+use aqueduct::pipeline::{self, BuildOptions, Forecast, Kind, Source};
+use aqueduct::quantize::{Ftype, PlanOptions};
 use aqueduct::recipe::{
     self, Diagnostic, Folders, MemberLookup, MergePlan, PlanSummary, ShapesOnly,
 };
@@ -56,16 +54,9 @@ impl Arguments {
         };
         let options = BuildOptions {
             types: distinct(&self.types),
-            calibration: Calibration::built_in(),
-            ctx: 512,
-            chunks: None,
-            keep_stack: None,
-            force: false,
-            memory: RunOptions::default().memory,
-            forward_memory: model::default_memory(),
-            convert: ConvertOptions::default(),
             // Sizes of a source that is quantized already are worth knowing too.
             plan: PlanOptions { allow_requantize: true, ..PlanOptions::default() },
+            ..BuildOptions::default()
         };
         let forecast = pipeline::forecast(&source, &options)?;
         let summary = match &source {

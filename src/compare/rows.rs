@@ -65,7 +65,7 @@ pub(super) fn compare(
     let mut identical = a.info.dtype == b.info.dtype;
     let mut sums = Sums::default();
     let row = a.info.row_len();
-    let mut rows = if row == 0 { 0 } else { a.info.elements() / row };
+    let mut rows = a.info.elements().checked_div(row).unwrap_or(0);
     while rows > 0 {
         check_interrupted()?;
         let now = a.rows_left()?.min(b.rows_left()?).min(rows);

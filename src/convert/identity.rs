@@ -133,6 +133,12 @@ fn origins(kind: &str, listed: Option<&Json>, parameters: u64, metadata: &mut Me
     }
 }
 
+/// Writes the models that a model was made from, by their names on the hub, in place of those that are there.
+pub fn write_base_models(ids: &[String], metadata: &mut Metadata) {
+    metadata.remove_if(|key| key.starts_with("general.base_model."));
+    origins("base_model", Some(&ids.into()), 0, metadata);
+}
+
 /// What an address, or a name on the Hugging Face hub, tells.
 fn origin(id: &str, parameters: u64) -> Map<String, Json> {
     const HUB: [&str; 2] = ["https://huggingface.co/", "http://huggingface.co/"];

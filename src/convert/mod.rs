@@ -12,7 +12,7 @@ mod metadata;
 mod naming;
 mod tensors;
 
-pub use identity::merge_front_matter;
+pub use identity::{merge_front_matter, write_base_models};
 
 use crate::arch::{Architecture, HyperParams, VocabularyRules};
 use crate::checkpoint::Checkpoint;

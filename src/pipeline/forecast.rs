@@ -1,6 +1,6 @@
 //! What a build would make and need, told without reading a weight.
 
-use super::build::BuildOptions;
+use super::build::{BuildOptions, stem};
 use super::source::Source;
 use crate::arch::{Architecture, HyperParams, Key};
 use crate::checkpoint::Checkpoint;
@@ -130,7 +130,7 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     let tied = table.find("output.weight").is_none();
     let hyper = HyperParams::from_metadata(model.origin(), &model.metadata, tied)?;
     let tokens = calibration_tokens(&model, options)?;
-    let name = source.name();
+    let name = stem(source, &model, options);
     let imatrix = plain_file(format!("{name}-imatrix.gguf"), imatrix_bytes(&model), None);
     let quantized = |&ftype: &Ftype| quantized_file(&name, &model, ftype, &options.plan);
     let files = options.types.iter().map(quantized).collect::<Result<Vec<_>>>()?;

@@ -7,13 +7,19 @@
 mod build;
 mod calibration;
 mod chats;
+mod checksums;
 mod corpus;
+mod documents;
 mod forecast;
+mod naming;
+mod origins;
+mod provenance;
 mod source;
 
-pub use build::{Build, BuildOptions, build, file_stem, recipe_files};
+pub use build::{Build, BuildOptions, EvalText, build, recipe_files};
 pub use calibration::Calibration;
 pub use chats::Chats;
 pub use corpus::{CORPUS, Part, parts as calibration_parts};
 pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
+pub use naming::file_stem;
 pub use source::{Kind, Source};

@@ -1,6 +1,6 @@
 //! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
 
-use super::build::file_stem;
+use super::naming::file_stem;
 use crate::arch::Parameters;
 use crate::checkpoint::{Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors};
 use crate::convert::{ConvertOptions, convert, merge_front_matter};

@@ -50,6 +50,7 @@ pub enum Ftype {
     Q1_0,
     Q2_0,
     /// The publishers' variants: embedding and head at Q8_0.
+    Q2_K_L,
     Q3_K_XL,
     Q4_K_L,
     Q5_K_L,
@@ -73,6 +74,7 @@ const TABLE: &[Row] = &[
     Row(Ftype::IQ2_M, "IQ2_M", 29, DType::IQ2_S),
     Row(Ftype::Q2_K_S, "Q2_K_S", 21, DType::Q2_K),
     Row(Ftype::Q2_K, "Q2_K", 10, DType::Q2_K),
+    Row(Ftype::Q2_K_L, "Q2_K_L", 10, DType::Q2_K),
     Row(Ftype::IQ3_XXS, "IQ3_XXS", 23, DType::IQ3_XXS),
     Row(Ftype::IQ3_XS, "IQ3_XS", 22, DType::IQ3_S),
     Row(Ftype::Q3_K_S, "Q3_K_S", 11, DType::Q3_K),
@@ -141,6 +143,7 @@ impl Ftype {
     /// variants, which llama.cpp does not know, and whose files carry that type's number.
     pub fn mixed_as(self) -> Ftype {
         match self {
+            Ftype::Q2_K_L => Ftype::Q2_K,
             Ftype::Q3_K_XL => Ftype::Q3_K_L,
             Ftype::Q4_K_L => Ftype::Q4_K_M,
             Ftype::Q5_K_L => Ftype::Q5_K_M,

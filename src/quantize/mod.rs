@@ -10,6 +10,7 @@ mod importance;
 mod mix;
 mod options;
 mod plan;
+pub mod presets;
 mod prune;
 mod run;
 

@@ -16,7 +16,7 @@ use super::importance::Importance;
 use super::plan::QuantPlan;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufModel, SplitWriter};
+use crate::gguf::{GgufModel, SplitWriter, shard_name};
 use crate::memory;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
@@ -72,6 +72,20 @@ pub struct Written {
     /// Time that all threads together spent on this file's own types, by the number of threads; what
     /// several files share counts for each of them.
     pub seconds: f64,
+}
+
+impl Written {
+    /// All files of the model, in order.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let count = self.shards as u64;
+        match name.strip_suffix(&shard_name("", 0, count)) {
+            Some(stem) if count > 1 => {
+                (0..count).map(|no| self.path.with_file_name(shard_name(stem, no, count))).collect()
+            }
+            _ => vec![self.path.clone()],
+        }
+    }
 }
 
 /// Quantizes `model` into all `outputs` in one pass over its tensors.

@@ -6,7 +6,8 @@
 //! column and remedy, before any weight is read.
 //!
 //! `tokenizer_spec` reads what a recipe says of the tokenizer, `vocabulary` and `rows` find the tokens of
-//! the result and the rows for them, `chat` its chat template, `side_files` the files beside the weights.
+//! the result and the rows for them, `chat` its chat template, `side_files` the files beside the weights;
+//! `settings` what it says of the files to build.
 //!
 //! Deliberately absent: arithmetic, which is [`crate::merge`]'s.
 
@@ -27,6 +28,7 @@ mod planner;
 mod reference;
 mod rows;
 mod schema;
+mod settings;
 mod shares;
 mod side_files;
 mod slices;
@@ -46,6 +48,7 @@ pub use plan::{
 pub use planner::plan_text;
 pub use reference::ModelRef;
 pub use rows::{Arranged, Row, RowAt};
+pub use settings::BuildSettings;
 pub use shares::MemberShare;
 pub use summary::*;
 pub use vocabulary::Vocabulary;

@@ -8,6 +8,7 @@ use super::diagnostics::Diagnostic;
 use super::method::MethodSpec;
 use super::reference::ModelRef;
 use super::rows::Arranged;
+use super::settings::BuildSettings;
 use super::vocabulary::Vocabulary;
 use super::yaml::Pos;
 use crate::arch::{Architecture, HyperParams};
@@ -29,6 +30,8 @@ pub struct MergePlan {
     pub stages: Vec<Stage>,
     /// The files beside the weights of the result.
     pub side_files: Vec<SideFile>,
+    /// What the recipe says of the files to build.
+    pub settings: BuildSettings,
     /// In the order of the text.
     pub warnings: Vec<Diagnostic>,
 }

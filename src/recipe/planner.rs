@@ -9,9 +9,10 @@ use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
 use super::reference::ModelRef;
 use super::schema::{self, Document};
+use super::settings::{self, BuildSettings};
 use super::side_files;
 use super::vocabulary::Tokens;
-use super::yaml::{self, At, Pos};
+use super::yaml::{self, At, Node, Pos};
 use crate::arch::{Architecture, HyperParams, Role};
 use crate::checkpoint::Config;
 use crate::source::TensorTable;
@@ -34,6 +35,7 @@ pub fn plan_text(
             return Err(problems.into_sorted(text));
         }
     };
+    let (nodes, settings) = without_settings(nodes, &mut problems);
     let documents: Vec<Document> =
         nodes.iter().filter_map(|node| schema::document(node, text, &mut problems)).collect();
     if nodes.is_empty() {
@@ -67,7 +69,19 @@ pub fn plan_text(
         return Err(problems);
     }
     let (path, text) = (path.to_path_buf(), text.to_string());
-    Ok(MergePlan { path, text, members, stages, side_files, warnings: problems })
+    Ok(MergePlan { path, text, members, stages, side_files, settings, warnings: problems })
+}
+
+/// The documents that are stages, and what the one that is none tells of a build.
+fn without_settings(nodes: Vec<Node>, problems: &mut Diagnostics) -> (Vec<Node>, BuildSettings) {
+    let (settings, stages): (Vec<_>, Vec<_>) =
+        nodes.into_iter().partition(|node| settings::of_document(node).is_some());
+    for again in settings.iter().skip(1) {
+        problems.error(again.pos, "'build' is there twice", "write its settings in one document");
+    }
+    let value = settings.first().and_then(settings::of_document);
+    let read = value.map(|value| settings::read(value, problems));
+    (stages, read.unwrap_or_default())
 }
 
 /// What planning knows so far.

@@ -9,12 +9,17 @@ mod html;
 mod imatrix_difference;
 mod imatrix_statistics;
 mod inspect;
+mod markdown;
 mod model_difference;
 mod palette;
 mod plan;
+mod published;
+mod published_page;
+mod published_readme;
 mod readme;
 mod render;
 mod scale;
+mod scatter;
 mod stack;
 mod stack_labels;
 mod stack_layout;
@@ -22,6 +27,7 @@ mod stack_picture;
 mod stack_text;
 mod svg;
 mod table;
+mod type_map;
 
 pub use difference_picture::difference_svg;
 pub use evaluation::evaluation_table;
@@ -39,6 +45,12 @@ pub use model_difference::{
     ErrorRow, Errors, MetadataChange, ModelDifference, TensorBrief, TensorDifferenceRow,
 };
 pub use plan::render_merge;
+pub use published::{
+    Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
+    QUANTIZING, TensorOfType,
+};
+pub use published_page::published_html;
+pub use published_readme::published_readme;
 pub use readme::merge_readme;
 pub use stack_picture::stack_svg;
 pub use stack_text::render_stack;

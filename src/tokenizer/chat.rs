@@ -78,8 +78,27 @@ impl ChatTemplate {
     /// # Errors
     /// What the template fails with or raises, and its line.
     pub fn render(&self, variables: &Map<String, Value>) -> std::result::Result<String, String> {
+        self.render_with(variables, false)
+    }
+
+    /// As [`ChatTemplate::render`], with the beginning of the model's answer, as a client asks for one.
+    ///
+    /// # Errors
+    /// As of [`ChatTemplate::render`].
+    pub fn render_prompt(
+        &self,
+        variables: &Map<String, Value>,
+    ) -> std::result::Result<String, String> {
+        self.render_with(variables, true)
+    }
+
+    fn render_with(
+        &self,
+        variables: &Map<String, Value>,
+        answer: bool,
+    ) -> std::result::Result<String, String> {
         let mut variables = variables.clone();
-        variables.insert("add_generation_prompt".into(), Value::Bool(false));
+        variables.insert("add_generation_prompt".into(), Value::Bool(answer));
         variables.insert("bos_token".into(), Value::String(self.bos_token.clone()));
         variables.insert("eos_token".into(), Value::String(self.eos_token.clone()));
         let template = self.environment.get_template(NAME).expect("it was added");

@@ -63,9 +63,19 @@ fn a_build_makes_all_its_files_and_tells_of_them() {
     let build = "build @recipes/demo.yml --chunks 2 --keep-stack";
     let ran = place.ok(&format!("{build} -o out"));
     let quants = ["demo-Q4_K_M.gguf", "demo-Q5_K_M.gguf", "demo-Q6_K.gguf", "demo-Q8_0.gguf"];
-    let all = [&quants[..], &["demo-imatrix.gguf", "demo-stack"]].concat();
+    let first = ["README.md", "SHA256SUMS"];
+    let last = ["demo-imatrix.gguf", "demo-stack", "plan.svg", "recipe.yml", "report.html"];
+    let all = [&first[..], &quants, &last].concat();
     assert_eq!(entries(&place.path("out")), all);
-    for name in all.iter().chain(&["bits per weight", "size", "seconds", "perplexity"]) {
+    for name in quants.iter().chain(&[
+        "demo-imatrix.gguf",
+        "demo-stack",
+        "SHA256SUMS",
+        "bits per weight",
+        "size",
+        "seconds",
+        "perplexity",
+    ]) {
         assert!(ran.stdout.contains(name), "{name} is not in\n{}", ran.stdout);
     }
     assert!(ran.stderr.contains("wrote out/demo-Q6_K.gguf"), "{}", ran.stderr);
@@ -99,7 +109,7 @@ fn a_build_makes_all_its_files_and_tells_of_them() {
     place.ok(&format!("{build} -o two --threads 2"));
     for folder in ["two", "out"] {
         assert_same_folders(&place, "one/demo-stack", &format!("{folder}/demo-stack"));
-        for name in quants.iter().chain(&["demo-imatrix.gguf"]) {
+        for name in quants.iter().chain(&["demo-imatrix.gguf", "README.md", "plan.svg"]) {
             assert_same_files(&place, &format!("one/{name}"), &format!("{folder}/{name}"));
         }
     }
@@ -226,7 +236,15 @@ fn a_gguf_file_is_as_good_a_source_as_its_recipe() {
         place.ok(&format!("build {source} -o {to} --chunks 1 --types Q8_0,Q3_K_L"));
         place.ok(&format!("imatrix {source} -f {TEXT} --ctx 128 -o {to}/i.gguf"));
     }
-    assert_same_folders(&place, "of-recipe", "of-gguf");
+    for name in ["i.gguf", "demo-imatrix.gguf"] {
+        assert_same_files(&place, &format!("of-recipe/{name}"), &format!("of-gguf/{name}"));
+    }
+    // Metadata tell the one from the other, and nothing else does.
+    let provenance = |key: &str| key.starts_with("aqueduct.");
+    for name in ["demo-Q8_0.gguf", "demo-Q3_K_L.gguf"] {
+        let read = |folder: &str| contents(&place.path(folder).join(name), provenance);
+        assert!(read("of-recipe") == read("of-gguf"), "{name}");
+    }
 
     // Wider floats hold the same numbers.
     place.ok("convert demo-F16.gguf --type f32 -o wide.gguf");

@@ -34,6 +34,7 @@ mod outputs;
 mod picture;
 mod plan;
 mod properties;
+mod publish;
 mod pytorch;
 mod quants;
 mod recipe;

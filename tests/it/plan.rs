@@ -1,9 +1,8 @@
 //! The text of a plan: what people read before they start hours of work.
 
-use aqueduct::convert::ConvertOptions;
 use aqueduct::merge;
-use aqueduct::pipeline::{self, BuildOptions, Calibration, Source};
-use aqueduct::quantize::{Ftype, PlanOptions};
+use aqueduct::pipeline::{self, BuildOptions, Source};
+use aqueduct::quantize::Ftype;
 use aqueduct::recipe::{ShapesOnly, plan_text, render};
 use aqueduct::report::render_merge;
 use std::path::{Path, PathBuf};
@@ -46,15 +45,8 @@ fn the_demo_plan_shows_members_weights_and_sizes() {
 
     let options = BuildOptions {
         types: vec![Ftype::Q4_K_M, Ftype::Q8_0],
-        calibration: Calibration::built_in(),
-        ctx: 512,
-        chunks: None,
-        keep_stack: None,
-        force: false,
-        memory: 1 << 30,
         forward_memory: 8_000_000_000,
-        convert: ConvertOptions::default(),
-        plan: PlanOptions::default(),
+        ..BuildOptions::default()
     };
     let forecast = pipeline::forecast(&source, &options).unwrap();
     let text = forecast.render();

@@ -1,0 +1,93 @@
+//! SHA256SUMS: a line for each file of a folder, as `sha256sum` writes and checks it.
+//!
+//! Files are read once more after they have been written, from the page cache where they fit: blocks of a
+//! quantized file are written out of order, and SHA-256 wants them in order. Deliberately absent: the sums file
+//! itself, and hidden files.
+
+use crate::error::{Error, Result};
+use crate::output;
+use crate::progress::{Progress, Unit, check_interrupted};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The name of the file.
+pub const SUMS_FILE: &str = "SHA256SUMS";
+/// Bytes read at a time.
+const PART: usize = 1 << 20;
+
+/// A hash in hexadecimal.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    Sha256::digest(bytes.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of the file at `path`, in hexadecimal. `read` is told the bytes as they are read.
+///
+/// # Errors
+/// If the file cannot be read, or the user interrupts.
+pub fn of_file(path: &Path, read: impl Fn(u64)) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut hasher = Sha256::new();
+    let mut part = vec![0; PART];
+    loop {
+        check_interrupted()?;
+        match file.read(&mut part).map_err(Error::io(path, "read"))? {
+            0 => break,
+            n => {
+                hasher.update(&part[..n]);
+                read(n as u64);
+            }
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes SHA256SUMS for `paths` into `dir`, which they are in; a folder stands for the files in it. Sorted by
+/// name.
+///
+/// # Errors
+/// If a file cannot be read, or the sums cannot be written.
+pub fn write(
+    dir: &Path,
+    paths: &[PathBuf],
+    force: bool,
+    progress: &dyn Progress,
+) -> Result<PathBuf> {
+    let mut files = Vec::new();
+    for path in paths {
+        match path.is_dir() {
+            true => files.extend(entries(path)?),
+            false => files.push(path.clone()),
+        }
+    }
+    files.sort();
+    files.dedup();
+    let size =
+        |path: &PathBuf| Ok(std::fs::metadata(path).map_err(Error::io(path, "examine"))?.len());
+    progress.begin("checksums", files.iter().map(size).sum::<Result<u64>>()?, Unit::Bytes);
+    let sums: Result<Vec<String>> = files
+        .par_iter()
+        .map(|path| {
+            let sum = of_file(path, |bytes| progress.advance(bytes))?;
+            let name = path.strip_prefix(dir).unwrap_or(path).to_string_lossy();
+            // Two spaces: text, which on these systems is the same as binary.
+            Ok(format!("{sum}  {name}\n"))
+        })
+        .collect();
+    progress.end();
+    let target = dir.join(SUMS_FILE);
+    output::write_file(&target, sums?.concat().as_bytes(), force)?;
+    Ok(target)
+}
+
+/// The files in the folder `dir`, which has no folders in it.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = std::fs::read_dir(dir).map_err(Error::io(dir, "read"))?;
+    let path = |entry: std::io::Result<std::fs::DirEntry>| {
+        Ok(entry.map_err(Error::io(dir, "read"))?.path())
+    };
+    let paths = list.map(path).collect::<Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| path.is_file()).collect())
+}

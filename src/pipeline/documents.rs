@@ -1,0 +1,184 @@
+//! What is written beside the quants for people: README.md, report.html, the recipe and the picture of its plan.
+
+use super::build::{Build, BuildOptions};
+use super::checksums::SUMS_FILE;
+use super::origins::Origins;
+use super::source::Source;
+use crate::checkpoint::CARD_FILE;
+use crate::error::{Error, Result};
+use crate::evaluate::Evaluations;
+use crate::gguf::{self, GgufModel};
+use crate::output;
+use crate::quantize::{Written, presets};
+use crate::report::{
+    self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
+    TensorOfType,
+};
+use crate::tokenizer::ChatTemplate;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+const REPORT_FILE: &str = "report.html";
+const RECIPE_FILE: &str = "recipe.yml";
+const PICTURE_FILE: &str = "plan.svg";
+
+/// The documents that a build of `source` into `dir` writes.
+pub fn targets(source: &Source, dir: &Path) -> Vec<PathBuf> {
+    let mut names = vec![CARD_FILE, REPORT_FILE];
+    if matches!(source, Source::Recipe { .. }) {
+        names.extend([RECIPE_FILE, PICTURE_FILE]);
+    }
+    names.into_iter().map(|name| dir.join(name)).collect()
+}
+
+/// Writes the documents about `built` into `dir` and returns their paths.
+///
+/// # Errors
+/// If a file of the build cannot be read again, or a document cannot be written.
+pub fn write(
+    source: &Source,
+    dir: &Path,
+    model: &GgufModel,
+    origins: &Origins,
+    built: &Build,
+    options: &BuildOptions,
+) -> Result<Vec<PathBuf>> {
+    let folder = published(source, model, origins, built, options)?;
+    let mut texts = vec![
+        (CARD_FILE, report::published_readme(&folder)),
+        (REPORT_FILE, report::published_html(&folder)),
+    ];
+    if let Some(merge) = folder.merge {
+        texts.push((RECIPE_FILE, merge.recipe));
+        texts.push((PICTURE_FILE, report::stack_svg(&merge.summary, &built.name)));
+    }
+    let write = |(name, text): (&str, String)| {
+        let path = dir.join(name);
+        output::write_file(&path, text.as_bytes(), options.force)?;
+        Ok(path)
+    };
+    texts.into_iter().map(write).collect()
+}
+
+/// All that is told of the folder.
+fn published(
+    source: &Source,
+    model: &GgufModel,
+    origins: &Origins,
+    built: &Build,
+    options: &BuildOptions,
+) -> Result<Published> {
+    let file = |(at, written): (usize, &Written)| {
+        published_file(written, built.evaluation.as_ref().and_then(|all| figures(all, at)))
+    };
+    let infos = model.tensors.table().infos();
+    let imatrix = PublishedImatrix {
+        file: name_of(&built.imatrix),
+        bytes: built.imatrix_bytes,
+        chunks: built.chunks,
+        ctx: options.ctx,
+        texts: options.calibration.names.iter().map(|name| name_of(Path::new(name))).collect(),
+        statistics: report::imatrix_statistics(&built.imatrix)?,
+    };
+    let licenses = match origins.conflict() {
+        Some(_) => origins.licenses.clone(),
+        None => Vec::new(),
+    };
+    Ok(Published {
+        name: model.metadata.str("general.name").unwrap_or(&built.name).to_string(),
+        quantized_by: options.quantized_by.clone(),
+        architecture: model.architecture()?.to_string(),
+        parameters: infos.iter().map(|info| info.elements() as u64).sum(),
+        base_models: origins.base_models.clone(),
+        license: origins.license.clone(),
+        licenses,
+        tags: origins.tags.clone(),
+        languages: origins.languages.clone(),
+        pipeline_tag: origins.pipeline_tag.clone().unwrap_or_else(|| "text-generation".into()),
+        files: built.files.iter().enumerate().map(file).collect::<Result<_>>()?,
+        imatrix,
+        evaluation: evaluation(built, options),
+        prompt: prompt(model),
+        merge: match source {
+            Source::Recipe { plan, .. } => Some(PublishedMerge {
+                summary: plan.summary(),
+                recipe: plan.text.clone(),
+                recipe_file: RECIPE_FILE,
+                picture: PICTURE_FILE,
+            }),
+            Source::Folder(_) | Source::Gguf { .. } => None,
+        },
+        checksums: SUMS_FILE,
+        timings: timings(built),
+    })
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The file as it is on disk, whose table tells the tensors' types.
+fn published_file(written: &Written, figures: Option<Figures>) -> Result<PublishedFile> {
+    let model = gguf::open(&written.path)?;
+    let infos = model.tensors.table().infos().iter().filter(|info| info.shape.len() > 1);
+    let tensors = infos.map(|info| TensorOfType {
+        name: info.name.clone(),
+        dtype: info.dtype.to_string(),
+        bits: 8.0 * info.dtype.block_bytes() as f64 / info.dtype.block_len() as f64,
+    });
+    let ftype = written.ftype.parse().map_err(Error::Usage)?;
+    let mut bytes = 0;
+    let paths = written.paths();
+    for path in &paths {
+        bytes += std::fs::metadata(path).map_err(Error::io(path, "examine"))?.len();
+    }
+    Ok(PublishedFile {
+        names: paths.iter().map(|path| name_of(path)).collect(),
+        ftype: written.ftype.clone(),
+        bytes,
+        bits_per_weight: written.bits_per_weight,
+        seconds: written.seconds,
+        advice: presets::advice(ftype),
+        figures,
+        tensors: tensors.collect(),
+    })
+}
+
+/// What was measured of file number `at`.
+fn figures(all: &Evaluations, at: usize) -> Option<Figures> {
+    let model = all.models.get(at)?;
+    let divergence = model.divergence.as_ref()?;
+    let (kld, same_top) = (divergence.kld.mean, divergence.same_top);
+    Some(Figures { perplexity: model.perplexity, kld, same_top })
+}
+
+fn evaluation(built: &Build, options: &BuildOptions) -> Option<PublishedEvaluation> {
+    let (all, text) = (built.evaluation.as_ref()?, options.eval.as_ref()?);
+    let first = all.models.first()?;
+    Some(PublishedEvaluation {
+        text: name_of(Path::new(&text.name)),
+        tokens: first.tokens,
+        ctx: all.ctx,
+        perplexity: first.divergence.as_ref()?.reference_perplexity,
+    })
+}
+
+/// A system prompt and a question as the model reads them; without the former if its template refuses that.
+/// `None` if it has no template, or one that cannot be run.
+fn prompt(model: &GgufModel) -> Option<String> {
+    let template = ChatTemplate::from_metadata(model.origin(), &model.metadata).ok()?;
+    let system = json!({"role": "system", "content": "{system_prompt}"});
+    let user = json!({"role": "user", "content": "{prompt}"});
+    [json!([system, user]), json!([user])].into_iter().find_map(|messages| {
+        let variables = json!({"messages": messages});
+        template.render_prompt(variables.as_object()?).ok()
+    })
+}
+
+fn timings(built: &Build) -> Vec<(&'static str, f64)> {
+    let mut timings = vec![("importance matrix", built.imatrix_seconds)];
+    timings.push((report::QUANTIZING, built.quantize_seconds));
+    timings.extend(built.evaluation_seconds.map(|seconds| ("evaluation", seconds)));
+    timings.push(("all so far", built.seconds));
+    timings
+}

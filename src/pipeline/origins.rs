@@ -1,0 +1,188 @@
+//! What a build's source is made from, for model cards: names on the hub, and licences.
+//!
+//! A member that is not on disk under the recipe's own folder is a name on the hub; of a folder its
+//! configuration may tell (`_name_or_path`), and a model that is no merge has a card, which names its base
+//! model. Deliberately absent: guessing names from folders, and asking the hub.
+
+use super::source::Source;
+use crate::checkpoint::{Checkpoint, ModelCard};
+use crate::hub::HubName;
+use crate::recipe::Member;
+use serde_json::{Map, Value as Json};
+use std::path::Path;
+
+/// Where a model comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    /// Names on the hub, each once.
+    pub base_models: Vec<String>,
+    /// Members whose name on the hub is not known.
+    pub unnamed: Vec<String>,
+    /// The licence of all members, if those that tell one tell the same.
+    pub license: Option<String>,
+    /// Who tells which licence.
+    pub licenses: Vec<(String, String)>,
+    /// Tags and languages of the model's own card.
+    pub tags: Vec<String>,
+    pub languages: Vec<String>,
+    pub pipeline_tag: Option<String>,
+}
+
+impl Origins {
+    /// What `source` and the cards of its members tell.
+    ///
+    /// # Errors
+    /// If a card's front matter cannot be read.
+    pub fn of(source: &Source) -> crate::Result<Origins> {
+        let mut origins = Origins::default();
+        match source {
+            Source::Recipe { plan, .. } => {
+                for member in &plan.members {
+                    origins.member(&plan.path, member)?;
+                }
+            }
+            Source::Folder(checkpoint) => origins.model(checkpoint)?,
+            Source::Gguf { model, .. } => {
+                let told = |key: &str| model.metadata.str(key).map(str::to_string);
+                origins.license = told("general.license");
+                let count = model.metadata.u64("general.base_model.count").unwrap_or(0).min(64);
+                let own = told("general.source.repo_url").into_iter();
+                let bases =
+                    (0..count).filter_map(|i| told(&format!("general.base_model.{i}.repo_url")));
+                let urls: Vec<_> = own.chain(bases).collect();
+                urls.iter().filter_map(|url| of_address(url)).for_each(|id| origins.add_base(id));
+                let strings = |key: &str| model.metadata.strings(key).unwrap_or_default().to_vec();
+                (origins.tags, origins.languages) =
+                    (strings("general.tags"), strings("general.languages"));
+            }
+        }
+        let mut different: Vec<_> = origins.licenses.iter().map(|(_, license)| license).collect();
+        different.sort();
+        different.dedup();
+        if let [license] = different[..] {
+            origins.license = Some(license.clone());
+        }
+        Ok(origins)
+    }
+
+    fn member(&mut self, recipe: &Path, member: &Member) -> crate::Result<()> {
+        let path = &member.reference.path;
+        let beside = recipe.parent().unwrap_or(Path::new("")).join(path).exists();
+        let id = if beside { recorded(&member.checkpoint) } else { of_reference(path) };
+        match id {
+            Some(id) => self.add_base(id),
+            None => self.unnamed.push(member.reference.to_string()),
+        }
+        let card = front_matter(&member.checkpoint)?;
+        self.add_license(&member.reference.to_string(), &card);
+        Ok(())
+    }
+
+    fn model(&mut self, checkpoint: &Checkpoint) -> crate::Result<()> {
+        let card = front_matter(checkpoint)?;
+        match recorded(checkpoint) {
+            Some(id) => self.add_base(id),
+            None => texts(card.get("base_model"))
+                .iter()
+                .filter_map(|id| of_reference(id))
+                .for_each(|id| self.add_base(id)),
+        }
+        self.add_license(&checkpoint.name, &card);
+        self.tags = texts(card.get("tags"));
+        self.languages = texts(card.get("language"));
+        self.pipeline_tag = texts(card.get("pipeline_tag")).into_iter().next();
+        Ok(())
+    }
+
+    fn add_base(&mut self, id: String) {
+        if !self.base_models.contains(&id) {
+            self.base_models.push(id);
+        }
+    }
+
+    fn add_license(&mut self, who: &str, card: &Map<String, Json>) {
+        // `other` says nothing without its name.
+        let license = texts(card.get("license")).join(", ");
+        let license = match license.as_str() {
+            "other" => texts(card.get("license_name")).into_iter().next().unwrap_or(license),
+            _ => license,
+        };
+        if !license.is_empty() {
+            self.licenses.push((who.to_string(), license));
+        }
+    }
+
+    /// Whether the names of all base models are known, and there are any.
+    pub fn all_named(&self) -> bool {
+        self.unnamed.is_empty() && !self.base_models.is_empty()
+    }
+
+    /// What to tell where the members' licences differ.
+    pub fn conflict(&self) -> Option<String> {
+        let first = &self.licenses.first()?.1;
+        if self.licenses.iter().all(|(_, license)| license == first) {
+            return None;
+        }
+        let told: Vec<_> =
+            self.licenses.iter().map(|(who, license)| format!("{who}: {license}")).collect();
+        Some(format!(
+            "the members have different licences ({}); find out which one the result may have, and give it \
+             with --license",
+            told.join("; ")
+        ))
+    }
+}
+
+fn front_matter(checkpoint: &Checkpoint) -> crate::Result<Map<String, Json>> {
+    checkpoint.card.as_ref().map_or(Ok(Map::new()), ModelCard::front_matter)
+}
+
+/// A text or a list of texts.
+fn texts(value: Option<&Json>) -> Vec<String> {
+    match value {
+        Some(Json::Array(values)) => values.iter().flat_map(|value| texts(Some(value))).collect(),
+        Some(Json::String(text)) if !text.trim().is_empty() => vec![text.trim().to_string()],
+        _ => Vec::new(),
+    }
+}
+
+/// The name on the hub that a configuration records.
+fn recorded(checkpoint: &Checkpoint) -> Option<String> {
+    of_reference(checkpoint.config.str("_name_or_path")?)
+}
+
+fn of_reference(text: &str) -> Option<String> {
+    HubName::parse(text, None).map(|_| text.to_string())
+}
+
+fn of_address(url: &str) -> Option<String> {
+    of_reference(url.strip_prefix("https://huggingface.co/")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn licences_that_differ_are_a_conflict() {
+        let card = |license: &str| {
+            ModelCard::Text(format!("---\nlicense: {license}\nlicense_name: own\n---\n"))
+                .front_matter()
+        };
+        let mut origins = Origins::default();
+        origins.add_license("a", &card("mit").unwrap());
+        origins.add_license("b", &card("mit").unwrap());
+        assert_eq!(origins.conflict(), None);
+        origins.add_license("c", &card("other").unwrap());
+        let told = origins.conflict().unwrap();
+        assert!(told.contains("a: mit; b: mit; c: own") && told.contains("--license"), "{told}");
+    }
+
+    #[test]
+    fn only_names_of_the_hub_are_base_models() {
+        assert_eq!(of_address("https://huggingface.co/acme/anvil").as_deref(), Some("acme/anvil"));
+        for none in ["../models/a", "/models/a", "anvil", "a/b/c", "https://x.example/a/b"] {
+            assert_eq!((of_reference(none), of_address(none)), (None, None), "{none}");
+        }
+    }
+}
