@@ -26,9 +26,12 @@ pub fn hex(bytes: impl AsRef<[u8]>) -> String {
 /// SHA-256 of the file at `path`, in hexadecimal. `read` is told the bytes as they are read.
 ///
 /// # Errors
-/// If the file cannot be read, or the user interrupts.
+/// If it is no file or cannot be read, or the user interrupts.
 pub fn of_file(path: &Path, read: impl Fn(u64)) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err(Error::format(path, "no file"));
+    }
     let mut hasher = Sha256::new();
     let mut part = vec![0; PART];
     loop {

@@ -7,7 +7,7 @@
 mod build;
 mod calibration;
 mod chats;
-mod checksums;
+pub(crate) mod checksums;
 mod corpus;
 mod documents;
 mod forecast;

@@ -84,7 +84,10 @@ fn introduction(folder: &Published) -> String {
     let links: Vec<_> = links.collect();
     let of = match (&folder.merge, links.is_empty()) {
         (Some(_), false) => format!(", a merge of {}", links.join(", ")),
-        (Some(merge), true) => format!(", a merge of {} models", merge.summary.members.len()),
+        (Some(merge), true) => match merge.summary.members.len() {
+            1 => ", made of the layers of one model".to_string(),
+            members => format!(", a merge of {members} models"),
+        },
         (None, false) => format!(", made from {}", links.join(", ")),
         (None, true) => String::new(),
     };

@@ -3,16 +3,13 @@
 
 use super::{Problem, Report};
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Unit, check_interrupted};
+use crate::pipeline::checksums::{SUMS_FILE, of_file};
+use crate::progress::{Progress, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
-
-/// The name of the file of checksums in a folder.
-pub const SUMS_FILE: &str = "SHA256SUMS";
 
 /// No list of files is longer.
 const MAX_BYTES: u64 = 16 << 20;
@@ -55,7 +52,7 @@ pub(super) fn check(
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     progress.begin("checksums", listed.iter().map(|(_, path)| size(path)).sum(), Unit::Bytes);
     let found = listed.par_iter().map(|(sum, path)| {
-        let detail = match hash(path, progress) {
+        let detail = match of_file(path, |bytes| progress.advance(bytes)) {
             Ok(found) if found == *sum => return Ok(None),
             Ok(found) => format!("its SHA-256 is {found}, in {SUMS_FILE} {sum}"),
             Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -98,25 +95,6 @@ fn parse(line: &str) -> Option<Option<(String, &Path)>> {
     let within = parts.peek().is_some()
         && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     (hexadecimal && within).then(|| Some((sum.to_ascii_lowercase(), name)))
-}
-
-fn hash(path: &Path, progress: &dyn Progress) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Err(Error::format(path, "no file"));
-    }
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        check_interrupted()?;
-        match file.read(&mut buffer).map_err(Error::io(path, "read"))? {
-            0 => break,
-            n => {
-                hasher.update(&buffer[..n]);
-                progress.advance(n as u64);
-            }
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ mod checksums;
 mod derive;
 mod structure;
 
-pub use checksums::{SUMS_FILE, Sums};
+pub use crate::pipeline::checksums::SUMS_FILE;
+pub use checksums::Sums;
 pub use derive::{Derivation, Derive};
 
 use crate::error::{Error, Result};

@@ -42,6 +42,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("calibrate", "model"),
     ("quantize", "imatrix"),
     ("report", "compare"),
+    ("verify", "pipeline"),
     ("report", "imatrix"),
     ("report", "evaluate"),
 ];
