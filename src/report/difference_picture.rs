@@ -2,23 +2,19 @@
 //! for the relative error and one for the greatest difference. Tensors outside the layers stand below.
 
 use super::imatrix_statistics::place;
+use super::layer_frame::{self as frame, AXIS, FONT, MAX_HEAD, PAD, SMALL};
 use super::model_difference::{Errors, ModelDifference, TensorDifferenceRow};
 use super::render::{one_line, significant};
 use super::scale::{Scale, colour};
 use super::stack_layout::row_height;
-use super::stack_picture::FONTS;
-use super::svg::{Rect, Svg, fit, number, text_width};
+use super::svg::{Rect, Svg, fit, text_width};
 use std::path::Path;
 
-const PAD: f64 = 28.0;
-const SMALL: f64 = 11.0;
-/// Room for the layers' numbers, between panels, and for a line below.
-const AXIS: f64 = 46.0;
+/// Between panels, and for a line below.
 const GAP: f64 = 36.0;
 const LINE: f64 = 18.0;
 const LEAST_PANEL: f64 = 260.0;
 const LEAST_COLUMN: f64 = 26.0;
-const MAX_HEAD: f64 = 180.0;
 
 const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.equal{fill:#59636e;fill-opacity:.14}\
 .cell:hover rect{stroke:#1f2328;stroke-width:1.5}";
@@ -111,78 +107,26 @@ impl<'a> Picture<'a> {
 
     fn draw(mut self) -> String {
         let panels = self.panels.len() as f64;
-        let heading = text_width(&self.report.subtitle(), 13.0).min(900.0);
+        let heading = text_width(&self.report.subtitle(), FONT).min(900.0);
         let right = PAD + AXIS + panels * (self.panel_width() + GAP) - GAP;
         let width = (right.max(PAD + heading) + PAD).ceil();
         let below = self.others.len() as f64 * LINE;
         let height = (self.y + self.rows_height() + 52.0 + below + PAD).ceil();
-        let (w, h) = (number(width), number(height));
-        let all: &[(&str, &str)] = &[
-            ("xmlns", "http://www.w3.org/2000/svg"),
-            ("viewBox", &format!("0 0 {w} {h}")),
-            ("width", &w),
-            ("height", &h),
-            ("font-family", FONTS),
-            ("font-size", &number(SMALL)),
-            ("role", "img"),
-        ];
-        self.svg.open("svg", all);
-        self.svg.element("title", &[], &title(self.report));
-        self.svg.element("style", &[], STYLE);
-        self.gradient();
-        self.svg.rect(Rect { x: 0.0, y: 0.0, width, height }, &[("class", "page")]);
-        self.heading(width - 2.0 * PAD);
-        self.axis();
+        let (title, subtitle) = (title(self.report), self.report.subtitle());
+        frame::open(&mut self.svg, (width, height), STYLE, &title, &subtitle);
+        frame::axis(&mut self.svg, self.y, self.row, self.layers.iter().copied());
         (0..self.panels.len()).for_each(|at| self.panel(at));
         self.svg.close();
         self.svg.finish()
     }
 
-    /// The colours of all scales.
-    fn gradient(&mut self) {
-        self.svg.open("defs", &[]);
-        self.svg.open("linearGradient", &[("id", "scale")]);
-        for stop in 0..10 {
-            let at = f64::from(stop) / 9.0;
-            let attributes = [("offset", &*format!("{at:.4}")), ("stop-color", &colour(at))];
-            self.svg.leaf("stop", &attributes);
-        }
-        self.svg.close();
-        self.svg.close();
-    }
-
-    fn heading(&mut self, width: f64) {
-        let bold: &[(&str, &str)] =
-            &[("class", "ink"), ("font-size", "20"), ("font-weight", "600")];
-        self.svg.text(PAD, PAD + 16.0, bold, &fit(&title(self.report), 20.0, width));
-        let muted: &[(&str, &str)] = &[("class", "muted"), ("font-size", "13")];
-        self.svg.text(PAD, PAD + 40.0, muted, &fit(&self.report.subtitle(), 13.0, width));
-    }
-
-    /// The layers' numbers, as many as have room.
-    fn axis(&mut self) {
-        let step = (14.0 / self.row).ceil().max(1.0) as usize;
-        let right: &[(&str, &str)] = &[("class", "muted"), ("text-anchor", "end")];
-        let x = PAD + AXIS - 8.0;
-        self.svg.text(x, self.y - 8.0, right, "layer");
-        for (at, layer) in self.layers.iter().enumerate().step_by(step) {
-            let y = self.y + (at as f64 + 0.5) * self.row + 4.0;
-            self.svg.text(x, y, right, &layer.to_string());
-        }
-    }
-
     fn panel(&mut self, at: usize) {
         let x = PAD + AXIS + at as f64 * (self.panel_width() + GAP);
         let Panel { title, note, value, scale } = self.panels[at];
-        let bold: &[(&str, &str)] =
-            &[("class", "ink"), ("font-size", "14"), ("font-weight", "600")];
-        self.svg.text(x, PAD + 72.0, bold, title);
-        self.svg.text(x, PAD + 88.0, &[("class", "muted")], note);
+        frame::panel_heading(&mut self.svg, x, title, note);
         for (nth, kind) in self.kinds.iter().enumerate() {
-            let (x, y) = (x + (nth as f64 + 0.5) * self.column + 4.0, self.y - 6.0);
-            let turn = format!("rotate(-90 {} {})", number(x), number(y));
-            let text = fit(&one_line(kind), SMALL, self.head - 8.0);
-            self.svg.text(x, y, &[("class", "ink"), ("transform", &turn)], &text);
+            let x = x + (nth as f64 + 0.5) * self.column + 4.0;
+            frame::upright(&mut self.svg, x, self.y, self.head, kind);
         }
         let gap = if self.row >= 6.0 { 1.0 } else { 0.5 };
         for row in &self.report.tensors {
@@ -195,7 +139,8 @@ impl<'a> Picture<'a> {
             cell(&mut self.svg, row, place, position(row, value, scale));
         }
         if let Some(scale) = scale {
-            self.legend(x, scale);
+            let (y, width) = (self.y + self.rows_height() + 14.0, self.panel_width() - 1.0);
+            frame::legend(&mut self.svg, x, y, width, scale);
         }
         let mut y = self.y + self.rows_height() + 62.0;
         for row in &self.others {
@@ -210,20 +155,6 @@ impl<'a> Picture<'a> {
             let text = fit(&text, SMALL, self.panel_width() - 20.0);
             self.svg.text(x + 20.0, y, &[("class", "ink")], &text);
             y += LINE;
-        }
-    }
-
-    fn legend(&mut self, x: f64, scale: Scale) {
-        let (y, width) = (self.y + self.rows_height() + 14.0, self.panel_width() - 1.0);
-        self.svg.rect(Rect { x, y, width, height: 10.0 }, &[("fill", "url(#scale)")]);
-        for (position, text) in scale.marks(5) {
-            let anchor = match position {
-                0.0 => "start",
-                1.0 => "end",
-                _ => "middle",
-            };
-            let more: &[(&str, &str)] = &[("class", "muted"), ("text-anchor", anchor)];
-            self.svg.text(x + position * width, y + 24.0, more, &text);
         }
     }
 }

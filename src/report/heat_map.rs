@@ -6,27 +6,22 @@
 
 use super::imatrix_statistics::{ImatrixStatistics, StatisticsRow};
 use super::imatrix_statistics::{percent, similarity};
+use super::layer_frame::{self as frame, AXIS, FONT, MAX_HEAD, PAD, SMALL};
 use super::palette;
 use super::render::{one_line, significant};
 use super::scale::{Scale, colour};
 use super::stack_layout::row_height;
-use super::stack_picture::FONTS;
-use super::svg::{Rect, Svg, fit, number, text_width};
+use super::svg::{Rect, Svg, number, text_width};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const PAD: f64 = 28.0;
-const FONT: f64 = 13.0;
-const SMALL: f64 = 11.0;
-/// Room for the layers' numbers, and between panels.
-const AXIS: f64 = 46.0;
+/// Between panels.
 const GAP: f64 = 44.0;
 /// A panel is no narrower than its words, and the bars are as wide.
 const LEAST_PANEL: f64 = 190.0;
 const BARS: f64 = 240.0;
-/// Room that a kind's name takes in a column's head, side by side, and the longest a head may be.
+/// Room that a kind's name takes in a column's head, side by side.
 const NAME: f64 = 14.0;
-const MAX_HEAD: f64 = 180.0;
 
 const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.faint{stroke:#59636e;stroke-opacity:.35}\
 .empty{fill:#59636e;fill-opacity:.14}.cell:hover rect{stroke:#1f2328;stroke-width:1.5}";
@@ -126,23 +121,14 @@ impl<'a> Picture<'a> {
         let heading = text_width(&self.report.subtitle(), FONT).min(900.0);
         let width = ((bars + BARS).max(PAD + heading) + PAD).ceil();
         let height = (self.y + self.rows_height() + 62.0 + PAD).ceil();
-        let (w, h) = (number(width), number(height));
-        let all: &[(&str, &str)] = &[
-            ("xmlns", "http://www.w3.org/2000/svg"),
-            ("viewBox", &format!("0 0 {w} {h}")),
-            ("width", &w),
-            ("height", &h),
-            ("font-family", FONTS),
-            ("font-size", &number(SMALL)),
-            ("role", "img"),
-        ];
-        self.svg.open("svg", all);
-        self.svg.element("title", &[], &title(self.report));
-        self.svg.element("style", &[], STYLE);
-        self.gradient();
-        self.svg.rect(Rect { x: 0.0, y: 0.0, width, height }, &[("class", "page")]);
-        self.heading(width - 2.0 * PAD);
-        self.axis();
+        let (title, subtitle) = (title(self.report), self.report.subtitle());
+        frame::open(&mut self.svg, (width, height), STYLE, &title, &subtitle);
+        frame::axis(
+            &mut self.svg,
+            self.y,
+            self.row,
+            self.report.layers.iter().map(|row| row.layer),
+        );
         for at in 0..self.panels.len() {
             self.panel(at);
         }
@@ -151,50 +137,10 @@ impl<'a> Picture<'a> {
         self.svg.finish()
     }
 
-    /// The colours of all scales.
-    fn gradient(&mut self) {
-        self.svg.open("defs", &[]);
-        self.svg.open("linearGradient", &[("id", "scale")]);
-        for stop in 0..10 {
-            let at = f64::from(stop) / 9.0;
-            let attributes = [("offset", &*format!("{at:.4}")), ("stop-color", &colour(at))];
-            self.svg.leaf("stop", &attributes);
-        }
-        self.svg.close();
-        self.svg.close();
-    }
-
-    fn heading(&mut self, width: f64) {
-        let bold: &[(&str, &str)] =
-            &[("class", "ink"), ("font-size", "20"), ("font-weight", "600")];
-        self.svg.text(PAD, PAD + 16.0, bold, &fit(&title(self.report), 20.0, width));
-        let muted: &[(&str, &str)] = &[("class", "muted"), ("font-size", "13")];
-        self.svg.text(PAD, PAD + 40.0, muted, &fit(&self.report.subtitle(), FONT, width));
-    }
-
-    /// The layers' numbers, as many as have room.
-    fn axis(&mut self) {
-        let step = (14.0 / self.row).ceil().max(1.0) as usize;
-        let right: &[(&str, &str)] = &[("class", "muted"), ("text-anchor", "end")];
-        let x = PAD + AXIS - 8.0;
-        self.svg.text(x, self.y - 8.0, right, "layer");
-        for (at, row) in self.report.layers.iter().enumerate().step_by(step) {
-            let y = self.y + (at as f64 + 0.5) * self.row + 4.0;
-            self.svg.text(x, y, right, &row.layer.to_string());
-        }
-    }
-
-    fn panel_heading(&mut self, x: f64, title: &str, note: &str) {
-        let bold: &[(&str, &str)] =
-            &[("class", "ink"), ("font-size", "14"), ("font-weight", "600")];
-        self.svg.text(x, PAD + 72.0, bold, title);
-        self.svg.text(x, PAD + 88.0, &[("class", "muted")], note);
-    }
-
     fn panel(&mut self, at: usize) {
         let x = self.panel_x(at);
         let Panel { title, note, value, scale } = self.panels[at];
-        self.panel_heading(x, title, note);
+        frame::panel_heading(&mut self.svg, x, title, note);
         let mut left = x;
         let stretch = self.panel_width() / self.columns.iter().map(Column::width).sum::<f64>();
         for column in std::mem::take(&mut self.columns) {
@@ -215,7 +161,8 @@ impl<'a> Picture<'a> {
             self.columns.push(column);
         }
         if let Some(scale) = scale {
-            self.legend(x, scale);
+            let (y, width) = (self.y + self.rows_height() + 14.0, self.panel_width() - 1.0);
+            frame::legend(&mut self.svg, x, y, width, scale);
         }
     }
 
@@ -224,10 +171,7 @@ impl<'a> Picture<'a> {
         let names = column.kinds.len() as f64;
         for (nth, kind) in column.kinds.iter().enumerate() {
             let x = left + (width - names * NAME) / 2.0 + (nth as f64 + 0.5) * NAME + 4.0;
-            let y = self.y - 6.0;
-            let turn = format!("rotate(-90 {} {})", number(x), number(y));
-            let text = fit(&one_line(kind), SMALL, self.head - 8.0);
-            self.svg.text(x, y, &[("class", "ink"), ("transform", &turn)], &text);
+            frame::upright(&mut self.svg, x, self.y, self.head, kind);
         }
     }
 
@@ -257,32 +201,12 @@ impl<'a> Picture<'a> {
         self.svg.close();
     }
 
-    fn legend(&mut self, x: f64, scale: Scale) {
-        let (y, width) = (self.y + self.rows_height() + 14.0, self.panel_width() - 1.0);
-        let bar = Rect { x, y, width, height: 10.0 };
-        self.svg.rect(bar, &[("fill", "url(#scale)")]);
-        self.marks(x, y + 24.0, width, scale);
-    }
-
-    /// A scale's marks below a line from `x` on.
-    fn marks(&mut self, x: f64, y: f64, width: f64, scale: Scale) {
-        for (position, text) in scale.marks(5) {
-            let anchor = match position {
-                0.0 => "start",
-                1.0 => "end",
-                _ => "middle",
-            };
-            let more: &[(&str, &str)] = &[("class", "muted"), ("text-anchor", anchor)];
-            self.svg.text(x + position * width, y, more, &text);
-        }
-    }
-
     /// The layers' means as bars on a logarithmic scale.
     fn bars(&mut self, x: f64) {
         let sums = self.report.layers.iter().map(|row| f64::from(row.sum_of_squares));
         let Some(scale) = Scale::logarithmic(sums) else { return };
         let ranking = &self.report.ranking;
-        self.panel_heading(x, "Layers", "mean Σ(act²) of its tensors");
+        frame::panel_heading(&mut self.svg, x, "Layers", "mean Σ(act²) of its tensors");
         let width = BARS - 34.0;
         let (top, bottom) = (self.y, self.y + self.rows_height());
         for (position, _) in scale.marks(5) {
@@ -315,7 +239,7 @@ impl<'a> Picture<'a> {
             self.svg.close();
         }
         self.svg.close();
-        self.marks(x, bottom + 16.0, width, scale);
+        frame::marks(&mut self.svg, x, bottom + 16.0, width, scale);
         let key = "▲ the most important layers, ▼ the least";
         self.svg.text(x, bottom + 38.0, &[("class", "muted")], key);
     }

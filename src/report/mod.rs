@@ -9,6 +9,7 @@ mod html;
 mod imatrix_difference;
 mod imatrix_statistics;
 mod inspect;
+mod layer_frame;
 mod markdown;
 mod model_difference;
 mod palette;
