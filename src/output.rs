@@ -5,8 +5,8 @@
 //! it ends the process without unwinding; only a kill that cannot be caught leaves a hidden
 //! `.NAME.PID-N.part`, never anything under the final name. The exception is a folder that can be
 //! continued ([`OutputDir::reopen`]): its hidden `.NAME.part` stays once its owner says that something
-//! in it is worth keeping. A file that can be continued has its saved state, whole in itself, under the same
-//! name ([`part_path`]).
+//! in it is worth keeping. A file that can be continued is under the same name ([`OutputFile::reopen`]), or has its saved
+//! state there, whole in itself ([`part_path`]).
 
 use crate::error::{Error, Result};
 use crate::progress::check_interrupted;
@@ -200,6 +200,51 @@ impl OutputFile {
         Ok(OutputFile { place, target, file, force, end: 0, needed: 0, unfinished })
     }
 
+    /// Opens the file under the hidden name `.NAME.part` beside `target`, which is the same in every run: what an
+    /// earlier one left there is there again. It stays however this run ends; [`place_part`] gives it its name once
+    /// [`OutputFile::settle`] has brought it to the disk.
+    ///
+    /// # Errors
+    /// If something that is no file has that name.
+    pub fn reopen(target: impl AsRef<Path>) -> Result<OutputFile> {
+        check_interrupted()?;
+        let target = target.as_ref().to_path_buf();
+        make_parent(&target)?;
+        let unfinished = Unfinished(part_path(&target)?);
+        let path = &unfinished.0;
+        if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            let text = format!("{}: in the way, and no file; remove it", path.display());
+            return Err(Error::Usage(text));
+        }
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(Error::io(&target, "create"))?;
+        let place = target.clone();
+        Ok(OutputFile { place, target, file, force: true, end: 0, needed: 0, unfinished })
+    }
+
+    /// Bytes that are in the file.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(Error::io(&self.target, "examine"))?.len())
+    }
+
+    /// Takes everything out of the file.
+    pub fn clear(&mut self) -> Result<()> {
+        self.end = 0;
+        self.file.set_len(0).map_err(|e| self.write_error(e))
+    }
+
+    /// Fills `bytes` with what is at `offset`. Only for files that were opened with [`OutputFile::reopen`].
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(bytes, offset).map_err(Error::io(&self.target, "read"))
+    }
+
+    /// Brings all to the disk and leaves the file under its hidden name.
+    pub fn settle(self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.write_error(e))?;
+        sync_folder(&make_parent(&self.target)?);
+        Ok(())
+    }
+
     /// The name the file will have.
     pub fn target(&self) -> &Path {
         &self.target
@@ -262,6 +307,24 @@ impl OutputFile {
         sync_folder(&make_parent(&self.place)?);
         Ok(())
     }
+}
+
+/// Gives the settled file `.NAME.part` beside `target` its name, in place of what may be there.
+pub fn place_part(target: &Path) -> Result<()> {
+    fs::rename(part_path(target)?, target).map_err(Error::io(target, "rename"))?;
+    sync_folder(&make_parent(target)?);
+    Ok(())
+}
+
+/// Locks the folder `path` for this process, creating it if need be, so that nobody else builds into it. The lock dies
+/// with the process, or with what is returned.
+///
+/// # Errors
+/// If another process holds it, or `path` is something else.
+pub fn lock_folder(path: &Path) -> Result<File> {
+    let path = std::path::absolute(path).map_err(Error::io(path, "examine"))?;
+    make_parent(&path)?;
+    lock_dir(&path, &path)
 }
 
 /// Writes `bytes` as the whole file `target`.
@@ -414,10 +477,13 @@ fn lock_dir(path: &Path, target: &Path) -> Result<File> {
                 continue;
             }
             Err(fs::TryLockError::WouldBlock) => {
+                let place = match path == target {
+                    true => String::new(),
+                    false => format!(", in {}", path.display()),
+                };
                 let text = format!(
-                    "{}: another run is writing it, in {}; wait for its end or choose another name",
-                    target.display(),
-                    path.display()
+                    "{}: another run is writing it{place}; wait for its end or choose another name",
+                    target.display()
                 );
                 return Err(Error::Usage(text));
             }

@@ -259,8 +259,8 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     list.map(entry).collect()
 }
 
-/// Why an output with the marks `now` cannot use shards of one with the marks `before`.
-fn changed(before: &[Mark], now: &[Mark]) -> Option<String> {
+/// Why an output with the marks `now` cannot use what was made for one with the marks `before`; `None` if it can.
+pub fn changed(before: &[Mark], now: &[Mark]) -> Option<String> {
     let missing_in = |marks: &[Mark], mark: &Mark| !marks.iter().any(|m| m.what == mark.what);
     let other = now.iter().filter(|mark| !before.contains(mark));
     let mut reasons: Vec<String> = other

@@ -12,6 +12,7 @@ use aqueduct::{Error, report, size};
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Do everything: merge in flight, collect an importance matrix, write the quantized files.
 ///
@@ -65,6 +66,12 @@ pub struct Arguments {
     /// members' names, where they are known].
     #[arg(long, value_name = "OWNER/NAME")]
     base_model: Vec<String>,
+    /// Use nothing that an earlier build has left in the folder.
+    #[arg(long)]
+    restart: bool,
+    /// Save the state after so many seconds of work, so that no more is lost if the build is interrupted.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    save_every: f64,
     /// Accept a source that is quantized already, though quality suffers twice.
     #[arg(long)]
     allow_requantize: bool,
@@ -190,6 +197,10 @@ impl Arguments {
                 .keep_stack
                 .then_some(self.max_shard_size.unwrap_or(LARGEST_STACK_SHARD)),
             force: self.run.force,
+            restart: self.restart,
+            save_every: Duration::try_from_secs_f64(self.save_every).map_err(|_| {
+                Error::Usage("--save-every: expected a number of seconds".to_string())
+            })?,
             memory: self.run.options().memory,
             forward_memory: self.run.forward_memory(),
             convert: self.convert.options(OutputType::Auto),

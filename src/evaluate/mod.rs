@@ -29,7 +29,7 @@ use comparable::Prepared;
 use log_probs::Compared;
 use rayon::prelude::*;
 use reference::Recorder;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Tokens in a chunk unless something else is asked for, as the peer has it.
@@ -97,7 +97,7 @@ pub struct Evaluations {
 }
 
 /// One model's results.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     pub name: String,
     /// Chunks evaluated.
@@ -109,7 +109,7 @@ pub struct Evaluation {
     /// Over the first 1, 2, ... chunks.
     pub running_perplexity: Vec<f64>,
     /// The distance from the reference, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
 }
 

@@ -4,7 +4,7 @@
 //! base the reference. Sums run over tokens in their order.
 
 use super::log_probs::Compared;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Percentiles that are told of divergences, and of changes in probability.
 const KLD_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0, 0.1];
@@ -13,7 +13,7 @@ const CHANGE_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 1
 const FEW: usize = 10;
 
 /// A value with its standard error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     pub value: f64,
     /// 0 where there are too few tokens to tell.
@@ -21,7 +21,7 @@ pub struct Estimate {
 }
 
 /// How a quantity that each token has is distributed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     pub mean: Estimate,
     pub maximum: f64,
@@ -31,14 +31,14 @@ pub struct Distribution {
 }
 
 /// `percent` of all values are not above `value`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentile {
     pub percent: f64,
     pub value: f64,
 }
 
 /// How far a model's predictions are from a reference's.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// From the reference's log-probabilities of 16 bits.
     pub reference_perplexity: Estimate,

@@ -17,7 +17,7 @@ pub use copy::{write, write_shards};
 pub use file::{GgufFile, is_gguf, open, shard_name, without_shard};
 pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
 pub use join::joined;
-pub use split::{Shards, SplitWriter};
+pub use split::{Shards, SplitWriter, shard_paths};
 pub use value::{Array, Metadata, Value};
 pub use write::{GgufWriter, Layout};
 

@@ -179,14 +179,47 @@ impl SplitWriter {
         tensors: Vec<TensorInfo>,
         shards: &Shards,
     ) -> Result<SplitWriter> {
-        let paths = paths(path, shards);
+        SplitWriter::open(path, metadata, tensors, shards, |path, own, group| {
+            GgufWriter::create(path, force, own, group)
+        })
+    }
+
+    /// As [`SplitWriter::create`], under hidden names that a later run finds again, for [`SplitWriter::settle`]. Tells for
+    /// each tensor whether an earlier run has begun just the file that it is in, see [`GgufWriter::reopen`].
+    ///
+    /// # Panics
+    /// If `shards` was made for another number of tensors.
+    pub fn reopen(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+        shards: &Shards,
+    ) -> Result<(SplitWriter, Vec<bool>)> {
+        let mut begun = Vec::new();
+        let writer = SplitWriter::open(path, metadata, tensors, shards, |path, own, group| {
+            let (file, there) = GgufWriter::reopen(path, own, group)?;
+            begun.push(there);
+            Ok(file)
+        })?;
+        let there = writer.places.iter().map(|&(file, _)| begun[file]).collect();
+        Ok((writer, there))
+    }
+
+    fn open(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+        shards: &Shards,
+        mut open: impl FnMut(&Path, &Metadata, Vec<TensorInfo>) -> Result<GgufWriter>,
+    ) -> Result<SplitWriter> {
+        let paths = shard_paths(path, shards);
         let groups = shards.files(metadata, tensors);
         let places = groups.iter().enumerate();
         let places = places.flat_map(|(f, (_, group))| (0..group.len()).map(move |i| (f, i)));
         let places = places.collect();
         let mut files = Vec::with_capacity(paths.len());
         for ((own, group), path) in groups.into_iter().zip(&paths) {
-            files.push(GgufWriter::create(path, force, &own, group)?);
+            files.push(open(path, &own, group)?);
         }
         Ok(SplitWriter { files, paths, places })
     }
@@ -210,6 +243,28 @@ impl SplitWriter {
         self.files[file].write_part(place, offset, bytes)
     }
 
+    /// [`GgufWriter::keep`] for tensor `index` of all.
+    pub fn keep(&self, index: usize) {
+        let (file, place) = self.places[index];
+        self.files[file].keep(place);
+    }
+
+    /// [`GgufWriter::read_part`] for tensor `index` of all.
+    pub fn read_part(&self, index: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let (file, place) = self.places[index];
+        self.files[file].read_part(place, offset, bytes)
+    }
+
+    /// [`GgufWriter::sync`] for all files.
+    pub fn sync(&self) -> Result<()> {
+        self.files.iter().try_for_each(GgufWriter::sync)
+    }
+
+    /// [`GgufWriter::settle`] for all files.
+    pub fn settle(self) -> Result<()> {
+        self.files.into_iter().try_for_each(GgufWriter::settle)
+    }
+
     /// Gives the files their names, the first one last: without it, nothing reads the others.
     pub fn finish(self) -> Result<()> {
         self.files.into_iter().rev().try_for_each(GgufWriter::finish)
@@ -217,7 +272,7 @@ impl SplitWriter {
 }
 
 /// `path` itself, or the names of the files that `shards` says.
-fn paths(path: &Path, shards: &Shards) -> Vec<PathBuf> {
+pub fn shard_paths(path: &Path, shards: &Shards) -> Vec<PathBuf> {
     if !shards.is_split() {
         return vec![path.to_path_buf()];
     }
@@ -302,10 +357,10 @@ mod tests {
 
     #[test]
     fn several_files_are_numbered() {
-        let two = paths(Path::new("d/m-Q4_0.gguf"), &Shards::kept("test", &[0, 1]).unwrap());
+        let two = shard_paths(Path::new("d/m-Q4_0.gguf"), &Shards::kept("test", &[0, 1]).unwrap());
         assert_eq!(two[1], Path::new("d/m-Q4_0-00002-of-00002.gguf"));
-        assert_eq!(paths(Path::new("m.gguf"), &Shards::one(3)), [Path::new("m.gguf")]);
+        assert_eq!(shard_paths(Path::new("m.gguf"), &Shards::one(3)), [Path::new("m.gguf")]);
         let alone = Shards::one(3).like_gguf_split();
-        assert_eq!(paths(Path::new("m.gguf"), &alone), [Path::new("m-00001-of-00001.gguf")]);
+        assert_eq!(shard_paths(Path::new("m.gguf"), &alone), [Path::new("m-00001-of-00001.gguf")]);
     }
 }

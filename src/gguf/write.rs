@@ -203,6 +203,52 @@ impl GgufWriter {
         Ok(GgufWriter { file, layout, tensors, written })
     }
 
+    /// As [`GgufWriter::create`], under the hidden name that a later run finds again ([`OutputFile::reopen`]), for
+    /// [`GgufWriter::settle`]. Tells whether an earlier run has begun just this file: then what it has written is
+    /// there, and [`GgufWriter::keep`] takes a tensor as written.
+    pub fn reopen(
+        path: impl AsRef<Path>,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+    ) -> Result<(GgufWriter, bool)> {
+        let path = path.as_ref();
+        let layout = Layout::new(&path.display().to_string(), metadata, &tensors)?;
+        let mut file = OutputFile::reopen(path)?;
+        let begun = file.len()? == layout.file_bytes && {
+            let mut header = vec![0; layout.header.len()];
+            file.read_at(0, &mut header)?;
+            header == layout.header
+        };
+        if !begun {
+            file.clear()?;
+            file.reserve(layout.file_bytes)?;
+            file.append(&layout.header)?;
+        }
+        let written = tensors.iter().map(|_| AtomicU64::new(0)).collect();
+        Ok((GgufWriter { file, layout, tensors, written }, begun))
+    }
+
+    /// Takes tensor `index` as written, as an earlier run has left it.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn keep(&self, index: usize) {
+        self.written[index].store(self.layout.places[index].bytes, Ordering::Relaxed);
+    }
+
+    /// Fills `bytes` with what is at `offset` of tensor `index`, in a file that was reopened.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn read_part(&self, index: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.file.read_at(self.layout.places[index].start + offset, bytes)
+    }
+
+    /// Brings what has been written so far to the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data()
+    }
+
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -251,6 +297,17 @@ impl GgufWriter {
     /// Checks that all tensors were written, brings the file to the disk and gives it its name.
     /// Padding, after the last tensor too, is zero since the file was created.
     pub fn finish(self) -> Result<()> {
+        self.check_whole()?;
+        self.file.commit()
+    }
+
+    /// As [`GgufWriter::finish`], but leaves the file under its hidden name.
+    pub fn settle(self) -> Result<()> {
+        self.check_whole()?;
+        self.file.settle()
+    }
+
+    fn check_whole(&self) -> Result<()> {
         for (index, place) in self.layout.places.iter().enumerate() {
             let written = self.written[index].load(Ordering::Relaxed);
             if written != place.bytes {
@@ -258,6 +315,6 @@ impl GgufWriter {
                 return self.fail(index, detail);
             }
         }
-        self.file.commit()
+        Ok(())
     }
 }

@@ -3,19 +3,21 @@
 //! Chunks go through the model all at once, or, where the state is to be saved, so many at a time. Every
 //! chunk's share is added in the order of the chunks either way, so the sums are the same to the bit.
 
-use super::ImportanceMatrix;
 use super::chunks::{Selection, Shard, chunk_tokens, select};
 use super::collector::Collector;
+use super::layers::{LayerKeeping, Loaded};
 use super::perplexity::{Likelihood, Perplexity, counted};
 use super::record::{self, Record};
 use super::saving::Saving;
+use super::{Entry, ImportanceMatrix};
 use crate::error::Result;
 use crate::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
-use crate::model::{self, Activations, Logits, Observer};
+use crate::model::{self, Activations, Logits, Observer, Resumed, Snapshot};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How [`compute`] works. Defaults are llama-imatrix's, but for the precision.
@@ -95,6 +97,43 @@ pub fn compute(
     compute_saving(model, tokens, options, None, progress)
 }
 
+/// As [`compute`]; the state is kept between layers, and an earlier run's is continued, as `keeping` tells. The result
+/// is the same, bit for bit.
+///
+/// Fails too if the state cannot be written.
+pub fn compute_keeping(
+    model: &GgufModel,
+    tokens: &[u32],
+    options: &Options,
+    keeping: &LayerKeeping,
+    progress: &dyn Progress,
+) -> Result<Computed> {
+    let (selection, chunks, record) = prepare(model, tokens, options, progress)?;
+    let place = (selection.taken.start as u32, chunks.len());
+    let mut loaded = keeping.load(&record, place, progress)?;
+    let entries = loaded.as_mut().map(|loaded| std::mem::take(&mut loaded.entries));
+    let mut run =
+        Run::new(model, options, &chunks, &selection, record, entries.unwrap_or_default());
+    run.take(0..chunks.len(), Some(Layers { keeping, place, loaded }), progress)?;
+    Ok(run.end(0, progress))
+}
+
+/// The chunks that the options select, and what a run over them is of.
+fn prepare(
+    model: &GgufModel,
+    tokens: &[u32],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Selection, Vec<Vec<u32>>, Record)> {
+    let selection = select(tokens.len(), options)?;
+    if selection.available < 2 {
+        progress.warn("the calibration text fills only one chunk; means over so little are poor");
+    }
+    let chunks = chunk_tokens(tokens, options)?;
+    let record = Record::new(model, tokens, options, &selection)?;
+    Ok((selection, chunks, record))
+}
+
 /// As [`compute`]; the state is saved on the way, and an earlier run's is continued, as `saving` tells. The
 /// result is the same, bit for bit.
 ///
@@ -106,23 +145,23 @@ pub fn compute_saving(
     saving: Option<&Saving>,
     progress: &dyn Progress,
 ) -> Result<Computed> {
-    let selection = select(tokens.len(), options)?;
-    if selection.available < 2 {
-        progress.warn("the calibration text fills only one chunk; means over so little are poor");
-    }
-    let chunks = chunk_tokens(tokens, options)?;
-    let record = Record::new(model, tokens, options, &selection)?;
+    let (selection, chunks, record) = prepare(model, tokens, options, progress)?;
     let first = selection.taken.start as u32;
     let earlier = match saving {
         Some(saving) => saving.load(&record, first, chunks.len(), progress)?,
         None => None,
     };
-    let mut run = Run::new(model, options, &chunks, &selection, record, earlier);
+    let (entries, earlier) = match earlier {
+        Some(matrix) => (matrix.entries, matrix.record),
+        None => Default::default(),
+    };
+    let record = earlier.unwrap_or(record);
+    let mut run = Run::new(model, options, &chunks, &selection, record, entries);
     let kept_chunks = run.done();
     let group = saving.and_then(Saving::every).unwrap_or(chunks.len());
     while run.done() < chunks.len() {
         let next = run.done()..chunks.len().min(run.done().saturating_add(group));
-        let step = run.take(next, progress).and_then(|()| match saving {
+        let step = run.take(next, None, progress).and_then(|()| match saving {
             Some(saving) if saving.every().is_some() => saving.save(&run.matrix()),
             _ => Ok(()),
         });
@@ -131,14 +170,7 @@ pub fn compute_saving(
         }
         step?;
     }
-    let perplexity = Perplexity::of(&run.record.likelihoods, options.ctx);
-    let (estimate, error) = (perplexity.estimate, perplexity.error);
-    progress.note(&format!("Final estimate: PPL = {estimate:.4} +/- {error:.5}"));
-    let imatrix = run.matrix();
-    if let Some(warning) = imatrix.unseen_experts() {
-        progress.warn(&warning);
-    }
-    Ok(Computed { imatrix, perplexity, kept_chunks })
+    Ok(run.end(kept_chunks, progress))
 }
 
 /// The sums over the chunks taken so far.
@@ -160,18 +192,14 @@ impl<'a> Run<'a> {
         chunks: &'a [Vec<u32>],
         selection: &Selection,
         record: Record,
-        earlier: Option<ImportanceMatrix>,
+        entries: BTreeMap<String, Entry>,
     ) -> Run<'a> {
-        let (entries, earlier) = match earlier {
-            Some(matrix) => (matrix.entries, matrix.record),
-            None => Default::default(),
-        };
         Run {
             model,
             options,
             chunks,
             collector: Collector::new(options.process_output, entries),
-            record: earlier.unwrap_or(record),
+            record,
             first: selection.taken.start,
         }
     }
@@ -182,12 +210,19 @@ impl<'a> Run<'a> {
     }
 
     /// Adds the chunks `next`, which follow those that are done, and notes their running perplexities.
-    fn take(&mut self, next: Range<usize>, progress: &dyn Progress) -> Result<()> {
+    fn take(
+        &mut self,
+        next: Range<usize>,
+        layers: Option<Layers<'_>>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         self.collector.first_chunk = self.first + next.start;
         let mut observer = Calibration {
             collector: &mut self.collector,
             chunks: &self.chunks[next.clone()],
             likelihoods: vec![Likelihood::default(); next.len()],
+            layers,
+            record: &self.record,
         };
         let run = model::Options {
             logits: counted(self.options.ctx),
@@ -205,6 +240,18 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Tells the perplexity of all chunks, and gives the result.
+    fn end(self, kept_chunks: usize, progress: &dyn Progress) -> Computed {
+        let perplexity = Perplexity::of(&self.record.likelihoods, self.options.ctx);
+        let (estimate, error) = (perplexity.estimate, perplexity.error);
+        progress.note(&format!("Final estimate: PPL = {estimate:.4} +/- {error:.5}"));
+        let imatrix = self.matrix();
+        if let Some(warning) = imatrix.unseen_experts() {
+            progress.warn(&warning);
+        }
+        Computed { imatrix, perplexity, kept_chunks }
+    }
+
     fn matrix(&self) -> ImportanceMatrix {
         ImportanceMatrix {
             entries: self.collector.entries(),
@@ -216,17 +263,41 @@ impl<'a> Run<'a> {
     }
 }
 
+/// How a pass keeps its state between layers.
+struct Layers<'a> {
+    keeping: &'a LayerKeeping,
+    /// The pass's first chunk in the text, and how many it takes.
+    place: (u32, usize),
+    loaded: Option<Loaded>,
+}
+
 /// Collects activations and likelihoods in one pass.
 struct Calibration<'a> {
     collector: &'a mut Collector,
     chunks: &'a [Vec<u32>],
     /// One for each chunk.
     likelihoods: Vec<Likelihood>,
+    layers: Option<Layers<'a>>,
+    /// What the run is of.
+    record: &'a Record,
 }
 
 impl Observer for Calibration<'_> {
     fn activations(&mut self, input: &Activations<'_>) -> Result<()> {
         self.collector.add(input)
+    }
+
+    fn resume(&mut self) -> Result<Option<Resumed>> {
+        Ok(self.layers.as_mut().and_then(|layers| layers.loaded.take()).map(Loaded::resume))
+    }
+
+    fn layers_done(&mut self, done: usize, snapshot: &mut Snapshot<'_>) -> Result<()> {
+        match &self.layers {
+            Some(Layers { keeping, place, .. }) if keeping.is_due() => {
+                keeping.save(self.record, *place, done, &self.collector.entries(), snapshot)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn logits(&mut self, logits: &Logits<'_>) -> Result<()> {

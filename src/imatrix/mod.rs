@@ -13,6 +13,7 @@ mod compute;
 mod dat;
 mod experts;
 mod gguf;
+mod layers;
 mod perplexity;
 mod record;
 mod saving;
@@ -21,7 +22,8 @@ mod statistics;
 
 pub use chunks::{Selection, Shard, chunk_tokens, select};
 pub use compare::{Comparison, TensorDifference, compare};
-pub use compute::{Computed, Options, compute, compute_saving, tokenize};
+pub use compute::{Computed, Options, compute, compute_keeping, compute_saving, tokenize};
+pub use layers::LayerKeeping;
 pub use perplexity::{Likelihood, Perplexity};
 pub use record::{ChunkRanges, Record, model_hash, ranges_text};
 pub use saving::Saving;

@@ -9,7 +9,7 @@ use super::experts::{Part, Routes};
 use super::hidden::HiddenStates;
 use super::memory::{LOGIT_BYTES, Schedule};
 use super::weights::{Checked, FeedForward, Gated, LayerWeights, Linear, Norm, Ropes};
-use super::{Activations, Logits, Observer};
+use super::{Activations, Logits, Observer, Resumed, Snapshot};
 use crate::arch::{Activation, HyperParams};
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -65,6 +65,8 @@ pub(super) struct Pass<'a> {
     pub model: &'a Checked<'a>,
     pub observer: &'a mut dyn Observer,
     pub progress: &'a dyn Progress,
+    /// Those before it are done already.
+    pub first_layer: usize,
     lengths: Vec<usize>,
     /// The first chunk's number in errors.
     first_chunk: usize,
@@ -80,7 +82,7 @@ pub(super) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Looks up the embeddings of all chunks.
+    /// Looks up the embeddings of all chunks, or takes what the observer says that an earlier pass had done.
     pub fn new(
         model: &'a Checked<'a>,
         chunks: &[Vec<u32>],
@@ -97,6 +99,7 @@ impl<'a> Pass<'a> {
             model,
             observer,
             progress,
+            first_layer: 0,
             hidden: HiddenStates::new(&states, schedule.spill)?,
             groups,
             lengths,
@@ -106,6 +109,10 @@ impl<'a> Pass<'a> {
             work: Work::default(),
             cache: None,
         };
+        if let Some(resumed) = pass.observer.resume()? {
+            pass.go_on(resumed)?;
+            return Ok(pass);
+        }
         let groups = pass.groups.clone();
         let texts = groups.iter().map(|group| &chunks[group.chunks.clone()]);
         model.embed(texts, |group, states| {
@@ -113,6 +120,30 @@ impl<'a> Pass<'a> {
             pass.hidden.put(group, states)
         })?;
         Ok(pass)
+    }
+
+    /// Takes the states that an earlier pass had come to.
+    fn go_on(&mut self, mut resumed: Resumed) -> Result<()> {
+        if resumed.layers > self.model.hyper.n_layer {
+            let detail = format!("has no {} layers to go on after", resumed.layers);
+            return Err(Error::model(self.model.origin(), detail));
+        }
+        self.first_layer = resumed.layers;
+        let n_embd = self.model.hyper.n_embd;
+        for group in 0..self.groups.len() {
+            let mut states = vec![0.0; self.groups[group].rows.len() * n_embd];
+            let mut bytes = [0; 1 << 14];
+            for values in states.chunks_mut(bytes.len() / size_of::<f32>()) {
+                let bytes = &mut bytes[..size_of_val(values)];
+                let read = resumed.states.read_exact(bytes);
+                read.map_err(Error::io(self.model.origin(), "read the saved states of"))?;
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }
+            self.hidden.put(group, states)?;
+        }
+        Ok(())
     }
 
     /// Goes on with chunks of one token each, a group of them, whose embeddings are `states`.
@@ -142,7 +173,12 @@ impl<'a> Pass<'a> {
     pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
         self.progress.detail(&format!("layer {index}"));
-        self.through(index, &layer)
+        self.through(index, &layer)?;
+        drop(layer);
+        let n_embd = self.model.hyper.n_embd;
+        let groups = self.groups.iter().map(|group| group.rows.len() * n_embd).collect();
+        let Pass { observer, hidden, .. } = self;
+        observer.layers_done(index + 1, &mut Snapshot { hidden, groups })
     }
 
     /// Takes all chunks through layer `index`, which is `layer`.

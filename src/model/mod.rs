@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
 use crate::kernels::Precision;
 use crate::progress::{Progress, Unit};
+use std::io::Read;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
@@ -76,6 +77,58 @@ pub trait Observer {
     /// Logits, chunk by chunk and position by position, once all layers are done. All values are
     /// finite.
     fn logits(&mut self, _logits: &Logits<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where the pass is to begin, if not with the embeddings. Asked once, before all else.
+    fn resume(&mut self) -> Result<Option<Resumed>> {
+        Ok(None)
+    }
+
+    /// The first `layers` layers are done for all chunks; a later pass can go on from `snapshot`.
+    fn layers_done(&mut self, _layers: usize, _snapshot: &mut Snapshot<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What an earlier pass over the same chunks had done.
+pub struct Resumed {
+    /// Layers.
+    pub layers: usize,
+    /// What [`Snapshot::write`] wrote after these.
+    pub states: Box<dyn Read>,
+}
+
+/// The hidden states between two layers.
+pub struct Snapshot<'p> {
+    hidden: &'p mut hidden::HiddenStates,
+    /// Elements of each group.
+    groups: Vec<usize>,
+}
+
+impl Snapshot<'_> {
+    /// Elements of all states.
+    pub fn elements(&self) -> u64 {
+        self.groups.iter().map(|&elements| elements as u64).sum()
+    }
+
+    /// Hands all states to `sink`, as little-endian f32, a row of the hidden size for each token of each chunk.
+    ///
+    /// # Errors
+    /// Those of `sink`, and of a temporary file that states are in.
+    pub fn write(&mut self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const PIECE: usize = 1 << 16;
+        for group in 0..self.groups.len() {
+            let states = self.hidden.take(group)?;
+            let mut bytes = Vec::with_capacity(PIECE * size_of::<f32>());
+            let written = states.chunks(PIECE).try_for_each(|values| {
+                bytes.clear();
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                sink(&bytes)
+            });
+            self.hidden.put(group, states)?;
+            written?;
+        }
         Ok(())
     }
 }
@@ -143,7 +196,7 @@ pub fn run(
     let schedule = checked.needs().fit(tokens, longest, options.memory)?;
     let mut pass =
         forward::Pass::new(&checked, chunks, schedule, options.first_chunk, observer, progress)?;
-    let total = (tokens * checked.hyper.n_layer) as u64;
+    let total = (tokens * (checked.hyper.n_layer - pass.first_layer)) as u64;
     progress.begin("forward pass", total, Unit::Tokens);
     layers(&checked, &mut pass, schedule.ahead)?;
     progress.end();
@@ -152,7 +205,7 @@ pub fn run(
 
 /// Takes all chunks through all layers. With `ahead`, another thread reads and packs the next layer meanwhile.
 fn layers(model: &weights::Checked<'_>, pass: &mut forward::Pass<'_>, ahead: bool) -> Result<()> {
-    let layers = 0..model.hyper.n_layer;
+    let layers = pass.first_layer..model.hyper.n_layer;
     if !ahead {
         return layers.into_iter().try_for_each(|index| pass.layer(index, model.layer(index)?));
     }

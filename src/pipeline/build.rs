@@ -4,27 +4,23 @@
 //! Deliberately absent: uploading the folder.
 
 use super::calibration::Calibration;
-use super::checksums::{self, SUMS_FILE};
-use super::documents;
 use super::naming::{conventional_stem, file_stem};
 use super::origins::Origins;
-use super::provenance;
 use super::source::Source;
-use crate::checkpoint::{self, CARD_FILE, ModelCard};
-use crate::convert::{self, ConvertOptions};
+use super::stages::Stages;
+use super::state::State;
+use crate::checkpoint::{CARD_FILE, ModelCard};
+use crate::convert::ConvertOptions;
 use crate::error::{Error, Result};
-use crate::evaluate::{self, Against, Evaluations, Subject};
-use crate::gguf::{self, GgufModel};
-use crate::imatrix::{self, Computed, Format};
+use crate::evaluate::Evaluations;
+use crate::gguf::GgufModel;
+use crate::imatrix;
 use crate::model;
-use crate::output;
 use crate::progress::Progress;
-use crate::quantize::{
-    self, Ftype, Importance, PlanOptions, QuantPlan, RunOptions, Sharding, Written,
-};
+use crate::quantize::{Ftype, PlanOptions, QuantPlan, RunOptions, Sharding, Written};
 use crate::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The largest file that the hub takes.
 const LARGEST_FILE: u64 = 50_000_000_000;
@@ -52,8 +48,12 @@ pub struct BuildOptions {
     pub max_file_bytes: u64,
     /// Write the merged model too, as a Hugging Face folder of shards no larger than this.
     pub keep_stack: Option<u64>,
-    /// Replace files that exist.
+    /// Replace files that exist and that a build does not know, or made of something else.
     pub force: bool,
+    /// Use nothing that an earlier build has left.
+    pub restart: bool,
+    /// How long to work between one saving of the state and the next.
+    pub save_every: Duration,
     /// Bytes of computed tensors that quantizing may hold, see [`RunOptions::memory`].
     pub memory: u64,
     /// Bytes that the whole process may take while the importance matrix is computed.
@@ -78,6 +78,8 @@ impl Default for BuildOptions {
             max_file_bytes: LARGEST_FILE,
             keep_stack: None,
             force: false,
+            restart: false,
+            save_every: Duration::from_secs(30),
             memory: RunOptions::default().memory,
             forward_memory: model::default_memory(),
             convert: ConvertOptions::default(),
@@ -116,6 +118,8 @@ pub struct Build {
     pub evaluation: Option<Evaluations>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation_seconds: Option<f64>,
+    /// What an earlier build had made, and this one did not need to.
+    pub reused: Vec<PathBuf>,
     /// What is written for people: the model card, the report, the recipe and its picture.
     pub documents: Vec<PathBuf>,
     /// SHA-256 of everything in the folder.
@@ -126,7 +130,9 @@ pub struct Build {
 /// Runs all stages on `source` and writes into the folder `dir`, creating it if need be.
 ///
 /// What can be known before the first weight is read is checked first: types, existing files, the
-/// calibration text, space on the disk.
+/// calibration text, space on the disk. What an earlier build has left in the folder is used as far as it is made of
+/// the same ([`super::state`]); what is whole but made of something else is made anew only with
+/// [`BuildOptions::force`].
 pub fn build(
     source: &Source,
     dir: &Path,
@@ -136,50 +142,26 @@ pub fn build(
     let started = Instant::now();
     let model = named_model(source, options)?;
     let name = stem(source, &model, options);
-    let paths = Paths::new(source, dir, &name, options);
     let calibration = Prepared::new(&model, options)?;
-    paths.check(source, &model, options)?;
+    let plans = plan_types(&model, options)?;
     let origins = origins(source, options, progress)?;
+    let state = State::open(dir, options.restart, progress)?;
+    let stages = Stages::new(source, &model, dir, &name, options, &state, progress);
+    let built = stages.run(&calibration, &plans, &origins, started);
+    if built.is_err() {
+        state.farewell(progress);
+    }
+    built
+}
 
-    let stack = paths.write_stack(source, options, progress)?;
-    let imatrix_started = Instant::now();
-    let computed = calibration.compute(&model, progress)?;
-    computed.imatrix.write(&paths.imatrix, Format::Gguf, options.force)?;
-    progress.note(&format!("wrote {}", paths.imatrix.display()));
-    let imatrix_seconds = imatrix_started.elapsed().as_secs_f64();
-    let branded = brand(&model, source, &origins, options, &paths.imatrix)?;
-    let quantize_started = Instant::now();
-    let files = paths.quantize(&branded, &computed, options, progress)?;
-    let quantize_seconds = quantize_started.elapsed().as_secs_f64();
-    let evaluation_started = Instant::now();
-    let evaluation = evaluate_files(&name, &model, &files, options, progress)?;
-    let evaluation_seconds =
-        evaluation.as_ref().map(|_| evaluation_started.elapsed().as_secs_f64());
-    let imatrix_bytes =
-        std::fs::metadata(&paths.imatrix).map_err(Error::io(&paths.imatrix, "examine"))?.len();
-    let mut built = Build {
-        name,
-        stack,
-        imatrix: paths.imatrix,
-        imatrix_bytes,
-        imatrix_seconds,
-        chunks: computed.perplexity.running.len(),
-        perplexity: computed.perplexity.estimate,
-        perplexity_error: computed.perplexity.error,
-        files,
-        quantize_seconds,
-        evaluation,
-        evaluation_seconds,
-        documents: Vec::new(),
-        checksums: paths.sums,
-        seconds: started.elapsed().as_secs_f64(),
-    };
-    built.documents = documents::write(source, dir, &branded, &origins, &built, options)?;
-    let mut all: Vec<PathBuf> = built.files.iter().flat_map(Written::paths).collect();
-    all.extend(built.documents.iter().chain([&built.imatrix]).chain(&built.stack).cloned());
-    checksums::write(dir, &all, options.force, progress)?;
-    built.seconds = started.elapsed().as_secs_f64();
-    Ok(built)
+/// A plan for each type, which may count on an importance matrix.
+fn plan_types(model: &GgufModel, options: &BuildOptions) -> Result<Vec<QuantPlan>> {
+    let plan = |&ftype: &Ftype| QuantPlan::expecting_imatrix(model, ftype, &plan_options(options));
+    options.types.iter().map(plan).collect()
+}
+
+pub(super) fn plan_options(options: &BuildOptions) -> PlanOptions {
+    PlanOptions { sharding: Sharding::MaxBytes(options.max_file_bytes), ..options.plan.clone() }
 }
 
 /// The source in GGUF terms, under the name that was asked for.
@@ -222,53 +204,6 @@ fn origins(source: &Source, options: &BuildOptions, progress: &dyn Progress) -> 
     Ok(origins)
 }
 
-/// `model` with what the files' metadata tell besides the model's own.
-fn brand(
-    model: &GgufModel,
-    source: &Source,
-    origins: &Origins,
-    options: &BuildOptions,
-    imatrix: &Path,
-) -> Result<GgufModel> {
-    let mut model = model.clone();
-    if let Some(license) = &origins.license {
-        model.metadata.set("general.license", license.as_str());
-    }
-    // Of a model that is no merge, its own card tells.
-    if matches!(source, Source::Recipe { .. }) && origins.all_named() {
-        convert::write_base_models(&origins.base_models, &mut model.metadata);
-    }
-    let hash = checksums::of_file(imatrix, |_| {})?;
-    provenance::record(&mut model.metadata, source, options, &hash);
-    Ok(model)
-}
-
-/// Measures `files` against `model`, which they were made of, if a text was given.
-fn evaluate_files(
-    name: &str,
-    model: &GgufModel,
-    files: &[Written],
-    options: &BuildOptions,
-    progress: &dyn Progress,
-) -> Result<Option<Evaluations>> {
-    let Some(eval) = &options.eval else { return Ok(None) };
-    let subject = |file: &Written| {
-        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Subject { name, model: gguf::open(&file.path)? })
-    };
-    let subjects = files.iter().map(subject).collect::<Result<Vec<_>>>()?;
-    let reference = Subject { name: name.to_string(), model: model.clone() };
-    let how = evaluate::Options {
-        texts: vec![eval.text.clone()],
-        ctx: Some(options.ctx),
-        chunks: eval.chunks,
-        against: Some(Against::Model(reference)),
-        memory: options.forward_memory,
-        ..evaluate::Options::default()
-    };
-    evaluate::evaluate(&subjects, &how, progress).map(Some)
-}
-
 /// The files that go beside the weights of a merged model: the recipe and a README.
 pub fn recipe_files(source: &Source) -> Vec<(String, Vec<u8>)> {
     let Source::Recipe { plan, checkpoint } = source else { return Vec::new() };
@@ -280,9 +215,9 @@ pub fn recipe_files(source: &Source) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The calibration text as tokens, known to suffice.
-struct Prepared {
-    tokens: Vec<u32>,
-    options: imatrix::Options,
+pub(super) struct Prepared {
+    pub tokens: Vec<u32>,
+    pub options: imatrix::Options,
 }
 
 impl Prepared {
@@ -312,93 +247,4 @@ impl Prepared {
         }
         Ok(Prepared { tokens, options })
     }
-
-    fn compute(&self, model: &GgufModel, progress: &dyn Progress) -> Result<Computed> {
-        imatrix::compute(model, &self.tokens, &self.options, progress)
-    }
-}
-
-/// Where everything goes.
-struct Paths {
-    stack: PathBuf,
-    imatrix: PathBuf,
-    sums: PathBuf,
-    documents: Vec<PathBuf>,
-    /// One for each type.
-    quants: Vec<PathBuf>,
-}
-
-impl Paths {
-    fn new(source: &Source, dir: &Path, name: &str, options: &BuildOptions) -> Paths {
-        let quant = |ftype: &Ftype| dir.join(format!("{name}-{ftype}.gguf"));
-        Paths {
-            stack: dir.join(format!("{name}-stack")),
-            imatrix: dir.join(format!("{name}-imatrix.gguf")),
-            sums: dir.join(SUMS_FILE),
-            documents: documents::targets(source, dir),
-            quants: options.types.iter().map(quant).collect(),
-        }
-    }
-
-    /// Refuses what would fail after hours of work: files that exist, a disk that is too small, types
-    /// that cannot be made of this source.
-    fn check(&self, source: &Source, model: &GgufModel, options: &BuildOptions) -> Result<()> {
-        for path in self.quants.iter().chain([&self.imatrix, &self.sums]).chain(&self.documents) {
-            output::check_file_target(path, options.force)?;
-        }
-        if options.keep_stack.is_some() && source.checkpoint().is_some() {
-            output::check_dir_target(&self.stack, options.force)?;
-        }
-        let mut bytes = 0;
-        for &ftype in &options.types {
-            bytes +=
-                QuantPlan::expecting_imatrix(model, ftype, &plan_options(options))?.file_bytes()?;
-        }
-        if let (Some(_), Some(stack)) = (options.keep_stack, source.checkpoint()) {
-            let infos = stack.tensors.table().infos();
-            bytes += infos.iter().filter_map(|t| t.bytes()).sum::<usize>() as u64;
-        }
-        output::check_space(&self.imatrix, bytes)
-    }
-
-    fn write_stack(
-        &self,
-        source: &Source,
-        options: &BuildOptions,
-        progress: &dyn Progress,
-    ) -> Result<Option<PathBuf>> {
-        let (Some(max_shard_bytes), Some(stack)) = (options.keep_stack, source.checkpoint()) else {
-            return Ok(None);
-        };
-        let extra = recipe_files(source);
-        let (force, memory) = (options.force, options.memory);
-        let write =
-            checkpoint::WriteOptions { max_shard_bytes, extra, force, memory, resume: None };
-        checkpoint::write(stack, &self.stack, &write, progress)?;
-        progress.note(&format!("wrote {}", self.stack.display()));
-        Ok(Some(self.stack.clone()))
-    }
-
-    fn quantize(
-        &self,
-        model: &GgufModel,
-        computed: &Computed,
-        options: &BuildOptions,
-        progress: &dyn Progress,
-    ) -> Result<Vec<Written>> {
-        let recorded = self.imatrix.file_name().map(|n| n.to_string_lossy().into_owned());
-        let importance = Importance::new(&computed.imatrix, &recorded.unwrap_or_default())?;
-        let mut outputs = Vec::with_capacity(options.types.len());
-        for (&ftype, path) in options.types.iter().zip(&self.quants) {
-            let plan = QuantPlan::new(model, ftype, Some(&importance), &plan_options(options))?;
-            plan.warnings.iter().for_each(|w| progress.warn(w));
-            outputs.push(quantize::Output { plan, path: path.clone() });
-        }
-        let run = RunOptions { force: options.force, memory: options.memory };
-        quantize::run(model, outputs, Some(&importance), run, progress)
-    }
-}
-
-fn plan_options(options: &BuildOptions) -> PlanOptions {
-    PlanOptions { sharding: Sharding::MaxBytes(options.max_file_bytes), ..options.plan.clone() }
 }

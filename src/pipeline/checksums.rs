@@ -5,9 +5,7 @@
 //! itself, and hidden files.
 
 use crate::error::{Error, Result};
-use crate::output;
-use crate::progress::{Progress, Unit, check_interrupted};
-use rayon::prelude::*;
+use crate::progress::check_interrupted;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
@@ -47,50 +45,20 @@ pub fn of_file(path: &Path, read: impl Fn(u64)) -> Result<String> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Writes SHA256SUMS for `paths` into `dir`, which they are in; a folder stands for the files in it. Sorted by
-/// name.
-///
-/// # Errors
-/// If a file cannot be read, or the sums cannot be written.
-pub fn write(
-    dir: &Path,
-    paths: &[PathBuf],
-    force: bool,
-    progress: &dyn Progress,
-) -> Result<PathBuf> {
-    let mut files = Vec::new();
-    for path in paths {
-        match path.is_dir() {
-            true => files.extend(entries(path)?),
-            false => files.push(path.clone()),
-        }
-    }
-    files.sort();
-    files.dedup();
-    let size =
-        |path: &PathBuf| Ok(std::fs::metadata(path).map_err(Error::io(path, "examine"))?.len());
-    progress.begin("checksums", files.iter().map(size).sum::<Result<u64>>()?, Unit::Bytes);
-    let sums: Result<Vec<String>> = files
-        .par_iter()
-        .map(|path| {
-            let sum = of_file(path, |bytes| progress.advance(bytes))?;
-            let name = path.strip_prefix(dir).unwrap_or(path).to_string_lossy();
-            // Two spaces: text, which on these systems is the same as binary.
-            Ok(format!("{sum}  {name}\n"))
-        })
-        .collect();
-    progress.end();
-    let target = dir.join(SUMS_FILE);
-    output::write_file(&target, sums?.concat().as_bytes(), force)?;
-    Ok(target)
+/// The text of SHA256SUMS for files and their hashes.
+pub fn text(sums: &[(PathBuf, String)]) -> String {
+    // Two spaces: text, which on these systems is the same as binary.
+    sums.iter().map(|(path, sum)| format!("{sum}  {}\n", path.display())).collect()
 }
 
-/// The files in the folder `dir`, which has no folders in it.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The files in the folder `dir`, sorted; not those in folders of it.
+pub fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let list = std::fs::read_dir(dir).map_err(Error::io(dir, "read"))?;
     let path = |entry: std::io::Result<std::fs::DirEntry>| {
         Ok(entry.map_err(Error::io(dir, "read"))?.path())
     };
     let paths = list.map(path).collect::<Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|path| path.is_file()).collect())
+    let mut files: Vec<_> = paths.into_iter().filter(|path| path.is_file()).collect();
+    files.sort();
+    Ok(files)
 }

@@ -8,7 +8,6 @@ use crate::checkpoint::CARD_FILE;
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluations;
 use crate::gguf::{self, GgufModel};
-use crate::output;
 use crate::quantize::{Written, presets};
 use crate::report::{
     self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
@@ -31,33 +30,40 @@ pub fn targets(source: &Source, dir: &Path) -> Vec<PathBuf> {
     names.into_iter().map(|name| dir.join(name)).collect()
 }
 
-/// Writes the documents about `built` into `dir` and returns their paths.
+/// A document: its name, its text, and what of it is not of a single run, as times are.
+pub struct Document {
+    pub name: &'static str,
+    pub text: String,
+    pub lasting: String,
+}
+
+/// The documents about `built`.
 ///
 /// # Errors
-/// If a file of the build cannot be read again, or a document cannot be written.
-pub fn write(
+/// If a file of the build cannot be read again.
+pub fn texts(
     source: &Source,
-    dir: &Path,
     model: &GgufModel,
     origins: &Origins,
     built: &Build,
     options: &BuildOptions,
-) -> Result<Vec<PathBuf>> {
+) -> Result<Vec<Document>> {
     let folder = published(source, model, origins, built, options)?;
-    let mut texts = vec![
-        (CARD_FILE, report::published_readme(&folder)),
-        (REPORT_FILE, report::published_html(&folder)),
-    ];
+    let report = report::published_html(&folder);
+    let mut texts = vec![(CARD_FILE, report::published_readme(&folder))];
     if let Some(merge) = folder.merge {
         texts.push((RECIPE_FILE, merge.recipe));
         texts.push((PICTURE_FILE, report::stack_svg(&merge.summary, &built.name)));
     }
-    let write = |(name, text): (&str, String)| {
-        let path = dir.join(name);
-        output::write_file(&path, text.as_bytes(), options.force)?;
-        Ok(path)
-    };
-    texts.into_iter().map(write).collect()
+    // The report tells what the others and the figures do, and times.
+    let mut lasting = serde_json::to_string(&built.evaluation).expect("plain data serialize");
+    texts.iter().for_each(|(_, text)| lasting.push_str(text));
+    let mut documents: Vec<_> = texts
+        .into_iter()
+        .map(|(name, text)| Document { name, lasting: text.clone(), text })
+        .collect();
+    documents.insert(1, Document { name: REPORT_FILE, text: report, lasting });
+    Ok(documents)
 }
 
 /// All that is told of the folder.

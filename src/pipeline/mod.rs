@@ -2,7 +2,7 @@
 //!
 //! [`Source::open`] tells a recipe, a Hugging Face folder and a GGUF file apart by content, and turns
 //! any of them into the GGUF terms that the later stages work on. [`build`] runs all stages.
-//! Deliberately absent: resuming an interrupted build.
+//! Deliberately absent: uploading.
 
 mod build;
 mod calibration;
@@ -11,10 +11,13 @@ pub(crate) mod checksums;
 mod corpus;
 mod documents;
 mod forecast;
+mod inputs;
 mod naming;
 mod origins;
 mod provenance;
 mod source;
+mod stages;
+mod state;
 
 pub use build::{Build, BuildOptions, EvalText, build, recipe_files};
 pub use calibration::Calibration;

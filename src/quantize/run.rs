@@ -13,18 +13,19 @@
 //! parts of a tensor, which a merge could not give.
 
 use super::importance::Importance;
+use super::keep::{self, Begun, Keeping, Kept, Saver};
 use super::plan::QuantPlan;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufModel, SplitWriter, shard_name};
+use crate::gguf::{GgufModel, SplitWriter, shard_name, shard_paths};
 use crate::memory;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
 use std::borrow::Cow;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,22 @@ pub struct Written {
 }
 
 impl Written {
+    /// What a run that writes `plan` to `path` tells, but for the time it takes.
+    ///
+    /// # Errors
+    /// Those of [`QuantPlan::file_bytes`].
+    pub fn of(plan: &QuantPlan, path: &Path) -> Result<Written> {
+        let paths = shard_paths(path, &plan.shards);
+        Ok(Written {
+            ftype: plan.ftype.to_string(),
+            bytes: plan.file_bytes()?,
+            shards: paths.len(),
+            bits_per_weight: plan.bits_per_weight(),
+            seconds: 0.0,
+            path: paths[0].clone(),
+        })
+    }
+
     /// All files of the model, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
@@ -109,27 +126,82 @@ pub fn run(
     options: RunOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Written>> {
-    let files = outputs
+    let open = |output| OpenFile::create(output, options);
+    let files = outputs.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    pass(model, &files, importance, options, None, progress)?;
+    files.into_iter().map(|file| file.finish(progress)).collect()
+}
+
+/// As [`run`], but keeps its work on the way as `keeping` says, and leaves the files, whole, under their hidden names
+/// ([`crate::output::part_path`]).
+///
+/// # Errors
+/// As [`run`], and those of [`Keeping::save`]. What was whole by then has been saved where that was possible.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_keeping(
+    model: &GgufModel,
+    outputs: Vec<Output>,
+    importance: Option<&Importance>,
+    options: RunOptions,
+    keeping: &Keeping,
+    progress: &dyn Progress,
+) -> Result<Vec<Written>> {
+    let mut files = Vec::with_capacity(outputs.len());
+    let mut there = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        let (file, begun) = OpenFile::reopen(output)?;
+        files.push(file);
+        there.push(begun);
+    }
+    let begun: Vec<_> = files.iter().zip(there).zip(&keeping.earlier).collect();
+    let begun: Vec<_> = begun
         .into_iter()
-        .map(|output| OpenFile::create(output, options))
-        .collect::<Result<Vec<_>>>()?;
-    let Some(first) = files.first() else { return Ok(Vec::new()) };
-    let table = model.tensors.table();
-    let total = table.infos().iter().map(|t| t.bytes().unwrap_or(0) as u64).sum();
-    progress.begin("quantize", total, Unit::Bytes);
-    let pass = Pass::new(progress, options.memory);
+        .map(|((file, there), earlier)| {
+            let OpenFile { plan, writer, kept, .. } = file;
+            Begun { plan, writer, kept, there, earlier }
+        })
+        .collect();
+    keep::verify(&begun, model, importance, progress)?;
+    let saver = Saver::new(keeping, files.iter().map(|f| (&f.plan, &f.writer, &f.kept)).collect());
+    let done = pass(model, &files, importance, options, Some(&saver), progress);
+    let saved = saver.save();
+    done?;
+    saved?;
+    files.into_iter().map(OpenFile::settle).collect()
+}
+
+/// Reads every tensor of `model` that some of `files` lacks, and writes it to those.
+fn pass(
+    model: &GgufModel,
+    files: &[OpenFile],
+    importance: Option<&Importance>,
+    options: RunOptions,
+    saver: Option<&Saver>,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let Some(first) = files.first() else { return Ok(()) };
+    let infos = model.tensors.table().infos();
     let order: Vec<usize> = first.plan.order().collect();
     assert!(files.iter().all(|file| file.plan.order().eq(order.iter().copied())), "plans differ");
+    let wanted = order.iter().enumerate();
+    let wanted: Vec<_> =
+        wanted.filter(|(index, _)| files.iter().any(|file| !file.kept.has(*index))).collect();
+    let total = wanted.iter().map(|(_, source)| infos[**source].bytes().unwrap_or(0) as u64).sum();
+    progress.begin("quantize", total, Unit::Bytes);
+    let pass = Pass::new(progress, options.memory, saver, &wanted, infos);
     rayon::in_place_scope(|scope| {
-        for (index, &source) in order.iter().enumerate() {
-            let info = &table.infos()[source];
+        for &(index, &source) in &wanted {
+            let info = &infos[source];
             progress.detail(&info.name);
             let pieces = model.tensors.pieces(source);
             let rows = info.elements() / info.row_len().max(1) / pieces;
             for piece in 0..pieces {
                 let rows = piece * rows..(piece + 1) * rows;
-                match check_interrupted().and_then(|()| pass.read(model, source, piece)) {
-                    Ok(held) => Tensor::new(model, index, info, (held, rows), &files, importance)
+                let saved = saver.map_or(Ok(()), Saver::save_if_due);
+                match saved.and_then(|()| pass.read(model, source, piece)) {
+                    Ok(held) => Tensor::new(model, index, info, (held, rows), files, importance)
                         .spawn_groups(scope, &pass),
                     Err(error) => pass.fail((index, rows.start), error),
                 }
@@ -141,7 +213,7 @@ pub fn run(
     });
     pass.finish()?;
     progress.end();
-    files.into_iter().map(|file| file.finish(progress)).collect()
+    Ok(())
 }
 
 /// What all threads share.
@@ -151,6 +223,9 @@ struct Pass<'a> {
     limit: u64,
     in_flight: Mutex<InFlight>,
     released: Condvar,
+    saver: Option<&'a Saver<'a, 'a>>,
+    /// Rows that are still to be written, by the tensor's place in the files' order.
+    remaining: Vec<AtomicUsize>,
     /// The error that comes first by (tensor, row), so that it does not depend on the threads.
     error: Mutex<Option<((usize, usize), Error)>>,
 }
@@ -189,14 +264,40 @@ impl Drop for Held<'_> {
 }
 
 /// A lock that a panic elsewhere does not spoil: what it guards is whole at any time.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl<'a> Pass<'a> {
-    fn new(progress: &'a dyn Progress, limit: u64) -> Pass<'a> {
-        let (in_flight, released) = (Mutex::default(), Condvar::new());
-        Pass { progress, limit, in_flight, released, error: Mutex::new(None) }
+    /// A pass over the tensors `wanted`, of which the place in the files' order and the index in the table are given.
+    fn new(
+        progress: &'a dyn Progress,
+        limit: u64,
+        saver: Option<&'a Saver<'a, 'a>>,
+        wanted: &[(usize, &usize)],
+        infos: &[TensorInfo],
+    ) -> Pass<'a> {
+        let (in_flight, released, error) = (Mutex::default(), Condvar::new(), Mutex::new(None));
+        let count = wanted.last().map_or(0, |(index, _)| index + 1);
+        let remaining: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        for &(index, &source) in wanted {
+            let rows = infos[source].elements() / infos[source].row_len().max(1);
+            remaining[index].store(rows, Ordering::Relaxed);
+            if let Some(saver) = saver.filter(|_| rows == 0) {
+                saver.finished(index);
+            }
+        }
+        Pass { progress, limit, in_flight, released, saver, remaining, error }
+    }
+
+    /// `rows` more of the tensor that is `index` in the files' order are written to all files.
+    fn written(&self, index: usize, rows: usize) {
+        // Whoever takes the last rows sees all that was written before.
+        if self.remaining[index].fetch_sub(rows, Ordering::AcqRel) == rows
+            && let Some(saver) = self.saver
+        {
+            saver.finished(index);
+        }
     }
 
     /// Reads a piece of tensor `source` once there is room for it.
@@ -259,6 +360,7 @@ impl<'a> Pass<'a> {
 struct OpenFile {
     plan: QuantPlan,
     writer: SplitWriter,
+    kept: Kept,
     /// Nanoseconds, summed over threads.
     spent: AtomicU64,
 }
@@ -268,22 +370,46 @@ impl OpenFile {
         let Output { plan, path } = output;
         let QuantPlan { metadata, shards, .. } = &plan;
         let writer = SplitWriter::create(&path, options.force, metadata, plan.infos(), shards)?;
-        Ok(OpenFile { plan, writer, spent: AtomicU64::new(0) })
+        Ok(OpenFile::new(plan, writer))
+    }
+
+    /// As [`OpenFile::create`], under the hidden name, with what [`SplitWriter::reopen`] tells.
+    fn reopen(output: Output) -> Result<(OpenFile, Vec<bool>)> {
+        let Output { plan, path } = output;
+        let (writer, begun) =
+            SplitWriter::reopen(&path, &plan.metadata, plan.infos(), &plan.shards)?;
+        Ok((OpenFile::new(plan, writer), begun))
+    }
+
+    fn new(plan: QuantPlan, writer: SplitWriter) -> OpenFile {
+        let kept = Kept::new(plan.tensors.len());
+        OpenFile { plan, writer, kept, spent: AtomicU64::new(0) }
+    }
+
+    fn told(&self) -> Result<Written> {
+        let spent = Duration::from_nanos(self.spent.load(Ordering::Relaxed));
+        let seconds = spent.as_secs_f64() / rayon::current_num_threads() as f64;
+        let path = self.writer.paths()[0].clone();
+        let (shards, bytes) = (self.writer.paths().len(), self.writer.total_bytes());
+        Ok(Written {
+            path,
+            shards,
+            bytes,
+            seconds,
+            ..Written::of(&self.plan, Path::new("m.gguf"))?
+        })
     }
 
     fn finish(self, progress: &dyn Progress) -> Result<Written> {
-        let spent = Duration::from_nanos(self.spent.into_inner());
-        let paths = self.writer.paths().to_vec();
-        let written = Written {
-            ftype: self.plan.ftype.to_string(),
-            bytes: self.writer.total_bytes(),
-            shards: paths.len(),
-            bits_per_weight: self.plan.bits_per_weight(),
-            seconds: spent.as_secs_f64() / rayon::current_num_threads() as f64,
-            path: paths[0].clone(),
-        };
+        let (written, paths) = (self.told()?, self.writer.paths().to_vec());
         self.writer.finish()?;
         paths.iter().for_each(|path| progress.note(&format!("wrote {}", path.display())));
+        Ok(written)
+    }
+
+    fn settle(self) -> Result<Written> {
+        let written = self.told()?;
+        self.writer.settle()?;
         Ok(written)
     }
 }
@@ -310,11 +436,49 @@ struct Tensor<'a> {
 }
 
 /// Some rows of one matrix of a tensor.
-struct Group {
+pub(super) struct Group {
     matrix: usize,
     /// Over all matrices.
-    first_row: usize,
-    rows: usize,
+    pub first_row: usize,
+    pub rows: usize,
+}
+
+/// All groups of tensor `source` of `model`, as a pass with these importance weights cuts them.
+pub(super) fn groups(
+    model: &GgufModel,
+    source: usize,
+    importance: Option<&Importance>,
+) -> Vec<Group> {
+    let info = &model.tensors.table().infos()[source];
+    let matrices = matrices(info, importance.and_then(|i| i.get(&info.name)));
+    let pieces = model.tensors.pieces(source);
+    let rows = info.elements() / info.row_len().max(1) / pieces;
+    (0..pieces).flat_map(|n| groups_of(info, matrices, n * rows..(n + 1) * rows)).collect()
+}
+
+/// Matrices of a tensor that have importance weights of their own.
+fn matrices(info: &TensorInfo, weights: Option<&[f32]>) -> usize {
+    weights.map_or(1, |weights| (weights.len() / info.row_len().max(1)).max(1))
+}
+
+/// `rows` of a tensor in groups, none of which crosses from one of its matrices into the next.
+fn groups_of(info: &TensorInfo, matrices: usize, rows: Range<usize>) -> Vec<Group> {
+    let row = info.row_len();
+    if info.elements() == 0 {
+        return Vec::new();
+    }
+    let per_matrix = info.elements() / row / matrices;
+    let per_group = (GROUP_ELEMENTS / row).max(1);
+    let mut groups = Vec::new();
+    let mut first_row = rows.start;
+    while first_row < rows.end {
+        let matrix = first_row / per_matrix;
+        let end = rows.end.min((matrix + 1) * per_matrix);
+        let rows = per_group.min(end - first_row);
+        groups.push(Group { matrix, first_row, rows });
+        first_row += rows;
+    }
+    groups
 }
 
 impl<'a> Tensor<'a> {
@@ -327,7 +491,7 @@ impl<'a> Tensor<'a> {
         importance: Option<&'a Importance>,
     ) -> Tensor<'a> {
         let mut targets: Vec<Target> = Vec::new();
-        for file in files {
+        for file in files.iter().filter(|file| !file.kept.has(index)) {
             let planned = &file.plan.tensors[index];
             let (dtype, weighted) = (planned.info.dtype, planned.weighted);
             match targets.iter_mut().find(|t| (t.dtype, t.weighted) == (dtype, weighted)) {
@@ -342,15 +506,17 @@ impl<'a> Tensor<'a> {
     /// Gives every group to the pool. The tensor's data go with its last group.
     fn spawn_groups(self, scope: &rayon::Scope<'a>, pass: &'a Pass<'a>) {
         let tensor = Arc::new(self);
-        for group in tensor.groups() {
+        let matrices = matrices(tensor.info, tensor.weights);
+        for group in groups_of(tensor.info, matrices, tensor.rows.clone()) {
             let tensor = Arc::clone(&tensor);
             scope.spawn(move |_| {
                 let at = (tensor.index, group.first_row);
                 if pass.failed_before(at) {
                     return;
                 }
-                if let Err(error) = check_interrupted().and_then(|()| tensor.make(&group)) {
-                    pass.fail(at, error);
+                match check_interrupted().and_then(|()| tensor.make(&group, pass.saver.is_some())) {
+                    Ok(()) => pass.written(tensor.index, group.rows),
+                    Err(error) => pass.fail(at, error),
                 }
                 let row_bytes = tensor.info.dtype.row_bytes(tensor.info.row_len()).unwrap_or(0);
                 pass.progress.advance((group.rows * row_bytes) as u64);
@@ -358,34 +524,12 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The rows in groups, none of which crosses from one matrix into the next.
-    fn groups(&self) -> Vec<Group> {
-        let row = self.info.row_len();
-        if self.info.elements() == 0 {
-            return Vec::new();
-        }
-        let weights = self.weights.filter(|_| self.targets.iter().any(|target| target.weighted));
-        let matrices = weights.map_or(1, |w| (w.len() / row).max(1));
-        let per_matrix = self.info.elements() / row / matrices;
-        let per_group = (GROUP_ELEMENTS / row).max(1);
-        let mut groups = Vec::new();
-        let mut first_row = self.rows.start;
-        while first_row < self.rows.end {
-            let matrix = first_row / per_matrix;
-            let end = self.rows.end.min((matrix + 1) * per_matrix);
-            let rows = per_group.min(end - first_row);
-            groups.push(Group { matrix, first_row, rows });
-            first_row += rows;
-        }
-        groups
-    }
-
     fn fail(&self, error: impl std::fmt::Display) -> Error {
         Error::tensor(self.origin, &self.info.name, error.to_string())
     }
 
-    /// Decodes `group`, makes every type of it and writes them.
-    fn make(&self, group: &Group) -> Result<()> {
+    /// Decodes `group`, makes every type of it and writes them; with `keep`, hashes what they became.
+    fn make(&self, group: &Group, keep: bool) -> Result<()> {
         let row = self.info.row_len();
         let row_bytes = self.info.dtype.row_bytes(row).unwrap_or(0);
         let start = (group.first_row - self.rows.start) * row_bytes;
@@ -401,9 +545,13 @@ impl<'a> Tensor<'a> {
                 self.encode(target, group, &values, &mut encoded)?;
                 &encoded
             };
+            let hash = if keep { keep::hash(made) } else { 0 };
             let offset = (made.len() / group.rows * group.first_row) as u64;
             for file in &target.files {
                 file.writer.write_part(self.index, offset, made)?;
+                if keep {
+                    file.kept.add(self.index, group.first_row, hash);
+                }
                 file.spent.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
             }
         }

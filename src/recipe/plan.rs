@@ -24,6 +24,8 @@ pub struct MergePlan {
     pub path: PathBuf,
     /// Its text, which travels with the merged model.
     pub text: String,
+    /// What the text says of the merge: all but comments, layout and settings of a build.
+    pub meaning: String,
     /// In the order in which the recipe first names them.
     pub members: Vec<Member>,
     /// The stages that the output needs, each after the stages it uses; the last one is the output.

@@ -68,8 +68,8 @@ pub fn plan_text(
     if failed {
         return Err(problems);
     }
-    let (path, text) = (path.to_path_buf(), text.to_string());
-    Ok(MergePlan { path, text, members, stages, side_files, settings, warnings: problems })
+    let (path, text, meaning) = (path.to_path_buf(), text.to_string(), yaml::meaning(&nodes));
+    Ok(MergePlan { path, text, meaning, members, stages, side_files, settings, warnings: problems })
 }
 
 /// The documents that are stages, and what the one that is none tells of a build.

@@ -100,6 +100,28 @@ pub fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
     }
 }
 
+/// What `documents` say, without comments, layout and positions: equal texts say the same.
+pub fn meaning(documents: &[Node]) -> String {
+    fn value(node: &Node) -> serde_json::Value {
+        use serde_json::{Value, json};
+        match &node.value {
+            Kind::Null => Value::Null,
+            Kind::Bool(b) => json!(b),
+            Kind::Int(n) => json!(n),
+            // As text, for JSON has no infinite numbers.
+            Kind::Float(x) => json!({"float": x.to_string()}),
+            Kind::Str(s) => json!(s),
+            Kind::Seq(nodes) => nodes.iter().map(value).collect(),
+            // As pairs, for keys may repeat.
+            Kind::Map(entries) => {
+                let pairs = entries.iter().map(|(key, node)| json!([key.value, value(node)]));
+                json!({"map": pairs.collect::<Vec<_>>()})
+            }
+        }
+    }
+    documents.iter().map(|node| format!("{}\n", value(node))).collect()
+}
+
 /// Whether the key at `key` has an anchored value (`key: &name ...`). The parser expands aliases and does
 /// not tell of anchors, so this looks at the text.
 pub fn is_anchored(text: &str, key: Pos) -> bool {

@@ -1,0 +1,92 @@
+//! What a build is made from, by content: hashes of all files of weights that the source reads.
+//!
+//! They tell a later build whether what is there may be used again, and are recorded in the files' metadata. Times and
+//! places of files do not matter. Deliberately absent: what is beside the weights (configuration, tokenizer), which the
+//! metadata in GGUF terms hold.
+
+use super::checksums;
+use super::source::Source;
+use crate::checkpoint::Mark;
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Unit};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// Hashes of a source, SHA-256 in hexadecimal.
+pub struct Inputs {
+    /// Of what the recipe says of the merge, see [`crate::recipe::MergePlan::meaning`].
+    pub recipe: Option<String>,
+    /// Name and hash of each member of a merge; of any other source one, without a name. The hash is that of the lines
+    /// that `sha256sum` prints for the files of weights, in the order of their names.
+    pub models: Vec<(Option<String>, String)>,
+}
+
+impl Inputs {
+    /// Reads every file of weights of `source` once.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the user interrupts.
+    pub fn read(source: &Source, progress: &dyn Progress) -> Result<Inputs> {
+        let models: Vec<(Option<String>, Option<Vec<PathBuf>>)> = match source {
+            Source::Recipe { plan, .. } => {
+                let name = |m: &crate::recipe::Member| Some(m.reference.to_string());
+                let members = plan.members.iter();
+                members.map(|m| (name(m), m.checkpoint.tensors.files())).collect()
+            }
+            Source::Folder(checkpoint) => vec![(None, checkpoint.tensors.files())],
+            Source::Gguf { model, .. } => vec![(None, model.tensors.files())],
+        };
+        // Members may share files.
+        let mut files: Vec<PathBuf> =
+            models.iter().flat_map(|(_, files)| files.iter().flatten().cloned()).collect();
+        files.sort();
+        files.dedup();
+        let size =
+            |path: &PathBuf| Ok(std::fs::metadata(path).map_err(Error::io(path, "examine"))?.len());
+        let total = files.iter().map(size).sum::<Result<u64>>()?;
+        progress.begin("hash inputs", total, Unit::Bytes);
+        let hashes = files.par_iter().map(|path| {
+            let hash = checksums::of_file(path, |bytes| progress.advance(bytes))?;
+            Ok((path.clone(), hash))
+        });
+        let hashes = hashes.collect::<Result<BTreeMap<PathBuf, String>>>()?;
+        progress.end();
+        let models = models.into_iter().map(|(name, files)| (name, of_model(files, &hashes)));
+        let recipe = match source {
+            Source::Recipe { plan, .. } => Some(checksums::hex(&plan.meaning)),
+            Source::Folder(_) | Source::Gguf { .. } => None,
+        };
+        Ok(Inputs { recipe, models: models.collect() })
+    }
+
+    /// What any output depends on.
+    pub fn marks(&self) -> Vec<Mark> {
+        let mut marks = vec![Mark::new("this program's version", env!("CARGO_PKG_VERSION"))];
+        marks.extend(self.recipe.iter().map(|hash| Mark::new("the recipe", hash)));
+        marks.extend(self.models.iter().map(|(name, hash)| {
+            let what = match name {
+                Some(name) => format!("member '{name}'"),
+                None => "the source".to_string(),
+            };
+            Mark::new(what, hash)
+        }));
+        marks
+    }
+}
+
+/// The hash of a model that reads `files`.
+fn of_model(files: Option<Vec<PathBuf>>, hashes: &BTreeMap<PathBuf, String>) -> String {
+    let Some(files) = files else {
+        // Not known, and so never the same.
+        return checksums::hex(format!("{:?} {}", SystemTime::now(), std::process::id()));
+    };
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut lines: Vec<_> = files
+        .iter()
+        .map(|path| (name(path), format!("{}  {}\n", hashes[path], name(path))))
+        .collect();
+    lines.sort();
+    checksums::hex(lines.into_iter().map(|(_, line)| line).collect::<String>())
+}

@@ -1,0 +1,561 @@
+//! The stages of a build, each of which makes what of its outputs is not there yet.
+//!
+//! A stage asks the [`State`] of the folder how its outputs stand, makes those that are missing under their hidden
+//! names, and lets the state hash and record them before they get their names. Deliberately absent: what is decided
+//! before the first weight is read (`build`).
+
+use super::build::{Build, BuildOptions, Prepared, plan_options, recipe_files};
+use super::checksums::{self, SUMS_FILE};
+use super::documents;
+use super::inputs::Inputs;
+use super::origins::Origins;
+use super::provenance;
+use super::source::Source;
+use super::state::{Standing, State, Wanted};
+use crate::checkpoint::{self, Mark, Resume};
+use crate::convert;
+use crate::error::{Error, Result};
+use crate::evaluate::{self, Against, Evaluation, Evaluations, Keep, Subject};
+use crate::gguf::{self, GgufModel, Layout, Metadata, shard_paths};
+use crate::imatrix::{self, Format, ImportanceMatrix, LayerKeeping, Perplexity};
+use crate::output;
+use crate::progress::Progress;
+use crate::quantize::{self, Importance, Keeping, Output, QuantPlan, RunOptions, Written};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// One build at work.
+pub(super) struct Stages<'a> {
+    source: &'a Source,
+    model: &'a GgufModel,
+    dir: &'a Path,
+    name: &'a str,
+    options: &'a BuildOptions,
+    state: &'a State,
+    progress: &'a dyn Progress,
+    /// What was there already.
+    reused: RefCell<Vec<PathBuf>>,
+}
+
+/// The importance matrix, on the disk and in memory.
+struct Matrix {
+    path: PathBuf,
+    hash: String,
+    imatrix: ImportanceMatrix,
+    perplexity: Perplexity,
+    seconds: f64,
+}
+
+impl<'a> Stages<'a> {
+    pub fn new(
+        source: &'a Source,
+        model: &'a GgufModel,
+        dir: &'a Path,
+        name: &'a str,
+        options: &'a BuildOptions,
+        state: &'a State,
+        progress: &'a dyn Progress,
+    ) -> Stages<'a> {
+        let reused = RefCell::default();
+        Stages { source, model, dir, name, options, state, progress, reused }
+    }
+
+    /// Runs all of them; `plans` are of the types, in their order.
+    pub fn run(
+        &self,
+        calibration: &Prepared,
+        plans: &[QuantPlan],
+        origins: &Origins,
+        started: Instant,
+    ) -> Result<Build> {
+        self.refuse_foreign(plans)?;
+        let inputs = Inputs::read(self.source, self.progress)?;
+        let (stack, imatrix) = (self.stack(&inputs), self.imatrix(&inputs, calibration)?);
+        self.check(stack.as_ref(), &imatrix, plans)?;
+        self.sweep(stack.as_ref(), plans)?;
+
+        let stack = stack.map(|stack| self.write_stack(&stack)).transpose()?;
+        let matrix = self.matrix(&imatrix, calibration)?;
+        let branded = self.brand(&inputs, origins, &matrix)?;
+        let quantizing = Instant::now();
+        let files = self.quantize(&branded, &inputs, &matrix)?;
+        let quantize_seconds = quantizing.elapsed().as_secs_f64();
+        let evaluating = Instant::now();
+        let evaluation = self.evaluate(&inputs, &files)?;
+        let evaluation_seconds = evaluation.as_ref().map(|_| evaluating.elapsed().as_secs_f64());
+        let bytes = std::fs::metadata(&matrix.path).map_err(Error::io(&matrix.path, "examine"))?;
+        let mut built = Build {
+            name: self.name.to_string(),
+            stack,
+            imatrix: matrix.path,
+            imatrix_bytes: bytes.len(),
+            imatrix_seconds: matrix.seconds,
+            chunks: matrix.perplexity.running.len(),
+            perplexity: matrix.perplexity.estimate,
+            perplexity_error: matrix.perplexity.error,
+            files,
+            quantize_seconds,
+            evaluation,
+            evaluation_seconds,
+            reused: Vec::new(),
+            documents: Vec::new(),
+            checksums: self.dir.join(SUMS_FILE),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        built.documents = self.write_documents(&branded, origins, &built)?;
+        self.write_sums(&built)?;
+        self.state.finish()?;
+        built.reused = self.reused.take();
+        built.seconds = started.elapsed().as_secs_f64();
+        Ok(built)
+    }
+
+    fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
+        Wanted { name: name_of(&path), paths: vec![path], marks }
+    }
+
+    fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
+        let max_shard_bytes = self.options.keep_stack?;
+        self.source.checkpoint()?;
+        let mut marks = inputs.marks();
+        // The recipe travels with the stack as it is written.
+        if let Source::Recipe { plan, .. } = self.source {
+            marks.push(Mark::new("the recipe's text", &plan.text));
+        }
+        marks.push(Mark::new("the size of shards", max_shard_bytes.to_le_bytes()));
+        Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), marks))
+    }
+
+    fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
+        let mut marks = inputs.marks();
+        let matters = |key: &str| key == "general.architecture" || !key.starts_with("general.");
+        let (what, infos) =
+            ("the configuration or the tokenizer", self.model.tensors.table().infos());
+        let terms = self.header(&self.model.metadata, infos, matters)?;
+        marks.push(Mark::new(what, terms));
+        let imatrix::Options { ctx, chunks, bos, precision, datasets, .. } = &calibration.options;
+        let tokens = calibration.tokens.iter().flat_map(|token| token.to_le_bytes());
+        let text = format!("{bos:?} {datasets:?}").into_bytes().into_iter().chain(tokens);
+        marks.push(Mark::new("the calibration text", text.collect::<Vec<u8>>()));
+        let settings = format!("{ctx} {chunks:?} {precision:?}");
+        marks.push(Mark::new("--ctx, --chunks or the precision of products", settings));
+        Ok(self.wanted(self.dir.join(format!("{}-imatrix.gguf", self.name)), marks))
+    }
+
+    /// The quantized files that `plans` make, but for what they are made from.
+    fn quant_paths<'p>(
+        &self,
+        plans: &'p [QuantPlan],
+    ) -> impl Iterator<Item = (&'p QuantPlan, PathBuf)> {
+        let path = |plan: &QuantPlan| self.dir.join(format!("{}-{}.gguf", self.name, plan.ftype));
+        plans.iter().map(move |plan| (plan, path(plan)))
+    }
+
+    /// The quantized file that `plan` makes.
+    fn quant(
+        &self,
+        inputs: &Inputs,
+        plan: &QuantPlan,
+        path: &Path,
+        imatrix: &str,
+    ) -> Result<Wanted> {
+        let mut marks = inputs.marks();
+        marks.push(Mark::new("the importance matrix", imatrix));
+        // What the others tell already is left out, or every change had two reasons.
+        let own =
+            |key: &str| !key.starts_with("aqueduct.") && !key.starts_with("quantize.imatrix.");
+        marks.push(Mark::new("the metadata", self.header(&plan.metadata, &[], own)?));
+        let layouts = plan.shards.layouts(self.model.origin(), &Metadata::new(), plan.infos())?;
+        let headers: Vec<u8> = layouts.iter().flat_map(|layout| layout.header().to_vec()).collect();
+        marks.push(Mark::new("types of tensors or the size of shards", headers));
+        Ok(Wanted { name: name_of(path), paths: shard_paths(path, &plan.shards), marks })
+    }
+
+    /// A GGUF header, which serializes just these.
+    fn header(
+        &self,
+        metadata: &Metadata,
+        infos: &[crate::source::TensorInfo],
+        matters: impl Fn(&str) -> bool,
+    ) -> Result<Vec<u8>> {
+        let mut metadata = metadata.clone();
+        metadata.remove_if(|key| !matters(key));
+        Ok(Layout::new(self.model.origin(), &metadata, infos)?.header().to_vec())
+    }
+
+    fn document_paths(&self) -> impl Iterator<Item = PathBuf> {
+        let sums = self.dir.join(SUMS_FILE);
+        documents::targets(self.source, self.dir).into_iter().chain([sums])
+    }
+
+    /// Refuses, before any work, files that are in the way and that no build has made.
+    fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
+        let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
+            name: name_of(&path),
+            paths: shard_paths(&path, &plan.shards),
+            marks: Vec::new(),
+        });
+        let imatrix = self.dir.join(format!("{}-imatrix.gguf", self.name));
+        let others = std::iter::once(imatrix).chain(self.document_paths());
+        let others = others.map(|path| self.wanted(path, Vec::new()));
+        for wanted in quants.chain(others) {
+            if let Standing::Foreign(path) = self.state.standing(&wanted)? {
+                output::check_file_target(&path, self.options.force)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what would replace whole outputs without leave, or find no space; tells what is made anew.
+    fn check(&self, stack: Option<&Wanted>, imatrix: &Wanted, plans: &[QuantPlan]) -> Result<()> {
+        let mut changed = Vec::new();
+        let mut bytes = 0;
+        if let Some(stack) = stack {
+            match self.state.standing(stack)? {
+                Standing::Foreign(path) => output::check_dir_target(&path, self.options.force)?,
+                Standing::Changed(reason) => changed.push((stack.paths[0].clone(), reason)),
+                Standing::Begun | Standing::Whole => {}
+                Standing::New => bytes += self.stack_bytes(),
+            }
+        }
+        if let Standing::Changed(reason) = self.state.standing(imatrix)? {
+            changed.push((imatrix.paths[0].clone(), reason));
+        }
+        // What the matrix will be is not known; that it changes is, if what it is made from has.
+        let stale = self.state.difference(&imatrix.name, &imatrix.marks);
+        for (plan, path) in self.quant_paths(plans) {
+            let paths = shard_paths(&path, &plan.shards);
+            let there = Wanted { name: name_of(&path), paths, marks: Vec::new() };
+            match (self.state.standing(&there)?, &stale) {
+                (Standing::Changed(_), Some(reason)) => {
+                    changed.push((path, format!("the importance matrix changes: {reason}")));
+                }
+                (Standing::Changed(_), None) => {}
+                _ => bytes += plan.file_bytes()?,
+            }
+        }
+        self.allow(&changed)?;
+        let parts = plans.iter().zip(self.quant_paths(plans)).flat_map(|(plan, (_, path))| {
+            shard_paths(&path, &plan.shards).into_iter().filter_map(|p| output::part_path(&p).ok())
+        });
+        let there: u64 = parts.filter_map(|part| Some(std::fs::metadata(part).ok()?.len())).sum();
+        output::check_space(&self.dir.join(SUMS_FILE), bytes.saturating_sub(there))
+    }
+
+    fn stack_bytes(&self) -> u64 {
+        let infos = self.source.checkpoint().map(|stack| stack.tensors.table().infos());
+        infos.unwrap_or_default().iter().filter_map(|info| info.bytes()).sum::<usize>() as u64
+    }
+
+    /// Fails if whole outputs are to be made anew, for the reasons given, without leave.
+    fn allow(&self, changed: &[(PathBuf, String)]) -> Result<()> {
+        if self.options.force || changed.is_empty() {
+            let anew = |(path, reason): &(PathBuf, String)| {
+                self.progress.note(&format!("{} is made anew: {reason}", path.display()));
+            };
+            changed.iter().for_each(anew);
+            return Ok(());
+        }
+        let list = changed.iter().map(|(path, reason)| format!("\n  {}: {reason}", path.display()));
+        Err(Error::Usage(format!(
+            "{}: holds what was made of something else; --force makes it anew, or choose another folder:{}",
+            self.dir.display(),
+            list.collect::<String>()
+        )))
+    }
+
+    /// Clears away what interrupted builds have left and is of no use.
+    fn sweep(&self, stack: Option<&Wanted>, plans: &[QuantPlan]) -> Result<()> {
+        let quants = self.quant_paths(plans);
+        let shards = quants.flat_map(|(plan, path)| shard_paths(&path, &plan.shards));
+        let imatrix = ["", ".layers"]
+            .map(|end| self.dir.join(format!("{}-imatrix.gguf{end}", self.name)));
+        let mut paths: Vec<_> = shards.chain(imatrix).chain(self.document_paths()).collect();
+        let mut names: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
+        names.extend(self.quant_paths(plans).map(|(_, path)| name_of(&path)));
+        names.extend(stack.map(|stack| stack.name.clone()));
+        names.push(self.reference_name());
+        paths.push(self.dir.join(self.reference_name()));
+        let left = self.state.sweep(&names, &paths)?;
+        if !left.is_empty() {
+            let left: Vec<String> = left.iter().map(|path| name_of(path)).collect();
+            self.progress.warn(&format!(
+                "{} holds more of an earlier build, which is not asked for now; it stays, but README.md and \
+                 {SUMS_FILE} do not tell of it: {}",
+                self.dir.display(),
+                left.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    fn reuse(&self, path: &Path) {
+        self.progress.note(&format!("{} is there, and whole", path.display()));
+        self.reused.borrow_mut().push(path.to_path_buf());
+    }
+
+    fn write_stack(&self, wanted: &Wanted) -> Result<PathBuf> {
+        let path = &wanted.paths[0];
+        let standing = self.state.standing(wanted)?;
+        if standing == Standing::Whole {
+            self.reuse(path);
+            return Ok(path.clone());
+        }
+        let Some(stack) = self.source.checkpoint() else { return Ok(path.clone()) };
+        // The folder gets its name only when it is whole: it is there, and lacks the record alone.
+        let unrecorded = standing == Standing::Begun && path.is_dir();
+        if !unrecorded || output::part_path(path)?.exists() {
+            self.state.begin(std::slice::from_ref(wanted))?;
+            let write = checkpoint::WriteOptions {
+                max_shard_bytes: self.options.keep_stack.unwrap_or(u64::MAX),
+                extra: recipe_files(self.source),
+                // What may not be replaced has been refused.
+                force: true,
+                memory: self.options.memory,
+                resume: Some(Resume { marks: wanted.marks.clone(), restart: self.options.restart }),
+            };
+            checkpoint::write(stack, path, &write, self.progress)?;
+        }
+        self.state.settle_folder(wanted, self.progress)?;
+        self.progress.note(&format!("wrote {}", path.display()));
+        Ok(path.clone())
+    }
+
+    fn matrix(&self, wanted: &Wanted, calibration: &Prepared) -> Result<Matrix> {
+        let path = wanted.paths[0].clone();
+        let keeping = LayerKeeping::new(&path, self.options.save_every)?;
+        let standing = self.state.standing(wanted)?;
+        if standing != Standing::Begun {
+            keeping.finish()?;
+        }
+        if standing == Standing::Whole {
+            let imatrix = ImportanceMatrix::read(&path)?;
+            if let Some(record) = &imatrix.record {
+                self.reuse(&path);
+                let perplexity = record.perplexity(imatrix.chunk_size);
+                return self.matrix_of(path, imatrix, perplexity);
+            }
+        }
+        self.state.begin(std::slice::from_ref(wanted))?;
+        let started = Instant::now();
+        let (tokens, options) = (&calibration.tokens, &calibration.options);
+        let computed =
+            imatrix::compute_keeping(self.model, tokens, options, &keeping, self.progress);
+        if keeping.saved() > 0 && computed.is_err() {
+            let layers = keeping.saved();
+            self.state.keep(&wanted.name, format!("{layers} layers of the importance matrix"));
+        }
+        let computed = computed?;
+        computed.imatrix.write(output::part_path(&path)?, Format::Gguf, true)?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.state.settle(&[(wanted.clone(), seconds)], self.progress)?;
+        keeping.finish()?;
+        self.progress.note(&format!("wrote {}", path.display()));
+        self.matrix_of(path, computed.imatrix, computed.perplexity)
+    }
+
+    fn matrix_of(
+        &self,
+        path: PathBuf,
+        imatrix: ImportanceMatrix,
+        perplexity: Perplexity,
+    ) -> Result<Matrix> {
+        let name = name_of(&path);
+        let hash = self.state.recorded_hash(&name).unwrap_or_default();
+        Ok(Matrix { path, hash, imatrix, perplexity, seconds: self.state.seconds(&name) })
+    }
+
+    /// The model with what the files' metadata tell besides its own.
+    fn brand(&self, inputs: &Inputs, origins: &Origins, matrix: &Matrix) -> Result<GgufModel> {
+        let mut model = self.model.clone();
+        if let Some(license) = &origins.license {
+            model.metadata.set("general.license", license.as_str());
+        }
+        // Of a model that is no merge, its own card tells.
+        if matches!(self.source, Source::Recipe { .. }) && origins.all_named() {
+            convert::write_base_models(&origins.base_models, &mut model.metadata);
+        }
+        provenance::record(&mut model.metadata, inputs, self.options, &matrix.hash);
+        Ok(model)
+    }
+
+    fn quantize(
+        &self,
+        model: &GgufModel,
+        inputs: &Inputs,
+        matrix: &Matrix,
+    ) -> Result<Vec<Written>> {
+        let importance = Importance::new(&matrix.imatrix, &name_of(&matrix.path))?;
+        let options = plan_options(self.options);
+        let plan = |&ftype| QuantPlan::new(model, ftype, Some(&importance), &options);
+        let plans = self.options.types.iter().map(plan).collect::<Result<Vec<_>>>()?;
+        let (mut written, mut missing, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, (plan, path)) in self.quant_paths(&plans).enumerate() {
+            let wanted = self.quant(inputs, plan, &path, &matrix.hash)?;
+            let seconds = self.state.seconds(&wanted.name);
+            written.push(Written { seconds, ..Written::of(plan, &path)? });
+            match self.state.standing(&wanted)? {
+                Standing::Whole => {
+                    self.reuse(&path);
+                    continue;
+                }
+                Standing::Changed(reason) => changed.push((path.clone(), reason)),
+                Standing::New | Standing::Begun | Standing::Foreign(_) => {}
+            }
+            plan.warnings.iter().for_each(|warning| self.progress.warn(warning));
+            missing.push((at, wanted, path));
+        }
+        self.allow(&changed)?;
+        let outputs = missing
+            .iter()
+            .map(|(at, _, path)| Output { plan: plans[*at].clone(), path: path.clone() });
+        let wanted: Vec<_> = missing.iter().map(|(_, wanted, _)| wanted.clone()).collect();
+        let made = self.make(model, &importance, outputs.collect(), wanted)?;
+        for ((at, _, _), made) in missing.iter().zip(made) {
+            written[*at] = made;
+        }
+        Ok(written)
+    }
+
+    /// Makes the quantized files that are missing.
+    fn make(
+        &self,
+        model: &GgufModel,
+        importance: &Importance,
+        outputs: Vec<Output>,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<Written>> {
+        if outputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.state.begin(&wanted)?;
+        let names: Vec<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
+        let save = |hashes: &[_]| self.state.record_tensors(&names, hashes);
+        let earlier: Vec<_> = names.iter().map(|name| self.state.tensors(name)).collect();
+        for ((path, output), earlier) in
+            wanted.iter().map(|w| &w.paths[0]).zip(&outputs).zip(&earlier)
+        {
+            if !earlier.is_empty() {
+                let (whole, all) = (earlier.len(), output.plan.tensors.len());
+                let path = path.display();
+                self.progress
+                    .note(&format!("continuing {path}: {whole} of {all} tensors are whole"));
+            }
+        }
+        let keeping = Keeping { earlier, every: self.options.save_every, save: &save };
+        let run = RunOptions { force: true, memory: self.options.memory };
+        let made =
+            quantize::run_keeping(model, outputs, Some(importance), run, &keeping, self.progress)?;
+        let seconds = made.iter().map(|made| made.seconds);
+        let settled: Vec<_> = wanted.into_iter().zip(seconds).collect();
+        self.state.settle(&settled, self.progress)?;
+        for path in made.iter().flat_map(Written::paths) {
+            self.progress.note(&format!("wrote {}", path.display()));
+        }
+        Ok(made)
+    }
+
+    /// The name of the file that holds the source's log-probabilities while files are compared with it.
+    fn reference_name(&self) -> String {
+        format!(".{}-reference-logits", self.name)
+    }
+
+    /// Measures `files` against the source, if a text was given.
+    fn evaluate(&self, inputs: &Inputs, files: &[Written]) -> Result<Option<Evaluations>> {
+        let Some(eval) = &self.options.eval else { return Ok(None) };
+        let mut common = inputs.marks();
+        let text = format!("{:?} {:?} {}", self.options.ctx, eval.chunks, eval.text);
+        common.push(Mark::new("the text of --eval", text));
+        let mut how = evaluate::Options {
+            texts: vec![eval.text.clone()],
+            ctx: Some(self.options.ctx),
+            chunks: eval.chunks,
+            memory: self.options.forward_memory,
+            ..evaluate::Options::default()
+        };
+        let mut models = Vec::with_capacity(files.len());
+        for file in files {
+            let name = name_of(&file.path);
+            let sums = self.state.sums([self.output_name(file).as_str()]);
+            let mut marks = common.clone();
+            marks.push(Mark::new("the file", checksums::text(&sums)));
+            if let Some(known) = self.state.evaluation(&name, &marks) {
+                models.push(known);
+                continue;
+            }
+            how.against = Some(Against::Logits(self.reference(&common, &how)?));
+            let subject = Subject { name: name.clone(), model: gguf::open(&file.path)? };
+            let measured = evaluate::evaluate(&[subject], &how, self.progress)?;
+            let measured: Vec<Evaluation> = measured.models;
+            for evaluation in measured {
+                self.state.record_evaluation(&name, &marks, &evaluation)?;
+                models.push(evaluation);
+            }
+        }
+        self.state.discard(&self.reference_name())?;
+        let reference = Some(self.name.to_string());
+        Ok(Some(Evaluations { ctx: self.options.ctx, reference, models }))
+    }
+
+    /// The name under which the state knows the output that `file` is.
+    fn output_name(&self, file: &Written) -> String {
+        format!("{}-{}.gguf", self.name, file.ftype)
+    }
+
+    /// The file of the source's log-probabilities, made if it is not there.
+    fn reference(&self, marks: &[Mark], how: &evaluate::Options) -> Result<PathBuf> {
+        let path = self.dir.join(self.reference_name());
+        let wanted = self.wanted(path.clone(), marks.to_vec());
+        if self.state.standing(&wanted)? == Standing::Whole {
+            return Ok(path);
+        }
+        self.state.begin(std::slice::from_ref(&wanted))?;
+        let subject = Subject { name: self.name.to_string(), model: self.model.clone() };
+        let keep = Keep { path: output::part_path(&path)?, force: true };
+        let options =
+            evaluate::Options { texts: how.texts.clone(), against: None, keep: Some(keep), ..*how };
+        evaluate::evaluate(&[subject], &options, self.progress)?;
+        self.state.settle(&[(wanted, 0.0)], self.progress)?;
+        Ok(path)
+    }
+
+    fn write_documents(
+        &self,
+        model: &GgufModel,
+        origins: &Origins,
+        built: &Build,
+    ) -> Result<Vec<PathBuf>> {
+        let files = built.files.iter().map(|file| self.output_name(file));
+        let names: Vec<String> = files.chain([name_of(&built.imatrix)]).collect();
+        let sums = checksums::text(&self.state.sums(names.iter().map(String::as_str)));
+        let documents = documents::texts(self.source, model, origins, built, self.options)?;
+        let mut paths = Vec::with_capacity(documents.len());
+        for document in documents {
+            let path = self.dir.join(document.name);
+            let what = Mark::new("what it tells", format!("{sums}{}", document.lasting));
+            let wanted = self.wanted(path.clone(), vec![what]);
+            if self.state.standing(&wanted)? != Standing::Whole {
+                self.state.write(document.name, &wanted.marks, document.text.as_bytes())?;
+            }
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    fn write_sums(&self, built: &Build) -> Result<()> {
+        let files = built.files.iter().map(|file| self.output_name(file));
+        let others = built.documents.iter().chain([&built.imatrix]).chain(&built.stack);
+        let names: Vec<String> = files.chain(others.map(|path| name_of(path))).collect();
+        let text = checksums::text(&self.state.sums(names.iter().map(String::as_str)));
+        let wanted = self.wanted(built.checksums.clone(), vec![Mark::new("the files", &text)]);
+        match self.state.standing(&wanted)? {
+            Standing::Whole => Ok(()),
+            _ => self.state.write(SUMS_FILE, &wanted.marks, text.as_bytes()),
+        }
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

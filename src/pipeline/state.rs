@@ -1,0 +1,603 @@
+//! What a build has made so far, so that the same command goes on after an interruption and a changed one makes no
+//! more than it must.
+//!
+//! The hidden file `.aqueduct-build.json` in the folder tells of each output what it was made from ([`Mark`]s) and
+//! either its files with sizes and SHA-256, or the tensors of it that are whole. An output is written under its hidden
+//! name (`.NAME.part`), brought to the disk, hashed and recorded here before it gets its name, so whatever moment a run
+//! ends at, the next one can tell what is there. Nothing is believed: files are hashed again before they are used.
+//! The folder is locked while a build is at work in it. Deliberately absent: what an output depends on, which the
+//! stages know.
+
+use super::checksums;
+use crate::checkpoint::{Mark, changed};
+use crate::error::{Error, Result};
+use crate::evaluate::Evaluation;
+use crate::output::{self, OutputFile};
+use crate::progress::{Progress, Unit};
+use crate::quantize::TensorHashes;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+/// The state's name in the folder.
+pub const STATE_FILE: &str = ".aqueduct-build.json";
+/// Counted up when the layout or the meaning of its hashes changes.
+const VERSION: u32 = 1;
+/// A state has some hundred KB; a much larger file is none.
+const LARGEST: u64 = 256 << 20;
+
+#[derive(Default, Serialize, Deserialize)]
+struct Contents {
+    version: u32,
+    /// Whether the last build came to its end.
+    finished: bool,
+    outputs: BTreeMap<String, Output>,
+    evaluations: BTreeMap<String, Evaluated>,
+}
+
+/// An output: a file, the shards of a model, or a folder.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Output {
+    marks: Vec<Mark>,
+    /// The paths in the folder that its files are to have.
+    #[serde(default)]
+    paths: BTreeSet<String>,
+    /// Its files by their paths in the folder; none before it is whole.
+    #[serde(default)]
+    files: BTreeMap<String, Whole>,
+    /// The tensors that are whole, by the output's parts.
+    #[serde(default)]
+    tensors: TensorHashes,
+    #[serde(default)]
+    seconds: f64,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct Whole {
+    bytes: u64,
+    sha256: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Evaluated {
+    marks: Vec<Mark>,
+    evaluation: Evaluation,
+}
+
+/// How an output that is wanted stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Nothing is known of it.
+    New,
+    /// This very output has been begun.
+    Begun,
+    /// It is there, whole, and what is wanted.
+    Whole,
+    /// It is there, but made of something else: of what, in words.
+    Changed(String),
+    /// Something is there that no build has written.
+    Foreign(PathBuf),
+}
+
+/// Where a recorded file was found, as it was recorded.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Named,
+    Hidden,
+}
+
+/// The state of a folder that this process builds into.
+pub struct State {
+    dir: PathBuf,
+    contents: Mutex<Contents>,
+    /// Recorded files that are as recorded.
+    found: Mutex<BTreeMap<String, Place>>,
+    /// Outputs that this build has begun, and had found nothing of.
+    fresh: Mutex<BTreeSet<String>>,
+    /// What else is worth keeping of outputs that are not whole, in words.
+    kept: Mutex<BTreeMap<String, String>>,
+    /// Whether the folder was made for this build.
+    new_dir: bool,
+    _lock: fs::File,
+}
+
+impl State {
+    /// Locks the folder `dir`, creating it if need be, and looks through what an earlier build has recorded there.
+    /// `restart` forgets all of that.
+    ///
+    /// # Errors
+    /// If another build is at work in it.
+    pub fn open(dir: &Path, restart: bool, progress: &dyn Progress) -> Result<State> {
+        let new_dir = !dir.exists();
+        let lock = output::lock_folder(dir)?;
+        let path = dir.join(STATE_FILE);
+        let mut contents = read(&path, progress)?;
+        if restart {
+            contents = Contents::default();
+        }
+        contents.version = VERSION;
+        let plain =
+            |output: &Output| output.files.keys().chain(&output.paths).all(|name| is_plain(name));
+        contents.outputs.retain(|_, output| plain(output));
+        let (dir, contents) = (dir.to_path_buf(), Mutex::new(contents));
+        let state = State {
+            dir,
+            contents,
+            found: Mutex::default(),
+            fresh: Mutex::default(),
+            kept: Mutex::default(),
+            new_dir,
+            _lock: lock,
+        };
+        state.verify(progress)?;
+        Ok(state)
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        lock(&self.contents)
+    }
+
+    fn found(&self) -> MutexGuard<'_, BTreeMap<String, Place>> {
+        lock(&self.found)
+    }
+
+    /// Gives a recorded file its name.
+    fn place(&self, path: &Path) -> Result<()> {
+        output::place_part(path)?;
+        self.found().insert(self.name_of(path), Place::Named);
+        Ok(())
+    }
+
+    /// Hashes the recorded files, under their names or hidden ones.
+    fn verify(&self, progress: &dyn Progress) -> Result<()> {
+        let contents = self.contents();
+        let files = contents.outputs.values().flat_map(|output| output.files.clone());
+        let files: Vec<(String, Whole)> = files.collect();
+        drop(contents);
+        let there = |path: &Path, whole: &Whole| {
+            fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == whole.bytes)
+        };
+        let mut candidates = Vec::new();
+        for (name, whole) in files {
+            let path = self.dir.join(&name);
+            let hidden = output::part_path(&path)?;
+            for (path, place) in [(path, Place::Named), (hidden, Place::Hidden)] {
+                if there(&path, &whole) {
+                    candidates.push((name.clone(), whole.clone(), path, place));
+                }
+            }
+        }
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let total = candidates.iter().map(|(_, whole, _, _)| whole.bytes).sum();
+        progress.begin("verify", total, Unit::Bytes);
+        let found = candidates.par_iter().map(|(name, whole, path, place)| {
+            let same = checksums::of_file(path, |bytes| progress.advance(bytes))? == whole.sha256;
+            Ok(same.then(|| (name.clone(), *place)))
+        });
+        let found = found.collect::<Result<Vec<_>>>()?;
+        progress.end();
+        // Of two that are as recorded, the one with the name.
+        for (name, place) in found.into_iter().flatten() {
+            let mut found = self.found();
+            if place == Place::Named || !found.contains_key(&name) {
+                found.insert(name, place);
+            }
+        }
+        Ok(())
+    }
+
+    /// How an output stands. One that is whole but for its name gets that now.
+    ///
+    /// # Errors
+    /// If a file cannot be renamed.
+    pub fn standing(&self, wanted: &Wanted) -> Result<Standing> {
+        let Wanted { name, paths, marks } = wanted;
+        let Some(output) = self.contents().outputs.get(name).cloned() else {
+            return Ok(match paths.iter().find(|path| path.exists()) {
+                Some(path) => Standing::Foreign(path.clone()),
+                None => Standing::New,
+            });
+        };
+        let reason = changed(&output.marks, marks);
+        if output.files.is_empty() {
+            return Ok(if reason.is_none() { Standing::Begun } else { Standing::New });
+        }
+        let mut missing = Vec::new();
+        for file in output.files.keys() {
+            let path = self.dir.join(file);
+            let found = self.found().get(file).copied();
+            match found {
+                Some(Place::Named) => {}
+                Some(Place::Hidden) => self.place(&path)?,
+                None if path.exists() => return Ok(Standing::Foreign(path)),
+                None => missing.push(path),
+            }
+        }
+        Ok(match reason {
+            // A part of it is worth nothing.
+            _ if !missing.is_empty() => Standing::New,
+            Some(reason) => Standing::Changed(reason),
+            None => Standing::Whole,
+        })
+    }
+
+    /// What the output `name` was made from, once it is whole.
+    pub fn recorded_hash(&self, name: &str) -> Option<String> {
+        let contents = self.contents();
+        Some(contents.outputs.get(name)?.files.values().next()?.sha256.clone())
+    }
+
+    /// Why what is recorded of the output `name` was not made from `marks`; `None` if it was, or nothing is.
+    pub fn difference(&self, name: &str, marks: &[Mark]) -> Option<String> {
+        changed(&self.contents().outputs.get(name)?.marks, marks)
+    }
+
+    /// Seconds that the output `name` took, as far as they are known.
+    pub fn seconds(&self, name: &str) -> f64 {
+        self.contents().outputs.get(name).map_or(0.0, |output| output.seconds)
+    }
+
+    /// Records that outputs are being made; what was made of one from the same marks before stays.
+    pub fn begin(&self, outputs: &[Wanted]) -> Result<()> {
+        let mut contents = self.contents();
+        contents.finished = false;
+        for Wanted { name, paths, marks } in outputs {
+            let output = contents.outputs.entry(name.clone()).or_default();
+            let paths: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
+            for old in output.paths.difference(&paths) {
+                remove(&output::part_path(&self.dir.join(old))?)?;
+            }
+            if output.marks != *marks || !output.files.is_empty() {
+                *output = Output { marks: marks.clone(), ..Output::default() };
+                lock(&self.fresh).insert(name.clone());
+            }
+            output.paths = paths;
+        }
+        drop(contents);
+        self.save()
+    }
+
+    /// `what` was made of the output `name`, and stays if the build fails.
+    pub fn keep(&self, name: &str, what: String) {
+        lock(&self.kept).insert(name.to_string(), what);
+    }
+
+    /// The tensors of the output `name` that are whole.
+    pub fn tensors(&self, name: &str) -> TensorHashes {
+        self.contents().outputs.get(name).map(|o| o.tensors.clone()).unwrap_or_default()
+    }
+
+    /// Records the tensors of the outputs `names` that are whole, and on the disk.
+    pub fn record_tensors(&self, names: &[String], tensors: &[TensorHashes]) -> Result<()> {
+        let mut contents = self.contents();
+        for (name, tensors) in names.iter().zip(tensors) {
+            if let Some(output) = contents.outputs.get_mut(name) {
+                output.tensors = tensors.clone();
+            }
+        }
+        drop(contents);
+        self.save()
+    }
+
+    /// Hashes the outputs, whose files are whole under their hidden names, records them with the seconds that they
+    /// took, and gives the files their names.
+    pub fn settle(&self, outputs: &[(Wanted, f64)], progress: &dyn Progress) -> Result<()> {
+        let files: Vec<(usize, &PathBuf)> = outputs
+            .iter()
+            .enumerate()
+            .flat_map(|(n, (output, _))| output.paths.iter().map(move |path| (n, path)))
+            .collect();
+        let hidden = files.iter().map(|(_, path)| output::part_path(path));
+        let hashed = self.hash(&hidden.collect::<Result<Vec<_>>>()?, progress)?;
+        let mut contents = self.contents();
+        for (Wanted { name, marks, .. }, seconds) in outputs {
+            let output = Output { marks: marks.clone(), seconds: *seconds, ..Output::default() };
+            contents.outputs.insert(name.clone(), output);
+        }
+        for ((n, path), whole) in files.iter().zip(hashed) {
+            if let Some(output) = contents.outputs.get_mut(&outputs[*n].0.name) {
+                output.files.insert(self.name_of(path), whole);
+            }
+        }
+        drop(contents);
+        self.save()?;
+        // The first shard last: without it, nothing reads the others.
+        files.iter().rev().try_for_each(|(_, path)| self.place(path))
+    }
+
+    /// Records an output that is a whole folder.
+    pub fn settle_folder(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
+        let Wanted { name, paths, marks } = wanted;
+        let files = checksums::entries(&paths[0])?;
+        let hashed = self.hash(&files, progress)?;
+        let files: BTreeMap<_, _> =
+            files.iter().map(|path| self.name_of(path)).zip(hashed).collect();
+        self.found().extend(files.keys().map(|name| (name.clone(), Place::Named)));
+        let output = Output { marks: marks.clone(), files, ..Output::default() };
+        self.contents().outputs.insert(name.clone(), output);
+        self.save()
+    }
+
+    /// Writes `bytes` as the output `name`, a file of that name, unless it is there already.
+    pub fn write(&self, name: &str, marks: &[Mark], bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(name);
+        let whole = Whole { bytes: bytes.len() as u64, sha256: checksums::hex(bytes) };
+        let mut file = OutputFile::reopen(&path)?;
+        file.clear()?;
+        file.append(bytes)?;
+        file.settle()?;
+        let files = [(name.to_string(), whole)].into();
+        let output = Output { marks: marks.to_vec(), files, ..Output::default() };
+        self.contents().outputs.insert(name.to_string(), output);
+        self.save()?;
+        self.place(&path)
+    }
+
+    fn hash(&self, paths: &[PathBuf], progress: &dyn Progress) -> Result<Vec<Whole>> {
+        let size =
+            |path: &PathBuf| Ok(fs::metadata(path).map_err(Error::io(path, "examine"))?.len());
+        progress.begin("checksums", paths.iter().map(size).sum::<Result<u64>>()?, Unit::Bytes);
+        let whole = paths.par_iter().map(|path| {
+            let sha256 = checksums::of_file(path, |bytes| progress.advance(bytes))?;
+            Ok(Whole { bytes: size(path)?, sha256 })
+        });
+        let whole = whole.collect::<Result<Vec<_>>>()?;
+        progress.end();
+        Ok(whole)
+    }
+
+    fn name_of(&self, path: &Path) -> String {
+        path.strip_prefix(&self.dir).unwrap_or(path).to_string_lossy().into_owned()
+    }
+
+    /// Path in the folder and SHA-256 of every file of the outputs `names`, sorted by path.
+    pub fn sums<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<(PathBuf, String)> {
+        let contents = self.contents();
+        let outputs = names.into_iter().filter_map(|name| contents.outputs.get(name));
+        let files = outputs.flat_map(|output| &output.files);
+        let sums: BTreeSet<_> =
+            files.map(|(name, whole)| (PathBuf::from(name), whole.sha256.clone())).collect();
+        sums.into_iter().collect()
+    }
+
+    /// What was measured of `name`, if it was measured of this.
+    pub fn evaluation(&self, name: &str, marks: &[Mark]) -> Option<Evaluation> {
+        let contents = self.contents();
+        let evaluated = contents.evaluations.get(name)?;
+        (evaluated.marks == marks).then(|| evaluated.evaluation.clone())
+    }
+
+    pub fn record_evaluation(&self, name: &str, marks: &[Mark], of: &Evaluation) -> Result<()> {
+        let evaluated = Evaluated { marks: marks.to_vec(), evaluation: of.clone() };
+        self.contents().evaluations.insert(name.to_string(), evaluated);
+        self.save()
+    }
+
+    /// Forgets the output `name` and removes its files, which no longer serve.
+    pub fn discard(&self, name: &str) -> Result<()> {
+        let output = self.contents().outputs.remove(name);
+        let Output { files, paths, .. } = output.unwrap_or_default();
+        for path in files.keys().chain(&paths).map(|name| self.dir.join(name)) {
+            remove(&output::part_path(&path)?)?;
+            remove(&path)?;
+        }
+        self.save()
+    }
+
+    /// Removes what builds that were killed have left of `paths` and is of no use: files under names that no run
+    /// writes again, and unfinished parts of outputs that are not wanted any more. Gives the outputs that are
+    /// there, but not among `wanted`.
+    pub fn sweep(&self, wanted: &[String], paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        let mut names: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
+        names.insert(STATE_FILE.to_string());
+        for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir, "read"))? {
+            let entry = entry.map_err(Error::io(&self.dir, "read"))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let torn = torn_name(&name).is_some_and(|of| {
+                let part = of.strip_prefix('.').and_then(|of| of.strip_suffix(".part"));
+                names.contains(of) || part.is_some_and(|of| names.contains(of))
+            });
+            if torn {
+                remove(&entry.path())?;
+            }
+        }
+        let mut left = Vec::new();
+        let unwanted: Vec<(String, Output)> = {
+            let outputs = &self.contents().outputs;
+            let unwanted = outputs.iter().filter(|(name, _)| !wanted.contains(name));
+            unwanted.map(|(name, output)| (name.clone(), output.clone())).collect()
+        };
+        for (name, output) in unwanted {
+            let found = output.files.keys().filter(|file| self.found().contains_key(*file));
+            if found.count() == 0 {
+                for path in output.paths.iter().chain(output.files.keys()) {
+                    remove(&output::part_path(&self.dir.join(path))?)?;
+                }
+                self.contents().outputs.remove(&name);
+            } else {
+                left.push(self.dir.join(name));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Records that the build came to its end.
+    pub fn finish(&self) -> Result<()> {
+        self.contents().finished = true;
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
+        let text = serde_json::to_vec(&*self.contents()).expect("plain data serialize");
+        output::write_file(self.dir.join(STATE_FILE), &text, true)
+    }
+
+    /// Ends a build that has failed: what is of use stays, and this tells of it; the rest goes.
+    pub fn farewell(self, progress: &dyn Progress) {
+        let (contents, kept, fresh) = (self.contents(), lock(&self.kept), lock(&self.fresh));
+        let outputs = &contents.outputs;
+        let whole = outputs.values().filter(|output| !output.files.is_empty()).count();
+        let begun = outputs.values().filter(|output| !output.tensors.is_empty());
+        let (begun, tensors) = begun.fold((0, 0), |(n, all), o| (n + 1, all + o.tensors.len()));
+        let useless = outputs.iter().filter(|(name, output)| {
+            let nothing = output.files.is_empty() && output.tensors.is_empty();
+            nothing && fresh.contains(*name) && !kept.contains_key(*name)
+        });
+        // Failures have nobody to hear them: another one is being told.
+        let mut gone = 0;
+        for (_, output) in useless {
+            gone += 1;
+            for path in &output.paths {
+                if let Ok(path) = output::part_path(&self.dir.join(path)) {
+                    let _ = remove_file(&path);
+                }
+            }
+        }
+        // Of a stack what is whole is in its hidden folder, which says so itself.
+        let stack = outputs
+            .values()
+            .flat_map(|output| &output.paths)
+            .any(|path| output::part_path(&self.dir.join(path)).is_ok_and(|path| path.is_dir()));
+        if gone == outputs.len() && !stack {
+            let _ = fs::remove_file(self.dir.join(STATE_FILE));
+            if self.new_dir {
+                let _ = fs::remove_dir(&self.dir);
+            }
+        }
+        if fresh.is_empty() || (whole + begun + kept.len() == 0) {
+            return;
+        }
+        let mut list = kept.values().cloned().collect::<Vec<_>>();
+        list.extend((begun > 0).then(|| format!("{tensors} tensors of {begun} files")));
+        list.extend((whole > 0).then(|| format!("{whole} whole outputs")));
+        let (dir, list) = (self.dir.display(), list.join(", "));
+        progress.warn(&format!(
+            "what is done stays in {dir} ({list}): the same command continues after it, with --restart it starts anew"
+        ));
+    }
+}
+
+/// A lock that a panic elsewhere does not spoil: what it guards is whole at any time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// An output that a build is to make.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its file's path in the folder; of several, the one that they would be if they were one.
+    pub name: String,
+    /// Its files, or the folder.
+    pub paths: Vec<PathBuf>,
+    /// What it is made from.
+    pub marks: Vec<Mark>,
+}
+
+/// What is recorded at `path`; nothing, with a warning, if that cannot be read.
+fn read(path: &Path, progress: &dyn Progress) -> Result<Contents> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Contents::default()),
+        Err(e) => return Err(Error::io(path, "examine")(e)),
+        Ok(meta) if meta.is_file() && meta.len() <= LARGEST => {
+            let text = fs::read(path).map_err(Error::io(path, "read"))?;
+            match serde_json::from_slice::<Contents>(&text) {
+                Ok(contents) if contents.version == VERSION => return Ok(contents),
+                _ => {}
+            }
+        }
+        Ok(_) => {}
+    }
+    let place = path.display();
+    progress
+        .warn(&format!("{place}: the record of an earlier build cannot be read; starting anew"));
+    Ok(Contents::default())
+}
+
+/// Whether `name` is a file in the folder, or in a folder of it, and nothing else.
+fn is_plain(name: &str) -> bool {
+    let parts: Vec<_> = Path::new(name).components().collect();
+    matches!(parts.len(), 1 | 2) && parts.iter().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// NAME of `.NAME.PID-N.part`, which is what a run calls a file that it does not continue.
+fn torn_name(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix('.')?.strip_suffix(".part")?;
+    let (of, numbers) = rest.rsplit_once('.')?;
+    let (pid, serial) = numbers.split_once('-')?;
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (number(pid) && number(serial)).then_some(of)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    remove_file(path).map_err(Error::io(path, "remove"))
+}
+
+fn remove_file(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    fn mark(bytes: &str) -> Vec<Mark> {
+        vec![Mark::new("the text", bytes)]
+    }
+
+    #[test]
+    fn names_of_torn_files_are_told_from_others() {
+        assert_eq!(torn_name(".a.gguf.12-0.part"), Some("a.gguf"));
+        assert_eq!(torn_name("..a.gguf.part.12-0.part"), Some(".a.gguf.part"));
+        for name in [".a.gguf.part", "a.12-0.part", ".a.12-.part", ".a.x-0.part", ".12-0.part"] {
+            assert_eq!(torn_name(name), None, "{name}");
+        }
+        assert!(is_plain("a.gguf") && is_plain("s/a.gguf"));
+        assert!(["/a", "../a", "a/../b", "a/b/c", ""].iter().all(|name| !is_plain(name)));
+    }
+
+    #[test]
+    fn outputs_stand_as_they_were_recorded() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, path) = (temp.path().join("out"), temp.path().join("out/a.txt"));
+        let wanted = |marks: &str| Wanted {
+            name: "a.txt".to_string(),
+            paths: vec![path.clone()],
+            marks: mark(marks),
+        };
+        let standing = |marks: &str| {
+            let state = State::open(&dir, false, &Silent).unwrap();
+            state.standing(&wanted(marks)).unwrap()
+        };
+        assert_eq!(standing("1"), Standing::New);
+        let state = State::open(&dir, false, &Silent).unwrap();
+        assert!(
+            State::open(&dir, false, &Silent).is_err_and(|e| e.to_string().contains("another run"))
+        );
+        state.begin(&[wanted("1")]).unwrap();
+        drop(state);
+        assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
+        State::open(&dir, false, &Silent).unwrap().write("a.txt", &mark("1"), b"one").unwrap();
+        assert_eq!(standing("1"), Standing::Whole);
+        assert_eq!(standing("2"), Standing::Changed("the text changed".to_string()));
+        // Killed before the file got its name.
+        fs::rename(&path, output::part_path(&path).unwrap()).unwrap();
+        assert_eq!(standing("1"), Standing::Whole);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        fs::write(&path, "two").unwrap();
+        assert_eq!(standing("1"), Standing::Foreign(path.clone()));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(standing("1"), Standing::New);
+        fs::write(dir.join(STATE_FILE), "{").unwrap();
+        fs::write(&path, "one").unwrap();
+        assert_eq!(standing("1"), Standing::Foreign(path.clone()));
+    }
+}
