@@ -42,7 +42,7 @@ pub enum Error {
     Usage(String),
 
     /// The user asked to stop.
-    #[error("interrupted; nothing unfinished was kept")]
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -54,6 +54,13 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { path, action, source }
+    }
+
+    /// Whether a file could not be written for lack of space, of quota, or beyond the size that is allowed.
+    pub fn is_lack_of_space(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let kinds = [StorageFull, QuotaExceeded, FileTooLarge];
+        matches!(self, Error::Io { source, .. } if kinds.contains(&source.kind()))
     }
 
     /// An [`Error::Format`].

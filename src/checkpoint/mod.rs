@@ -24,7 +24,7 @@ pub use card::{CARD_FILE, ModelCard};
 pub use config::Config;
 pub use lora::with_adapter;
 pub use pytorch::looks_like_pytorch;
-pub use resume::{Mark, Resume, changed};
+pub use resume::{Mark, Resume, changed, remove_record};
 pub use side_file::SideFile;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 

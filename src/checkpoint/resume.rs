@@ -10,7 +10,7 @@
 use super::write::Shard;
 use crate::error::{Error, Result};
 use crate::mmap::{self, Mmap};
-use crate::output::OutputDir;
+use crate::output::{OutputDir, part_path};
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::source::{PART_BYTES, TensorTable, in_parts};
 use serde::{Deserialize, Serialize};
@@ -189,12 +189,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes the record: the output is whole and only lacks its name.
+    /// Takes the record out of the folder: the output is whole and only lacks its name. Until it has that the record
+    /// is beside it, so that a run that ends just now loses nothing.
     pub fn close(&self, out: &OutputDir) -> Result<()> {
         let path = out.path().join(JOURNAL);
-        fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
-        out.abandon(); // without a record nobody could continue it
-        Ok(())
+        fs::rename(&path, aside(out.path())).map_err(Error::io(&path, "rename"))
     }
 
     /// What to tell the user of a run that has failed, if it leaves anything.
@@ -210,6 +209,25 @@ impl Journal {
     }
 }
 
+/// Where the record is while the folder `hidden` gets its name.
+fn aside(hidden: &Path) -> PathBuf {
+    let mut name = hidden.as_os_str().to_os_string();
+    name.push(".json");
+    PathBuf::from(name)
+}
+
+/// Removes the record that a run may have left that was ended when the folder `target` got its name.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn remove_record(target: &Path) -> Result<()> {
+    let path = aside(&part_path(target)?);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, "remove")(e)),
+        _ => Ok(()),
+    }
+}
+
 /// What an earlier run has left.
 enum Left {
     Nothing,
@@ -219,6 +237,14 @@ enum Left {
 
 fn read(out: &OutputDir, small: &[(String, Vec<u8>)]) -> Result<Left> {
     let path = out.path().join(JOURNAL);
+    let aside = aside(out.path());
+    if aside.is_file() {
+        // The folder itself says whether it is the one that this tells of: shards are verified.
+        match path.exists() {
+            true => fs::remove_file(&aside).map_err(Error::io(&aside, "remove"))?,
+            false => fs::rename(&aside, &path).map_err(Error::io(&aside, "rename"))?,
+        }
+    }
     match fs::symlink_metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // No record: nothing yet, or a run that ended just before the folder got its name. Or not

@@ -7,7 +7,7 @@
 use super::Checkpoint;
 use super::folder::is_plain_name;
 use super::parts::ShardWriter;
-use super::resume::{Journal, PartHashes, Resume};
+use super::resume::{Journal, PartHashes, Resume, remove_record};
 use super::weights::SAFETENSORS;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -217,7 +217,12 @@ pub fn write(
         }
         return Err(error);
     }
-    out.commit()?;
+    let (target, single) = (out.target().to_path_buf(), kept_shards == 0 && shards.len() == 1);
+    let committed = out.commit();
+    if journal.is_some() && (committed.is_ok() || single) {
+        remove_record(&target)?;
+    }
+    committed?;
     progress.end();
     let parameters = table.infos().iter().map(|info| info.elements() as u64).sum();
     let bytes = shards.iter().map(|s| s.file_bytes).sum();

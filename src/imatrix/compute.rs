@@ -105,7 +105,7 @@ pub fn compute_keeping(
     model: &GgufModel,
     tokens: &[u32],
     options: &Options,
-    keeping: &LayerKeeping,
+    keeping: &LayerKeeping<'_>,
     progress: &dyn Progress,
 ) -> Result<Computed> {
     let (selection, chunks, record) = prepare(model, tokens, options, progress)?;
@@ -114,7 +114,7 @@ pub fn compute_keeping(
     let entries = loaded.as_mut().map(|loaded| std::mem::take(&mut loaded.entries));
     let mut run =
         Run::new(model, options, &chunks, &selection, record, entries.unwrap_or_default());
-    run.take(0..chunks.len(), Some(Layers { keeping, place, loaded }), progress)?;
+    run.take(0..chunks.len(), Some(Layers { keeping, place, loaded, progress }), progress)?;
     Ok(run.end(0, progress))
 }
 
@@ -265,10 +265,11 @@ impl<'a> Run<'a> {
 
 /// How a pass keeps its state between layers.
 struct Layers<'a> {
-    keeping: &'a LayerKeeping,
+    keeping: &'a LayerKeeping<'a>,
     /// The pass's first chunk in the text, and how many it takes.
     place: (u32, usize),
     loaded: Option<Loaded>,
+    progress: &'a dyn Progress,
 }
 
 /// Collects activations and likelihoods in one pass.
@@ -293,8 +294,9 @@ impl Observer for Calibration<'_> {
 
     fn layers_done(&mut self, done: usize, snapshot: &mut Snapshot<'_>) -> Result<()> {
         match &self.layers {
-            Some(Layers { keeping, place, .. }) if keeping.is_due() => {
-                keeping.save(self.record, *place, done, &self.collector.entries(), snapshot)
+            Some(Layers { keeping, place, progress, .. }) if keeping.is_due() => {
+                let (run, entries) = (self.record, self.collector.entries());
+                keeping.save_if_possible(run, *place, done, &entries, snapshot, *progress)
             }
             _ => Ok(()),
         }

@@ -20,13 +20,14 @@ use crate::error::{Error, Result};
 use crate::model::{Resumed, Snapshot};
 use crate::output::{self, OutputFile};
 use crate::progress::Progress;
+use crate::size;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -40,13 +41,17 @@ const HASH_BYTES: u64 = 16;
 const SAVING_SHARE: u32 = 20;
 
 /// Keeps the state of a run from layer to layer.
-pub struct LayerKeeping {
+pub struct LayerKeeping<'g> {
     path: PathBuf,
+    /// Asked before anything is saved: whether what the run is of is still the same.
+    guard: &'g (dyn Fn() -> Result<()> + Sync),
     every: Duration,
     /// When the last saving ended, and how long it took.
     last: Mutex<(Instant, Duration)>,
     /// Layers in the file, as far as this run knows.
     saved: AtomicUsize,
+    /// Whether saving is given up.
+    off: AtomicBool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,18 +106,29 @@ impl Loaded {
     }
 }
 
-impl LayerKeeping {
+impl<'g> LayerKeeping<'g> {
     /// Keeps the state beside the output `target`, saving it when `every` has passed since the last time, or more
-    /// where saving takes long.
+    /// where saving takes long, and only while `guard` finds nothing wrong.
     ///
     /// # Errors
     /// If `target` is no name for a file.
-    pub fn new(target: &Path, every: Duration) -> Result<LayerKeeping> {
+    pub fn new(
+        target: &Path,
+        every: Duration,
+        guard: &'g (dyn Fn() -> Result<()> + Sync),
+    ) -> Result<LayerKeeping<'g>> {
         let mut name = target.file_name().unwrap_or_default().to_os_string();
         name.push(".layers");
         let path = output::part_path(&target.with_file_name(name))?;
         let last = Mutex::new((Instant::now(), Duration::ZERO));
-        Ok(LayerKeeping { path, every, last, saved: AtomicUsize::new(0) })
+        Ok(LayerKeeping {
+            path,
+            guard,
+            every,
+            last,
+            saved: AtomicUsize::new(0),
+            off: AtomicBool::new(false),
+        })
     }
 
     /// Layers that are saved, as far as this run knows.
@@ -215,12 +231,39 @@ impl LayerKeeping {
 
     /// Whether it is time to save.
     pub(super) fn is_due(&self) -> bool {
+        if self.off.load(Ordering::Relaxed) {
+            return false;
+        }
         let (ended, took) = *self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         ended.elapsed() >= self.every.max(took * SAVING_SHARE)
     }
 
+    /// As [`LayerKeeping::save`], but where there is no space for the state the run goes on without.
+    pub(super) fn save_if_possible(
+        &self,
+        run: &Record,
+        place: (u32, usize),
+        layers: usize,
+        entries: &BTreeMap<String, Entry>,
+        snapshot: &mut Snapshot<'_>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        match self.save(run, place, layers, entries, snapshot) {
+            Err(e) if e.is_lack_of_space() => {
+                let needed = size::display(4 * snapshot.elements());
+                let path = self.path.display();
+                progress.warn(&format!(
+                    "{path}: no space for the {needed} of the run's state; it goes on without saving that"
+                ));
+                self.off.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            saved => saved,
+        }
+    }
+
     /// Replaces the state: `layers` layers are done, and made `entries` and the states of `snapshot`.
-    pub(super) fn save(
+    fn save(
         &self,
         run: &Record,
         (first, chunks): (u32, usize),
@@ -229,6 +272,7 @@ impl LayerKeeping {
         snapshot: &mut Snapshot<'_>,
     ) -> Result<()> {
         let started = Instant::now();
+        (self.guard)()?;
         let header = Header {
             version: VERSION,
             run: Identity::of(run, first, chunks),

@@ -144,10 +144,12 @@ pub fn build(
     let name = stem(source, &model, options);
     let calibration = Prepared::new(&model, options)?;
     let plans = plan_types(&model, options)?;
-    let origins = origins(source, options, progress)?;
     let state = State::open(dir, options.restart, progress)?;
     let stages = Stages::new(source, &model, dir, &name, options, &state, progress);
-    let built = stages.run(&calibration, &plans, &origins, started);
+    let built = stages.refuse_foreign(&plans).and_then(|()| {
+        let origins = origins(source, options, progress)?;
+        stages.run(&calibration, &plans, &origins, started)
+    });
     if built.is_err() {
         state.farewell(progress);
     }

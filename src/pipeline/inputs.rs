@@ -1,7 +1,7 @@
 //! What a build is made from, by content: hashes of all files of weights that the source reads.
 //!
 //! They tell a later build whether what is there may be used again, and are recorded in the files' metadata. Times and
-//! places of files do not matter. Deliberately absent: what is beside the weights (configuration, tokenizer), which the
+//! places of files do not matter for that; times only raise the alarm when a file changes under a build. Deliberately absent: what is beside the weights (configuration, tokenizer), which the
 //! metadata in GGUF terms hold.
 
 use super::checksums;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Hashes of a source, SHA-256 in hexadecimal.
@@ -21,6 +21,16 @@ pub struct Inputs {
     /// Name and hash of each member of a merge; of any other source one, without a name. The hash is that of the lines
     /// that `sha256sum` prints for the files of weights, in the order of their names.
     pub models: Vec<(Option<String>, String)>,
+    /// Every file that was hashed, as it was before.
+    files: Vec<(PathBuf, Seen)>,
+}
+
+/// What the file system tells of a file: size, and when it was changed.
+type Seen = (u64, Option<SystemTime>);
+
+fn look(path: &Path) -> Result<Seen> {
+    let meta = std::fs::metadata(path).map_err(Error::io(path, "examine"))?;
+    Ok((meta.len(), meta.modified().ok()))
 }
 
 impl Inputs {
@@ -43,11 +53,11 @@ impl Inputs {
             models.iter().flat_map(|(_, files)| files.iter().flatten().cloned()).collect();
         files.sort();
         files.dedup();
-        let size =
-            |path: &PathBuf| Ok(std::fs::metadata(path).map_err(Error::io(path, "examine"))?.len());
-        let total = files.iter().map(size).sum::<Result<u64>>()?;
+        let see = |path: PathBuf| look(&path).map(|seen| (path, seen));
+        let files = files.into_iter().map(see).collect::<Result<Vec<_>>>()?;
+        let total = files.iter().map(|(_, (bytes, _))| bytes).sum();
         progress.begin("hash inputs", total, Unit::Bytes);
-        let hashes = files.par_iter().map(|path| {
+        let hashes = files.par_iter().map(|(path, _)| {
             let hash = checksums::of_file(path, |bytes| progress.advance(bytes))?;
             Ok((path.clone(), hash))
         });
@@ -58,7 +68,22 @@ impl Inputs {
             Source::Recipe { plan, .. } => Some(checksums::hex(&plan.meaning)),
             Source::Folder(_) | Source::Gguf { .. } => None,
         };
-        Ok(Inputs { recipe, models: models.collect() })
+        Ok(Inputs { recipe, models: models.collect(), files })
+    }
+
+    /// Fails if a file has changed since it was hashed: nobody knows then what the outputs are made from. Called before
+    /// anything is recorded as made.
+    ///
+    /// # Errors
+    /// That, or a file is gone.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for (path, seen) in &self.files {
+            if look(path)? != *seen {
+                let detail = "was changed while the build was at work; run the same command again";
+                return Err(Error::format(path, detail));
+            }
+        }
+        Ok(())
     }
 
     /// What any output depends on.

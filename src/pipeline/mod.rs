@@ -1,7 +1,7 @@
 //! The whole flow, and the one question that comes before it: what is this SOURCE?
 //!
 //! [`Source::open`] tells a recipe, a Hugging Face folder and a GGUF file apart by content, and turns
-//! any of them into the GGUF terms that the later stages work on. [`build`] runs all stages.
+//! any of them into the GGUF terms that the later stages work on. [`build`] runs all stages, and continues.
 //! Deliberately absent: uploading.
 
 mod build;

@@ -69,14 +69,13 @@ impl<'a> Stages<'a> {
         origins: &Origins,
         started: Instant,
     ) -> Result<Build> {
-        self.refuse_foreign(plans)?;
         let inputs = Inputs::read(self.source, self.progress)?;
         let (stack, imatrix) = (self.stack(&inputs), self.imatrix(&inputs, calibration)?);
         self.check(stack.as_ref(), &imatrix, plans)?;
         self.sweep(stack.as_ref(), plans)?;
 
-        let stack = stack.map(|stack| self.write_stack(&stack)).transpose()?;
-        let matrix = self.matrix(&imatrix, calibration)?;
+        let stack = stack.map(|stack| self.write_stack(&stack, &inputs)).transpose()?;
+        let matrix = self.matrix(&imatrix, &inputs, calibration)?;
         let branded = self.brand(&inputs, origins, &matrix)?;
         let quantizing = Instant::now();
         let files = self.quantize(&branded, &inputs, &matrix)?;
@@ -190,7 +189,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Refuses, before any work, files that are in the way and that no build has made.
-    fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
+    pub fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
             name: name_of(&path),
             paths: shard_paths(&path, &plan.shards),
@@ -202,6 +201,12 @@ impl<'a> Stages<'a> {
         for wanted in quants.chain(others) {
             if let Standing::Foreign(path) = self.state.standing(&wanted)? {
                 output::check_file_target(&path, self.options.force)?;
+            }
+        }
+        if self.options.keep_stack.is_some() && self.source.checkpoint().is_some() {
+            let path = self.dir.join(format!("{}-stack", self.name));
+            if let Standing::Foreign(path) = self.state.standing(&self.wanted(path, Vec::new()))? {
+                output::check_dir_target(&path, self.options.force)?;
             }
         }
         Ok(())
@@ -269,8 +274,8 @@ impl<'a> Stages<'a> {
     fn sweep(&self, stack: Option<&Wanted>, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans);
         let shards = quants.flat_map(|(plan, path)| shard_paths(&path, &plan.shards));
-        let imatrix = ["", ".layers"]
-            .map(|end| self.dir.join(format!("{}-imatrix.gguf{end}", self.name)));
+        let imatrix =
+            ["", ".layers"].map(|end| self.dir.join(format!("{}-imatrix.gguf{end}", self.name)));
         let mut paths: Vec<_> = shards.chain(imatrix).chain(self.document_paths()).collect();
         let mut names: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
         names.extend(self.quant_paths(plans).map(|(_, path)| name_of(&path)));
@@ -295,7 +300,7 @@ impl<'a> Stages<'a> {
         self.reused.borrow_mut().push(path.to_path_buf());
     }
 
-    fn write_stack(&self, wanted: &Wanted) -> Result<PathBuf> {
+    fn write_stack(&self, wanted: &Wanted, inputs: &Inputs) -> Result<PathBuf> {
         let path = &wanted.paths[0];
         let standing = self.state.standing(wanted)?;
         if standing == Standing::Whole {
@@ -316,15 +321,18 @@ impl<'a> Stages<'a> {
                 resume: Some(Resume { marks: wanted.marks.clone(), restart: self.options.restart }),
             };
             checkpoint::write(stack, path, &write, self.progress)?;
+            inputs.check_unchanged()?;
         }
+        checkpoint::remove_record(path)?;
         self.state.settle_folder(wanted, self.progress)?;
         self.progress.note(&format!("wrote {}", path.display()));
         Ok(path.clone())
     }
 
-    fn matrix(&self, wanted: &Wanted, calibration: &Prepared) -> Result<Matrix> {
+    fn matrix(&self, wanted: &Wanted, inputs: &Inputs, calibration: &Prepared) -> Result<Matrix> {
         let path = wanted.paths[0].clone();
-        let keeping = LayerKeeping::new(&path, self.options.save_every)?;
+        let guard = || inputs.check_unchanged();
+        let keeping = LayerKeeping::new(&path, self.options.save_every, &guard)?;
         let standing = self.state.standing(wanted)?;
         if standing != Standing::Begun {
             keeping.finish()?;
@@ -349,6 +357,7 @@ impl<'a> Stages<'a> {
         let computed = computed?;
         computed.imatrix.write(output::part_path(&path)?, Format::Gguf, true)?;
         let seconds = started.elapsed().as_secs_f64();
+        inputs.check_unchanged()?;
         self.state.settle(&[(wanted.clone(), seconds)], self.progress)?;
         keeping.finish()?;
         self.progress.note(&format!("wrote {}", path.display()));
@@ -411,7 +420,7 @@ impl<'a> Stages<'a> {
             .iter()
             .map(|(at, _, path)| Output { plan: plans[*at].clone(), path: path.clone() });
         let wanted: Vec<_> = missing.iter().map(|(_, wanted, _)| wanted.clone()).collect();
-        let made = self.make(model, &importance, outputs.collect(), wanted)?;
+        let made = self.make(model, inputs, &importance, outputs.collect(), wanted)?;
         for ((at, _, _), made) in missing.iter().zip(made) {
             written[*at] = made;
         }
@@ -422,6 +431,7 @@ impl<'a> Stages<'a> {
     fn make(
         &self,
         model: &GgufModel,
+        inputs: &Inputs,
         importance: &Importance,
         outputs: Vec<Output>,
         wanted: Vec<Wanted>,
@@ -431,7 +441,10 @@ impl<'a> Stages<'a> {
         }
         self.state.begin(&wanted)?;
         let names: Vec<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
-        let save = |hashes: &[_]| self.state.record_tensors(&names, hashes);
+        let save = |hashes: &[_]| {
+            inputs.check_unchanged()?;
+            self.state.record_tensors(&names, hashes)
+        };
         let earlier: Vec<_> = names.iter().map(|name| self.state.tensors(name)).collect();
         for ((path, output), earlier) in
             wanted.iter().map(|w| &w.paths[0]).zip(&outputs).zip(&earlier)
@@ -447,6 +460,7 @@ impl<'a> Stages<'a> {
         let run = RunOptions { force: true, memory: self.options.memory };
         let made =
             quantize::run_keeping(model, outputs, Some(importance), run, &keeping, self.progress)?;
+        inputs.check_unchanged()?;
         let seconds = made.iter().map(|made| made.seconds);
         let settled: Vec<_> = wanted.into_iter().zip(seconds).collect();
         self.state.settle(&settled, self.progress)?;
@@ -484,7 +498,7 @@ impl<'a> Stages<'a> {
                 models.push(known);
                 continue;
             }
-            how.against = Some(Against::Logits(self.reference(&common, &how)?));
+            how.against = Some(Against::Logits(self.reference(inputs, &common, &how)?));
             let subject = Subject { name: name.clone(), model: gguf::open(&file.path)? };
             let measured = evaluate::evaluate(&[subject], &how, self.progress)?;
             let measured: Vec<Evaluation> = measured.models;
@@ -504,7 +518,12 @@ impl<'a> Stages<'a> {
     }
 
     /// The file of the source's log-probabilities, made if it is not there.
-    fn reference(&self, marks: &[Mark], how: &evaluate::Options) -> Result<PathBuf> {
+    fn reference(
+        &self,
+        inputs: &Inputs,
+        marks: &[Mark],
+        how: &evaluate::Options,
+    ) -> Result<PathBuf> {
         let path = self.dir.join(self.reference_name());
         let wanted = self.wanted(path.clone(), marks.to_vec());
         if self.state.standing(&wanted)? == Standing::Whole {
@@ -516,6 +535,7 @@ impl<'a> Stages<'a> {
         let options =
             evaluate::Options { texts: how.texts.clone(), against: None, keep: Some(keep), ..*how };
         evaluate::evaluate(&[subject], &options, self.progress)?;
+        inputs.check_unchanged()?;
         self.state.settle(&[(wanted, 0.0)], self.progress)?;
         Ok(path)
     }

@@ -464,7 +464,9 @@ impl State {
             .flat_map(|output| &output.paths)
             .any(|path| output::part_path(&self.dir.join(path)).is_ok_and(|path| path.is_dir()));
         if gone == outputs.len() && !stack {
-            let _ = fs::remove_file(self.dir.join(STATE_FILE));
+            if !fresh.is_empty() {
+                let _ = fs::remove_file(self.dir.join(STATE_FILE));
+            }
             if self.new_dir {
                 let _ = fs::remove_dir(&self.dir);
             }

@@ -2,6 +2,7 @@
 
 mod architectures;
 mod build;
+mod build_resume;
 mod calibrate;
 mod calibration;
 mod cli;

@@ -147,7 +147,8 @@ fn files_tell_what_they_are_made_of() {
     for (n, member) in ["storyteller", "clerk"].iter().enumerate() {
         let folder = super::cli::shipped("recipes/demo").join(member);
         let weights = entries(&folder).into_iter().filter(|name| name.ends_with(".safetensors"));
-        let line = |name: String| format!("{}  {name}\n", hash(fs::read(folder.join(&name)).unwrap()));
+        let line =
+            |name: String| format!("{}  {name}\n", hash(fs::read(folder.join(&name)).unwrap()));
         let lines: String = weights.map(line).collect();
         assert_eq!(told(&format!("aqueduct.member.{n}.sha256")), hash(lines.into_bytes()));
     }
