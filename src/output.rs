@@ -223,7 +223,7 @@ impl OutputFile {
     }
 
     /// Bytes that are in the file.
-    pub fn len(&self) -> Result<u64> {
+    pub fn bytes(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(Error::io(&self.target, "examine"))?.len())
     }
 

@@ -214,7 +214,7 @@ impl GgufWriter {
         let path = path.as_ref();
         let layout = Layout::new(&path.display().to_string(), metadata, &tensors)?;
         let mut file = OutputFile::reopen(path)?;
-        let begun = file.len()? == layout.file_bytes && {
+        let begun = file.bytes()? == layout.file_bytes && {
             let mut header = vec![0; layout.header.len()];
             file.read_at(0, &mut header)?;
             header == layout.header

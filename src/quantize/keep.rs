@@ -6,9 +6,10 @@
 //! Deliberately absent: where the hashes are written, and whether they still belong to the output that is wanted,
 //! which `pipeline` knows.
 
+use super::groups::{Group, groups};
 use super::importance::Importance;
 use super::plan::QuantPlan;
-use super::run::{Group, groups, lock};
+use super::run::lock;
 use crate::error::Result;
 use crate::gguf::{GgufModel, SplitWriter};
 use crate::progress::{Progress, Unit, check_interrupted};

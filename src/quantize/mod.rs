@@ -6,6 +6,7 @@
 mod eligible;
 mod facts;
 mod ftype;
+mod groups;
 mod importance;
 mod keep;
 mod mix;

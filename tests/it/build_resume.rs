@@ -73,7 +73,7 @@ const STAGES: [Stage; 5] = [
 impl Stage {
     fn has(&self, name: &str) -> bool {
         let begins = |output: &&str| output.split(' ').any(|output| name.starts_with(output));
-        self.outputs.iter().any(|output| begins(&output))
+        self.outputs.iter().any(begins)
     }
 
     /// Makes `folder` what a build leaves that has come to this stage.
