@@ -1,18 +1,10 @@
-//! Arguments, one run, the error chain, the exit code: 0 done, 1 failed, 2 asked for wrongly.
+//! Arguments, one run, the exit code: 0 done, 1 failed, 2 asked for wrongly.
 
 mod cli;
 
-use aqueduct::{Error, output, progress};
+use aqueduct::{output, progress};
 use clap::Parser;
 use std::process::ExitCode;
-
-/// Exit code of a failed run; usage errors exit as clap's own do.
-fn exit_code(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<Error>() {
-        Some(Error::Usage(_)) => 2,
-        _ => 1,
-    }
-}
 
 /// Ctrl-C asks the work to stop at the next tensor; a second one removes what is unfinished and
 /// leaves at once.
@@ -28,13 +20,5 @@ fn install_interrupt_handler() -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    let outcome = install_interrupt_handler().and_then(|()| cli.run());
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(exit_code(&error))
-        }
-    }
+    ExitCode::from(cli::Cli::parse().run(install_interrupt_handler))
 }

@@ -1,7 +1,11 @@
 //! How the library tells its caller what it is doing, without printing.
 //!
-//! Long operations take a `&dyn Progress`. The command line draws bars from it; tests and other
-//! callers pass [`Silent`]. Also the one place where long loops learn that the user wants to stop.
+//! Long operations take a `&dyn Progress`. The command line makes a line, events and a log of it; tests and
+//! other callers pass [`Silent`]. Also the one place where long loops learn that the user wants to stop.
+//!
+//! Work has two levels. A *stage* is what people would call a part of the work: the importance matrix, quantizing. Within
+//! it go *steps*, one after the other, each of which counts something. Most stages are a single step; a stage of several
+//! alike, a pass of each of five models, is announced with [`Progress::stage`].
 
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +15,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Unit {
     /// Bytes read or written.
     Bytes,
-    /// Tokens that went through a layer (tokens x layers in all).
+    /// Tokens, of a text that is written, for example.
     Tokens,
+    /// Tokens, counted in each of so many layers that they go through.
+    LayerTokens(u64),
     /// Anything countable: tensors, chunks.
     Items,
 }
 
 /// An observer of long work. Methods may be called from any thread.
 pub trait Progress: Send + Sync {
-    /// A stage begins; `total` units will be reported by [`Progress::advance`].
-    fn begin(&self, stage: &str, total: u64, unit: Unit);
-    /// `units` more of the current stage are done.
+    /// Names of the stages that follow, in order. A stage may be left out; others may come between.
+    fn stages(&self, _names: &[&str]) {}
+    /// A stage begins, and goes on until the next. It has so many steps of one name that take about as long as each
+    /// other, 1 where they do not; steps of other names may come between.
+    fn stage(&self, _name: &str, _steps: usize) {}
+    /// A step begins, in which `total` units will be reported by [`Progress::advance`]. Outside of a stage that
+    /// [`Progress::stage`] has begun, it is a stage of its own.
+    fn begin(&self, step: &str, total: u64, unit: Unit);
+    /// `units` more of the current step are done.
     fn advance(&self, units: u64);
     /// What is being worked on right now, a tensor's or a layer's name.
     fn detail(&self, text: &str);
@@ -29,7 +41,7 @@ pub trait Progress: Send + Sync {
     fn note(&self, text: &str);
     /// Something the user should know, which does not stop the work.
     fn warn(&self, text: &str);
-    /// The current stage is over.
+    /// The current step is over.
     fn end(&self);
 }
 

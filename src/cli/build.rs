@@ -2,10 +2,10 @@
 
 use super::options::{CalibrationArguments, ConvertArguments, RunArguments, positive};
 use super::quantize::distinct;
-use super::{Context, show};
+use super::{Context, shell, show};
 use aqueduct::convert::OutputType;
 use aqueduct::evaluate::{Estimate, Evaluations};
-use aqueduct::pipeline::{self, BuildOptions, Calibration, EvalText, Source};
+use aqueduct::pipeline::{self, Build, BuildOptions, Calibration, EvalText, Source};
 use aqueduct::quantize::{Ftype, PlanOptions, presets};
 use aqueduct::recipe::{self, BuildSettings, Diagnostic, MergePlan};
 use aqueduct::{Error, report, size};
@@ -211,29 +211,41 @@ impl Arguments {
         }
         let built = pipeline::build(&source, &self.output, &options, context.progress())?;
         if context.json {
-            return show::json(&built);
+            return context.json(&built);
         }
-        show::text(&show::files_table(&built.files));
+        show::table(&show::files_table(&built.files));
         if let Some(evaluation) = &built.evaluation {
-            show::text(&format!("\n{}", figures_table(evaluation)));
+            show::text("");
+            show::table(&figures_table(evaluation));
         }
-        show::text(&format!(
-            "\nimatrix  {} ({}), {} chunks, perplexity {:.4} +- {:.4}, {:.1} s",
+        tell(&built, context);
+        context.next(&[format!("aqueduct verify {}", shell::quoted(&self.output))]);
+        Ok(())
+    }
+}
+
+/// What lies in the folder beside the quants, and what the stages took.
+fn tell(built: &Build, context: &Context) {
+    show::text("");
+    show::labelled(
+        "imatrix",
+        &format!(
+            "{} ({}), {} chunks, perplexity {:.4} +- {:.4}",
             built.imatrix.display(),
             size::display(built.imatrix_bytes),
             built.chunks,
             built.perplexity,
             built.perplexity_error,
-            built.imatrix_seconds,
-        ));
-        if let Some(stack) = &built.stack {
-            show::text(&format!("stack    {}", stack.display()));
-        }
-        for path in &built.documents {
-            show::text(&format!("wrote    {}", path.display()));
-        }
-        show::text(&format!("sums     {}", built.checksums.display()));
-        show::text(&format!("total    {:.1} s", built.seconds));
-        Ok(())
+        ),
+    );
+    if let Some(stack) = &built.stack {
+        show::labelled("stack", &stack.display().to_string());
     }
+    for path in &built.documents {
+        show::labelled("wrote", &path.display().to_string());
+    }
+    show::labelled("sums", &built.checksums.display().to_string());
+    show::text("");
+    show::table(&context.spent().table(built.seconds));
+    show::text("");
 }

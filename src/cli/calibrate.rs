@@ -72,7 +72,7 @@ impl Arguments {
         output::write_file(&self.output, written.text.as_bytes(), self.force)?;
         let seconds = started.elapsed().as_secs_f64();
         if context.json {
-            return show::json(&serde_json::json!({
+            return context.json(&serde_json::json!({
                 "path": self.output,
                 "bytes": written.text.len(),
                 "tokens": written.tokens,
@@ -81,11 +81,12 @@ impl Arguments {
             }));
         }
         show::text(&format!(
-            "{}: {}, {} tokens in {} sequences, {seconds:.1} s",
+            "{}: {}, {} tokens in {} sequences, {}",
             self.output.display(),
             size::display(written.text.len() as u64),
             written.tokens,
             written.sequences,
+            context.spent().text(seconds),
         ));
         Ok(())
     }

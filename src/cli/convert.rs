@@ -55,7 +55,7 @@ impl Arguments {
         let seconds = started.elapsed().as_secs_f64();
         let tensors = model.tensors.table().infos().len();
         if context.json {
-            return show::json(&serde_json::json!({
+            return context.json(&serde_json::json!({
                 "path": self.output,
                 "tensors": tensors,
                 "bytes": written,
@@ -63,7 +63,8 @@ impl Arguments {
             }));
         }
         let (path, bytes) = (self.output.display(), size::display(written));
-        show::text(&format!("{path}: {tensors} tensors, {bytes}, {seconds:.1} s"));
+        let spent = context.spent().text(seconds);
+        show::text(&format!("{path}: {tensors} tensors, {bytes}, {spent}"));
         Ok(())
     }
 }

@@ -82,17 +82,20 @@ impl Arguments {
             precision: self.precision.into(),
             memory: self.memory.bytes(),
         };
+        context.progress().stage("evaluate", subjects.len() + usize::from(self.against.is_some()));
         let results = evaluate::evaluate(&subjects, &options, context.progress())?;
         let seconds = started.elapsed().as_secs_f64();
         if context.json {
             let mut value = json!(results);
             value["seconds"] = json!(seconds);
-            return show::json(&value);
+            return context.json(&value);
         }
-        show::text(&report::evaluation_table(&results));
+        show::table(&report::evaluation_table(&results));
         if let Some(reference) = &results.reference {
             show::text(&format!("\ncompared with {reference}"));
         }
+        show::text("");
+        show::labelled("total", &context.spent().text(seconds));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ mod merge;
 mod show;
 
 use super::options::{CalibrationArguments, ConvertArguments, MemoryArgument, Rounding, positive};
-use super::{Context, show as print};
+use super::{Context, shell, show as print};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Computed, Format, Saving, Shard};
 use aqueduct::kernels::Precision;
@@ -132,7 +132,7 @@ impl Arguments {
         }
     }
 
-    fn compute(self, source: &Path, target: &Path, context: &Context) -> anyhow::Result<()> {
+    fn compute(self, path: &Path, target: &Path, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         if self.shard.is_some() && self.format == Layout::Dat {
             let text =
@@ -140,7 +140,7 @@ impl Arguments {
             return Err(Error::Usage(text.to_string()).into());
         }
         output::check_file_target(target, self.force)?;
-        let source = Source::open(source)?;
+        let source = Source::open(path)?;
         context.warn_of(&source);
         let chats =
             self.chats.iter().map(|path| Chats::read(path)).collect::<Result<Vec<_>, _>>()?;
@@ -176,7 +176,18 @@ impl Arguments {
         let computed = imatrix::compute_saving(&model, &tokens, &options, Some(&saving), progress)?;
         computed.imatrix.write(target, self.format.into(), self.force)?;
         saving.finish()?;
-        tell(target, &computed, started.elapsed().as_secs_f64(), context)
+        tell(target, &computed, started.elapsed().as_secs_f64(), context)?;
+        if !context.json {
+            let matrix = shell::quoted(target);
+            context.next(&[match self.shard {
+                Some(_) => format!("aqueduct imatrix merge {matrix} ... -o FILE"),
+                None => {
+                    let source = shell::quoted(path);
+                    format!("aqueduct quantize {source} --imatrix {matrix} -o DIR TYPE...")
+                }
+            }]);
+        }
+        Ok(())
     }
 }
 
@@ -187,7 +198,7 @@ fn tell(target: &Path, computed: &Computed, seconds: f64, context: &Context) -> 
     let covered = record.map(|record| record.covered.clone()).unwrap_or_default();
     let wanted = record.map(|record| record.wanted.clone()).unwrap_or_default();
     if context.json {
-        return print::json(&serde_json::json!({
+        return context.json(&serde_json::json!({
             "path": target,
             "entries": matrix.entries.len(),
             "chunks": matrix.chunk_count,
@@ -209,13 +220,14 @@ fn tell(target: &Path, computed: &Computed, seconds: f64, context: &Context) -> 
         }
     };
     print::text(&format!(
-        "{}: {} entries from {} chunks{part} of {} tokens, perplexity {:.4} +- {:.4}, {seconds:.1} s",
+        "{}: {} entries from {} chunks{part} of {} tokens, perplexity {:.4} +- {:.4}, {}",
         target.display(),
         matrix.entries.len(),
         matrix.chunk_count,
         matrix.chunk_size,
         perplexity.estimate,
         perplexity.error,
+        context.spent().text(seconds),
     ));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `aqueduct merge RECIPE -o DIR`: the merged model as a Hugging Face folder.
 
-use super::{Context, show};
+use super::{Context, shell, show};
 use aqueduct::checkpoint::{self, Resume, WriteOptions};
 use aqueduct::merge;
 use aqueduct::pipeline::{Source, recipe_files};
@@ -57,10 +57,11 @@ impl Arguments {
             memory: self.memory.unwrap_or(default.memory),
             resume: merge::marks(plan).map(|marks| Resume { marks, restart: self.restart }),
         };
+        context.progress().stage("merge", 1);
         let written = checkpoint::write(checkpoint, &self.output, &options, context.progress())?;
         let seconds = started.elapsed().as_secs_f64();
         if context.json {
-            return show::json(&serde_json::json!({
+            return context.json(&serde_json::json!({
                 "path": self.output,
                 "shards": written.shards,
                 "kept_shards": written.kept_shards,
@@ -71,14 +72,16 @@ impl Arguments {
             }));
         }
         show::text(&format!(
-            "{}: {} tensors, {} parameters, {} in {} shard{}, {seconds:.1} s",
+            "{}: {} tensors, {} parameters, {} in {} shard{}, {}",
             self.output.display(),
             written.tensors,
             size::count(written.parameters),
             size::display(written.bytes),
             written.shards,
             if written.shards == 1 { "" } else { "s" },
+            context.spent().text(seconds),
         ));
+        context.next(&[format!("aqueduct build {} -o DIR", shell::quoted(&self.output))]);
         Ok(())
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! The only place that prints, draws progress or decides about exit codes. Each subcommand turns what
 //! was typed into one library call and shows what came back: results on stdout (as JSON with
-//! `--json`), everything else on stderr.
+//! `--json`), everything else on stderr (as events with `--json`) and, with `--log`, in a file.
 
 mod build;
 mod calibrate;
+mod colour;
 mod completions;
 mod convert;
 mod diff;
@@ -21,14 +22,21 @@ mod pictures;
 mod plan;
 mod progress;
 mod quantize;
+mod shell;
 mod show;
 mod split;
+mod summary;
 mod verify;
 
 use aqueduct::pipeline::Source;
 use aqueduct::progress::Progress;
-use clap::{Args, Parser, Subcommand};
+use aqueduct::{Error, memory};
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use progress::{Log, Reporter};
+use serde::Serialize;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use summary::Spent;
 
 /// Carries model weights from a merge recipe to iMatrix-weighted GGUF quants.
 ///
@@ -52,9 +60,15 @@ struct Global {
     /// Show no progress and no notes, only results, warnings and errors.
     #[arg(long, short, global = true)]
     quiet: bool,
-    /// Print the result as JSON on stdout.
+    /// Print the result as JSON on stdout, and progress, warnings and errors as JSON on stderr, an event a line.
     #[arg(long, global = true)]
     json: bool,
+    /// Write what happens to a file too, with times; one that exists is continued.
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Use colours; auto is on terminals, where NO_COLOR is not set.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
 }
 
 #[derive(Subcommand)]
@@ -78,13 +92,31 @@ enum Command {
 
 /// What a subcommand needs besides its own arguments.
 struct Context {
-    progress: progress::Terminal,
+    progress: Reporter,
     json: bool,
 }
 
 impl Context {
     fn progress(&self) -> &dyn Progress {
         &self.progress
+    }
+
+    /// What the command took so far; its stages are over.
+    fn spent(&self) -> Spent {
+        let stages = self.progress.stages_done();
+        Spent { stages, peak_memory_bytes: memory::resident().map(|resident| resident.peak) }
+    }
+
+    /// Prints `result` as JSON on stdout, with what it took.
+    fn json(&self, result: &impl Serialize) -> anyhow::Result<()> {
+        show::json(&summary::Result { result, spent: self.spent() })
+    }
+
+    /// Names what one would do next, to people.
+    fn next(&self, commands: &[String]) {
+        if !self.progress.is_quiet() {
+            summary::next(commands);
+        }
     }
 
     fn warn_all(&self, warnings: impl IntoIterator<Item = String>) {
@@ -102,30 +134,54 @@ impl Context {
     }
 }
 
+/// Exit code of a failed run; usage errors exit as clap's own do.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Usage(_)) => 2,
+        _ => 1,
+    }
+}
+
 impl Cli {
-    /// Runs the command that was asked for.
-    pub fn run(self) -> anyhow::Result<()> {
-        if let Some(threads) = self.global.threads {
-            rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
-        }
-        let quiet = self.global.quiet;
-        let context = Context { progress: progress::Terminal::new(quiet), json: self.global.json };
-        match self.command {
-            Command::Plan(arguments) => arguments.run(&context),
-            Command::Merge(arguments) => arguments.run(&context),
-            Command::Convert(arguments) => arguments.run(&context),
-            Command::Imatrix(arguments) => arguments.run(&context),
-            Command::Quantize(arguments) => arguments.run(&context),
-            Command::Eval(arguments) => arguments.run(&context),
-            Command::Calibrate(arguments) => arguments.run(&context),
-            Command::Build(arguments) => arguments.run(&context),
-            Command::Inspect(arguments) => arguments.run(&context),
-            Command::Completions(arguments) => arguments.run(&context),
-            Command::Man(arguments) => arguments.run(&context),
-            Command::Diff(arguments) => arguments.run(&context),
-            Command::Verify(arguments) => arguments.run(&context),
-            Command::Split(arguments) => arguments.run(&context),
-            Command::Join(arguments) => arguments.run(&context),
+    /// Runs the command that was asked for after `prepare`, tells an error, and gives the exit code.
+    pub fn run(self, prepare: impl FnOnce() -> anyhow::Result<()>) -> u8 {
+        let Global { threads, quiet, json, log, color } = self.global;
+        colour::choose(color);
+        let (log, opened) = match log.map(|path| Log::open(&path)).transpose() {
+            Ok(log) => (log, Ok(())),
+            Err(error) => (None, Err(error.into())),
+        };
+        let context = Context { progress: Reporter::new(quiet, json, log), json };
+        let outcome = opened.and_then(|()| prepare()).and_then(|()| {
+            if let Some(threads) = threads {
+                rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+            }
+            self.command.run(&context)
+        });
+        let code = outcome.as_ref().err().map_or(0, exit_code);
+        context.progress.finish(outcome.err().map(|error| format!("{error:#}")), code);
+        code
+    }
+}
+
+impl Command {
+    fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Command::Plan(arguments) => arguments.run(context),
+            Command::Merge(arguments) => arguments.run(context),
+            Command::Convert(arguments) => arguments.run(context),
+            Command::Imatrix(arguments) => arguments.run(context),
+            Command::Quantize(arguments) => arguments.run(context),
+            Command::Eval(arguments) => arguments.run(context),
+            Command::Calibrate(arguments) => arguments.run(context),
+            Command::Build(arguments) => arguments.run(context),
+            Command::Inspect(arguments) => arguments.run(context),
+            Command::Completions(arguments) => arguments.run(context),
+            Command::Man(arguments) => arguments.run(context),
+            Command::Diff(arguments) => arguments.run(context),
+            Command::Verify(arguments) => arguments.run(context),
+            Command::Split(arguments) => arguments.run(context),
+            Command::Join(arguments) => arguments.run(context),
         }
     }
 }

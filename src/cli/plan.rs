@@ -3,7 +3,7 @@
 
 use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
-use super::{Context, show};
+use super::{Context, colour, show};
 use aqueduct::merge;
 use aqueduct::pipeline::{self, BuildOptions, Forecast, Kind, Source};
 use aqueduct::quantize::{Ftype, PlanOptions};
@@ -74,7 +74,7 @@ impl Arguments {
         if let Some(summary) = &summary {
             show::text(&match self.layers {
                 true => report::render_merge(summary),
-                false => report::render_stack(summary, show::colour()),
+                false => report::render_stack(summary, colour::on_stdout()),
             });
             show::text("");
         }

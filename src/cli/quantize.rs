@@ -2,7 +2,7 @@
 
 use super::mix::MixArguments;
 use super::options::{ConvertArguments, RunArguments};
-use super::{Context, show};
+use super::{Context, shell, show};
 use anyhow::Context as _;
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, ImportanceMatrix, Record};
@@ -11,6 +11,7 @@ use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan
 use aqueduct::{Error, output, size};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Write quantized GGUF files, all types in one pass over the weights.
 #[derive(Args)]
@@ -47,6 +48,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let started = Instant::now();
         let types = distinct(&self.types);
         let source = Source::open(&self.source)?;
         context.warn_of(&source);
@@ -76,10 +78,14 @@ impl Arguments {
         let outputs = outputs.collect();
         let (run, progress) = (self.run.options(), context.progress());
         let written = quantize::run(&model, outputs, importance.as_ref(), run, progress)?;
+        let seconds = started.elapsed().as_secs_f64();
         if context.json {
-            return show::json(&written);
+            return context.json(&serde_json::json!({ "files": written, "seconds": seconds }));
         }
-        show::text(&show::files_table(&written));
+        show::table(&show::files_table(&written));
+        show::text("");
+        show::labelled("total", &context.spent().text(seconds));
+        context.next(&[format!("aqueduct verify {}", shell::quoted(target))]);
         Ok(())
     }
 

@@ -1,30 +1,35 @@
 //! How results look on stdout: JSON or tables.
 
+use super::colour::{self, STRONG, paint};
 use aqueduct::gguf::GgufModel;
 use aqueduct::quantize::{QuantPlan, Written};
 use aqueduct::{Result, report, size};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
-/// Prints text on stdout. A reader that went away (`| head`) ends the printing, not the program.
+/// Prints text on stdout, without its styles where they are not wanted. A reader that went away (`| head`) ends the
+/// printing, not the program.
 pub fn text(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(colour::out().lock(), "{text}");
 }
 
-/// Whether text on stdout may have colours: on a terminal, unless the environment says otherwise.
-/// NO_COLOR (<https://no-color.org>) comes first, then CLICOLOR_FORCE and CLICOLOR
-/// (<https://bixense.com/clicolors>).
-pub fn colour() -> bool {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let is = |name: &str, value: &str| set(name).is_some_and(|found| found == value);
-    if set("NO_COLOR").is_some() {
-        return false;
+/// Prints `text` after a label of at most 8 letters.
+pub fn labelled(label: &str, value: &str) {
+    text(&format!(
+        "{}{} {value}",
+        paint(STRONG, label),
+        " ".repeat(8_usize.saturating_sub(label.len()))
+    ));
+}
+
+/// Prints a table whose first line is its header.
+pub fn table(table: &str) {
+    let (header, rows) = table.split_once('\n').unwrap_or((table, ""));
+    text(&paint(STRONG, header));
+    if !rows.is_empty() {
+        text(rows);
     }
-    if set("CLICOLOR_FORCE").is_some() && !is("CLICOLOR_FORCE", "0") {
-        return true;
-    }
-    !is("CLICOLOR", "0") && !is("TERM", "dumb") && std::io::stdout().is_terminal()
 }
 
 /// Prints `value` as JSON on stdout.
@@ -53,7 +58,7 @@ pub fn plans(as_json: bool, model: &GgufModel, plans: &[QuantPlan]) -> anyhow::R
         return json(&plans.iter().map(plan_json).collect::<Result<Vec<_>>>()?);
     }
     let Some(first) = plans.first() else { return Ok(()) };
-    text(&types_table(model, first, plans));
+    table(&types_table(model, first, plans));
     let rows = plans.iter().map(|plan| {
         let bytes = plan.file_bytes()?;
         let bits = format!("{:.2}", plan.bits_per_weight());
@@ -61,12 +66,12 @@ pub fn plans(as_json: bool, model: &GgufModel, plans: &[QuantPlan]) -> anyhow::R
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
     text("");
-    text(&report::table(&["type", ">bits per weight", ">bytes", ">size"], rows));
+    table(&report::table(&["type", ">bits per weight", ">bytes", ">size"], rows));
     let rows = plans.iter().filter(|plan| plan.shards.count() > 1).map(shard_rows);
     let rows: Vec<_> = rows.collect::<Result<Vec<_>>>()?.concat();
     if !rows.is_empty() {
         text("");
-        text(&report::table(&["type", ">shard", ">tensors", ">bytes", ">size"], rows));
+        table(&report::table(&["type", ">shard", ">tensors", ">bytes", ">size"], rows));
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Arguments {
         if context.json {
             show::json(&report)?;
         } else {
-            show::text(&text(&report));
+            tell(&report);
         }
         context.warn_all(report.notes.clone());
         match report.problems.len() {
@@ -69,9 +69,8 @@ impl Arguments {
     }
 }
 
-/// The report for people.
-fn text(report: &Report) -> String {
-    let mut parts = Vec::new();
+/// Prints the report for people.
+fn tell(report: &Report) {
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
             let wrong = report.problems.iter().filter(|problem| problem.file == file.path).count();
@@ -79,7 +78,8 @@ fn text(report: &Report) -> String {
             let [tensors, size] = [file.tensors.to_string(), size::display(file.bytes)];
             vec![file.path.display().to_string(), tensors, size, verdict]
         });
-        parts.push(report::table(&["file", ">tensors", ">size", ""], rows));
+        show::table(&report::table(&["file", ">tensors", ">size", ""], rows));
+        show::text("");
     }
     let mut lines = Vec::new();
     if let Some(sums) = &report.checksums {
@@ -96,8 +96,7 @@ fn text(report: &Report) -> String {
     if report.problems.is_empty() {
         lines.push("nothing is wrong".to_string());
     }
-    parts.push(lines.join("\n"));
-    parts.join("\n\n")
+    show::text(&lines.join("\n"));
 }
 
 /// `text` without characters that steer the terminal: names in damaged files may have any.

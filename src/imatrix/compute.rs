@@ -110,6 +110,7 @@ pub fn compute_keeping(
 ) -> Result<Computed> {
     let (selection, chunks, record) = prepare(model, tokens, options, progress)?;
     let place = (selection.taken.start as u32, chunks.len());
+    progress.stage("imatrix", 1);
     let mut loaded = keeping.load(&record, place, progress)?;
     let entries = loaded.as_mut().map(|loaded| std::mem::take(&mut loaded.entries));
     let mut run =
@@ -159,6 +160,7 @@ pub fn compute_saving(
     let mut run = Run::new(model, options, &chunks, &selection, record, entries);
     let kept_chunks = run.done();
     let group = saving.and_then(Saving::every).unwrap_or(chunks.len());
+    progress.stage("imatrix", chunks.len().saturating_sub(kept_chunks).div_ceil(group));
     while run.done() < chunks.len() {
         let next = run.done()..chunks.len().min(run.done().saturating_add(group));
         let step = run.take(next, None, progress).and_then(|()| match saving {

@@ -16,7 +16,7 @@ use crate::kernels::{
     Multiply, NonFinite, Rows, add_scaled, all_finite, geglu, multiply, rms_norm, scale, soft_cap,
     swiglu,
 };
-use crate::progress::{Progress, Unit, check_interrupted};
+use crate::progress::{Progress, check_interrupted};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -164,15 +164,10 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Tokens of all chunks.
-    fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
-    }
-
     /// Takes all chunks through layer `index`, whose weights are `layer`.
     pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
-        self.progress.detail(&format!("layer {index}"));
+        self.progress.detail(&format!("layer {}/{}", index + 1, self.model.hyper.n_layer));
         self.through(index, &layer)?;
         drop(layer);
         let n_embd = self.model.hyper.n_embd;
@@ -221,8 +216,9 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The final norm, and logits of the positions `wanted` of each chunk.
-    pub fn head(&mut self, wanted: Range<usize>) -> Result<()> {
+    /// The final norm, and logits of the positions `wanted` of each chunk; each token counts as `units` for those
+    /// who watch.
+    pub fn head(&mut self, wanted: Range<usize>, units: u64) -> Result<()> {
         self.model.layers_are_done();
         let norm = self.model.output_norm()?;
         let name = self.model.head_name();
@@ -232,7 +228,7 @@ impl<'a> Pass<'a> {
         };
         let (n_embd, n_vocab) = (self.model.hyper.n_embd, self.model.hyper.n_vocab);
         let tile = (LOGIT_BYTES / size_of::<f32>() / n_vocab).max(16);
-        self.progress.begin("logits", self.tokens() as u64, Unit::Tokens);
+        self.progress.detail("logits");
         let mut logits = Vec::new();
         self.work = Work::default();
         let (mut first, mut group) = (0, 0);
@@ -269,10 +265,9 @@ impl<'a> Pass<'a> {
                     self.observer.logits(&Logits { chunk, position, n_vocab, values })?;
                 }
             }
-            self.progress.advance(length as u64);
+            self.progress.advance(length as u64 * units);
             first += length;
         }
-        self.progress.end();
         Ok(())
     }
 

@@ -25,6 +25,7 @@ mod weights;
 pub use decode::{DecodeOptions, Feed, Footprint, decode};
 pub use memory::memory_estimate;
 
+use crate::arch::HyperParams;
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
 use crate::kernels::Precision;
@@ -196,11 +197,27 @@ pub fn run(
     let schedule = checked.needs().fit(tokens, longest, options.memory)?;
     let mut pass =
         forward::Pass::new(&checked, chunks, schedule, options.first_chunk, observer, progress)?;
-    let total = (tokens * (checked.hyper.n_layer - pass.first_layer)) as u64;
-    progress.begin("forward pass", total, Unit::Tokens);
+    let head = head_in_layers(&checked.hyper, &options.logits, longest);
+    let (layers_and_head, done) = (checked.hyper.n_layer as u64 + head, pass.first_layer as u64);
+    let unit = Unit::LayerTokens(layers_and_head);
+    progress.begin("forward pass", tokens as u64 * (layers_and_head - done), unit);
     layers(&checked, &mut pass, schedule.ahead)?;
+    pass.head(options.logits.clone(), head)?;
     progress.end();
-    pass.head(options.logits.clone())
+    Ok(())
+}
+
+/// Layers that take about as long as the head does for the positions `wanted` of chunks of `length` tokens, by the
+/// products of weights that each multiplies.
+fn head_in_layers(hyper: &HyperParams, wanted: &Range<usize>, length: usize) -> u64 {
+    let attention = 2 * (hyper.n_head + hyper.n_head_kv) * hyper.head_dim;
+    let feed_forward = match &hyper.experts {
+        Some(experts) => 3 * experts.used * experts.n_ff,
+        None => 3 * hyper.n_ff,
+    };
+    let logits = wanted.end.min(length).saturating_sub(wanted.start);
+    let head = hyper.n_vocab as f64 * logits as f64 / length.max(1) as f64;
+    (head / (attention + feed_forward).max(1) as f64).ceil() as u64
 }
 
 /// Takes all chunks through all layers. With `ahead`, another thread reads and packs the next layer meanwhile.

@@ -69,6 +69,7 @@ impl<'a> Stages<'a> {
         origins: &Origins,
         started: Instant,
     ) -> Result<Build> {
+        self.announce();
         let inputs = Inputs::read(self.source, self.progress)?;
         let (stack, imatrix) = (self.stack(&inputs), self.imatrix(&inputs, calibration)?);
         self.check(stack.as_ref(), &imatrix, plans)?;
@@ -108,6 +109,15 @@ impl<'a> Stages<'a> {
         built.reused = self.reused.take();
         built.seconds = started.elapsed().as_secs_f64();
         Ok(built)
+    }
+
+    /// Tells what follows, by the names that each part tells when it begins.
+    fn announce(&self) {
+        let merge = self.options.keep_stack.and(self.source.checkpoint()).map(|_| "merge");
+        let evaluate = self.options.eval.as_ref().map(|_| "evaluate");
+        let first = std::iter::once("hash inputs").chain(merge);
+        let names = first.chain(["imatrix", "quantize"]).chain(evaluate).chain(["documents"]);
+        self.progress.stages(&names.collect::<Vec<_>>());
     }
 
     fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
@@ -308,6 +318,7 @@ impl<'a> Stages<'a> {
             return Ok(path.clone());
         }
         let Some(stack) = self.source.checkpoint() else { return Ok(path.clone()) };
+        self.progress.stage("merge", 1);
         // The folder gets its name only when it is whole: it is there, and lacks the record alone.
         let unrecorded = standing == Standing::Begun && path.is_dir();
         if !unrecorded || output::part_path(path)?.exists() {
@@ -439,6 +450,7 @@ impl<'a> Stages<'a> {
         if outputs.is_empty() {
             return Ok(Vec::new());
         }
+        self.progress.stage("quantize", 1);
         self.state.begin(&wanted)?;
         let names: Vec<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
         let save = |hashes: &[_]| {
@@ -478,6 +490,7 @@ impl<'a> Stages<'a> {
     /// Measures `files` against the source, if a text was given.
     fn evaluate(&self, inputs: &Inputs, files: &[Written]) -> Result<Option<Evaluations>> {
         let Some(eval) = &self.options.eval else { return Ok(None) };
+        self.progress.stage("evaluate", files.len() + 1);
         let mut common = inputs.marks();
         let text = format!("{:?} {:?} {}", self.options.ctx, eval.chunks, eval.text);
         common.push(Mark::new("the text of --eval", text));
@@ -546,6 +559,7 @@ impl<'a> Stages<'a> {
         origins: &Origins,
         built: &Build,
     ) -> Result<Vec<PathBuf>> {
+        self.progress.stage("documents", 1);
         let files = built.files.iter().map(|file| self.output_name(file));
         let names: Vec<String> = files.chain([name_of(&built.imatrix)]).collect();
         let sums = checksums::text(&self.state.sums(names.iter().map(String::as_str)));

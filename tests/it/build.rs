@@ -143,7 +143,8 @@ fn several_types_in_one_pass_equal_one_by_one() {
     let quantize = "quantize @recipes/demo/clerk --imatrix i.gguf";
     let ran = place.ok(&format!("{quantize} -o all {} Q4_0 --json", types.join(" ")));
     let json = ran.json();
-    let listed: Vec<_> = json.as_array().unwrap().iter().map(|f| f["ftype"].as_str()).collect();
+    let files = json["files"].as_array().unwrap();
+    let listed: Vec<_> = files.iter().map(|f| f["ftype"].as_str()).collect();
     assert_eq!(listed, types.map(Some), "in the order given, each once");
     let mut names = types.map(|t| format!("clerk-{t}.gguf"));
     names.sort();
@@ -174,7 +175,7 @@ fn a_model_may_be_written_to_several_files() {
     let quantize = "quantize @recipes/demo.yml Q8_0";
     place.ok(&format!("{quantize} -o whole.gguf"));
     let ran = place.ok(&format!("{quantize} -o parts.gguf --max-shard-size 1MB --json"));
-    let json = ran.json();
+    let json = &ran.json()["files"];
     let names = [1, 2, 3].map(|no| format!("parts-{no:05}-of-00003.gguf"));
     assert_eq!((&json[0]["shards"], &json[0]["path"]), (&3.into(), &names[0].as_str().into()));
     for (no, name) in names.iter().enumerate() {

@@ -142,7 +142,9 @@ fn plan_tells_all_that_is_wrong_with_a_recipe() {
 
     let line = "plan bad.yml --json";
     let ran = finished(line, 1, place.command(line).output().unwrap());
-    assert_eq!(one_error(line, &ran.stderr, &more), text);
+    let event: Json = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!((&event["event"], &event["exit_code"]), (&"error".into(), &1.into()));
+    assert_eq!(format!("error: {}\n", event["text"].as_str().unwrap()), text);
     let json = ran.json();
     let problems = json["problems"].as_array().unwrap();
     let lines: Vec<_> = problems.iter().map(|p| p["pos"]["line"].as_u64().unwrap()).collect();

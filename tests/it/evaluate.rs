@@ -245,7 +245,8 @@ fn perplexity_alone_needs_no_reference() {
     let line = format!("eval {CLERK} @recipes/demo/storyteller -f {TEXT} --ctx 128");
     let ran = place.ok(&line);
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    assert_eq!(lines.len(), 3, "{}", ran.stdout);
+    assert_eq!(lines.len(), 5, "{}", ran.stdout);
+    assert!(lines[3].is_empty() && lines[4].starts_with("total    "), "{}", ran.stdout);
     assert!(lines[1].starts_with("clerk ") && lines[1].contains("+-"), "{}", ran.stdout);
     assert!(ran.stderr.contains("[4]") && ran.stderr.contains("Final estimate"), "{}", ran.stderr);
     let models = models(&place, &format!("{line} --json"));
@@ -272,7 +273,7 @@ fn perplexity_alone_needs_no_reference() {
     for label in ["KL divergence", "  99.9 %", "  median", "same top token", "  root mean square"] {
         assert!(ran.stdout.lines().any(|l| l.starts_with(label)), "{label}: {}", ran.stdout);
     }
-    assert!(ran.stdout.ends_with("compared with clerk\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\ncompared with clerk\n"), "{}", ran.stdout);
 }
 
 // --- What is refused ---

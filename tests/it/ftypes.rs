@@ -116,7 +116,7 @@ fn types_of_tensors_can_be_asked_for() {
     let ends = made("--output-tensor-type q8_0 --token-embedding-type bf16");
     assert_eq!((ends["output.weight"], ends["token_embd.weight"]), (q8, DType::BF16));
     let large = place.ok("quantize m.gguf q4_k_l -o l.gguf --json").json();
-    assert_eq!(large[0]["ftype"], "Q4_K_L");
+    assert_eq!(large["files"][0]["ftype"], "Q4_K_L");
     let l = types(&place, "l.gguf");
     assert_eq!((l["output.weight"], l["token_embd.weight"]), (q8, q8));
     assert_eq!(l["blk.0.attn_q.weight"], q4);

@@ -45,6 +45,7 @@ mod resume;
 mod shards;
 mod split;
 mod stress;
+mod telling;
 mod tokenizer;
 mod tokenizer_keys;
 mod tokenizers;

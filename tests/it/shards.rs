@@ -78,6 +78,7 @@ fn kept_shards_equal_llama_cpps() {
     let types = whole.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(" ");
     let first = "split-00001-of-00004.gguf";
     let ran = place.ok(&format!("quantize {first} {options} -o out {types} --json")).json();
+    let ran = &ran["files"];
     assert_eq!(ran.as_array().unwrap().len(), whole.len());
     for name in whole {
         problems.extend(differing(&place, &format!("out/split-{name}"), &split[name]));
