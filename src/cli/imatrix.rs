@@ -183,7 +183,7 @@ impl Arguments {
                 Some(_) => format!("aqueduct imatrix merge {matrix} ... -o FILE"),
                 None => {
                     let source = shell::quoted(path);
-                    format!("aqueduct quantize {source} --imatrix {matrix} -o DIR TYPE...")
+                    format!("aqueduct quantize {source} --imatrix {matrix} -o DIR Q4_K_M")
                 }
             }]);
         }
