@@ -28,9 +28,9 @@ mod split;
 mod summary;
 mod verify;
 
+use aqueduct::Error;
 use aqueduct::pipeline::Source;
 use aqueduct::progress::Progress;
-use aqueduct::{Error, memory};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use progress::{Log, Reporter};
 use serde::Serialize;
@@ -103,13 +103,13 @@ impl Context {
 
     /// What the command took so far; its stages are over.
     fn spent(&self) -> Spent {
-        let stages = self.progress.stages_done();
-        Spent { stages, peak_memory_bytes: memory::resident().map(|resident| resident.peak) }
+        let (stages, peak_memory_bytes) = self.progress.stages_done();
+        Spent { stages, peak_memory_bytes }
     }
 
     /// Prints `result` as JSON on stdout, with what it took.
     fn json(&self, result: &impl Serialize) -> anyhow::Result<()> {
-        show::json(&summary::Result { result, spent: self.spent() })
+        show::json(&summary::WithSpent { result, spent: self.spent() })
     }
 
     /// Names what one would do next, to people.

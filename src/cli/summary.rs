@@ -17,7 +17,7 @@ pub struct Spent {
 
 /// A result, with what it took among its keys.
 #[derive(Serialize)]
-pub struct Result<'a, T: Serialize> {
+pub struct WithSpent<'a, T: Serialize> {
     #[serde(flatten)]
     pub result: &'a T,
     #[serde(flatten)]

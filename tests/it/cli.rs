@@ -86,8 +86,25 @@ pub fn finished(line: &str, code: i32, output: Output) -> Ran {
     Ran { stdout, stderr }
 }
 
+/// What people would read where scripts read the events of `--json`.
+fn in_words(stderr: &str) -> String {
+    let mut words = String::new();
+    for line in stderr.lines() {
+        let event: Option<Json> = serde_json::from_str(line).ok();
+        let of = |key: &str| event.as_ref().and_then(|event| event[key].as_str());
+        match (of("event"), of("text")) {
+            (Some("note"), Some(text)) => words.push_str(&format!("{text}\n")),
+            (Some(label), Some(text)) => words.push_str(&format!("{label}: {text}\n")),
+            (Some(_), None) => {}
+            (None, _) => words.push_str(&format!("{line}\n")),
+        }
+    }
+    words
+}
+
 /// Checks that `stderr` has one error, with all of `parts` in it, and gives it.
 pub fn one_error(line: &str, stderr: &str, parts: &[&str]) -> String {
+    let stderr = &in_words(stderr);
     let at: Vec<_> = stderr.match_indices("error: ").map(|(at, _)| at).collect();
     let first = *at.first().unwrap_or_else(|| panic!("{line}: no error in {stderr:?}"));
     assert!(first == 0 || stderr[..first].ends_with('\n'), "{line}\n{stderr}");
@@ -142,9 +159,9 @@ fn plan_tells_all_that_is_wrong_with_a_recipe() {
 
     let line = "plan bad.yml --json";
     let ran = finished(line, 1, place.command(line).output().unwrap());
+    assert_eq!(one_error(line, &ran.stderr, &more), text);
     let event: Json = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!((&event["event"], &event["exit_code"]), (&"error".into(), &1.into()));
-    assert_eq!(format!("error: {}\n", event["text"].as_str().unwrap()), text);
     let json = ran.json();
     let problems = json["problems"].as_array().unwrap();
     let lines: Vec<_> = problems.iter().map(|p| p["pos"]["line"].as_u64().unwrap()).collect();

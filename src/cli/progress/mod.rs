@@ -86,11 +86,11 @@ impl Reporter {
         Reporter { shared, ticker: Mutex::new(None) }
     }
 
-    /// Ends the stage under way, and tells what each stage took.
-    pub fn stages_done(&self) -> Vec<StageTime> {
+    /// Ends the stage under way, and tells what each stage took, and the most memory of all.
+    pub fn stages_done(&self) -> (Vec<StageTime>, Option<u64>) {
         let mut account = self.shared.lock();
         self.shared.close(&mut account);
-        account.track.done.clone()
+        (account.track.done.clone(), account.track.peak(memory::resident()))
     }
 
     /// Whether notes are wanted.
@@ -106,7 +106,7 @@ impl Reporter {
         if let Some(text) = error {
             shared.tell(&mut account, Event::Error { text, exit_code });
         }
-        let peak = memory::resident().map(|resident| resident.peak);
+        let peak = account.track.peak(memory::resident());
         let seconds = shared.started.elapsed().as_secs_f64();
         let failed = account.log.as_mut().and_then(|log| log.end(exit_code, seconds, peak));
         if let Some(text) = failed {

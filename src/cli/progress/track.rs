@@ -160,6 +160,12 @@ impl Track {
         vec![Event::StageEnd(time)]
     }
 
+    /// The most memory of the whole run: what the system says, or a stage's, which it counts less exactly.
+    pub fn peak(&self, memory: Option<Resident>) -> Option<u64> {
+        let stages = self.done.iter().filter_map(|time| time.peak_memory_bytes).max();
+        stages.max(memory.map(|resident| resident.peak))
+    }
+
     pub fn sample(&mut self, memory: Option<Resident>) {
         if let Some(stage) = &mut self.stage {
             stage.memory.sample(memory);
