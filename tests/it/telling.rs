@@ -108,6 +108,7 @@ fn every_long_command_tells_what_it_took() {
         ("quantize m.gguf --imatrix i.gguf Q4_K_M -o q.gguf", "quantize"),
         (&format!("eval q.gguf --against m.gguf {text}"), "evaluate"),
     ];
+    let took = Regex::new(r"[0-9]\.[0-9]+ s(, peak memory [0-9.]+ MB)?\n").unwrap();
     for (line, stage) in lines {
         let ran = place.ok(&format!("{line} --json"));
         let events = events(&ran.stderr);
@@ -118,7 +119,6 @@ fn every_long_command_tells_what_it_took() {
         // To people the same is told in words.
         let again = line.replace(" -o ", " --force -o ");
         let stdout = place.ok(&again).stdout;
-        let took = Regex::new(r"[0-9]\.[0-9]+ s(, peak memory [0-9.]+ MB)?\n").unwrap();
         assert!(took.is_match(&stdout), "{line}\n{stdout}");
     }
     let steps = |line: &str| {

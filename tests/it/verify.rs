@@ -1,6 +1,6 @@
 //! `aqueduct verify`: what is whole passes, and each kind of damage is found, with its place.
 
-use super::cli::{Place, Ran, finished, shipped};
+use super::cli::{Place, Ran, finished, one_error, shipped};
 use aqueduct::dtype::DType;
 use aqueduct::gguf::{GgufFile, GgufWriter, Metadata, shard_name};
 use aqueduct::source::TensorInfo;
@@ -37,7 +37,7 @@ fn write_sums(place: &Place) {
 /// Runs the program, which must find something wrong.
 fn wrong(place: &Place, line: &str) -> Ran {
     let ran = finished(line, 1, place.command(line).output().unwrap());
-    assert!(ran.stderr.contains("error: ") && ran.stderr.contains(" problem"), "{}", ran.stderr);
+    one_error(line, &ran.stderr, &[" problem"]);
     ran
 }
 
