@@ -1,0 +1,132 @@
+"""Runs `aqueduct build` and watches it: time, peak memory and disk of each of its stages (Linux).
+
+Memory is the resident set, pages of mapped files included, looked at twenty times a second; the peak of the whole run is
+the kernel's figure, which misses nothing. Disk is what the folder takes, and, apart, what is open without a name or in
+TMPDIR: temporary files.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+GB = 1e9
+
+
+@dataclass
+class Sample:
+    seconds: float
+    memory: int
+    folder: int
+    temporary: int
+
+
+@dataclass
+class Build:
+    """What was built, and what it took."""
+
+    result: dict
+    seconds: float
+    cpu_seconds: float
+    memory: int
+    # Name, start and end in seconds of each stage.
+    stages: list[tuple[str, float, float]]
+    samples: list[Sample]
+    # Every file that was seen in the folder or in TMPDIR, with its greatest size.
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def peak(self, of: str) -> int:
+        return max((getattr(sample, of) for sample in self.samples), default=0)
+
+    def table(self) -> str:
+        """In Markdown, a row for each stage and one for all."""
+        lines = ["| stage | seconds | peak memory | folder | temporary files |", "|---|---|---|---|---|"]
+        for name, start, end in self.stages:
+            within = [s for s in self.samples if start <= s.seconds < end] or [Sample(0, 0, 0, 0)]
+            most = [max(getattr(s, of) for s in within) for of in ("memory", "folder", "temporary")]
+            lines.append(f"| {name} | {end - start:.1f} | " + " | ".join(map(size, most)) + " |")
+        last = " | ".join(map(size, (self.memory, self.peak("folder"), self.peak("temporary"))))
+        lines.append(f"| all ({self.cpu_seconds:.0f} s of CPU time) | {self.seconds:.1f} | {last} |")
+        return "\n".join(lines)
+
+
+def size(count: int) -> str:
+    return f"{count / GB:.2f} GB" if count >= GB else f"{count / 1e6:.0f} MB"
+
+
+def disk(path: Path, seen: dict[str, int]) -> int:
+    """Bytes that the files below `path` take."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                stat = os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:
+                continue
+            total += stat.st_blocks * 512
+            seen[name] = max(seen.get(name, 0), stat.st_size)
+    return total
+
+
+def unnamed(pid: int) -> int:
+    """Bytes of open files that have no name (any more)."""
+    total = 0
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            link = f"/proc/{pid}/fd/{number}"
+            if os.readlink(link).endswith(" (deleted)"):
+                total += os.stat(link).st_blocks * 512
+    except FileNotFoundError:
+        pass
+    return total
+
+
+def resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            lines = [line for line in status if line.startswith("VmRSS:")]
+    except FileNotFoundError:
+        return 0
+    return int(lines[0].split()[1]) * 1024 if lines else 0
+
+
+def build(program: Path, source: Path, folder: Path, temporary: Path, options: list[str]) -> Build:
+    """Builds into `folder`, which must not exist, with temporary files in `temporary`."""
+    temporary.mkdir(parents=True, exist_ok=True)
+    printed = temporary.with_suffix(".json")
+    command = [program, "build", source, "-o", folder, "--json", "--quiet", *options]
+    samples, seen, matrix_at = [], {}, None
+    started = time.monotonic()
+    with open(printed, "wb") as stdout:
+        process = subprocess.Popen(list(map(str, command)), stdout=stdout, env=os.environ | {"TMPDIR": str(temporary)})
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            now = time.monotonic() - started
+            if matrix_at is None and any(folder.glob("*-imatrix.gguf")):
+                matrix_at = now
+            if pid:
+                break
+            temporaries = disk(temporary, seen) + unnamed(process.pid)
+            samples.append(Sample(now, resident(process.pid), disk(folder, seen), temporaries))
+            time.sleep(0.05)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"failed: {' '.join(map(str, command))}")
+    result = json.loads(printed.read_text())
+    samples.append(Sample(now, 0, disk(folder, seen), 0))
+    stages = stages_of(result, matrix_at, now)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Build(result, now, cpu, usage.ru_maxrss * 1024, stages, samples, seen)
+
+
+def stages_of(result: dict, matrix_at: float, end: float) -> list[tuple[str, float, float]]:
+    """The matrix has its name when it is whole; what follows takes as long as the program says, in turn."""
+    stages = [("checks, importance matrix", 0.0, matrix_at)]
+    for name, key in (("quantizing", "quantize_seconds"), ("measuring the files", "evaluation_seconds")):
+        if result.get(key) is not None:
+            start = stages[-1][2]
+            stages.append((name, start, min(end, start + result[key])))
+    return [*stages, ("card, report, checksums", stages[-1][2], end)]
