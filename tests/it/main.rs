@@ -17,6 +17,8 @@ mod experts;
 mod files;
 mod folders;
 mod ftypes;
+#[cfg(unix)]
+mod guide;
 mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
