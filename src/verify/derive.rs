@@ -11,6 +11,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix::ImportanceMatrix;
+use crate::mmap;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quantize::Importance;
 use crate::quants;
@@ -214,7 +215,9 @@ impl Derive<'_> {
                 }
             }
             first_row += data.bytes.len() / row_bytes;
+            mmap::let_go(&data.bytes);
         }
+        targets.iter().for_each(|target| mmap::let_go(&target.data.bytes));
         let problems = targets.iter().zip(found).filter_map(|(target, found)| {
             let mismatch = found.iter().copied().collect::<Option<Vec<_>>>()?;
             Some(target.problem(info, *mismatch.first()?, rows))

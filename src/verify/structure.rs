@@ -4,6 +4,7 @@
 use super::{CheckedFile, Problem, Report};
 use crate::error::Result;
 use crate::gguf::GgufFile;
+use crate::mmap;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use rayon::prelude::*;
@@ -27,6 +28,7 @@ pub(super) fn check(
             check_interrupted()?;
             progress.detail(&info.name);
             report.problems.extend(block(file, index));
+            mmap::let_go(file.tensor_bytes(index));
             let bytes = file.tensor_bytes(index).len() as u64;
             progress.advance(bytes);
             seen += bytes;
