@@ -29,6 +29,7 @@ pub mod report;
 pub mod restore;
 pub mod size;
 pub mod source;
+mod system;
 pub mod tokenizer;
 pub mod verify;
 

@@ -86,8 +86,7 @@ fn locate(bytes: &[u8]) -> Option<(Arc<memmap2::Mmap>, usize)> {
 /// nothing for other memory.
 pub fn will_need(bytes: &[u8]) {
     if let Some((map, offset)) = locate(bytes) {
-        // Advice: a system that does not take it reads later.
-        let _ = map.advise_range(memmap2::Advice::WillNeed, offset, bytes.len());
+        advise::will_need(&map, offset, bytes.len());
     }
 }
 
@@ -95,12 +94,35 @@ pub fn will_need(bytes: &[u8]) {
 /// They stay in the system's cache, and reading them again is only slower. Does nothing for other memory.
 pub fn let_go(bytes: &[u8]) {
     if let Some((map, offset)) = locate(bytes) {
-        let advice = memmap2::UncheckedAdvice::DontNeed;
+        advise::let_go(&map, offset, bytes.len());
+    }
+}
+
+/// Advice: a system that does not take it reads later, or keeps what it has read for longer.
+#[cfg(unix)]
+mod advise {
+    use memmap2::{Advice, Mmap, UncheckedAdvice};
+
+    pub fn will_need(map: &Mmap, offset: usize, len: usize) {
+        let _ = map.advise_range(Advice::WillNeed, offset, len);
+    }
+
+    pub fn let_go(map: &Mmap, offset: usize, len: usize) {
         // SAFETY: the map is read-only and shared with its file, so there is no data of its own to lose:
         // a page that is touched later, by other readers of the same bytes for example, comes from the
         // file again. `locate` has checked the range.
-        let _ = unsafe { map.unchecked_advise_range(advice, offset, bytes.len()) };
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
     }
+}
+
+/// Windows takes none.
+#[cfg(not(unix))]
+mod advise {
+    use memmap2::Mmap;
+
+    pub fn will_need(_: &Mmap, _: usize, _: usize) {}
+
+    pub fn let_go(_: &Mmap, _: usize, _: usize) {}
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@
 use crate::error::{Error, Result};
 use crate::progress::check_interrupted;
 use crate::size;
+use crate::system;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +105,7 @@ fn make_parent(target: &Path) -> Result<PathBuf> {
 /// Makes a rename durable. Not every filesystem can sync a folder, and the rename has happened, so
 /// failures are ignored.
 fn sync_folder(folder: &Path) {
-    if let Ok(handle) = File::open(folder) {
+    if let Ok(handle) = system::open_folder(folder) {
         let _ = handle.sync_all();
     }
 }
@@ -115,8 +115,7 @@ fn sync_folder(folder: &Path) {
 pub fn free_space(path: &Path) -> Option<u64> {
     let absolute = std::path::absolute(path).ok()?;
     let existing = absolute.ancestors().find(|p| p.exists())?;
-    let stat = rustix::fs::statvfs(existing).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
+    system::free_space(existing)
 }
 
 /// Fails if fewer than `needed` bytes are free where `path` will be written. Call it before long work:
@@ -235,7 +234,7 @@ impl OutputFile {
 
     /// Fills `bytes` with what is at `offset`. Only for files that were opened with [`OutputFile::reopen`].
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(bytes, offset).map_err(Error::io(&self.target, "read"))
+        system::read_exact_at(&self.file, bytes, offset).map_err(Error::io(&self.target, "read"))
     }
 
     /// Brings all to the disk and leaves the file under its hidden name.
@@ -255,22 +254,12 @@ impl OutputFile {
     pub fn reserve(&mut self, bytes: u64) -> Result<()> {
         self.needed = bytes;
         check_space(&self.target, bytes)?;
-        #[cfg(target_os = "linux")]
-        if bytes > 0 {
-            let flags = rustix::fs::FallocateFlags::empty();
-            match rustix::fs::fallocate(&self.file, flags, 0, bytes) {
-                Ok(()) => return Ok(()),
-                // Filesystems without preallocation: the length alone must do.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-                Err(e) => return Err(self.write_error(e.into())),
-            }
-        }
-        self.file.set_len(bytes).map_err(|e| self.write_error(e))
+        system::reserve(&self.file, bytes).map_err(|e| self.write_error(e))
     }
 
     /// Writes `bytes` at `offset`. Any number of threads may write at once.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| self.write_error(e))
+        system::write_all_at(&self.file, bytes, offset).map_err(|e| self.write_error(e))
     }
 
     /// Writes `bytes` after what was appended before.
@@ -466,7 +455,7 @@ fn lock_dir(path: &Path, target: &Path) -> Result<File> {
             let text = format!("{}: in the way, and no folder; remove it", path.display());
             return Err(Error::Usage(text));
         }
-        let handle = match File::open(path) {
+        let handle = match system::open_folder(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue, // its run has ended just now
             opened => opened.map_err(Error::io(path, "open"))?,
         };
@@ -491,11 +480,8 @@ fn lock_dir(path: &Path, target: &Path) -> Result<File> {
             Err(fs::TryLockError::Error(_)) | Ok(()) => {}
         }
         // The run that held the lock may have renamed or removed the folder meanwhile.
-        let same = |now: fs::Metadata, held: fs::Metadata| {
-            (now.dev(), now.ino()) == (held.dev(), held.ino())
-        };
         let held = handle.metadata().map_err(Error::io(path, "examine"))?;
-        if fs::symlink_metadata(path).is_ok_and(|now| same(now, held)) {
+        if fs::symlink_metadata(path).is_ok_and(|now| system::same_file(&now, &held)) {
             return Ok(handle);
         }
     }

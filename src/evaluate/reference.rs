@@ -16,9 +16,9 @@ use super::log_probs::record_bytes;
 use super::text::{Text, counted};
 use crate::error::{Error, Result};
 use crate::output::{self, OutputFile};
+use crate::system;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"_logits_";
@@ -157,7 +157,7 @@ impl Reference {
         let index = (chunk * self.shape.rows() + row) as u64;
         let start = HEADER as u64 + 4 * self.text.tokens().len() as u64;
         let offset = start + index * record_bytes(self.shape.n_vocab) as u64;
-        self.file.read_exact_at(records, offset).map_err(Error::io(&self.path, "read"))
+        system::read_exact_at(&self.file, records, offset).map_err(Error::io(&self.path, "read"))
     }
 
     /// The error for a record that cannot be, at a chunk and position.

@@ -3,8 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::output;
+use crate::system;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// Bytes that are converted at once on the way to the file or back.
@@ -82,7 +82,7 @@ impl Spilled {
         let mut offset = start * size_of::<f32>() as u64;
         for values in states.chunks_mut(PIECE / size_of::<f32>()) {
             let bytes = &mut bytes[..size_of_val(values)];
-            let read = self.file.read_exact_at(bytes, offset);
+            let read = system::read_exact_at(&self.file, bytes, offset);
             read.map_err(Error::io(&self.folder, "read a temporary file in"))?;
             for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*bytes);
@@ -102,7 +102,7 @@ impl Spilled {
             for (value, bytes) in values.iter().zip(bytes.as_chunks_mut::<4>().0) {
                 *bytes = value.to_le_bytes();
             }
-            let written = self.file.write_all_at(bytes, offset);
+            let written = system::write_all_at(&self.file, bytes, offset);
             written.map_err(Error::io(&self.folder, "write a temporary file in"))?;
             offset += bytes.len() as u64;
         }

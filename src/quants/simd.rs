@@ -29,6 +29,7 @@ pub(crate) trait Work {
 impl Level {
     /// All levels of this CPU, plainest first.
     pub fn available() -> Vec<Level> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "nothing is added"))]
         let mut levels = vec![Level(Kind::Baseline)];
         #[cfg(target_arch = "x86_64")]
         {

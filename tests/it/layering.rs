@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by level, lowest first; a module may import only from lower levels.
 const LEVELS: &[&[&str]] = &[
-    &["dtype", "error", "progress", "size", "output", "mmap", "memory", "kernels"],
+    &["dtype", "error", "progress", "size", "output", "mmap", "memory", "system", "kernels"],
     &["quants", "hub"],
     &["source"],
     &["gguf", "checkpoint"],
@@ -30,6 +30,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("output", "error"),
     ("output", "progress"),
     ("output", "size"),
+    ("output", "system"),
     ("mmap", "error"),
     ("progress", "error"),
     ("recipe", "arch"),
