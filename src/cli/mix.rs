@@ -107,7 +107,7 @@ impl MixArguments {
 }
 
 /// Parses `KEY=TYPE:VALUE` as llama.cpp does; its integers become u32.
-fn override_kv(text: &str) -> std::result::Result<(String, Value), String> {
+pub fn override_kv(text: &str) -> std::result::Result<(String, Value), String> {
     let fail = || format!("'{text}' is no KEY=TYPE:VALUE with a type of int, float, bool or str");
     let (key, rest) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(fail)?;
     let (kind, value) = rest.split_once(':').ok_or_else(fail)?;

@@ -1,12 +1,15 @@
 //! `aqueduct verify DIR|FILE`: whether GGUF files are whole, unchanged, and made from their source.
 
+use super::mix::override_kv;
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
 use anyhow::bail;
 use aqueduct::convert::OutputType;
+use aqueduct::gguf::{GgufModel, Value};
 use aqueduct::pipeline::Source;
+use aqueduct::quantize::Pruning;
 use aqueduct::verify::{self, Derive, Report};
-use aqueduct::{report, size};
+use aqueduct::{Result, report, size};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -34,6 +37,12 @@ pub struct Arguments {
     /// Chooses those tensors.
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
+    /// Set a metadata key of the source first, as `quantize --override-kv` did.
+    #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = override_kv, requires = "source")]
+    override_kv: Vec<(String, Value)>,
+    /// Drop these layers of the source first, as `quantize --prune-layers` did.
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', requires = "source")]
+    prune_layers: Vec<usize>,
     #[command(flatten)]
     convert: ConvertArguments,
 }
@@ -45,11 +54,12 @@ impl Arguments {
             Some(path) => {
                 let source = Source::open(path)?;
                 context.warn_of(&source);
-                Some(source.to_gguf(&self.convert.options(OutputType::Auto))?)
+                Some(self.changed(source.to_gguf(&self.convert.options(OutputType::Auto))?)?)
             }
         };
-        let derive = model.as_ref().map(|source| Derive {
+        let derive = model.as_ref().map(|(source, pruning)| Derive {
             source,
+            pruning: pruning.as_ref(),
             imatrix: self.imatrix.as_deref(),
             sample: (!self.full).then_some(self.sample),
             seed: self.seed,
@@ -66,6 +76,21 @@ impl Arguments {
             1 => bail!("{}: 1 problem", self.target.display()),
             n => bail!("{}: {n} problems", self.target.display()),
         }
+    }
+
+    /// The source with what `quantize` was told to change of it; files do not record that.
+    fn changed(&self, mut model: GgufModel) -> Result<(GgufModel, Option<Pruning>)> {
+        let pruning = match self.prune_layers.as_slice() {
+            [] => None,
+            layers => Some(Pruning::new(&model, layers)?),
+        };
+        for (key, value) in &self.override_kv {
+            model.metadata.set(key.as_str(), value.clone());
+        }
+        if let Some(pruning) = &pruning {
+            model = pruning.model(&model)?;
+        }
+        Ok((model, pruning))
     }
 }
 

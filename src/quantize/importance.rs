@@ -57,6 +57,11 @@ impl Importance {
         self.weights.is_empty()
     }
 
+    /// What `quantize.imatrix.entries_count` records.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
     /// The names of all weights.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.weights.keys().map(String::as_str)

@@ -13,7 +13,7 @@ use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix::ImportanceMatrix;
 use crate::mmap;
 use crate::progress::{Progress, Unit, check_interrupted};
-use crate::quantize::Importance;
+use crate::quantize::{Importance, Pruning};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
 use rayon::prelude::*;
@@ -28,6 +28,8 @@ const GROUP_ELEMENTS: usize = 1 << 16;
 /// What to compare with, and how much of it.
 pub struct Derive<'a> {
     pub source: &'a GgufModel,
+    /// What was done to get `source`, so that the importance matrix, which is the whole model's, goes with it.
+    pub pruning: Option<&'a Pruning>,
     /// The importance matrix to use instead of the one that the metadata name.
     pub imatrix: Option<&'a Path>,
     /// How many tensors to take; all if `None`.
@@ -85,7 +87,11 @@ impl Derive<'_> {
             {
                 let matrix = ImportanceMatrix::read(&path)?;
                 let name = path.display().to_string();
-                importances.insert(path, Importance::new(&matrix, &name)?);
+                let mut importance = Importance::new(&matrix, &name)?;
+                if let Some(pruning) = self.pruning {
+                    pruning.rename(&mut importance);
+                }
+                importances.insert(path, importance);
             }
         }
         let chosen = self.choose();
@@ -261,7 +267,7 @@ fn target<'a>(
     let mut tries = vec![weights];
     // Fewer entries than the matrix has: some were left out of use, and the file does not tell which.
     let recorded = model.model.metadata.u64("quantize.imatrix.entries_count");
-    let partly = recorded.is_some() && recorded != importance.map(|all| all.names().count() as u64);
+    let partly = recorded.is_some() && recorded != importance.map(|all| all.entries() as u64);
     if weights.is_some() && partly {
         tries.push(None);
     }

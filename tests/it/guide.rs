@@ -7,6 +7,7 @@
 
 use super::cli::{finished, shipped};
 use super::hostile::entries;
+use aqueduct::quantize::presets::PRESETS;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -246,6 +247,19 @@ fn links_lead_somewhere() {
                 assert!(anchors.into_iter().any(|found| found == anchor), "{name}: {target}");
             }
         }
+    }
+}
+
+#[test]
+fn lists_of_types_are_what_the_page_says() {
+    let text = page("publishing.md");
+    for preset in PRESETS {
+        let start = format!("| `{}` | ", preset.name);
+        let row = text.lines().find_map(|line| line.strip_prefix(&start));
+        let row = row.unwrap_or_else(|| panic!("no list {}", preset.name));
+        let names: Vec<String> = preset.types.iter().map(ToString::to_string).collect();
+        let count = format!("{}, {} to {}", names.len(), names[0], names[names.len() - 1]);
+        assert!(row.starts_with(&names.join(", ")) || row.starts_with(&count), "{row}: {names:?}");
     }
 }
 

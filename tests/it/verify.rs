@@ -233,3 +233,27 @@ fn missing_shards_and_tensors_are_found() {
     let details: Vec<_> = found.iter().map(|p| p["detail"].as_str().unwrap()).collect();
     assert!(details.iter().any(|d| d.contains("llama.block_count")), "{details:?}");
 }
+
+/// Files do not record what `quantize` was told to drop or to set: `verify` is told so, too.
+#[test]
+fn what_was_pruned_or_overridden_derives_from_the_changed_source() {
+    let place = place();
+    place.ok(
+        "quantize clerk.gguf Q4_K_M --imatrix q/clerk-imatrix.gguf -o short.gguf --prune-layers 1 \
+              --override-kv llama.context_length=int:99 --quiet",
+    );
+    let line = "verify short.gguf --source clerk.gguf --imatrix q/clerk-imatrix.gguf --full";
+    assert!(problems(&place, line).len() > 5);
+    let dropped = format!("{line} --prune-layers 1");
+    let found = problems(&place, &dropped);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0]["detail"].as_str().unwrap().contains("llama.context_length"), "{found:?}");
+    let set = "--override-kv llama.context_length=int:99";
+    let json = place.ok(&format!("{dropped} {set} --json")).json();
+    // Two of three layers of nine tensors, and the ends.
+    assert_eq!(json["derivation"]["compared"], 21);
+    // Layer 0 in place of layer 1: what is now the second layer is another one.
+    assert!(!problems(&place, &format!("{line} --prune-layers 0 {set}")).is_empty());
+    place.fails(2, "verify short.gguf --prune-layers 1", &["--source"]);
+    place.fails(2, &format!("{line} --prune-layers 7"), &["no layer 7 to prune"]);
+}
