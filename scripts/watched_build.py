@@ -98,15 +98,13 @@ def build(program: Path, source: Path, folder: Path, temporary: Path, options: l
     temporary.mkdir(parents=True, exist_ok=True)
     printed = temporary.with_suffix(".json")
     command = [program, "build", source, "-o", folder, "--json", "--quiet", *options]
-    samples, seen, matrix_at = [], {}, None
+    samples, seen = [], {}
     started = time.monotonic()
     with open(printed, "wb") as stdout:
         process = subprocess.Popen(list(map(str, command)), stdout=stdout, env=os.environ | {"TMPDIR": str(temporary)})
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             now = time.monotonic() - started
-            if matrix_at is None and any(folder.glob("*-imatrix.gguf")):
-                matrix_at = now
             if pid:
                 break
             temporaries = disk(temporary, seen) + unnamed(process.pid)
@@ -117,16 +115,16 @@ def build(program: Path, source: Path, folder: Path, temporary: Path, options: l
         sys.exit(f"failed: {' '.join(map(str, command))}")
     result = json.loads(printed.read_text())
     samples.append(Sample(now, 0, disk(folder, seen), 0))
-    stages = stages_of(result, matrix_at, now)
+    stages = stages_of(result, now)
     cpu = usage.ru_utime + usage.ru_stime
     return Build(result, now, cpu, usage.ru_maxrss * 1024, stages, samples, seen)
 
 
-def stages_of(result: dict, matrix_at: float, end: float) -> list[tuple[str, float, float]]:
-    """The matrix has its name when it is whole; what follows takes as long as the program says, in turn."""
-    stages = [("checks, importance matrix", 0.0, matrix_at)]
-    for name, key in (("quantizing", "quantize_seconds"), ("measuring the files", "evaluation_seconds")):
-        if result.get(key) is not None:
-            start = stages[-1][2]
-            stages.append((name, start, min(end, start + result[key])))
-    return [*stages, ("card, report, checksums", stages[-1][2], end)]
+def stages_of(result: dict, end: float) -> list[tuple[str, float, float]]:
+    """Those that the program tells, in turn; the last one lasts until the end."""
+    stages, start = [], 0.0
+    for stage in result["stages"]:
+        stages.append((stage["stage"], start, start + stage["seconds"]))
+        start += stage["seconds"]
+    name, start, _ = stages[-1]
+    return [*stages[:-1], (name, start, end)]
