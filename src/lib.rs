@@ -22,6 +22,7 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod progress;
+pub mod publish;
 pub mod quantize;
 pub mod quants;
 pub mod recipe;

@@ -21,6 +21,7 @@ mod options;
 mod pictures;
 mod plan;
 mod progress;
+mod publish;
 mod quantize;
 mod shell;
 mod show;
@@ -81,6 +82,7 @@ enum Command {
     Eval(eval::Arguments),
     Calibrate(calibrate::Arguments),
     Build(build::Arguments),
+    Publish(publish::Arguments),
     Inspect(inspect::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -175,6 +177,7 @@ impl Command {
             Command::Eval(arguments) => arguments.run(context),
             Command::Calibrate(arguments) => arguments.run(context),
             Command::Build(arguments) => arguments.run(context),
+            Command::Publish(arguments) => arguments.run(context),
             Command::Inspect(arguments) => arguments.run(context),
             Command::Completions(arguments) => arguments.run(context),
             Command::Man(arguments) => arguments.run(context),

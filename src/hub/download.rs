@@ -1,28 +1,26 @@
 //! Downloading a model from the hub into the shared cache.
 //!
 //! The hub is asked once for the commit and its files; each missing file is then fetched, resumed where an
-//! earlier attempt ended, checked against the size and the SHA-256 that the hub told, and linked into the
-//! snapshot. The configuration comes last, so a snapshot that has one is whole. Addresses and answers:
-//! `huggingface_hub`, `hf_api.py` and `file_download.py` (1.x).
+//! earlier attempt ended, checked against the size and the sum that the hub told (SHA-256 of large files, git's
+//! of others), and linked into the snapshot. The configuration comes last, so a snapshot that has one is whole.
+//! Addresses and answers: `huggingface_hub`, `hf_api.py` and `file_download.py` (1.x).
 //!
 //! `ureq`, not `hf-hub`: its blocking client trusts names and lengths that a server sends, checks no sums,
-//! and brings three times as many crates. Deliberately absent: uploads, other kinds of repositories, and
-//! folders within a model's.
+//! and brings three times as many crates. Deliberately absent: other kinds of repositories, and folders within a
+//! model's.
 
-use super::{CONFIGS, HubCache, HubName, hub_home, is_part};
+use super::client::{Call, Client, Content, asked_wait, is_transient, pause};
+use super::{CONFIGS, HubCache, HubName, digest, is_part};
 use crate::error::{Error, Result};
 use crate::output::check_space;
 use crate::progress::{Progress, Unit, check_interrupted};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use ureq::http::Method;
 
-const HUB: &str = "https://huggingface.co";
-/// More is no list of a model's files.
-const MAX_LISTING: u64 = 64 << 20;
 /// How often a connection that breaks off is taken up again without a byte gained.
 const ATTEMPTS: u32 = 5;
 
@@ -51,11 +49,13 @@ struct Lfs {
 }
 
 impl Remote {
-    /// The name of its content in the cache.
+    /// The sum of its content, in hexadecimal, which is its name in the cache: a SHA-256 of a large file, else git's.
     fn blob(&self) -> Option<&str> {
-        let blob = self.lfs.as_ref().map(|lfs| lfs.sha256.as_str()).or(self.blob.as_deref())?;
-        let hex = (40..=64).contains(&blob.len()) && blob.bytes().all(|b| b.is_ascii_hexdigit());
-        hex.then_some(blob)
+        let (blob, len) = match &self.lfs {
+            Some(lfs) => (lfs.sha256.as_str(), 64),
+            None => (self.blob.as_deref()?, 40),
+        };
+        (blob.len() == len && blob.bytes().all(|b| b.is_ascii_hexdigit())).then_some(blob)
     }
 
     /// Its length in bytes; a file without one is taken to be empty, and refused if it is not.
@@ -72,8 +72,8 @@ impl Remote {
 /// # Errors
 /// If the server cannot be reached, refuses, or sends something else than it announced.
 pub fn download(cache: &HubCache, name: &HubName, progress: &dyn Progress) -> Result<PathBuf> {
-    let hub = Hub::from_env(name)?;
-    let listing = hub.list()?;
+    let hub = Hub { client: Client::from_env()?, name };
+    let listing = hub.list(progress)?;
     if !is_part(&listing.sha) {
         return hub.fail("the server names a commit that is none");
     }
@@ -98,8 +98,10 @@ pub fn download(cache: &HubCache, name: &HubName, progress: &dyn Progress) -> Re
             return hub.fail(format!("the server tells no sum of '{}'", file.rfilename));
         };
         let path = blobs.join(blob);
-        if !path.is_file() {
-            hub.fetch(&listing.sha, file, &path, progress)?;
+        if path.is_file() {
+            progress.advance(file.size());
+        } else {
+            hub.fetch(&listing.sha, file, blob, &path, progress)?;
         }
         link(&path, &snapshot.join(&file.rfilename))?;
     }
@@ -150,63 +152,28 @@ fn link(blob: &Path, place: &Path) -> Result<()> {
 
 /// A server, and the model that is wanted of it.
 struct Hub<'a> {
-    agent: ureq::Agent,
-    endpoint: String,
-    token: Option<String>,
+    client: Client,
     name: &'a HubName,
 }
 
+/// Why an attempt failed that may succeed later, and how long the server asks to wait.
+type Passing = (String, Option<Duration>);
+
 impl Hub<'_> {
-    fn from_env(name: &HubName) -> Result<Hub<'_>> {
-        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|text| !text.is_empty());
-        let endpoint = endpoint.as_deref().unwrap_or(HUB).trim_end_matches('/').to_string();
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(Duration::from_secs(30)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            .user_agent(concat!("aqueduct/", env!("CARGO_PKG_VERSION")))
-            .build();
-        // A token in the clear is everybody's; on the machine itself nobody listens.
-        let secure = ["https://", "http://127.0.0.1:", "http://localhost:"];
-        let token = secure.iter().any(|start| endpoint.starts_with(start)).then(token).flatten();
-        Ok(Hub { agent: config.into(), endpoint, token, name })
-    }
-
     fn fail<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
-        let name = format!("{}/{} on {}", self.name.owner, self.name.name, self.endpoint);
-        Err(Error::model(name, detail.to_string()))
+        self.client.fail(format!("{}: {detail}", self.name.path()))
     }
 
-    /// Asks for `url`, from byte `from` on.
-    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-        let mut request = self.agent.get(url);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+    fn list(&self, progress: &dyn Progress) -> Result<Listing> {
+        let (path, revision) = (self.name.path(), self.name.revision().replace('/', "%2F"));
+        let endpoint = self.client.endpoint();
+        let url = format!("{endpoint}/api/models/{path}/revision/{revision}?blobs=true");
+        let call = Call::new(Method::GET, &url, Content::Nothing, &path);
+        let reply = self.client.call(&call, progress)?;
+        match reply.status {
+            200 => self.client.json(&call, &reply),
+            status => self.fail(refusal(status, self.name.revision())),
         }
-        if from > 0 {
-            request = request.header("Range", format!("bytes={from}-"));
-        }
-        request.call()
-    }
-
-    fn list(&self) -> Result<Listing> {
-        let HubName { owner, name, .. } = self.name;
-        let revision = self.name.revision().replace('/', "%2F");
-        let url =
-            format!("{}/api/models/{owner}/{name}/revision/{revision}?blobs=true", self.endpoint);
-        let mut response = match self.get(&url, 0) {
-            Ok(response) => response,
-            Err(e) => return self.fail(format!("the server cannot be reached: {e}")),
-        };
-        let status = response.status().as_u16();
-        if status != 200 {
-            return self.fail(refusal(status, self.name.revision()));
-        }
-        let body = response.body_mut().with_config().limit(MAX_LISTING).read_to_vec();
-        let listing = body.map_err(|e| e.to_string()).and_then(|body| {
-            serde_json::from_slice(&body).map_err(|e| e.to_string()) //
-        });
-        listing.or_else(|e| self.fail(format!("its list of files cannot be read: {e}")))
     }
 
     /// Gets the content of `file` of `commit` to `path`, by way of a file beside it that is kept when the
@@ -215,11 +182,12 @@ impl Hub<'_> {
         &self,
         commit: &str,
         file: &Remote,
+        blob: &str,
         path: &Path,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let HubName { owner, name, .. } = self.name;
-        let url = format!("{}/{owner}/{name}/resolve/{commit}/{}", self.endpoint, file.rfilename);
+        let (endpoint, name) = (self.client.endpoint(), self.name.path());
+        let url = format!("{endpoint}/{name}/resolve/{commit}/{}", file.rfilename);
         let part_path = path.with_extension("incomplete");
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
@@ -237,13 +205,16 @@ impl Hub<'_> {
             let outcome = self.fetch_from(&url, &mut part, &part_path, have, file, progress)?;
             have = part.metadata().map_err(Error::io(&part_path, "examine"))?.len();
             idle = if have > before { 0 } else { idle + 1 };
+            let nothing = || ("nothing more came".to_string(), None);
+            let (why, wait) = outcome.err().unwrap_or_else(nothing);
             if idle >= ATTEMPTS {
-                let why = outcome.err().unwrap_or_else(|| "nothing more came".to_string());
                 return self.fail(format!("'{}': {why}", file.rfilename));
             }
-            std::thread::sleep(Duration::from_millis(200) * idle);
+            if idle > 0 || wait.is_some() {
+                pause(idle, wait, progress)?;
+            }
         }
-        self.verify(&mut part, &part_path, have, file)?;
+        self.verify(&mut part, &part_path, have, file, blob)?;
         part.sync_all().map_err(Error::io(&part_path, "write"))?;
         std::fs::rename(&part_path, path).map_err(Error::io(path, "rename"))
     }
@@ -257,10 +228,11 @@ impl Hub<'_> {
         from: u64,
         file: &Remote,
         progress: &dyn Progress,
-    ) -> Result<std::result::Result<(), String>> {
-        let response = match self.get(url, from) {
+    ) -> Result<std::result::Result<(), Passing>> {
+        let response = match self.client.get(url, from) {
             Ok(response) => response,
-            Err(e) => return Ok(Err(format!("the connection failed: {e}"))),
+            Err(failure) if failure.is_transient() => return Ok(Err((failure.text, None))),
+            Err(failure) => return self.fail(format!("'{}': {}", file.rfilename, failure.text)),
         };
         match response.status().as_u16() {
             200 if from > 0 => {
@@ -268,7 +240,10 @@ impl Hub<'_> {
                 part.set_len(0).map_err(Error::io(part_path, "write"))?;
             }
             200 | 206 => {}
-            status @ 500.. => return Ok(Err(format!("the server answered {status}"))),
+            status if is_transient(status) => {
+                let wait = asked_wait(response.headers());
+                return Ok(Err((format!("the server answered {status}"), wait)));
+            }
             status => return self.fail(format!("'{}': {}", file.rfilename, refusal(status, ""))),
         }
         // One byte more than announced, so that too much shows.
@@ -281,7 +256,7 @@ impl Hub<'_> {
             let n = match body.read(&mut buffer) {
                 Ok(0) => return Ok(Ok(())),
                 Ok(n) => n,
-                Err(e) => return Ok(Err(format!("the connection broke off: {e}"))),
+                Err(e) => return Ok(Err((format!("the connection broke off: {e}"), None))),
             };
             part.write_all(&buffer[..n]).map_err(Error::io(part_path, "write"))?;
             progress.advance(n as u64);
@@ -289,24 +264,24 @@ impl Hub<'_> {
     }
 
     /// Checks what was fetched; what is wrong is removed, so that the next attempt begins anew.
-    fn verify(&self, part: &mut File, part_path: &Path, have: u64, file: &Remote) -> Result<()> {
+    fn verify(
+        &self,
+        part: &mut File,
+        part_path: &Path,
+        have: u64,
+        file: &Remote,
+        blob: &str,
+    ) -> Result<()> {
         let mut wrong = (have != file.size())
             .then(|| format!("has {have} bytes, not the {} announced", file.size()));
-        if let (None, Some(lfs)) = (&wrong, &file.lfs) {
+        if wrong.is_none() {
             part.rewind().map_err(Error::io(part_path, "read"))?;
-            let mut sum = Sha256::new();
-            let mut buffer = vec![0; 1 << 18];
-            loop {
-                check_interrupted()?;
-                match part.read(&mut buffer).map_err(Error::io(part_path, "read"))? {
-                    0 => break,
-                    n => sum.update(&buffer[..n]),
-                }
-            }
-            let sum: String = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            if !sum.eq_ignore_ascii_case(&lfs.sha256) {
-                wrong = Some(format!("has the SHA-256 {sum}, not the {} announced", lfs.sha256));
-            }
+            let (kind, sum) = match file.lfs {
+                Some(_) => ("SHA-256", digest::sha256(part, part_path)?),
+                None => ("git object name", digest::git_blob(part, have, part_path)?),
+            };
+            let same = sum.eq_ignore_ascii_case(blob);
+            wrong = (!same).then(|| format!("has the {kind} {sum}, not the {blob} announced"));
         }
         match wrong {
             None => Ok(()),
@@ -329,14 +304,4 @@ fn refusal(status: u16, revision: &str) -> String {
         404 => format!("there is no such model, or none with the revision '{revision}'"),
         status => format!("the server answered {status}"),
     }
-}
-
-/// The user's token, if there is one.
-fn token() -> Option<String> {
-    let given = std::env::var("HF_TOKEN").ok();
-    let path = super::folder_from_env("HF_TOKEN_PATH").or_else(|| Some(hub_home()?.join("token")));
-    let text = given.or_else(|| std::fs::read_to_string(path?).ok())?;
-    let text = text.trim();
-    let printable = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    printable.then(|| text.to_string())
 }

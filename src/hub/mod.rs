@@ -1,5 +1,5 @@
 //! Models by their names on the Hugging Face hub: found in the cache that its programs share and, if the
-//! program is built with the feature `hub`, downloaded into it.
+//! program is built with the feature `hub`, downloaded into it; and folders uploaded.
 //!
 //! Layout of the cache and the variables that place it: `huggingface_hub`, `constants.py` and
 //! `file_download.py` (1.x): `models--OWNER--NAME/refs/REVISION` holds a commit,
@@ -7,10 +7,22 @@
 //! anything from it, and asking the hub about what is there already.
 
 #[cfg(feature = "hub")]
+mod client;
+#[cfg(feature = "hub")]
+mod digest;
+#[cfg(feature = "hub")]
 mod download;
+#[cfg(feature = "hub")]
+mod lfs;
+#[cfg(feature = "hub")]
+mod token;
+#[cfg(feature = "hub")]
+mod upload;
 
 #[cfg(feature = "hub")]
 pub use download::download;
+#[cfg(feature = "hub")]
+pub use upload::{Fate, LocalFile, SentFile, Upload, Uploaded, upload};
 
 use std::path::{Path, PathBuf};
 
@@ -40,8 +52,14 @@ impl HubName {
         })
     }
 
-    fn revision(&self) -> &str {
+    /// The revision, `main` where none was given.
+    pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or(MAIN)
+    }
+
+    /// `OWNER/NAME`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.owner, self.name)
     }
 
     /// The command that gets the model into the cache.
@@ -59,6 +77,13 @@ fn is_part(text: &str) -> bool {
         && text.bytes().all(allowed)
         && !text.starts_with(['.', '-'])
         && !text.ends_with(['.', '-'])
+}
+
+/// Whether the environment forbids to ask the hub: `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set to a word for yes.
+pub fn is_offline() -> bool {
+    let yes = |text: &str| ["1", "on", "yes", "true"].contains(&text.to_lowercase().as_str());
+    let set = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    set("HF_HUB_OFFLINE").or_else(|| set("TRANSFORMERS_OFFLINE")).is_some_and(|text| yes(&text))
 }
 
 /// The folder named by an environment variable.

@@ -105,9 +105,7 @@ impl Folders {
     /// Gets `reference` from the hub, if it can be a name there and `HF_HUB_OFFLINE` does not forbid it.
     #[cfg(feature = "hub")]
     fn download(&self, reference: &ModelRef) -> Option<std::result::Result<PathBuf, Missing>> {
-        let forbidden =
-            |text: &str| ["1", "true", "yes", "on"].contains(&text.to_lowercase().as_str());
-        if std::env::var("HF_HUB_OFFLINE").is_ok_and(|text| forbidden(&text)) {
+        if crate::hub::is_offline() {
             return None;
         }
         let (cache, name) = (self.0.cache.as_ref()?, hub_name(reference)?);

@@ -7,6 +7,7 @@ use crate::pipeline::checksums::{SUMS_FILE, of_file};
 use crate::progress::{Progress, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
@@ -70,6 +71,20 @@ pub(super) fn check(
     }
     report.checksums = Some(Sums { path, files: listed.len() });
     Ok(())
+}
+
+/// The sums in `folder`, by path; `None` if it has no SHA256SUMS. Lines that are none are left out.
+///
+/// # Errors
+/// If SHA256SUMS cannot be read.
+pub fn listed(folder: &Path) -> Result<Option<BTreeMap<PathBuf, String>>> {
+    let Some(text) = read(&folder.join(SUMS_FILE))? else { return Ok(None) };
+    let entries = text.lines().filter_map(|line| parse(line).flatten());
+    let plain = |name: &Path| {
+        let names = name.components().filter(|part| *part != Component::CurDir);
+        folder.join(names.collect::<PathBuf>())
+    };
+    Ok(Some(entries.map(|(sum, name)| (plain(name), sum)).collect()))
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

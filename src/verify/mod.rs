@@ -10,7 +10,7 @@ mod derive;
 mod structure;
 
 pub use crate::pipeline::checksums::SUMS_FILE;
-pub use checksums::Sums;
+pub use checksums::{Sums, listed};
 pub use derive::{Derivation, Derive};
 
 use crate::error::{Error, Result};

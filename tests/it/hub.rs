@@ -1,17 +1,15 @@
 //! Downloads from a server on this machine that plays the hub. Only with the feature `hub`.
 
 use super::cli::Place;
-use sha2::{Digest, Sha256};
+use super::http::{Exchange, serve};
+use super::hub_server::{SECRET, git_blob, sha256 as sum};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-const SECRET: &str = "hf_secretsecretsecret";
 
 /// What the server has and does.
 #[derive(Default)]
@@ -25,12 +23,12 @@ struct Hub {
     cut: Option<usize>,
     /// Answers 401 without the token.
     gated: bool,
+    /// Where files are instead, as large ones are.
+    elsewhere: Option<String>,
+    /// The next requests that end so are refused with this status.
+    refusals: Mutex<Vec<(&'static str, u16)>>,
     /// Requests: path, range, authorization.
     seen: Mutex<Vec<(String, String, String)>>,
-}
-
-fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Hub {
@@ -47,64 +45,44 @@ impl Hub {
 
     /// Serves on a port of its own, for as long as the test runs.
     fn serve(self) -> (Arc<Hub>, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let hub = Arc::new(self);
         let server = Arc::clone(&hub);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                // A client that goes away is no matter.
-                let _ = server.answer(stream);
-            }
-        });
-        (hub, endpoint)
+        (hub, serve(move |exchange| server.answer(exchange)))
     }
 
-    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? <= 2 {
-                break;
-            }
-            lines.push(line.trim().to_string());
-        }
-        let path = lines[0].split(' ').nth(1).unwrap_or_default().to_string();
-        let header = |name: &str| {
-            let found = lines.iter().find_map(|line| {
-                let (key, value) = line.split_once(": ")?;
-                key.eq_ignore_ascii_case(name).then(|| value.to_string())
-            });
-            found.unwrap_or_default()
-        };
-        let (range, authorization) = (header("range"), header("authorization"));
+    fn answer(&self, exchange: &mut Exchange) {
+        let path = exchange.path.clone();
+        let (range, authorization) =
+            (exchange.header("range").to_string(), exchange.header("authorization").to_string());
         self.seen.lock().unwrap().push((path.clone(), range.clone(), authorization.clone()));
+        let refusal = {
+            let mut refusals = self.refusals.lock().unwrap();
+            let found = refusals.iter().position(|(end, _)| path.ends_with(end));
+            found.map(|at| refusals.remove(at).1)
+        };
+        if let Some(status) = refusal {
+            return exchange.answer(status, &[("Retry-After", "1")], b"later", None);
+        }
+        let file = path.strip_prefix(&format!("/org/clerk/resolve/{COMMIT}/"));
+        if let (Some(name), Some(elsewhere)) = (file, &self.elsewhere) {
+            let target = format!("{elsewhere}/store/{name}");
+            return exchange.answer(302, &[("Location", &target)], b"", None);
+        }
         let (status, body) = match path.strip_prefix("/api/models/org/clerk/revision/") {
-            _ if self.gated && authorization != format!("Bearer {SECRET}") => {
-                ("401 No", Vec::new())
-            }
-            Some("main?blobs=true" | "refs%2Fpr%2F1?blobs=true") => ("200 OK", self.listing()),
-            Some(_) => ("404 No", Vec::new()),
-            None => match path.strip_prefix(&format!("/org/clerk/resolve/{COMMIT}/")) {
-                Some(name) if self.files.contains_key(name) => ("200 OK", self.content(name)),
-                _ => ("404 No", Vec::new()),
+            _ if self.gated && authorization != format!("Bearer {SECRET}") => (401, Vec::new()),
+            Some("main?blobs=true" | "refs%2Fpr%2F1?blobs=true") => (200, self.listing()),
+            Some(_) => (404, Vec::new()),
+            None => match file.or(path.strip_prefix("/store/")) {
+                Some(name) if self.files.contains_key(name) => (200, self.content(name)),
+                _ => (404, Vec::new()),
             },
         };
         let from = range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')?.parse().ok());
         let (status, from) = match from {
-            Some(from) if from < body.len() => ("206 Partial", from),
+            Some(from) if from < body.len() => (206, from),
             _ => (status, 0),
         };
-        let body = &body[from..];
-        write!(
-            stream,
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            body.len()
-        )?;
-        let is_file = !path.starts_with("/api");
-        let end = self.cut.filter(|_| is_file).unwrap_or(usize::MAX).min(body.len());
-        stream.write_all(&body[..end])
+        exchange.answer(status, &[], &body[from..], self.cut.filter(|_| file.is_some()));
     }
 
     fn content(&self, name: &str) -> Vec<u8> {
@@ -117,13 +95,13 @@ impl Hub {
 
     fn listing(&self) -> Vec<u8> {
         let file = |(name, bytes): (&String, &Vec<u8>)| {
-            let sum = sum(bytes);
             let mut file = serde_json::json!({
-                "rfilename": name, "size": bytes.len(), "blobId": &sum[..40],
+                "rfilename": name, "size": bytes.len(), "blobId": git_blob(bytes),
             });
             if name.ends_with(".safetensors") {
-                file["lfs"] =
-                    serde_json::json!({ "sha256": sum, "size": bytes.len(), "pointerSize": 1 });
+                file["lfs"] = serde_json::json!({
+                    "sha256": sum(bytes), "size": bytes.len(), "pointerSize": 1,
+                });
             }
             file
         };
@@ -244,12 +222,20 @@ fn hub_files_that_are_not_what_was_announced_are_refused() {
     );
     let blobs = place.path("hf/hub/models--org--clerk/blobs");
     let weights = sum(&hub.files["model.safetensors"]);
+    // So are others, by the sum that git gives them.
+    let small = Place::new();
+    let corrupt = vec!["tokenizer.json".to_string()];
+    let (_, small_endpoint) = Hub { corrupt, ..clerk() }.serve();
+    fails(
+        merge(&small, &small_endpoint, "org/clerk", &[]),
+        &["'tokenizer.json' has the git object name", "try again"],
+    );
     assert!(!super::hostile::entries(&blobs).iter().any(|name| name.starts_with(&weights)));
     assert!(!place.path("hf/hub/models--org--clerk/refs/main").exists());
     // A server that never gets further is given up.
     let place = Place::new();
     let (_, endpoint) = Hub { cut: Some(0), ..clerk() }.serve();
-    fails(merge(&place, &endpoint, "org/clerk", &[]), &["on http://127.0.0.1:", "connection"]);
+    fails(merge(&place, &endpoint, "org/clerk", &[]), &["http://127.0.0.1:", "connection"]);
 }
 
 #[test]
@@ -298,4 +284,27 @@ fn hub_tokens_stay_with_a_server_that_is_safe() {
     assert!(ran.status.success(), "{}", stderr(&ran));
     let requests = hub.requests();
     assert!(requests.len() > 1 && requests.iter().all(|request| request.2.is_empty()));
+}
+
+#[test]
+fn hub_tokens_stay_with_a_server_that_sends_elsewhere() {
+    let place = Place::new();
+    let (store, elsewhere) = clerk().serve();
+    let hub = Hub { gated: true, elsewhere: Some(elsewhere), ..clerk() };
+    let (hub, endpoint) = hub.serve();
+    let ran = merge(&place, &endpoint, "org/clerk", &[]);
+    assert!(ran.status.success(), "{}", stderr(&ran));
+    assert!(hub.requests().iter().all(|request| request.2 == format!("Bearer {SECRET}")));
+    let there = store.requests();
+    assert!(there.len() == 6 && there.iter().all(|request| request.2.is_empty()), "{there:?}");
+}
+
+#[test]
+fn hub_servers_that_are_busy_are_asked_again() {
+    let place = Place::new();
+    let refusals = vec![("blobs=true", 503), ("/config.json", 429), ("/model.safetensors", 500)];
+    let (hub, endpoint) = Hub { refusals: Mutex::new(refusals), ..clerk() }.serve();
+    let ran = merge(&place, &endpoint, "org/clerk", &[]);
+    assert!(ran.status.success(), "{}", stderr(&ran));
+    assert_eq!(hub.requests().len(), 1 + 6 + 3);
 }

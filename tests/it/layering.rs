@@ -21,7 +21,7 @@ const LEVELS: &[&[&str]] = &[
         "quantize",
         "report",
     ],
-    &["pipeline", "verify"],
+    &["pipeline", "verify", "publish"],
     &["cli"],
 ];
 
@@ -44,6 +44,8 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("quantize", "imatrix"),
     ("report", "compare"),
     ("verify", "pipeline"),
+    ("publish", "verify"),
+    ("publish", "pipeline"),
     ("report", "imatrix"),
     ("report", "evaluate"),
 ];

@@ -21,7 +21,13 @@ mod ftypes;
 mod guide;
 mod hostile;
 #[cfg(feature = "hub")]
+mod http;
+#[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_publish;
+#[cfg(feature = "hub")]
+mod hub_server;
 mod imatrix;
 mod imatrix_resume;
 mod imatrix_shards;
@@ -38,6 +44,7 @@ mod picture;
 mod plan;
 mod properties;
 mod publish;
+mod publish_folder;
 mod pytorch;
 mod quants;
 mod recipe;

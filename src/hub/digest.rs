@@ -1,0 +1,163 @@
+//! Sums by which the hub knows files, and parts of files as they are sent.
+//!
+//! Large files go by their SHA-256 (git-lfs), others by git's object name: the SHA-1 of `blob SIZE`, a zero byte and
+//! the content (git's documentation, "Git Objects").
+
+use crate::error::{Error, Result};
+use crate::progress::{Progress, check_interrupted};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+/// SHA-256 of all of `reader`, in hexadecimal. `path` is its name in errors.
+pub(super) fn sha256(reader: &mut impl Read, path: &Path) -> Result<String> {
+    finish(Sha256::new(), reader, path)
+}
+
+/// Git's name of `reader`'s content, of which there are `size` bytes.
+pub(super) fn git_blob(reader: &mut impl Read, size: u64, path: &Path) -> Result<String> {
+    finish(Sha1::new_with_prefix(format!("blob {size}\0")), reader, path)
+}
+
+fn finish(mut sum: impl Digest, reader: &mut impl Read, path: &Path) -> Result<String> {
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        check_interrupted()?;
+        match reader.read(&mut buffer).map_err(Error::io(path, "read"))? {
+            0 => return Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            n => sum.update(&buffer[..n]),
+        }
+    }
+}
+
+/// What tells whether a file was changed: length and time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State(u64, Option<SystemTime>);
+
+impl State {
+    pub(super) fn of(path: &Path) -> Result<State> {
+        let meta = std::fs::metadata(path).map_err(Error::io(path, "examine"))?;
+        Ok(State::from(&meta))
+    }
+
+    fn from(meta: &Metadata) -> State {
+        State(meta.len(), meta.modified().ok())
+    }
+
+    /// Fails if the file at `path` is in another state now.
+    pub(super) fn check(self, path: &Path) -> Result<()> {
+        if State::of(path)? == self {
+            return Ok(());
+        }
+        Err(Error::format(path, "was changed while it was sent; run the same command again"))
+    }
+}
+
+/// A range of a file that is sent, perhaps several times.
+pub(super) struct Part<'a> {
+    path: &'a Path,
+    state: State,
+    from: u64,
+    len: u64,
+    progress: &'a dyn Progress,
+    /// The most bytes that an attempt sent; what is sent again is no progress.
+    reported: AtomicU64,
+}
+
+impl<'a> Part<'a> {
+    /// `len` bytes of the file `path`, which is in `state`, from byte `from` on.
+    pub(super) fn new(
+        path: &'a Path,
+        state: State,
+        from: u64,
+        len: u64,
+        progress: &'a dyn Progress,
+    ) -> Part<'a> {
+        Part { path, state, from, len, progress, reported: AtomicU64::new(0) }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.state.check(self.path)
+    }
+
+    /// Its bytes, and neither more nor fewer.
+    pub(super) fn reader(&self) -> io::Result<PartReader<'_>> {
+        let mut file = File::open(self.path)?;
+        file.seek(SeekFrom::Start(self.from))?;
+        Ok(PartReader { part: self, bytes: file.take(self.len), read: 0 })
+    }
+}
+
+/// Reads a [`Part`], and tells its progress.
+pub(super) struct PartReader<'a> {
+    part: &'a Part<'a>,
+    bytes: Take<File>,
+    read: u64,
+}
+
+impl Read for PartReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        check_interrupted().map_err(io::Error::other)?;
+        let n = self.bytes.read(buffer)?;
+        if n == 0 && self.read < self.part.len && !buffer.is_empty() {
+            return Err(io::Error::other("the file became shorter"));
+        }
+        self.read += n as u64;
+        let before = self.part.reported.fetch_max(self.read, Ordering::Relaxed);
+        self.part.progress.advance(self.read.saturating_sub(before));
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_git_and_coreutils() {
+        // printf 'hello\n' | git hash-object --stdin; printf 'hello\n' | sha256sum
+        let (content, path) = (b"hello\n", Path::new("x"));
+        let git = git_blob(&mut content.as_slice(), 6, path).unwrap();
+        assert_eq!(git, "ce013625030ba8dba906f756967f9e9ca394464a");
+        let sum = sha256(&mut content.as_slice(), path).unwrap();
+        assert_eq!(sum, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");
+        let empty = git_blob(&mut io::empty(), 0, path).unwrap();
+        assert_eq!(empty, "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+    }
+
+    #[test]
+    fn parts_are_whole_and_progress_is_told_once() {
+        struct Counter(AtomicU64);
+        impl Progress for Counter {
+            fn begin(&self, _: &str, _: u64, _: crate::progress::Unit) {}
+            fn advance(&self, units: u64) {
+                self.0.fetch_add(units, Ordering::Relaxed);
+            }
+            fn detail(&self, _: &str) {}
+            fn note(&self, _: &str) {}
+            fn warn(&self, _: &str) {}
+            fn end(&self) {}
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let counter = Counter(AtomicU64::new(0));
+        let part = Part::new(&path, State::of(&path).unwrap(), 2, 6, &counter);
+        let mut text = String::new();
+        part.reader().unwrap().take(4).read_to_string(&mut text).unwrap();
+        part.reader().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), counter.0.load(Ordering::Relaxed)), ("2345234567", 6));
+        assert!(part.check_unchanged().is_ok());
+        std::fs::write(&path, b"01234").unwrap();
+        assert!(part.reader().unwrap().read_to_string(&mut text).is_err());
+        assert!(part.check_unchanged().unwrap_err().to_string().contains("was changed"));
+    }
+}

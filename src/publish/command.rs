@@ -1,0 +1,68 @@
+//! The command of the hub's own program that uploads what [`super::publish`] would.
+//!
+//! Options of `hf upload`: `huggingface_hub`, `cli/upload.py` (1.x and 2.x). It makes a repository and a branch that are
+//! absent, and private means nothing to one that is there.
+
+use super::Options;
+
+/// The command, quoted for a POSIX shell. Hidden files, which `hf upload` would send, are excluded.
+pub fn hf_command(options: &Options) -> String {
+    let folder = options.folder.to_string_lossy();
+    // A name that begins with a hyphen is no option.
+    let folder = if folder.starts_with('-') { format!("./{folder}") } else { folder.into_owned() };
+    let mut words = vec!["hf".to_string(), "upload".to_string(), options.repo.path(), folder];
+    let mut add = |more: &[&str]| words.extend(more.iter().map(|word| word.to_string()));
+    add(&[".", "--repo-type", "model"]);
+    if options.private {
+        add(&["--private"]);
+    }
+    if options.repo.revision() != "main" {
+        add(&["--revision", options.repo.revision()]);
+    }
+    if let Some(message) = &options.message {
+        add(&["--commit-message", message]);
+    }
+    options.include.iter().for_each(|pattern| add(&["--include", pattern]));
+    let hidden = [".*".to_string(), "*/.*".to_string()];
+    options.exclude.iter().chain(&hidden).for_each(|pattern| add(&["--exclude", pattern]));
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
+/// `word` as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::HubName;
+
+    fn options(folder: &str, revision: Option<&str>) -> Options {
+        let repo = HubName::parse("org/name", revision).unwrap();
+        let (folder, message) = (folder.into(), None);
+        Options { folder, repo, private: false, message, include: vec![], exclude: vec![] }
+    }
+
+    #[test]
+    fn commands_are_quoted() {
+        assert_eq!(
+            hf_command(&options("out", None)),
+            "hf upload org/name out . --repo-type model --exclude '.*' --exclude '*/.*'"
+        );
+        let mut all = options("-my quants", Some("v1"));
+        all.private = true;
+        all.message = Some("It's $HOME".to_string());
+        (all.include, all.exclude) = (vec!["*.gguf".to_string()], vec!["a b".to_string()]);
+        assert_eq!(
+            hf_command(&all),
+            r"hf upload org/name './-my quants' . --repo-type model --private --revision v1 --commit-message 'It'\''s $HOME' --include '*.gguf' --exclude 'a b' --exclude '.*' --exclude '*/.*'"
+        );
+        assert_eq!(quoted(""), "''");
+    }
+}
