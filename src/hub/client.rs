@@ -3,12 +3,15 @@
 //! Under `download` and `upload`. The token goes to the server that `HF_ENDPOINT` names and to no other: requests
 //! elsewhere and redirects away from it carry none, and a server that others can listen to gets none. Failures that
 //! may pass (the connection, 408, 429, 5xx) are tried again as `huggingface_hub` does, `utils/_http.py` (2.x), with
-//! its headers that tell how long to wait. Deliberately absent: parallel requests, which callers make from threads.
+//! its headers that tell how long to wait. Every request is waited for
+//! in such a way that an interruption ends it. Deliberately absent: parallel requests, which callers make from threads.
 
 use super::digest::Part;
 use super::token::Token;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_interrupted};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use ureq::http::{self, HeaderMap, Method, Request, Response, Uri};
 use ureq::{Agent, AsSendBody, Body, SendBody};
@@ -27,13 +30,13 @@ const MAX_WAIT: Duration = Duration::from_secs(310);
 const MAX_REDIRECTS: usize = 5;
 
 /// A server and what it needs to be told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     /// Follows no redirect: `ureq` takes another port of a host for the same server.
     agent: Agent,
     endpoint: String,
     origin: Origin,
-    token: Option<Token>,
+    token: Option<Arc<Token>>,
 }
 
 /// What a token belongs to: scheme, host and port of an address.
@@ -71,34 +74,43 @@ impl Origin {
 }
 
 /// What is sent with a request.
-pub(super) enum Content<'a> {
+#[derive(Clone)]
+pub(super) enum Content {
     Nothing,
     /// Bytes and what they are.
-    Bytes(&'a [u8], &'static str),
+    Bytes(Arc<[u8]>, &'static str),
     /// A part of a file.
-    Part(&'a Part<'a>),
+    Part(Arc<Part>),
+}
+
+impl Content {
+    pub(super) fn json(text: impl ToString, kind: &'static str) -> Content {
+        Content::Bytes(text.to_string().into_bytes().into(), kind)
+    }
 }
 
 /// A request that can be made again.
-pub(super) struct Call<'a> {
+#[derive(Clone)]
+pub(super) struct Call {
     pub method: Method,
-    pub url: &'a str,
+    pub url: String,
     pub headers: Vec<(String, String)>,
-    pub content: Content<'a>,
+    pub content: Content,
     /// Whether the token is to go along, if the address is the server's.
     pub authorized: bool,
     /// What is being done, for errors; addresses may be secrets themselves.
-    pub what: &'a str,
+    pub what: String,
 }
 
-impl<'a> Call<'a> {
+impl Call {
     /// A request to the hub itself.
     pub(super) fn new(
         method: Method,
-        url: &'a str,
-        content: Content<'a>,
-        what: &'a str,
-    ) -> Call<'a> {
+        url: impl Into<String>,
+        content: Content,
+        what: impl Into<String>,
+    ) -> Call {
+        let (url, what) = (url.into(), what.into());
         Call { method, url, headers: Vec::new(), content, authorized: true, what }
     }
 }
@@ -157,7 +169,7 @@ impl Client {
         let origin = Origin::of(&endpoint).ok_or_else(|| {
             Error::Usage(format!("HF_ENDPOINT is no address of a server: {endpoint:?}"))
         })?;
-        let token = origin.is_private().then(Token::from_env).flatten();
+        let token = origin.is_private().then(Token::from_env).flatten().map(Arc::new);
         Ok(Client { agent: agent(), endpoint, origin, token })
     }
 
@@ -195,11 +207,14 @@ impl Client {
         }
     }
 
-    /// An error that names the server. A token in `detail`, which servers may repeat, is taken out.
+    /// An error that names the server. `detail` may be what a server says: a token that it repeats is taken out, and
+    /// what steers a terminal.
     pub(super) fn fail<T>(&self, detail: impl AsRef<str>) -> Result<T> {
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        let detail: String = detail.as_ref().chars().map(printable).collect();
         let detail = match &self.token {
-            Some(token) => token.hide(detail.as_ref()),
-            None => detail.as_ref().to_string(),
+            Some(token) => token.hide(&detail),
+            None => detail,
         };
         Err(Error::model(&self.endpoint, detail))
     }
@@ -207,7 +222,7 @@ impl Client {
     /// An error that tells what the server says in `reply`.
     pub(super) fn refuse<T>(&self, call: &Call, reply: &Reply) -> Result<T> {
         // What other servers say may hold the secrets of an address.
-        let own = Origin::of(call.url).is_some_and(|origin| origin == self.origin);
+        let own = Origin::of(&call.url).is_some_and(|origin| origin == self.origin);
         let said =
             own.then(|| said(reply)).flatten().map_or(String::new(), |text| format!(": {text}"));
         let remedy = match reply.status {
@@ -220,9 +235,17 @@ impl Client {
     }
 
     /// Starts to get `url` from byte `from` on, wherever redirects lead; the token goes to the server alone. Not tried
-    /// again.
-    pub(super) fn get(&self, url: &str, from: u64) -> std::result::Result<Response<Body>, Failure> {
-        let mut url = url.to_string();
+    /// again. The outer error is an interruption.
+    pub(super) fn get(
+        &self,
+        url: &str,
+        from: u64,
+    ) -> Result<std::result::Result<Response<Body>, Failure>> {
+        let (client, url) = (self.clone(), url.to_string());
+        apart(move || client.follow(url, from), || {})
+    }
+
+    fn follow(&self, mut url: String, from: u64) -> std::result::Result<Response<Body>, Failure> {
         for _ in 0..=MAX_REDIRECTS {
             let mut request = Request::get(&url);
             if from > 0 {
@@ -248,13 +271,12 @@ impl Client {
         let mut tries = 0;
         loop {
             check_interrupted()?;
-            let wait = match self.try_once(call) {
+            let wait = match self.try_once(call, progress)? {
                 Ok(reply) if !is_transient(reply.status) => return Ok(reply),
                 Ok(reply) if tries == RETRIES => return self.refuse(call, &reply),
                 Ok(reply) => reply.asked_wait(),
                 Err(failure) => {
-                    check_interrupted()?;
-                    if let Content::Part(part) = call.content {
+                    if let Content::Part(part) = &call.content {
                         part.check_unchanged()?;
                     }
                     if tries >= failure.retries {
@@ -285,25 +307,44 @@ impl Client {
     }
 
     fn token_for(&self, url: &str) -> Option<&Token> {
-        self.token.as_ref().filter(|_| Origin::of(url).is_some_and(|origin| origin == self.origin))
+        self.token
+            .as_deref()
+            .filter(|_| Origin::of(url).is_some_and(|origin| origin == self.origin))
     }
 
-    /// Makes a request and reads the answer, once.
-    pub(super) fn try_once(&self, call: &Call) -> std::result::Result<Reply, Failure> {
+    /// Makes a request and reads the answer, once. The outer error is an interruption.
+    pub(super) fn try_once(
+        &self,
+        call: &Call,
+        progress: &dyn Progress,
+    ) -> Result<std::result::Result<Reply, Failure>> {
+        let (client, own) = (self.clone(), call.clone());
+        apart(
+            move || client.once(own),
+            || {
+                if let Content::Part(part) = &call.content {
+                    progress.advance(part.newly_sent());
+                }
+            },
+        )
+    }
+
+    fn once(&self, call: Call) -> std::result::Result<Reply, Failure> {
         if call.method == Method::GET {
-            return read(self.get(call.url, 0)?);
+            return read(self.follow(call.url, 0)?);
         }
-        let mut request = Request::builder().method(call.method.clone()).uri(call.url);
+        let mut request = Request::builder().method(call.method).uri(&call.url);
         for (name, value) in &call.headers {
             request = request.header(name, value);
         }
-        if let Some(token) = self.token_for(call.url).filter(|_| call.authorized) {
+        let given = call.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        if let Some(token) = self.token_for(&call.url).filter(|_| call.authorized && !given) {
             request = request.header("Authorization", token.authorization());
         }
-        let response = match call.content {
+        let response = match &call.content {
             Content::Nothing => self.run(request.body(())),
             Content::Bytes(bytes, kind) => {
-                self.run(request.header("Content-Type", kind).body(bytes))
+                self.run(request.header("Content-Type", *kind).body(&bytes[..]))
             }
             Content::Part(part) => {
                 let mut bytes = part.reader().map_err(|e| failure(ureq::Error::Io(e)))?;
@@ -321,6 +362,28 @@ impl Client {
     ) -> std::result::Result<Response<Body>, Failure> {
         let request = request.map_err(|_| Failure::lasting("the address cannot be used"))?;
         self.agent.run(request).map_err(failure)
+    }
+}
+
+/// What `job` gives. It runs in a thread of its own, which is left behind when the user interrupts: a server that does
+/// not answer keeps nobody here. `tick` is called meanwhile and at the end.
+fn apart<T: Send + 'static>(
+    job: impl FnOnce() -> std::result::Result<T, Failure> + Send + 'static,
+    tick: impl Fn(),
+) -> Result<std::result::Result<T, Failure>> {
+    let (send, receive) = mpsc::channel();
+    // Nobody may listen any more.
+    std::thread::spawn(move || drop(send.send(job())));
+    loop {
+        let outcome = receive.recv_timeout(Duration::from_millis(100));
+        tick();
+        match outcome {
+            Ok(outcome) => return Ok(outcome),
+            Err(RecvTimeoutError::Timeout) => check_interrupted()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Ok(Err(Failure::lasting("the request was given up")));
+            }
+        }
     }
 }
 
@@ -418,7 +481,7 @@ pub(super) fn pause(tries: u32, asked: Option<Duration>, progress: &dyn Progress
     }
 }
 
-/// What a server says of its refusal, in a line that steers no terminal.
+/// What a server says of its refusal.
 fn said(reply: &Reply) -> Option<String> {
     let json = || {
         let body: serde_json::Value = serde_json::from_slice(&reply.body).ok()?;
@@ -426,8 +489,7 @@ fn said(reply: &Reply) -> Option<String> {
         Some(text.to_string())
     };
     let text = reply.header("x-error-message").map(str::to_string).or_else(json)?;
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    let text: String = text.chars().take(400).map(printable).collect();
+    let text: String = text.chars().take(400).collect();
     Some(text.trim().trim_end_matches('.').to_string()).filter(|text| !text.is_empty())
 }
 

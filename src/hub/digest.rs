@@ -4,12 +4,13 @@
 //! the content (git's documentation, "Git Objects").
 
 use crate::error::{Error, Result};
-use crate::progress::{Progress, check_interrupted};
+use crate::progress::check_interrupted;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Take};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -39,13 +40,13 @@ fn finish(mut sum: impl Digest, reader: &mut impl Read, path: &Path) -> Result<S
 pub(super) struct State(u64, Option<SystemTime>);
 
 impl State {
-    pub(super) fn of(path: &Path) -> Result<State> {
-        let meta = std::fs::metadata(path).map_err(Error::io(path, "examine"))?;
-        Ok(State::from(&meta))
+    pub(super) fn new(bytes: u64, modified: Option<SystemTime>) -> State {
+        State(bytes, modified)
     }
 
-    fn from(meta: &Metadata) -> State {
-        State(meta.len(), meta.modified().ok())
+    fn of(path: &Path) -> Result<State> {
+        let meta = std::fs::metadata(path).map_err(Error::io(path, "examine"))?;
+        Ok(State(meta.len(), meta.modified().ok()))
     }
 
     /// Fails if the file at `path` is in another state now.
@@ -53,66 +54,68 @@ impl State {
         if State::of(path)? == self {
             return Ok(());
         }
-        Err(Error::format(path, "was changed while it was sent; run the same command again"))
+        Err(Error::format(path, "was changed meanwhile; run the same command again"))
     }
 }
 
 /// A range of a file that is sent, perhaps several times.
-pub(super) struct Part<'a> {
-    path: &'a Path,
+pub(super) struct Part {
+    path: PathBuf,
     state: State,
     from: u64,
     len: u64,
-    progress: &'a dyn Progress,
     /// The most bytes that an attempt sent; what is sent again is no progress.
+    sent: Arc<AtomicU64>,
     reported: AtomicU64,
 }
 
-impl<'a> Part<'a> {
+impl Part {
     /// `len` bytes of the file `path`, which is in `state`, from byte `from` on.
-    pub(super) fn new(
-        path: &'a Path,
-        state: State,
-        from: u64,
-        len: u64,
-        progress: &'a dyn Progress,
-    ) -> Part<'a> {
-        Part { path, state, from, len, progress, reported: AtomicU64::new(0) }
+    pub(super) fn new(path: &Path, state: State, from: u64, len: u64) -> Part {
+        let (path, sent, reported) = (path.to_path_buf(), Arc::default(), AtomicU64::new(0));
+        Part { path, state, from, len, sent, reported }
     }
 
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
+    /// How many bytes more than at the last call were sent.
+    pub(super) fn newly_sent(&self) -> u64 {
+        let sent = self.sent.load(Ordering::Relaxed);
+        sent.saturating_sub(self.reported.swap(sent, Ordering::Relaxed))
+    }
+
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        self.state.check(self.path)
+        self.state.check(&self.path)
     }
 
     /// Its bytes, and neither more nor fewer.
-    pub(super) fn reader(&self) -> io::Result<PartReader<'_>> {
-        let mut file = File::open(self.path)?;
+    pub(super) fn reader(&self) -> io::Result<PartReader> {
+        let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.from))?;
-        Ok(PartReader { part: self, bytes: file.take(self.len), read: 0 })
+        let (len, sent) = (self.len, Arc::clone(&self.sent));
+        Ok(PartReader { bytes: file.take(len), len, read: 0, sent })
     }
 }
 
-/// Reads a [`Part`], and tells its progress.
-pub(super) struct PartReader<'a> {
-    part: &'a Part<'a>,
+/// Reads a [`Part`].
+pub(super) struct PartReader {
     bytes: Take<File>,
+    len: u64,
     read: u64,
+    sent: Arc<AtomicU64>,
 }
 
-impl Read for PartReader<'_> {
+impl Read for PartReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         check_interrupted().map_err(io::Error::other)?;
         let n = self.bytes.read(buffer)?;
-        if n == 0 && self.read < self.part.len && !buffer.is_empty() {
+        if n == 0 && self.read < self.len && !buffer.is_empty() {
             return Err(io::Error::other("the file became shorter"));
         }
         self.read += n as u64;
-        let before = self.part.reported.fetch_max(self.read, Ordering::Relaxed);
-        self.part.progress.advance(self.read.saturating_sub(before));
+        self.sent.fetch_max(self.read, Ordering::Relaxed);
         Ok(n)
     }
 }
@@ -135,26 +138,15 @@ mod tests {
 
     #[test]
     fn parts_are_whole_and_progress_is_told_once() {
-        struct Counter(AtomicU64);
-        impl Progress for Counter {
-            fn begin(&self, _: &str, _: u64, _: crate::progress::Unit) {}
-            fn advance(&self, units: u64) {
-                self.0.fetch_add(units, Ordering::Relaxed);
-            }
-            fn detail(&self, _: &str) {}
-            fn note(&self, _: &str) {}
-            fn warn(&self, _: &str) {}
-            fn end(&self) {}
-        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         std::fs::write(&path, b"0123456789").unwrap();
-        let counter = Counter(AtomicU64::new(0));
-        let part = Part::new(&path, State::of(&path).unwrap(), 2, 6, &counter);
+        let part = Part::new(&path, State::of(&path).unwrap(), 2, 6);
         let mut text = String::new();
         part.reader().unwrap().take(4).read_to_string(&mut text).unwrap();
+        assert_eq!((part.newly_sent(), part.newly_sent()), (4, 0));
         part.reader().unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!((text.as_str(), counter.0.load(Ordering::Relaxed)), ("2345234567", 6));
+        assert_eq!((text.as_str(), part.newly_sent()), ("2345234567", 2));
         assert!(part.check_unchanged().is_ok());
         std::fs::write(&path, b"01234").unwrap();
         assert!(part.reader().unwrap().read_to_string(&mut text).is_err());

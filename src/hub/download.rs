@@ -168,7 +168,7 @@ impl Hub<'_> {
         let (path, revision) = (self.name.path(), self.name.revision().replace('/', "%2F"));
         let endpoint = self.client.endpoint();
         let url = format!("{endpoint}/api/models/{path}/revision/{revision}?blobs=true");
-        let call = Call::new(Method::GET, &url, Content::Nothing, &path);
+        let call = Call::new(Method::GET, url, Content::Nothing, path);
         let reply = self.client.call(&call, progress)?;
         match reply.status {
             200 => self.client.json(&call, &reply),
@@ -229,7 +229,7 @@ impl Hub<'_> {
         file: &Remote,
         progress: &dyn Progress,
     ) -> Result<std::result::Result<(), Passing>> {
-        let response = match self.client.get(url, from) {
+        let response = match self.client.get(url, from)? {
             Ok(response) => response,
             Err(failure) if failure.is_transient() => return Ok(Err((failure.text, None))),
             Err(failure) => return self.fail(format!("'{}': {}", file.rfilename, failure.text)),

@@ -5,18 +5,18 @@
 //! git-lfs, `docs/api/batch.md` and `basic-transfers.md`; the hub's parts: `huggingface_hub`, `lfs.py` (2.x). Each file's
 //! addresses are asked for when its turn comes, so that they are valid however long the files before it took. The token
 //! goes to the hub only, never along with content. Deliberately absent: Xet, the hub's transfer by deduplicated chunks,
-//! which needs two hundred crates more; the hub takes both.
+//! which needs some hundred and fifty crates more; the hub takes both.
 
 use super::HubName;
 use super::client::{Call, Client, Content};
-use super::digest::{Part, State};
+use super::digest::Part;
 use super::upload::LocalFile;
 use crate::error::Result;
 use crate::progress::Progress;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use ureq::http::Method;
 
 /// The type of all that is said about objects.
@@ -91,8 +91,8 @@ pub(super) struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Sends the content of `file`, which is in `state`, unless the hub has it; tells whether it was sent.
-    pub(super) fn put(&self, file: &LocalFile, state: State) -> Result<bool> {
+    /// Sends the content of `file` unless the hub has it; tells whether it was sent.
+    pub(super) fn put(&self, file: &LocalFile) -> Result<bool> {
         let what = format!("'{}'", file.name);
         let object = self.ask(file, &what)?;
         let Some(actions) = object.actions else {
@@ -103,32 +103,18 @@ impl Store<'_> {
             return self.client.fail(format!("{what}: the server does not say where to send it"));
         };
         match upload.header.as_ref().and_then(|header| header.get("chunk_size")) {
-            Some(size) => self.put_parts(file, state, upload, size, &what)?,
+            Some(size) => self.put_parts(file, upload, size, &what)?,
             None => {
-                let part = Part::new(&file.path, state, 0, file.bytes, self.progress);
-                let url = self.client.here(&upload.href)?;
-                let headers = upload.headers();
-                let content = Content::Part(&part);
-                let what = what.as_str();
-                let call = Call {
-                    method: Method::PUT,
-                    url: &url,
-                    headers,
-                    content,
-                    authorized: false,
-                    what,
-                };
-                self.client.demand(&call, self.progress)?;
+                let part = Arc::new(Part::new(&file.path, file.state(), 0, file.bytes));
+                self.put_part(part, &upload.href, upload.headers(), &what)?;
             }
         }
         if let Some(verify) = &actions.verify {
-            let body = json!({ "oid": file.sha256, "size": file.bytes }).to_string();
+            let content = json!({ "oid": file.sha256, "size": file.bytes });
+            let content = Content::json(content, LFS_JSON);
             let url = self.client.here(&verify.href)?;
-            let content = Content::Bytes(body.as_bytes(), LFS_JSON);
-            let call = Call {
-                headers: accepting(verify.headers()),
-                ..Call::new(Method::POST, &url, content, &what)
-            };
+            let headers = accepting(verify.headers());
+            let call = Call { headers, ..Call::new(Method::POST, url, content, &what) };
             self.client.demand(&call, self.progress)?;
         }
         Ok(true)
@@ -145,10 +131,9 @@ impl Store<'_> {
             "hash_algo": "sha256",
             "ref": { "name": self.repo.revision() },
         });
-        let body = body.to_string();
-        let content = Content::Bytes(body.as_bytes(), LFS_JSON);
-        let call =
-            Call { headers: accepting(Vec::new()), ..Call::new(Method::POST, &url, content, what) };
+        let content = Content::json(body, LFS_JSON);
+        let headers = accepting(Vec::new());
+        let call = Call { headers, ..Call::new(Method::POST, url, content, what) };
         let reply = client.demand(&call, self.progress)?;
         let batch: Batch = client.json(&call, &reply)?;
         if let Some(transfer) = batch.transfer.filter(|t| t != "basic" && t != "multipart") {
@@ -165,14 +150,7 @@ impl Store<'_> {
     }
 
     /// Sends `file` in the parts that the hub asks for, several at once, and says when all are there.
-    fn put_parts(
-        &self,
-        file: &LocalFile,
-        state: State,
-        upload: &Action,
-        size: &Json,
-        what: &str,
-    ) -> Result<()> {
+    fn put_parts(&self, file: &LocalFile, upload: &Action, size: &Json, what: &str) -> Result<()> {
         let client = self.client;
         let size = text(size).and_then(|size| size.parse().ok()).filter(|size| *size > 0);
         let urls = upload.header.as_ref().map(part_urls).unwrap_or_default();
@@ -181,61 +159,70 @@ impl Store<'_> {
             return client
                 .fail(format!("{what}: the server's list of parts does not fit the file"));
         };
-        let parts: Vec<Part> = (0..count)
+        let parts: Vec<Arc<Part>> = (0..count)
             .map(|index| {
                 let from = index * size;
                 let len = size.min(file.bytes - from);
-                Part::new(&file.path, state, from, len, self.progress)
+                Arc::new(Part::new(&file.path, file.state(), from, len))
             })
             .collect();
+        let tags = self.send(&parts, &urls, what)?.into_iter().enumerate();
+        let parts: Vec<Json> =
+            tags.map(|(index, tag)| json!({ "partNumber": index + 1, "etag": tag })).collect();
+        let content = json!({ "oid": file.sha256, "parts": parts });
+        let content = Content::json(content, LFS_JSON);
+        let (headers, url) = (accepting(Vec::new()), client.here(&upload.href)?);
+        // The address is its own permission.
+        let call =
+            Call { headers, authorized: false, ..Call::new(Method::POST, url, content, what) };
+        client.demand(&call, self.progress).map(|_| ())
+    }
+
+    /// Sends `parts` to `urls`, several at once, and gives their tags.
+    fn send(&self, parts: &[Arc<Part>], urls: &[String], what: &str) -> Result<Vec<String>> {
         let next = AtomicUsize::new(0);
-        let tags: Mutex<Vec<Option<String>>> = Mutex::new(vec![None; parts.len()]);
+        let tags = Mutex::new(vec![String::new(); parts.len()]);
+        let send = |index: usize, part: &Arc<Part>| -> Result<()> {
+            let what = format!("{what}, part {}", index + 1);
+            let Some(tag) = self.put_part(Arc::clone(part), &urls[index], Vec::new(), &what)?
+            else {
+                return self.client.fail(format!("{what}: the server gives no tag for it"));
+            };
+            tags.lock().expect("no panics")[index] = tag;
+            Ok(())
+        };
         let work = || -> Result<()> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(part) = parts.get(index) else { return Ok(()) };
-                let sent =
-                    self.put_part(part, &urls[index], &format!("{what}, part {}", index + 1));
-                match sent {
-                    Ok(tag) => tags.lock().expect("no panics")[index] = Some(tag),
-                    Err(error) => {
-                        next.store(parts.len(), Ordering::Relaxed);
-                        return Err(error);
-                    }
+                if let Err(error) = send(index, part) {
+                    // The others need not begin any more.
+                    next.store(parts.len(), Ordering::Relaxed);
+                    return Err(error);
                 }
             }
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..THREADS.min(parts.len())).map(|_| scope.spawn(work)).collect();
+            let threads = (0..THREADS.min(parts.len())).map(|_| scope.spawn(work));
+            let threads: Vec<_> = threads.collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("no panics"))
         })?;
-        let tags = tags.into_inner().expect("no panics").into_iter().enumerate();
-        let parts: Vec<Json> =
-            tags.map(|(index, tag)| json!({ "partNumber": index + 1, "etag": tag })).collect();
-        let body = json!({ "oid": file.sha256, "parts": parts }).to_string();
-        let url = client.here(&upload.href)?;
-        let content = Content::Bytes(body.as_bytes(), LFS_JSON);
-        // The address is its own permission.
-        let call = Call {
-            headers: accepting(Vec::new()),
-            authorized: false,
-            ..Call::new(Method::POST, &url, content, what)
-        };
-        client.demand(&call, self.progress).map(|_| ())
+        Ok(tags.into_inner().expect("no panics"))
     }
 
-    /// Sends a part and gives its tag.
-    fn put_part(&self, part: &Part, url: &str, what: &str) -> Result<String> {
+    /// Sends a part to `url`, and gives the tag that it has there.
+    fn put_part(
+        &self,
+        part: Arc<Part>,
+        url: &str,
+        headers: Vec<(String, String)>,
+        what: &str,
+    ) -> Result<Option<String>> {
         let url = self.client.here(url)?;
-        let (headers, content) = (Vec::new(), Content::Part(part));
-        let call =
-            Call { method: Method::PUT, url: &url, headers, content, authorized: false, what };
+        let call = Call::new(Method::PUT, url, Content::Part(part), what);
+        let call = Call { headers, authorized: false, ..call };
         let reply = self.client.demand(&call, self.progress)?;
-        match reply.header("etag").filter(|tag| !tag.is_empty()) {
-            Some(tag) => Ok(tag.to_string()),
-            None => self.client.fail(format!("{what}: the server gives no tag for it")),
-        }
+        Ok(reply.header("etag").filter(|tag| !tag.is_empty()).map(str::to_string))
     }
 }
 

@@ -6,9 +6,10 @@
 //! before everything is there, and the same command continues. Requests: `huggingface_hub`, `_commit_api.py` and
 //! `hf_api.py` (2.x).
 //!
-//! `ureq`, not the `hf-hub` crate (1.0): that one sends large files by Xet only and, where a server does not offer it,
-//! reads them into memory whole to put them into the commit; it sends again what the hub has, cannot be interrupted, and
-//! needs two crates under the MPL. Deliberately absent: removing files, pull requests, other kinds of repositories.
+//! `ureq`, not the `hf-hub` crate (1.0): that one sends large files by Xet only and, where a server does not choose it,
+//! reads them into memory whole to put them into the commit; it commits again what has not changed, cannot be
+//! interrupted, and brings some hundred and fifty crates more, two of them under the MPL, which is not permissive.
+//! Deliberately absent: removing files, pull requests, other kinds of repositories.
 
 use super::client::{Call, Client, Content, Reply, is_transient, pause};
 use super::digest::{self, State};
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::SystemTime;
 use ureq::http::Method;
 
 const JSON: &str = "application/json";
@@ -43,8 +45,17 @@ pub struct LocalFile {
     /// Its path in the repository, with `/`.
     pub name: String,
     pub bytes: u64,
+    /// When it was changed last, before its sum was taken.
+    pub modified: Option<SystemTime>,
     /// Of its content, in hexadecimal.
     pub sha256: String,
+}
+
+impl LocalFile {
+    /// What it is expected to be in while it is sent.
+    pub(super) fn state(&self) -> State {
+        State::new(self.bytes, self.modified)
+    }
 }
 
 /// What is to be sent where.
@@ -143,15 +154,10 @@ pub fn upload(upload: &Upload, progress: &dyn Progress) -> Result<Uploaded> {
     let client = Client::from_env()?;
     client.need_token()?;
     let hub = Hub { client: &client, upload, progress };
-    let states = upload.files.iter().map(|file| State::of(&file.path));
-    let states = states.collect::<Result<Vec<_>>>()?;
     let created = hub.make_repository()?;
     hub.make_branch()?;
     let ways = hub.ways()?;
-    let fates = hub.put_all(&ways, &states)?;
-    for (file, state) in upload.files.iter().zip(&states) {
-        state.check(&file.path)?;
-    }
+    let fates = hub.put_all(&ways)?;
     let commit =
         if ways.iter().all(|way| matches!(way, Way::No(_))) { None } else { hub.commit(&ways)? };
     let files = upload.files.iter().zip(fates).map(|(file, fate)| SentFile {
@@ -188,8 +194,7 @@ impl Hub<'_> {
 
     /// Whether `rest` of the repository is there for this user.
     fn exists(&self, rest: &str, what: &str) -> Result<bool> {
-        let url = self.url(rest);
-        let call = Call::new(Method::GET, &url, Content::Nothing, what);
+        let call = Call::new(Method::GET, self.url(rest), Content::Nothing, what);
         let reply = self.client.call(&call, self.progress)?;
         match reply.status {
             404 => Ok(false),
@@ -206,8 +211,8 @@ impl Hub<'_> {
         if self.upload.private {
             body["visibility"] = "private".into();
         }
-        let (body, what) = (body.to_string(), self.what("making the repository"));
-        let call = Call::new(Method::POST, &url, Content::Bytes(body.as_bytes(), JSON), &what);
+        let what = self.what("making the repository");
+        let call = Call::new(Method::POST, url, Content::json(body, JSON), &what);
         let mut tries = 0;
         let reply = loop {
             let reply = self.client.call(&call, self.progress)?;
@@ -239,7 +244,7 @@ impl Hub<'_> {
             return Ok(());
         }
         let url = self.url(&format!("/branch/{revision}"));
-        let call = Call::new(Method::POST, &url, Content::Bytes(b"{}", JSON), &what);
+        let call = Call::new(Method::POST, url, Content::json("{}", JSON), what);
         let reply = self.client.call(&call, self.progress)?;
         if reply.is_ok() || reply.status == 409 {
             Ok(())
@@ -258,8 +263,8 @@ impl Hub<'_> {
                 let sample = BASE64_STANDARD.encode(beginning(file, SAMPLE)?);
                 Ok(json!({ "path": file.name, "size": file.bytes, "sample": sample }))
             });
-            let body = json!({ "files": entries.collect::<Result<Vec<_>>>()? }).to_string();
-            let call = Call::new(Method::POST, &url, Content::Bytes(body.as_bytes(), JSON), &what);
+            let content = json!({ "files": entries.collect::<Result<Vec<_>>>()? });
+            let call = Call::new(Method::POST, &url, Content::json(content, JSON), &what);
             let reply = self.client.demand(&call, self.progress)?;
             let answer: Preupload = self.client.json(&call, &reply)?;
             wanted.extend(answer.files.into_iter().map(|file| (file.path.clone(), file)));
@@ -305,19 +310,19 @@ impl Hub<'_> {
     }
 
     /// Sends the content of large files.
-    fn put_all(&self, ways: &[Way], states: &[State]) -> Result<Vec<Fate>> {
+    fn put_all(&self, ways: &[Way]) -> Result<Vec<Fate>> {
         let large = self.upload.files.iter().zip(ways).filter(|(_, way)| **way == Way::Large);
         self.progress.begin("upload", large.map(|(file, _)| file.bytes).sum(), Unit::Bytes);
         let store = Store { client: self.client, repo: self.upload.repo, progress: self.progress };
         let mut fates = Vec::new();
-        for ((file, way), state) in self.upload.files.iter().zip(ways).zip(states) {
+        for (file, way) in self.upload.files.iter().zip(ways) {
             check_interrupted()?;
             fates.push(match way {
                 Way::No(fate) => *fate,
                 Way::Inline => Fate::Sent,
                 Way::Large => {
                     self.progress.detail(&file.name);
-                    if store.put(file, *state)? { Fate::Sent } else { Fate::Present }
+                    if store.put(file)? { Fate::Sent } else { Fate::Present }
                 }
             });
         }
@@ -329,12 +334,12 @@ impl Hub<'_> {
     fn commit(&self, ways: &[Way]) -> Result<Option<String>> {
         let url = self.url(&format!("/commit/{}", self.branch()));
         let what = self.what("committing to");
-        let body = self.commit_body(ways)?;
-        let content = || Content::Bytes(&body, "application/x-ndjson");
+        let content = Content::Bytes(self.commit_body(ways)?.into(), "application/x-ndjson");
+        self.upload.files.iter().try_for_each(|file| file.state().check(&file.path))?;
+        let call = Call::new(Method::POST, url, content, &what);
         for tries in 0.. {
             check_interrupted()?;
-            let call = Call::new(Method::POST, &url, content(), &what);
-            let error = match self.client.try_once(&call) {
+            let error = match self.client.try_once(&call, self.progress)? {
                 Ok(reply) if reply.is_ok() => {
                     let committed: Committed = self.client.json(&call, &reply)?;
                     return Ok(Some(committed.oid).filter(|oid| is_commit(oid)));
@@ -344,7 +349,6 @@ impl Hub<'_> {
                 }
                 Ok(reply) => self.later(&call, &reply, tries)?,
                 Err(failure) if failure.is_transient() => {
-                    check_interrupted()?;
                     pause(tries, None, self.progress)?;
                     failure.text
                 }

@@ -26,3 +26,4 @@ pub use corpus::{CORPUS, Part, parts as calibration_parts};
 pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
 pub use naming::file_stem;
 pub use source::{Kind, Source};
+pub use state::STATE_FILE;

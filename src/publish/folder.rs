@@ -3,19 +3,19 @@
 use super::Options;
 use super::pattern::Pattern;
 use crate::error::{Error, Result};
+use crate::pipeline::STATE_FILE;
 use crate::pipeline::checksums::SUMS_FILE;
 use crate::progress::Progress;
 use crate::verify;
 use serde::Serialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// The model card.
 const CARD: &str = "README.md";
-/// Where `build` keeps what is done; `finished` tells that everything is.
-pub const STATE_FILE: &str = ".aqueduct-build.json";
-/// No card or state is longer.
-const MAX_TEXT: u64 = 16 << 20;
+/// No card and no state of a build is longer.
+const MAX_TEXT: u64 = 256 << 20;
 /// Folders in folders; `build` makes one level.
 const MAX_DEPTH: usize = 8;
 
@@ -28,6 +28,9 @@ pub struct File {
     /// Where it is.
     #[serde(skip)]
     pub path: PathBuf,
+    /// When it was changed last.
+    #[serde(skip)]
+    pub modified: Option<SystemTime>,
 }
 
 /// A folder's files.
@@ -109,7 +112,8 @@ impl Folder {
                     "neither file nor folder; remove it, or --exclude it",
                 ));
             }
-            self.files.push(File { name, bytes: meta.len(), path });
+            let modified = meta.modified().ok();
+            self.files.push(File { name, bytes: meta.len(), path, modified });
         }
         Ok(())
     }
@@ -156,13 +160,13 @@ impl Folder {
         let new = self.files.iter().filter(|file| !known.contains_key(&file.path));
         let bytes = new.map(|file| file.bytes).sum();
         progress.begin("checksums", bytes, crate::progress::Unit::Bytes);
-        let files = self.files.par_iter().map(|File { name, bytes, path }| {
+        let files = self.files.par_iter().map(|File { name, bytes, path, modified }| {
             let sha256 = match known.get(path) {
                 Some(sum) => sum.clone(),
                 None => of_file(path, |bytes| progress.advance(bytes))?,
             };
-            let (path, name, bytes) = (path.clone(), name.clone(), *bytes);
-            Ok(crate::hub::LocalFile { path, name, bytes, sha256 })
+            let (path, name, bytes, modified) = (path.clone(), name.clone(), *bytes, *modified);
+            Ok(crate::hub::LocalFile { path, name, bytes, modified, sha256 })
         });
         let files: Result<Vec<_>> = files.collect();
         progress.end();

@@ -10,7 +10,7 @@ mod folder;
 mod pattern;
 
 pub use command::hf_command;
-pub use folder::{File, Folder, STATE_FILE};
+pub use folder::{File, Folder};
 
 use crate::hub::HubName;
 use std::path::PathBuf;

@@ -3,10 +3,12 @@
 use super::cli::{Place, Ran, finished, one_error};
 use super::hub_server::{Fault, HubServer, SECRET, answer, sha256};
 use serde_json::Value as Json;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A place with a build of the demo in `out`, and hidden files in it.
 fn place() -> Place {
@@ -198,29 +200,49 @@ fn hub_uploads_go_on_where_they_were_given_up() {
     assert_eq!(again + there, 2 + usize::from(there > 2), "{there}");
 }
 
+/// Runs `line`, and does something once a request with `part` in it has come.
+fn meanwhile(place: &Place, hub: &HubServer, line: &str, part: &str, act: impl Fn(u32)) -> Ran {
+    let mut command = command(place, hub, line);
+    let piped = std::process::Stdio::piped;
+    let child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
+    let begun = || hub.state().seen.iter().any(|seen| seen.request.contains(part));
+    let start = Instant::now();
+    while !begun() {
+        assert!(start.elapsed().as_secs() < 60, "{part} does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    act(child.id());
+    finished(line, 1, child.wait_with_output().unwrap())
+}
+
+#[test]
+fn hub_uploads_notice_that_files_change() {
+    let (place, hub) = (place(), HubServer::new());
+    hub.fault("PUT /part/0/1", Fault::Stall(1));
+    let line = "publish out org/demo";
+    let path = place.path("out/report.html");
+    let change = |_| fs::write(&path, "other").unwrap();
+    let ran = meanwhile(&place, &hub, line, "PUT /part/0/1", change);
+    fails_as(ran, line, &["out/report.html: was changed meanwhile"]);
+    assert!(hub.files("org/demo", "main").is_empty());
+}
+
 #[test]
 fn hub_uploads_can_be_interrupted() {
     let (place, hub) = (place(), HubServer::new());
+    // A server that keeps silent keeps nobody.
     for part in ["PUT /part/0/1", "PUT /part/0/2", "PUT /part/0/3", "PUT /part/0/4"] {
-        hub.fault(part, Fault::Slow(600));
+        hub.fault(part, Fault::Stall(30));
     }
     let line = "publish out org/demo";
-    let child = command(&place, &hub, line)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let begun = || hub.state().seen.iter().any(|seen| seen.request.contains("PUT /part/0/"));
-    for _ in 0..600 {
-        if begun() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    assert!(begun());
-    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(interrupt.success());
-    let ran = finished(line, 1, child.wait_with_output().unwrap());
+    let start = Cell::new(Instant::now());
+    let interrupt = |id: u32| {
+        let kill = Command::new("kill").args(["-INT", &id.to_string()]).status().unwrap();
+        assert!(kill.success());
+        start.set(Instant::now());
+    };
+    let ran = meanwhile(&place, &hub, line, "PUT /part/0/", interrupt);
+    assert!(start.get().elapsed().as_secs() < 20, "{:?}", start.get().elapsed());
     fails_as(ran, line, &["interrupted"]);
     assert!(hub.files("org/demo", "main").is_empty());
     assert!(ok(&place, &hub, line).stdout.contains("content was there"));
@@ -287,8 +309,9 @@ fn hub_refusals_of_uploads_say_what_to_do() {
     let json = "{\"transfer\": \"xet\", \"objects\": []}".to_string();
     hub.fault("/objects/batch", Fault::Answer(200, vec![], json));
     fails(&place, &hub, 1, "publish out org/new", &["the transfer 'xet'"]);
-    hub.fault("/api/lfs/verify", answer(404));
-    fails(&place, &hub, 1, "publish out org/new", &[".gguf'", "answered 404"]);
+    let fresh = HubServer::new();
+    fresh.fault("/api/lfs/verify", answer(404));
+    fails(&place, &fresh, 1, "publish out org/new", &[".gguf'", "answered 404"]);
     hub.fault("/preupload/", Fault::Answer(200, vec![], "{\"files\": []}".to_string()));
     fails(&place, &hub, 1, "publish out org/new", &["no answer about"]);
     assert!(hub.files("org/new", "main").is_empty());

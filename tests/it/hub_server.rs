@@ -30,8 +30,8 @@ pub enum Fault {
     Drop(usize),
     /// It is done, and the connection ends before the answer.
     LoseAnswer,
-    /// So many bytes are read, one at a time, slowly.
-    Slow(usize),
+    /// Nothing is read, and nothing answered, for so many seconds.
+    Stall(u64),
 }
 
 pub fn answer(status: u16) -> Fault {
@@ -155,11 +155,8 @@ fn respond(state: &Mutex<State>, exchange: &mut Exchange, store: Option<&str>) {
             exchange.read(*bytes);
             return;
         }
-        Some(Fault::Slow(bytes)) => {
-            for _ in 0..*bytes {
-                exchange.read(1 << 14);
-                std::thread::sleep(Duration::from_millis(50));
-            }
+        Some(Fault::Stall(seconds)) => {
+            std::thread::sleep(Duration::from_secs(*seconds));
             return;
         }
         Some(Fault::LoseAnswer) | None => {}
