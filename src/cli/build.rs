@@ -171,7 +171,7 @@ impl Arguments {
     }
 
     pub fn run(mut self, context: &Context) -> anyhow::Result<()> {
-        let source = Source::open(&self.source)?;
+        let source = Source::open_telling(&self.source, context.progress())?;
         context.warn_of(&source);
         let mut name = self.convert.name();
         if let Source::Recipe { plan, .. } = &source {

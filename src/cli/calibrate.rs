@@ -56,7 +56,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         output::check_file_target(&self.output, self.force)?;
-        let source = Source::open(&self.source)?;
+        let source = Source::open_telling(&self.source, context.progress())?;
         context.warn_of(&source);
         let gguf = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);

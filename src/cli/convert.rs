@@ -31,7 +31,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        let source = Source::open(&self.source)?;
+        let source = Source::open_telling(&self.source, context.progress())?;
         context.warn_of(&source);
         let model = source.to_gguf(&self.convert.options(self.output_type))?;
         let target = match self.output_type {

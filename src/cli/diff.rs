@@ -43,7 +43,7 @@ impl Arguments {
         let options = self.convert.options(OutputType::Auto);
         let mut models = Vec::with_capacity(2);
         for path in [&self.first, &self.second] {
-            let source = Source::open(path)?;
+            let source = Source::open_telling(path, context.progress())?;
             context.warn_of(&source);
             models.push(source.to_gguf(&options)?);
         }

@@ -100,7 +100,7 @@ impl Arguments {
     }
 
     fn subject(&self, context: &Context, path: &Path, name: String) -> anyhow::Result<Subject> {
-        let source = Source::open(path)?;
+        let source = Source::open_telling(path, context.progress())?;
         context.warn_of(&source);
         let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
         Ok(Subject { name, model })

@@ -140,7 +140,7 @@ impl Arguments {
             return Err(Error::Usage(text.to_string()).into());
         }
         output::check_file_target(target, self.force)?;
-        let source = Source::open(path)?;
+        let source = Source::open_telling(path, context.progress())?;
         context.warn_of(&source);
         let chats =
             self.chats.iter().map(|path| Chats::read(path)).collect::<Result<Vec<_>, _>>()?;

@@ -40,7 +40,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        let source = Source::open(&self.recipe)?;
+        let source = Source::open_telling(&self.recipe, context.progress())?;
         let Source::Recipe { plan, checkpoint } = &source else {
             let text = format!(
                 "{}: a model, not a recipe; there is nothing to merge",

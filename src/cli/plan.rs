@@ -43,7 +43,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         self.pictures.check(context.json)?;
         let source = match Kind::of(&self.source)? {
-            Kind::Recipe => match self.plan_recipe()? {
+            Kind::Recipe => match self.plan_recipe(context)? {
                 Ok(plan) => {
                     let plan = Arc::new(plan);
                     Source::Recipe { checkpoint: merge::open(plan.clone()), plan }
@@ -97,11 +97,11 @@ impl Arguments {
     }
 
     /// The recipe's plan, or all that is wrong with it.
-    fn plan_recipe(&self) -> Result<Result<MergePlan, Vec<Diagnostic>>, Error> {
+    fn plan_recipe(&self, context: &Context) -> Result<Result<MergePlan, Vec<Diagnostic>>, Error> {
         let path = self.source.as_path();
         let lookup: &dyn MemberLookup = match self.no_members {
             true => &ShapesOnly::beside(path, &[]),
-            false => &Folders::beside(path, &[]),
+            false => &Folders::beside(path, &[]).telling(context.progress()),
         };
         recipe::check(path, &merge::methods::specs(), lookup)
     }

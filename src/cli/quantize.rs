@@ -50,7 +50,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let types = distinct(&self.types);
-        let source = Source::open(&self.source)?;
+        let source = Source::open_telling(&self.source, context.progress())?;
         context.warn_of(&source);
         let mut importance = self.importance(context)?;
         let mut options = PlanOptions { sharding: self.sharding(), ..self.mix.options()? };

@@ -52,7 +52,7 @@ impl Arguments {
         let model = match &self.source {
             None => None,
             Some(path) => {
-                let source = Source::open(path)?;
+                let source = Source::open_telling(path, context.progress())?;
                 context.warn_of(&source);
                 Some(self.changed(source.to_gguf(&self.convert.options(OutputType::Auto))?)?)
             }

@@ -7,6 +7,7 @@ use crate::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::error::{Error, Result};
 use crate::gguf::{self, GgufModel};
 use crate::merge;
+use crate::progress::{Progress, Silent};
 use crate::recipe::{Folders, MergePlan};
 use crate::report;
 use std::io::Read;
@@ -31,6 +32,11 @@ impl Source {
     /// Whatever the reader of that kind finds wrong; for a file of weights alone, or an imatrix, what
     /// to give instead.
     pub fn open(path: &Path) -> Result<Source> {
+        Source::open_telling(path, &Silent)
+    }
+
+    /// As [`Source::open`]; `progress` is told of downloads of a recipe's members, with the feature `hub`.
+    pub fn open_telling(path: &Path, progress: &dyn Progress) -> Result<Source> {
         match Kind::of(path)? {
             Kind::Folder => Ok(Source::Folder(Checkpoint::open(path)?)),
             Kind::Gguf => {
@@ -42,7 +48,8 @@ impl Source {
                 Ok(Source::Gguf { path: path.to_path_buf(), model })
             }
             Kind::Recipe => {
-                let plan = Arc::new(merge::plan(path, &Folders::beside(path, &[]))?);
+                let members = Folders::beside(path, &[]).telling(progress);
+                let plan = Arc::new(merge::plan(path, &members)?);
                 let mut checkpoint = merge::open(plan.clone());
                 checkpoint.card = Some(merge_card(&plan, &checkpoint.name));
                 Ok(Source::Recipe { plan, checkpoint })

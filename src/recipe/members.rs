@@ -12,6 +12,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf;
 use crate::hub::{HubCache, HubName};
+use crate::progress::{Progress, Silent};
 use crate::restore::restore;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::path::{Path, PathBuf};
@@ -92,14 +93,24 @@ impl Roots {
 }
 
 /// Members are models with weights: Hugging Face folders, GGUF files, adapters over either.
-#[derive(Clone, Debug)]
-pub struct Folders(Roots);
+#[derive(Clone)]
+pub struct Folders<'a> {
+    roots: Roots,
+    /// Only downloads take their time.
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
+    progress: &'a dyn Progress,
+}
 
-impl Folders {
+impl<'a> Folders<'a> {
     /// Paths are relative to the folder of `recipe`, then to each of `more`. Names of the hub are looked
     /// up in its standard cache.
-    pub fn beside(recipe: &Path, more: &[PathBuf]) -> Folders {
-        Folders(Roots::beside(recipe, more))
+    pub fn beside(recipe: &Path, more: &[PathBuf]) -> Folders<'a> {
+        Folders { roots: Roots::beside(recipe, more), progress: &Silent }
+    }
+
+    /// The same, which tells `progress` of downloads.
+    pub fn telling<'b>(self, progress: &'b dyn Progress) -> Folders<'b> {
+        Folders { roots: self.roots, progress }
     }
 
     /// Gets `reference` from the hub, if it can be a name there and `HF_HUB_OFFLINE` does not forbid it.
@@ -108,8 +119,8 @@ impl Folders {
         if crate::hub::is_offline() {
             return None;
         }
-        let (cache, name) = (self.0.cache.as_ref()?, hub_name(reference)?);
-        let downloaded = crate::hub::download(cache, &name, &crate::progress::Silent);
+        let (cache, name) = (self.roots.cache.as_ref()?, hub_name(reference)?);
+        let downloaded = crate::hub::download(cache, &name, self.progress);
         Some(downloaded.map_err(|e| Missing {
             message: format!("model '{reference}' is not on disk and cannot be downloaded: {e}"),
             remedy: "try again, which goes on where this ended; if a folder is meant, check its path"
@@ -119,18 +130,18 @@ impl Folders {
 
     /// The place of `reference`, whose adapter is left out of account.
     fn locate(&self, reference: &ModelRef) -> std::result::Result<PathBuf, Missing> {
-        if let Some(path) = self.0.find(reference) {
+        if let Some(path) = self.roots.find(reference) {
             return Ok(path);
         }
         #[cfg(feature = "hub")]
         if let Some(downloaded) = self.download(reference) {
             return downloaded;
         }
-        Err(self.0.missing(reference))
+        Err(self.roots.missing(reference))
     }
 }
 
-impl MemberLookup for Folders {
+impl MemberLookup for Folders<'_> {
     fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing> {
         let base = reference.base();
         let path = self.locate(&base)?;
