@@ -72,7 +72,7 @@ fn planned(options: &Options, folder: &Folder, context: &Context) -> anyhow::Res
     if context.json {
         let mut plan = plan(options, folder);
         plan["dry_run"] = true.into();
-        return show::json(&plan);
+        return context.json(&plan);
     }
     let rows = folder.files.iter().map(|file| vec![file.name.clone(), size::display(file.bytes)]);
     show::text(&report::table(&["file", ">size"], rows));
@@ -93,11 +93,12 @@ fn plan(options: &Options, folder: &Folder) -> Json {
 /// Says what uploads the folder.
 #[cfg(not(feature = "hub"))]
 fn finish(options: &Options, folder: &Folder, _: bool, context: &Context) -> anyhow::Result<()> {
-    let command = publish::hf_command(options);
+    let words = publish::hf_command(options);
+    let command = words.iter().map(super::shell::quoted).collect::<Vec<_>>().join(" ");
     if context.json {
         let mut plan = plan(options, folder);
         plan["command"] = command.into();
-        return show::json(&plan);
+        return context.json(&plan);
     }
     let (count, bytes) = (folder.files.len(), size::display(folder.bytes()));
     context.progress().note(&format!(
@@ -124,7 +125,7 @@ fn finish(
         let mut result = serde_json::to_value(&uploaded)?;
         result["sent_bytes"] = sum(Fate::Sent).into();
         result["revision"] = options.repo.revision().into();
-        return show::json(&result);
+        return context.json(&result);
     }
     let rows = uploaded.files.iter().map(|file| {
         let fate = match file.fate {

@@ -352,14 +352,15 @@ fn hub_server_and_command_are_those_of_the_hubs_own_program() {
         include: Vec::new(),
         exclude: vec!["report.*".to_string()],
     };
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &hf_command(&options)]).current_dir(place.path(""));
-    shell
+    let words = hf_command(&options);
+    let mut hf = Command::new(&words[0]);
+    hf.args(&words[1..])
+        .current_dir(place.path(""))
         .env("HF_ENDPOINT", &hub.endpoint)
         .env("HF_HOME", place.path("hf"))
         .env("HF_TOKEN", SECRET);
     // What Xet stores, this server does not.
-    let output = shell.env("HF_HUB_DISABLE_XET", "1").output().unwrap();
+    let output = hf.env("HF_HUB_DISABLE_XET", "1").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut expected = local(&place.path("out"));
     expected.remove("report.html");
