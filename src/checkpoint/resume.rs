@@ -239,8 +239,8 @@ fn read(out: &OutputDir, small: &[(String, Vec<u8>)]) -> Result<Left> {
     let path = out.path().join(JOURNAL);
     let aside = aside(out.path());
     if aside.is_file() {
-        // The folder itself says whether it is the one that this tells of: shards are verified.
-        match path.exists() {
+        // Of a folder that has its name by now, if there is another record or nothing to tell of.
+        match path.exists() || entries(out.path())?.is_empty() {
             true => fs::remove_file(&aside).map_err(Error::io(&aside, "remove"))?,
             false => fs::rename(&aside, &path).map_err(Error::io(&aside, "rename"))?,
         }

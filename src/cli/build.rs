@@ -219,7 +219,11 @@ impl Arguments {
             show::table(&figures_table(evaluation));
         }
         tell(&built, context);
-        context.next(&[format!("aqueduct verify {}", shell::quoted(&self.output))]);
+        let dir = shell::quoted(&self.output);
+        context.next(&[
+            format!("aqueduct verify {dir}"),
+            format!("aqueduct publish {dir} OWNER/NAME --dry-run"),
+        ]);
         Ok(())
     }
 }
