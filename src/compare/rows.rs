@@ -2,6 +2,7 @@
 
 use super::{Sums, Values};
 use crate::error::{Error, Result};
+use crate::mmap;
 use crate::progress::check_interrupted;
 use crate::quants;
 use crate::source::{TensorData, TensorInfo, TensorSource};
@@ -37,12 +38,19 @@ impl<'a> Side<'a> {
                 return Err(self.fail("has fewer rows than its shape says"));
             }
             // The old piece goes before the next one comes.
-            self.data = None;
+            self.let_go();
             self.data = Some(self.source.read_piece(self.index, self.next)?);
             (self.next, self.used) = (self.next + 1, 0);
         }
         let left = self.data.as_ref().map_or(0, |data| data.bytes.len() - self.used);
         Ok(left / self.row_bytes)
+    }
+
+    /// Gives up the piece, and the pages of the file where it is mapped: a model may be larger than memory.
+    fn let_go(&mut self) {
+        if let Some(data) = self.data.take() {
+            mmap::let_go(&data.bytes);
+        }
     }
 
     fn fail(&self, detail: impl std::fmt::Display) -> Error {
@@ -79,6 +87,8 @@ pub(super) fn compare(
         b.used += now * b.row_bytes;
         rows -= now;
     }
+    a.let_go();
+    b.let_go();
     Ok(if numbers { Values::Numbers { identical, sums } } else { Values::Opaque { identical } })
 }
 

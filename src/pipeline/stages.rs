@@ -255,7 +255,7 @@ impl<'a> Stages<'a> {
             shard_paths(&path, &plan.shards).into_iter().filter_map(|p| output::part_path(&p).ok())
         });
         let there: u64 = parts.filter_map(|part| Some(std::fs::metadata(part).ok()?.len())).sum();
-        output::check_space(&self.dir.join(SUMS_FILE), bytes.saturating_sub(there))
+        output::check_space(self.dir, bytes.saturating_sub(there))
     }
 
     fn stack_bytes(&self) -> u64 {
