@@ -49,6 +49,7 @@ mod pytorch;
 mod quants;
 mod recipe;
 mod recipes;
+mod rendered;
 mod restore;
 mod resume;
 mod shards;
