@@ -490,7 +490,6 @@ impl<'a> Stages<'a> {
     /// Measures `files` against the source, if a text was given.
     fn evaluate(&self, inputs: &Inputs, files: &[Written]) -> Result<Option<Evaluations>> {
         let Some(eval) = &self.options.eval else { return Ok(None) };
-        self.progress.stage("evaluate", files.len() + 1);
         let mut common = inputs.marks();
         let text = format!("{:?} {:?} {}", self.options.ctx, eval.chunks, eval.text);
         common.push(Mark::new("the text of --eval", text));
@@ -501,13 +500,22 @@ impl<'a> Stages<'a> {
             memory: self.options.forward_memory,
             ..evaluate::Options::default()
         };
-        let mut models = Vec::with_capacity(files.len());
-        for file in files {
-            let name = name_of(&file.path);
+        let asked = files.iter().map(|file| {
             let sums = self.state.sums([self.output_name(file).as_str()]);
             let mut marks = common.clone();
             marks.push(Mark::new("the file", checksums::text(&sums)));
-            if let Some(known) = self.state.evaluation(&name, &marks) {
+            let name = name_of(&file.path);
+            let known = self.state.evaluation(&name, &marks);
+            (file, name, marks, known)
+        });
+        let asked: Vec<_> = asked.collect();
+        let missing = asked.iter().filter(|(_, _, _, known)| known.is_none()).count();
+        if missing > 0 {
+            self.progress.stage("evaluate", missing + 1);
+        }
+        let mut models = Vec::with_capacity(files.len());
+        for (file, name, marks, known) in asked {
+            if let Some(known) = known {
                 models.push(known);
                 continue;
             }
