@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Paths of outputs under way, so that a signal handler can remove them.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -167,6 +167,38 @@ pub fn check_file_target(target: &Path, force: bool) -> Result<()> {
 
 fn exists(target: &Path) -> Error {
     Error::Usage(format!("{}: exists already; --force replaces it", target.display()))
+}
+
+/// When it is time to save the state of long work: every so often, and less often where saving takes long.
+pub struct Pace {
+    every: Duration,
+    /// When the last saving ended, and how long it took.
+    last: Mutex<(Instant, Duration)>,
+}
+
+/// Saving takes no more than one part in so many of the time.
+const SAVING_SHARE: u32 = 20;
+
+impl Pace {
+    /// Begins now.
+    pub fn new(every: Duration) -> Pace {
+        Pace { every, last: Mutex::new((Instant::now(), Duration::ZERO)) }
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, (Instant, Duration)> {
+        // It is set whole.
+        self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn is_due(&self) -> bool {
+        let (ended, took) = *self.last();
+        ended.elapsed() >= self.every.max(took * SAVING_SHARE)
+    }
+
+    /// A saving that began at `started` has ended.
+    pub fn saved(&self, started: Instant) {
+        *self.last() = (Instant::now(), started.elapsed());
+    }
 }
 
 /// A file under a hidden name beside its target; [`OutputFile::commit`] gives it its name. Removed on

@@ -18,7 +18,7 @@ use super::record::Record;
 use super::{Entry, check_entry};
 use crate::error::{Error, Result};
 use crate::model::{Resumed, Snapshot};
-use crate::output::{self, OutputFile};
+use crate::output::{self, OutputFile, Pace};
 use crate::progress::Progress;
 use crate::size;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::Xxh3;
@@ -37,17 +36,13 @@ const VERSION: u32 = 1;
 const LARGEST: u64 = 64 << 20;
 const PIECE: usize = 1 << 20;
 const HASH_BYTES: u64 = 16;
-/// Saving may take this share of the time.
-const SAVING_SHARE: u32 = 20;
 
 /// Keeps the state of a run from layer to layer.
 pub struct LayerKeeping<'g> {
     path: PathBuf,
     /// Asked before anything is saved: whether what the run is of is still the same.
     guard: &'g (dyn Fn() -> Result<()> + Sync),
-    every: Duration,
-    /// When the last saving ended, and how long it took.
-    last: Mutex<(Instant, Duration)>,
+    pace: Pace,
     /// Layers in the file, as far as this run knows.
     saved: AtomicUsize,
     /// Whether saving is given up.
@@ -120,12 +115,10 @@ impl<'g> LayerKeeping<'g> {
         let mut name = target.file_name().unwrap_or_default().to_os_string();
         name.push(".layers");
         let path = output::part_path(&target.with_file_name(name))?;
-        let last = Mutex::new((Instant::now(), Duration::ZERO));
         Ok(LayerKeeping {
             path,
             guard,
-            every,
-            last,
+            pace: Pace::new(every),
             saved: AtomicUsize::new(0),
             off: AtomicBool::new(false),
         })
@@ -231,11 +224,7 @@ impl<'g> LayerKeeping<'g> {
 
     /// Whether it is time to save.
     pub(super) fn is_due(&self) -> bool {
-        if self.off.load(Ordering::Relaxed) {
-            return false;
-        }
-        let (ended, took) = *self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        ended.elapsed() >= self.every.max(took * SAVING_SHARE)
+        !self.off.load(Ordering::Relaxed) && self.pace.is_due()
     }
 
     /// As [`LayerKeeping::save`], but where there is no space for the state the run goes on without.
@@ -304,8 +293,7 @@ impl<'g> LayerKeeping<'g> {
         file.append(&hash.digest128().to_le_bytes())?;
         file.commit()?;
         self.saved.store(layers, Ordering::Relaxed);
-        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *last = (Instant::now(), started.elapsed());
+        self.pace.saved(started);
         Ok(())
     }
 }

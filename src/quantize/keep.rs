@@ -12,6 +12,7 @@ use super::plan::QuantPlan;
 use super::run::lock;
 use crate::error::Result;
 use crate::gguf::{GgufModel, SplitWriter};
+use crate::output::Pace;
 use crate::progress::{Progress, Unit, check_interrupted};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -33,9 +34,6 @@ pub struct Keeping<'a> {
     /// Writes down what is on the disk, for each output.
     pub save: &'a (dyn Fn(&[TensorHashes]) -> Result<()> + Sync),
 }
-
-/// Saving may take this share of the time.
-const SAVING_SHARE: u32 = 20;
 
 /// The tensors of one file, as a pass that keeps its work sees them.
 pub(super) struct Kept {
@@ -171,8 +169,7 @@ pub(super) struct Saver<'a, 'f> {
     files: Vec<(&'f QuantPlan, &'f SplitWriter, &'f Kept)>,
     /// Tensors finished since the last saving.
     news: AtomicUsize,
-    /// When the last saving ended, and how long it took.
-    last: Mutex<(Instant, Duration)>,
+    pace: Pace,
 }
 
 impl<'a, 'f> Saver<'a, 'f> {
@@ -180,8 +177,8 @@ impl<'a, 'f> Saver<'a, 'f> {
         keeping: &'a Keeping<'a>,
         files: Vec<(&'f QuantPlan, &'f SplitWriter, &'f Kept)>,
     ) -> Saver<'a, 'f> {
-        let last = Mutex::new((Instant::now(), Duration::ZERO));
-        Saver { keeping, files, news: AtomicUsize::new(0), last }
+        let pace = Pace::new(keeping.every);
+        Saver { keeping, files, news: AtomicUsize::new(0), pace }
     }
 
     /// Tensor `index` of all files is written.
@@ -192,11 +189,7 @@ impl<'a, 'f> Saver<'a, 'f> {
 
     /// Saves if it is time to.
     pub fn save_if_due(&self) -> Result<()> {
-        let (ended, took) = *lock(&self.last);
-        match ended.elapsed() >= self.keeping.every.max(took * SAVING_SHARE) {
-            true => self.save(),
-            false => Ok(()),
-        }
+        if self.pace.is_due() { self.save() } else { Ok(()) }
     }
 
     /// Saves if there is anything new.
@@ -209,7 +202,7 @@ impl<'a, 'f> Saver<'a, 'f> {
         let hashes: Vec<_> = self.files.iter().map(|(plan, _, kept)| kept.hashes(plan)).collect();
         self.files.par_iter().try_for_each(|(_, writer, _)| writer.sync())?;
         (self.keeping.save)(&hashes)?;
-        *lock(&self.last) = (Instant::now(), started.elapsed());
+        self.pace.saved(started);
         Ok(())
     }
 }
