@@ -4,6 +4,8 @@
 //! names, and lets the state hash and record them before they get their names. Deliberately absent: what is decided
 //! before the first weight is read (`build`).
 
+mod marks;
+
 use super::build::{Build, BuildOptions, Prepared, plan_options, recipe_files};
 use super::checksums::{self, SUMS_FILE};
 use super::documents;
@@ -16,7 +18,7 @@ use crate::checkpoint::{self, Mark, Resume};
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Against, Evaluation, Evaluations, Keep, Subject};
-use crate::gguf::{self, GgufModel, Layout, Metadata, shard_paths};
+use crate::gguf::{self, GgufModel, shard_paths};
 use crate::imatrix::{self, Format, ImportanceMatrix, LayerKeeping, Perplexity};
 use crate::output;
 use crate::progress::Progress;
@@ -120,84 +122,6 @@ impl<'a> Stages<'a> {
         self.progress.stages(&names.collect::<Vec<_>>());
     }
 
-    fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
-        Wanted { name: name_of(&path), paths: vec![path], marks }
-    }
-
-    fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
-        let max_shard_bytes = self.options.keep_stack?;
-        self.source.checkpoint()?;
-        let mut marks = inputs.marks();
-        // The recipe travels with the stack as it is written.
-        if let Source::Recipe { plan, .. } = self.source {
-            marks.push(Mark::new("the recipe's text", &plan.text));
-        }
-        marks.push(Mark::new("the size of shards", max_shard_bytes.to_le_bytes()));
-        Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), marks))
-    }
-
-    fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
-        let mut marks = inputs.marks();
-        let matters = |key: &str| key == "general.architecture" || !key.starts_with("general.");
-        let (what, infos) =
-            ("the configuration or the tokenizer", self.model.tensors.table().infos());
-        let terms = self.header(&self.model.metadata, infos, matters)?;
-        marks.push(Mark::new(what, terms));
-        let imatrix::Options { ctx, chunks, bos, precision, datasets, .. } = &calibration.options;
-        let tokens = calibration.tokens.iter().flat_map(|token| token.to_le_bytes());
-        let text = format!("{bos:?} {datasets:?}").into_bytes().into_iter().chain(tokens);
-        marks.push(Mark::new("the calibration text", text.collect::<Vec<u8>>()));
-        let settings = format!("{ctx} {chunks:?} {precision:?}");
-        marks.push(Mark::new("--ctx, --chunks or the precision of products", settings));
-        Ok(self.wanted(self.dir.join(format!("{}-imatrix.gguf", self.name)), marks))
-    }
-
-    /// The quantized files that `plans` make, but for what they are made from.
-    fn quant_paths<'p>(
-        &self,
-        plans: &'p [QuantPlan],
-    ) -> impl Iterator<Item = (&'p QuantPlan, PathBuf)> {
-        let path = |plan: &QuantPlan| self.dir.join(format!("{}-{}.gguf", self.name, plan.ftype));
-        plans.iter().map(move |plan| (plan, path(plan)))
-    }
-
-    /// The quantized file that `plan` makes.
-    fn quant(
-        &self,
-        inputs: &Inputs,
-        plan: &QuantPlan,
-        path: &Path,
-        imatrix: &str,
-    ) -> Result<Wanted> {
-        let mut marks = inputs.marks();
-        marks.push(Mark::new("the importance matrix", imatrix));
-        // What the others tell already is left out, or every change had two reasons.
-        let own =
-            |key: &str| !key.starts_with("aqueduct.") && !key.starts_with("quantize.imatrix.");
-        marks.push(Mark::new("the metadata", self.header(&plan.metadata, &[], own)?));
-        let layouts = plan.shards.layouts(self.model.origin(), &Metadata::new(), plan.infos())?;
-        let headers: Vec<u8> = layouts.iter().flat_map(|layout| layout.header().to_vec()).collect();
-        marks.push(Mark::new("types of tensors or the size of shards", headers));
-        Ok(Wanted { name: name_of(path), paths: shard_paths(path, &plan.shards), marks })
-    }
-
-    /// A GGUF header, which serializes just these.
-    fn header(
-        &self,
-        metadata: &Metadata,
-        infos: &[crate::source::TensorInfo],
-        matters: impl Fn(&str) -> bool,
-    ) -> Result<Vec<u8>> {
-        let mut metadata = metadata.clone();
-        metadata.remove_if(|key| !matters(key));
-        Ok(Layout::new(self.model.origin(), &metadata, infos)?.header().to_vec())
-    }
-
-    fn document_paths(&self) -> impl Iterator<Item = PathBuf> {
-        let sums = self.dir.join(SUMS_FILE);
-        documents::targets(self.source, self.dir).into_iter().chain([sums])
-    }
-
     /// Refuses, before any work, files that are in the way and that no build has made.
     pub fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
@@ -251,7 +175,7 @@ impl<'a> Stages<'a> {
             }
         }
         self.allow(&changed)?;
-        let parts = plans.iter().zip(self.quant_paths(plans)).flat_map(|(plan, (_, path))| {
+        let parts = self.quant_paths(plans).flat_map(|(plan, path)| {
             shard_paths(&path, &plan.shards).into_iter().filter_map(|p| output::part_path(&p).ok())
         });
         let there: u64 = parts.filter_map(|part| Some(std::fs::metadata(part).ok()?.len())).sum();
@@ -322,7 +246,8 @@ impl<'a> Stages<'a> {
         // The folder gets its name only when it is whole: it is there, and lacks the record alone.
         let unrecorded = standing == Standing::Begun && path.is_dir();
         if !unrecorded || output::part_path(path)?.exists() {
-            self.state.begin(std::slice::from_ref(wanted))?;
+            // The folder may be there and lack its record.
+            self.state.begin(std::slice::from_ref(wanted), true)?;
             let write = checkpoint::WriteOptions {
                 max_shard_bytes: self.options.keep_stack.unwrap_or(u64::MAX),
                 extra: recipe_files(self.source),
@@ -356,7 +281,7 @@ impl<'a> Stages<'a> {
                 return self.matrix_of(path, imatrix, perplexity);
             }
         }
-        self.state.begin(std::slice::from_ref(wanted))?;
+        self.state.begin(std::slice::from_ref(wanted), self.options.force)?;
         let started = Instant::now();
         let (tokens, options) = (&calibration.tokens, &calibration.options);
         let computed =
@@ -451,7 +376,7 @@ impl<'a> Stages<'a> {
             return Ok(Vec::new());
         }
         self.progress.stage("quantize", 1);
-        self.state.begin(&wanted)?;
+        self.state.begin(&wanted, self.options.force)?;
         let names: Vec<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
         let save = |hashes: &[_]| {
             inputs.check_unchanged()?;
@@ -550,7 +475,7 @@ impl<'a> Stages<'a> {
         if self.state.standing(&wanted)? == Standing::Whole {
             return Ok(path);
         }
-        self.state.begin(std::slice::from_ref(&wanted))?;
+        self.state.begin(std::slice::from_ref(&wanted), true)?;
         let subject = Subject { name: self.name.to_string(), model: self.model.clone() };
         let keep = Keep { path: output::part_path(&path)?, force: true };
         let options =

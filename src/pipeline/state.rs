@@ -53,6 +53,9 @@ struct Output {
     tensors: TensorHashes,
     #[serde(default)]
     seconds: f64,
+    /// Whether it may take the place of a file that is there, once it is whole.
+    #[serde(default)]
+    replaces: bool,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -197,14 +200,16 @@ impl State {
     /// If a file cannot be renamed.
     pub fn standing(&self, wanted: &Wanted) -> Result<Standing> {
         let Wanted { name, paths, marks } = wanted;
-        let Some(output) = self.contents().outputs.get(name).cloned() else {
-            return Ok(match paths.iter().find(|path| path.exists()) {
-                Some(path) => Standing::Foreign(path.clone()),
-                None => Standing::New,
-            });
-        };
+        let output = self.contents().outputs.get(name).cloned();
+        let begun = output.as_ref().is_none_or(|output| output.files.is_empty());
+        let replaces = output.as_ref().is_some_and(|output| output.replaces);
+        let in_the_way = || paths.iter().find(|path| path.exists());
+        if let Some(path) = in_the_way().filter(|_| begun && !replaces) {
+            return Ok(Standing::Foreign(path.clone()));
+        }
+        let Some(output) = output else { return Ok(Standing::New) };
         let reason = changed(&output.marks, marks);
-        if output.files.is_empty() {
+        if begun {
             return Ok(if reason.is_none() { Standing::Begun } else { Standing::New });
         }
         let mut missing = Vec::new();
@@ -242,8 +247,9 @@ impl State {
         self.contents().outputs.get(name).map_or(0.0, |output| output.seconds)
     }
 
-    /// Records that outputs are being made; what was made of one from the same marks before stays.
-    pub fn begin(&self, outputs: &[Wanted]) -> Result<()> {
+    /// Records that outputs are being made, and whether they may replace what is there; what was made of one from the
+    /// same marks before stays.
+    pub fn begin(&self, outputs: &[Wanted], replace: bool) -> Result<()> {
         let mut contents = self.contents();
         contents.finished = false;
         for Wanted { name, paths, marks } in outputs {
@@ -257,6 +263,7 @@ impl State {
                 lock(&self.fresh).insert(name.clone());
             }
             output.paths = paths;
+            output.replaces |= replace;
         }
         drop(contents);
         self.save()
@@ -547,59 +554,4 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::progress::Silent;
-
-    fn mark(bytes: &str) -> Vec<Mark> {
-        vec![Mark::new("the text", bytes)]
-    }
-
-    #[test]
-    fn names_of_torn_files_are_told_from_others() {
-        assert_eq!(torn_name(".a.gguf.12-0.part"), Some("a.gguf"));
-        assert_eq!(torn_name("..a.gguf.part.12-0.part"), Some(".a.gguf.part"));
-        for name in [".a.gguf.part", "a.12-0.part", ".a.12-.part", ".a.x-0.part", ".12-0.part"] {
-            assert_eq!(torn_name(name), None, "{name}");
-        }
-        assert!(is_plain("a.gguf") && is_plain("s/a.gguf"));
-        assert!(["/a", "../a", "a/../b", "a/b/c", ""].iter().all(|name| !is_plain(name)));
-    }
-
-    #[test]
-    fn outputs_stand_as_they_were_recorded() {
-        let temp = tempfile::tempdir().unwrap();
-        let (dir, path) = (temp.path().join("out"), temp.path().join("out/a.txt"));
-        let wanted = |marks: &str| Wanted {
-            name: "a.txt".to_string(),
-            paths: vec![path.clone()],
-            marks: mark(marks),
-        };
-        let standing = |marks: &str| {
-            let state = State::open(&dir, false, &Silent).unwrap();
-            state.standing(&wanted(marks)).unwrap()
-        };
-        assert_eq!(standing("1"), Standing::New);
-        let state = State::open(&dir, false, &Silent).unwrap();
-        assert!(
-            State::open(&dir, false, &Silent).is_err_and(|e| e.to_string().contains("another run"))
-        );
-        state.begin(&[wanted("1")]).unwrap();
-        drop(state);
-        assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
-        State::open(&dir, false, &Silent).unwrap().write("a.txt", &mark("1"), b"one").unwrap();
-        assert_eq!(standing("1"), Standing::Whole);
-        assert_eq!(standing("2"), Standing::Changed("the text changed".to_string()));
-        // Killed before the file got its name.
-        fs::rename(&path, output::part_path(&path).unwrap()).unwrap();
-        assert_eq!(standing("1"), Standing::Whole);
-        assert_eq!(fs::read(&path).unwrap(), b"one");
-        fs::write(&path, "two").unwrap();
-        assert_eq!(standing("1"), Standing::Foreign(path.clone()));
-        fs::remove_file(&path).unwrap();
-        assert_eq!(standing("1"), Standing::New);
-        fs::write(dir.join(STATE_FILE), "{").unwrap();
-        fs::write(&path, "one").unwrap();
-        assert_eq!(standing("1"), Standing::Foreign(path.clone()));
-    }
-}
+mod tests;

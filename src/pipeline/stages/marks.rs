@@ -1,0 +1,98 @@
+//! The outputs of a build: where each goes, and the marks of all that it is made from.
+//!
+//! Deliberately absent: whether they are there, which the state of the folder knows.
+
+use super::{Stages, name_of};
+use crate::checkpoint::Mark;
+use crate::error::Result;
+use crate::gguf::{Layout, Metadata, shard_paths};
+use crate::imatrix;
+use crate::pipeline::build::Prepared;
+use crate::pipeline::checksums::SUMS_FILE;
+use crate::pipeline::documents;
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::source::Source;
+use crate::pipeline::state::Wanted;
+use crate::quantize::QuantPlan;
+use crate::source::TensorInfo;
+use std::path::{Path, PathBuf};
+
+impl Stages<'_> {
+    pub fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
+        Wanted { name: name_of(&path), paths: vec![path], marks }
+    }
+
+    pub fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
+        let max_shard_bytes = self.options.keep_stack?;
+        self.source.checkpoint()?;
+        let mut marks = inputs.marks();
+        // The recipe travels with the stack as it is written.
+        if let Source::Recipe { plan, .. } = self.source {
+            marks.push(Mark::new("the recipe's text", &plan.text));
+        }
+        marks.push(Mark::new("the size of shards", max_shard_bytes.to_le_bytes()));
+        Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), marks))
+    }
+
+    pub fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
+        let mut marks = inputs.marks();
+        let matters = |key: &str| key == "general.architecture" || !key.starts_with("general.");
+        let (what, infos) =
+            ("the configuration or the tokenizer", self.model.tensors.table().infos());
+        let terms = self.header(&self.model.metadata, infos, matters)?;
+        marks.push(Mark::new(what, terms));
+        let imatrix::Options { ctx, chunks, bos, precision, datasets, .. } = &calibration.options;
+        let tokens = calibration.tokens.iter().flat_map(|token| token.to_le_bytes());
+        let text = format!("{bos:?} {datasets:?}").into_bytes().into_iter().chain(tokens);
+        marks.push(Mark::new("the calibration text", text.collect::<Vec<u8>>()));
+        let settings = format!("{ctx} {chunks:?} {precision:?}");
+        marks.push(Mark::new("--ctx, --chunks or the precision of products", settings));
+        Ok(self.wanted(self.dir.join(format!("{}-imatrix.gguf", self.name)), marks))
+    }
+
+    /// The quantized files that `plans` make, but for what they are made from.
+    pub fn quant_paths<'p>(
+        &self,
+        plans: &'p [QuantPlan],
+    ) -> impl Iterator<Item = (&'p QuantPlan, PathBuf)> {
+        let path = |plan: &QuantPlan| self.dir.join(format!("{}-{}.gguf", self.name, plan.ftype));
+        plans.iter().map(move |plan| (plan, path(plan)))
+    }
+
+    /// The quantized file that `plan` makes.
+    pub fn quant(
+        &self,
+        inputs: &Inputs,
+        plan: &QuantPlan,
+        path: &Path,
+        imatrix: &str,
+    ) -> Result<Wanted> {
+        let mut marks = inputs.marks();
+        marks.push(Mark::new("the importance matrix", imatrix));
+        // What the others tell already is left out, or every change had two reasons.
+        let own =
+            |key: &str| !key.starts_with("aqueduct.") && !key.starts_with("quantize.imatrix.");
+        marks.push(Mark::new("the metadata", self.header(&plan.metadata, &[], own)?));
+        let layouts = plan.shards.layouts(self.model.origin(), &Metadata::new(), plan.infos())?;
+        let headers: Vec<u8> = layouts.iter().flat_map(|layout| layout.header().to_vec()).collect();
+        marks.push(Mark::new("types of tensors or the size of shards", headers));
+        Ok(Wanted { name: name_of(path), paths: shard_paths(path, &plan.shards), marks })
+    }
+
+    /// A GGUF header, which serializes just these.
+    pub fn header(
+        &self,
+        metadata: &Metadata,
+        infos: &[TensorInfo],
+        matters: impl Fn(&str) -> bool,
+    ) -> Result<Vec<u8>> {
+        let mut metadata = metadata.clone();
+        metadata.remove_if(|key| !matters(key));
+        Ok(Layout::new(self.model.origin(), &metadata, infos)?.header().to_vec())
+    }
+
+    pub fn document_paths(&self) -> impl Iterator<Item = PathBuf> {
+        let sums = self.dir.join(SUMS_FILE);
+        documents::targets(self.source, self.dir).into_iter().chain([sums])
+    }
+}

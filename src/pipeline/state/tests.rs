@@ -1,0 +1,63 @@
+//! What the state of a folder tells of outputs, and of names.
+
+use super::*;
+use crate::progress::Silent;
+
+fn mark(bytes: &str) -> Vec<Mark> {
+    vec![Mark::new("the text", bytes)]
+}
+
+#[test]
+fn names_of_torn_files_are_told_from_others() {
+    assert_eq!(torn_name(".a.gguf.12-0.part"), Some("a.gguf"));
+    assert_eq!(torn_name("..a.gguf.part.12-0.part"), Some(".a.gguf.part"));
+    for name in [".a.gguf.part", "a.12-0.part", ".a.12-.part", ".a.x-0.part", ".12-0.part"] {
+        assert_eq!(torn_name(name), None, "{name}");
+    }
+    assert!(is_plain("a.gguf") && is_plain("s/a.gguf"));
+    assert!(["/a", "../a", "a/../b", "a/b/c", ""].iter().all(|name| !is_plain(name)));
+}
+
+#[test]
+fn outputs_stand_as_they_were_recorded() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, path) = (temp.path().join("out"), temp.path().join("out/a.txt"));
+    let wanted = |marks: &str| Wanted {
+        name: "a.txt".to_string(),
+        paths: vec![path.clone()],
+        marks: mark(marks),
+    };
+    let standing = |marks: &str| {
+        let state = State::open(&dir, false, &Silent).unwrap();
+        state.standing(&wanted(marks)).unwrap()
+    };
+    assert_eq!(standing("1"), Standing::New);
+    let state = State::open(&dir, false, &Silent).unwrap();
+    assert!(
+        State::open(&dir, false, &Silent).is_err_and(|e| e.to_string().contains("another run"))
+    );
+    state.begin(&[wanted("1")], false).unwrap();
+    drop(state);
+    assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
+    // A file that somebody else puts there meanwhile is not replaced without leave.
+    fs::write(&path, "mine").unwrap();
+    let foreign = Standing::Foreign(path.clone());
+    assert_eq!((standing("1"), standing("2")), (foreign.clone(), foreign));
+    State::open(&dir, false, &Silent).unwrap().begin(&[wanted("1")], true).unwrap();
+    assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
+    fs::remove_file(&path).unwrap();
+    State::open(&dir, false, &Silent).unwrap().write("a.txt", &mark("1"), b"one").unwrap();
+    assert_eq!(standing("1"), Standing::Whole);
+    assert_eq!(standing("2"), Standing::Changed("the text changed".to_string()));
+    // Killed before the file got its name.
+    fs::rename(&path, output::part_path(&path).unwrap()).unwrap();
+    assert_eq!(standing("1"), Standing::Whole);
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    fs::write(&path, "two").unwrap();
+    assert_eq!(standing("1"), Standing::Foreign(path.clone()));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(standing("1"), Standing::New);
+    fs::write(dir.join(STATE_FILE), "{").unwrap();
+    fs::write(&path, "one").unwrap();
+    assert_eq!(standing("1"), Standing::Foreign(path.clone()));
+}
