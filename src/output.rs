@@ -11,6 +11,7 @@
 use crate::error::{Error, Result};
 use crate::progress::check_interrupted;
 use crate::size;
+use crate::sync::lock;
 use crate::system;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -27,7 +28,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 fn unfinished() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
     // A panic elsewhere while the lock was held must not keep the rest from being cleaned up.
-    UNFINISHED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    lock(&UNFINISHED)
 }
 
 fn remove(path: &Path) {
@@ -185,19 +186,14 @@ impl Pace {
         Pace { every, last: Mutex::new((Instant::now(), Duration::ZERO)) }
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, (Instant, Duration)> {
-        // It is set whole.
-        self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     pub fn is_due(&self) -> bool {
-        let (ended, took) = *self.last();
+        let (ended, took) = *lock(&self.last);
         ended.elapsed() >= self.every.max(took * SAVING_SHARE)
     }
 
     /// A saving that began at `started` has ended.
     pub fn saved(&self, started: Instant) {
-        *self.last() = (Instant::now(), started.elapsed());
+        *lock(&self.last) = (Instant::now(), started.elapsed());
     }
 }
 

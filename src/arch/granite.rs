@@ -3,10 +3,8 @@
 //!
 //! Keys: llama.cpp `conversion/{llama,granite}.py`, October 2026.
 
-use super::tensor::*;
 use super::{
-    Architecture, Block, Defaults, EmbeddingScale, Key, Permute, ROTARY_TABLES, Scores,
-    VocabularyRules,
+    Architecture, Block, Defaults, EmbeddingScale, Key, ROTARY_TABLES, Scores, VocabularyRules,
 };
 
 pub static GRANITE: Architecture = Architecture {
@@ -15,27 +13,7 @@ pub static GRANITE: Architecture = Architecture {
     model_type: "granite",
     experts: None,
     ignored_suffixes: ROTARY_TABLES,
-    tensors: &[
-        EMBEDDING,
-        ATTN_NORM,
-        Q.permuted(Permute::QueryHeads),
-        K.permuted(Permute::KeyHeads),
-        V,
-        O,
-        Q_BIAS.permuted(Permute::QueryHeads).optional(),
-        K_BIAS.permuted(Permute::KeyHeads).optional(),
-        V_BIAS.optional(),
-        O_BIAS.optional(),
-        FFN_NORM,
-        GATE,
-        UP,
-        DOWN,
-        GATE_BIAS.optional(),
-        UP_BIAS.optional(),
-        DOWN_BIAS.optional(),
-        FINAL_NORM,
-        HEAD,
-    ],
+    tensors: super::llama::TENSORS,
     defaults: Defaults::LLAMA,
     block: Block {
         scores: Scores::Multiplier,

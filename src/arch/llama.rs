@@ -6,33 +6,36 @@
 use super::tensor::*;
 use super::{Architecture, Block, Defaults, Key, Permute, ROTARY_TABLES, VocabularyRules};
 
+/// Those of granite, too.
+pub(super) const TENSORS: &[TensorDecl] = &[
+    EMBEDDING,
+    ATTN_NORM,
+    Q.permuted(Permute::QueryHeads),
+    K.permuted(Permute::KeyHeads),
+    V,
+    O,
+    Q_BIAS.permuted(Permute::QueryHeads).optional(),
+    K_BIAS.permuted(Permute::KeyHeads).optional(),
+    V_BIAS.optional(),
+    O_BIAS.optional(),
+    FFN_NORM,
+    GATE,
+    UP,
+    DOWN,
+    GATE_BIAS.optional(),
+    UP_BIAS.optional(),
+    DOWN_BIAS.optional(),
+    FINAL_NORM,
+    HEAD,
+];
+
 pub static LLAMA: Architecture = Architecture {
     gguf_name: "llama",
     hf_classes: &["LlamaForCausalLM", "MistralForCausalLM"],
     model_type: "llama",
     experts: None,
     ignored_suffixes: ROTARY_TABLES,
-    tensors: &[
-        EMBEDDING,
-        ATTN_NORM,
-        Q.permuted(Permute::QueryHeads),
-        K.permuted(Permute::KeyHeads),
-        V,
-        O,
-        Q_BIAS.permuted(Permute::QueryHeads).optional(),
-        K_BIAS.permuted(Permute::KeyHeads).optional(),
-        V_BIAS.optional(),
-        O_BIAS.optional(),
-        FFN_NORM,
-        GATE,
-        UP,
-        DOWN,
-        GATE_BIAS.optional(),
-        UP_BIAS.optional(),
-        DOWN_BIAS.optional(),
-        FINAL_NORM,
-        HEAD,
-    ],
+    tensors: TENSORS,
     defaults: Defaults::LLAMA,
     block: Block::LLAMA,
     keys: &[

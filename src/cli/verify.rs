@@ -8,6 +8,7 @@ use aqueduct::convert::OutputType;
 use aqueduct::gguf::{GgufModel, Value};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::Pruning;
+use aqueduct::report::tame;
 use aqueduct::verify::{self, Derive, Report};
 use aqueduct::{Result, report, size};
 use clap::Args;
@@ -122,13 +123,4 @@ fn tell(report: &Report) {
         lines.push("nothing is wrong".to_string());
     }
     show::text(&lines.join("\n"));
-}
-
-/// `text` without characters that steer the terminal: names in damaged files may have any.
-fn tame(text: &str) -> String {
-    let mut tamed = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { tamed.extend(c.escape_default()) } else { tamed.push(c) }
-    }
-    tamed
 }

@@ -4,6 +4,7 @@
 //! the content (git's documentation, "Git Objects").
 
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::progress::check_interrupted;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -16,23 +17,12 @@ use std::time::SystemTime;
 
 /// SHA-256 of all of `reader`, in hexadecimal. `path` is its name in errors.
 pub(super) fn sha256(reader: &mut impl Read, path: &Path) -> Result<String> {
-    finish(Sha256::new(), reader, path)
+    hash::of_reader(Sha256::new(), reader, path, |_| {})
 }
 
 /// Git's name of `reader`'s content, of which there are `size` bytes.
 pub(super) fn git_blob(reader: &mut impl Read, size: u64, path: &Path) -> Result<String> {
-    finish(Sha1::new_with_prefix(format!("blob {size}\0")), reader, path)
-}
-
-fn finish(mut sum: impl Digest, reader: &mut impl Read, path: &Path) -> Result<String> {
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        check_interrupted()?;
-        match reader.read(&mut buffer).map_err(Error::io(path, "read"))? {
-            0 => return Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => sum.update(&buffer[..n]),
-        }
-    }
+    hash::of_reader(Sha1::new_with_prefix(format!("blob {size}\0")), reader, path, |_| {})
 }
 
 /// What tells whether a file was changed: length and time.

@@ -347,7 +347,7 @@ impl Hub<'_> {
                 Ok(reply) if !is_transient(reply.status) => {
                     return self.client.refuse(&call, &reply);
                 }
-                Ok(reply) => self.later(&call, &reply, tries)?,
+                Ok(reply) => self.later(&reply, tries)?,
                 Err(failure) if failure.is_transient() => {
                     pause(tries, None, self.progress)?;
                     failure.text
@@ -366,10 +366,7 @@ impl Hub<'_> {
     }
 
     /// Waits as `reply` asks; gives what to say if that is in vain.
-    fn later(&self, call: &Call, reply: &Reply, tries: u32) -> Result<String> {
-        if tries == COMMITS {
-            return self.client.refuse(call, reply);
-        }
+    fn later(&self, reply: &Reply, tries: u32) -> Result<String> {
         pause(tries, reply.asked_wait(), self.progress)?;
         Ok(format!("the server answered {}", reply.status))
     }

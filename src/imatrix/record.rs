@@ -12,9 +12,9 @@ use super::perplexity::{Likelihood, Perplexity};
 use super::statistics::split_layer;
 use crate::error::{Error, Result};
 use crate::gguf::{Array, GgufModel, Layout, Metadata, Value};
+use crate::hash::hex;
 use crate::kernels::Precision;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
@@ -243,14 +243,6 @@ fn ranges(value: &Value) -> Option<ChunkRanges> {
 
 fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-fn hex(hash: impl AsRef<[u8]>) -> String {
-    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Identifies a model: names, shapes and types of its tensors, its metadata without what only describes it

@@ -3,8 +3,8 @@
 //! A text made of several parts takes turns between them, piece by piece, so that a run over its first
 //! chunks meets every kind. Deliberately absent: any judgement of what a model needs.
 
-use super::checksums;
 use crate::error::{Error, Result};
+use crate::hash;
 use serde::Deserialize;
 
 /// The name of the corpus. Texts that are released do not change; others come under another name.
@@ -65,7 +65,7 @@ impl Part {
 
     /// Whether bytes and hash are those of the text.
     pub fn is_intact(&self) -> bool {
-        self.bytes == self.text().len() && self.sha256 == checksums::hex(self.text())
+        self.bytes == self.text().len() && self.sha256 == hash::sha256(self.text())
     }
 }
 

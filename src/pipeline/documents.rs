@@ -119,7 +119,8 @@ fn published(
     })
 }
 
-fn name_of(path: &Path) -> String {
+/// The last part of `path`.
+pub(super) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 

@@ -4,10 +4,11 @@
 //! places of files do not matter for that; times only raise the alarm when a file changes under a build. Deliberately absent: what is beside the weights (configuration, tokenizer), which the
 //! metadata in GGUF terms hold.
 
-use super::checksums;
+use super::documents::name_of;
 use super::source::Source;
 use crate::checkpoint::Mark;
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::progress::{Progress, Unit};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -58,14 +59,14 @@ impl Inputs {
         let total = files.iter().map(|(_, (bytes, _))| bytes).sum();
         progress.begin("hash inputs", total, Unit::Bytes);
         let hashes = files.par_iter().map(|(path, _)| {
-            let hash = checksums::of_file(path, |bytes| progress.advance(bytes))?;
+            let hash = hash::sha256_of_file(path, |bytes| progress.advance(bytes))?;
             Ok((path.clone(), hash))
         });
         let hashes = hashes.collect::<Result<BTreeMap<PathBuf, String>>>()?;
         progress.end();
         let models = models.into_iter().map(|(name, files)| (name, of_model(files, &hashes)));
         let recipe = match source {
-            Source::Recipe { plan, .. } => Some(checksums::hex(&plan.meaning)),
+            Source::Recipe { plan, .. } => Some(hash::sha256(&plan.meaning)),
             Source::Folder(_) | Source::Gguf { .. } => None,
         };
         Ok(Inputs { recipe, models: models.collect(), files })
@@ -105,13 +106,13 @@ impl Inputs {
 fn of_model(files: Option<Vec<PathBuf>>, hashes: &BTreeMap<PathBuf, String>) -> String {
     let Some(files) = files else {
         // Not known, and so never the same.
-        return checksums::hex(format!("{:?} {}", SystemTime::now(), std::process::id()));
+        return hash::sha256(format!("{:?} {}", SystemTime::now(), std::process::id()));
     };
-    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = |path: &PathBuf| name_of(path);
     let mut lines: Vec<_> = files
         .iter()
         .map(|path| (name(path), format!("{}  {}\n", hashes[path], name(path))))
         .collect();
     lines.sort();
-    checksums::hex(lines.into_iter().map(|(_, line)| line).collect::<String>())
+    hash::sha256(lines.into_iter().map(|(_, line)| line).collect::<String>())
 }

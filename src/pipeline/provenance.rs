@@ -13,9 +13,9 @@
 //! Deliberately absent: times and places.
 
 use super::BuildOptions;
-use super::checksums::hex;
 use super::inputs::Inputs;
 use crate::gguf::Metadata;
+use crate::hash;
 
 /// Adds the keys to `metadata`. `imatrix` is the hash of the matrix's file.
 pub fn record(metadata: &mut Metadata, inputs: &Inputs, options: &BuildOptions, imatrix: &str) {
@@ -41,6 +41,6 @@ pub fn record(metadata: &mut Metadata, inputs: &Inputs, options: &BuildOptions, 
     let texts = options.calibration.names.iter().zip(&options.calibration.texts);
     for (n, (name, text)) in texts.enumerate() {
         metadata.set(format!("aqueduct.calibration.{n}.name"), name.as_str());
-        metadata.set(format!("aqueduct.calibration.{n}.sha256"), hex(text));
+        metadata.set(format!("aqueduct.calibration.{n}.sha256"), hash::sha256(text));
     }
 }

@@ -8,7 +8,7 @@ mod marks;
 
 use super::build::{Build, BuildOptions, Prepared, plan_options, recipe_files};
 use super::checksums::{self, SUMS_FILE};
-use super::documents;
+use super::documents::{self, name_of};
 use super::inputs::Inputs;
 use super::origins::Origins;
 use super::provenance;
@@ -521,8 +521,4 @@ impl<'a> Stages<'a> {
             _ => self.state.write(SUMS_FILE, &wanted.marks, text.as_bytes()),
         }
     }
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

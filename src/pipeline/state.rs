@@ -12,9 +12,11 @@ use super::checksums;
 use crate::checkpoint::{Mark, changed};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
+use crate::hash;
 use crate::output::{self, OutputFile};
 use crate::progress::{Progress, Unit};
 use crate::quantize::TensorHashes;
+use crate::sync::lock;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +104,8 @@ pub struct State {
     fresh: Mutex<BTreeSet<String>>,
     /// What else is worth keeping of outputs that are not whole, in words.
     kept: Mutex<BTreeMap<String, String>>,
+    /// Outputs that an earlier build had made, which this one is to know nothing of.
+    forgotten: Vec<String>,
     /// Whether the folder was made for this build.
     new_dir: bool,
     _lock: fs::File,
@@ -118,8 +122,10 @@ impl State {
         let lock = output::lock_folder(dir)?;
         let path = dir.join(STATE_FILE);
         let mut contents = read(&path, progress)?;
+        let mut forgotten = Vec::new();
         if restart {
-            contents = Contents::default();
+            forgotten = std::mem::take(&mut contents).outputs.into_keys().collect();
+            forgotten.retain(|name| is_plain(name));
         }
         contents.version = VERSION;
         let plain =
@@ -132,6 +138,7 @@ impl State {
             found: Mutex::default(),
             fresh: Mutex::default(),
             kept: Mutex::default(),
+            forgotten,
             new_dir,
             _lock: lock,
         };
@@ -179,7 +186,7 @@ impl State {
         let total = candidates.iter().map(|(_, whole, _, _)| whole.bytes).sum();
         progress.begin("verify", total, Unit::Bytes);
         let found = candidates.par_iter().map(|(name, whole, path, place)| {
-            let same = checksums::of_file(path, |bytes| progress.advance(bytes))? == whole.sha256;
+            let same = hash::sha256_of_file(path, |bytes| progress.advance(bytes))? == whole.sha256;
             Ok(same.then(|| (name.clone(), *place)))
         });
         let found = found.collect::<Result<Vec<_>>>()?;
@@ -333,7 +340,7 @@ impl State {
     /// Writes `bytes` as the output `name`, a file of that name, unless it is there already.
     pub fn write(&self, name: &str, marks: &[Mark], bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
-        let whole = Whole { bytes: bytes.len() as u64, sha256: checksums::hex(bytes) };
+        let whole = Whole { bytes: bytes.len() as u64, sha256: hash::sha256(bytes) };
         let mut file = OutputFile::reopen(&path)?;
         file.clear()?;
         file.append(bytes)?;
@@ -350,7 +357,7 @@ impl State {
             |path: &PathBuf| Ok(fs::metadata(path).map_err(Error::io(path, "examine"))?.len());
         progress.begin("checksums", paths.iter().map(size).sum::<Result<u64>>()?, Unit::Bytes);
         let whole = paths.par_iter().map(|path| {
-            let sha256 = checksums::of_file(path, |bytes| progress.advance(bytes))?;
+            let sha256 = hash::sha256_of_file(path, |bytes| progress.advance(bytes))?;
             Ok(Whole { bytes: size(path)?, sha256 })
         });
         let whole = whole.collect::<Result<Vec<_>>>()?;
@@ -413,7 +420,9 @@ impl State {
                 remove(&entry.path())?;
             }
         }
-        let mut left = Vec::new();
+        let forgotten = self.forgotten.iter().filter(|name| !wanted.contains(name));
+        let forgotten = forgotten.map(|name| self.dir.join(name));
+        let mut left: Vec<PathBuf> = forgotten.filter(|path| path.exists()).collect();
         let unwanted: Vec<(String, Output)> = {
             let outputs = &self.contents().outputs;
             let unwanted = outputs.iter().filter(|(name, _)| !wanted.contains(name));
@@ -489,11 +498,6 @@ impl State {
             "what is done stays in {dir} ({list}): the same command continues after it, with --restart it starts anew"
         ));
     }
-}
-
-/// A lock that a panic elsewhere does not spoil: what it guards is whole at any time.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// An output that a build is to make.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::STATE_FILE;
 use crate::pipeline::checksums::SUMS_FILE;
 use crate::progress::Progress;
+use crate::report::tame;
 use crate::verify;
 use serde::Serialize;
 use std::io::Read;
@@ -39,8 +40,6 @@ pub struct Folder {
     path: PathBuf,
     /// Those that are to go, by name.
     pub files: Vec<File>,
-    /// How many hidden files and folders stay here.
-    pub hidden: usize,
 }
 
 impl Folder {
@@ -54,7 +53,7 @@ impl Folder {
         if !path.is_dir() {
             return Err(Error::Usage(format!("{}: no folder", path.display())));
         }
-        let mut folder = Folder { path: path.clone(), files: Vec::new(), hidden: 0 };
+        let mut folder = Folder { path: path.clone(), files: Vec::new() };
         folder.add(&path, "", 0)?;
         folder.files.sort_by(|a, b| a.name.cmp(&b.name));
         if !folder.files.iter().any(|file| is_gguf(&file.name)) {
@@ -90,7 +89,6 @@ impl Folder {
             };
             if last.starts_with('.') {
                 unfinished(&path, &last)?;
-                self.hidden += 1;
                 continue;
             }
             if last.contains('\\') || last.chars().any(char::is_control) {
@@ -107,10 +105,7 @@ impl Folder {
             }
             let meta = std::fs::metadata(&path).map_err(Error::io(&path, "examine"))?;
             if !meta.is_file() {
-                return Err(Error::format(
-                    path,
-                    "neither file nor folder; remove it, or --exclude it",
-                ));
+                return Err(Error::format(path, "neither file nor folder; remove it"));
             }
             let modified = meta.modified().ok();
             self.files.push(File { name, bytes: meta.len(), path, modified });
@@ -154,7 +149,7 @@ impl Folder {
         checked: bool,
         progress: &dyn Progress,
     ) -> Result<Vec<crate::hub::LocalFile>> {
-        use crate::pipeline::checksums::of_file;
+        use crate::hash::sha256_of_file;
         use rayon::prelude::*;
         let known = if checked { verify::listed(&self.path)? } else { None }.unwrap_or_default();
         let new = self.files.iter().filter(|file| !known.contains_key(&file.path));
@@ -163,7 +158,7 @@ impl Folder {
         let files = self.files.par_iter().map(|File { name, bytes, path, modified }| {
             let sha256 = match known.get(path) {
                 Some(sum) => sum.clone(),
-                None => of_file(path, |bytes| progress.advance(bytes))?,
+                None => sha256_of_file(path, |bytes| progress.advance(bytes))?,
             };
             let (path, name, bytes, modified) = (path.clone(), name.clone(), *bytes, *modified);
             Ok(crate::hub::LocalFile { path, name, bytes, modified, sha256 })
@@ -233,15 +228,6 @@ fn front_matter(path: &Path) -> std::result::Result<(), String> {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-/// `text` in one line without characters that steer the terminal.
-fn tame(text: &str) -> String {
-    let mut tamed = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { tamed.extend(c.escape_default()) } else { tamed.push(c) }
-    }
-    tamed
 }
 
 #[cfg(test)]

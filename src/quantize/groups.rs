@@ -13,7 +13,7 @@ use std::ops::Range;
 const GROUP_ELEMENTS: usize = 1 << 16;
 
 /// Some rows of one matrix of a tensor.
-pub(super) struct Group {
+pub struct Group {
     pub matrix: usize,
     /// Over all matrices.
     pub first_row: usize,
@@ -39,7 +39,7 @@ pub(super) fn matrices(info: &TensorInfo, weights: Option<&[f32]>) -> usize {
 }
 
 /// `rows` of a tensor in groups, none of which crosses from one of its matrices into the next.
-pub(super) fn groups_of(info: &TensorInfo, matrices: usize, rows: Range<usize>) -> Vec<Group> {
+pub fn groups_of(info: &TensorInfo, matrices: usize, rows: Range<usize>) -> Vec<Group> {
     let row = info.row_len();
     if info.elements() == 0 {
         return Vec::new();

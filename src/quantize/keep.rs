@@ -9,11 +9,11 @@
 use super::groups::{Group, groups};
 use super::importance::Importance;
 use super::plan::QuantPlan;
-use super::run::lock;
 use crate::error::Result;
 use crate::gguf::{GgufModel, SplitWriter};
 use crate::output::Pace;
 use crate::progress::{Progress, Unit, check_interrupted};
+use crate::sync::lock;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

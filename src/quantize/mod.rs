@@ -19,6 +19,7 @@ mod run;
 pub use eligible::{allows_quantization, requires_imatrix};
 pub use facts::{Family, ModelFacts};
 pub use ftype::Ftype;
+pub use groups::{Group, groups_of};
 pub use importance::Importance;
 pub use keep::{Keeping, TensorHashes};
 pub use mix::{Choice, Mix};

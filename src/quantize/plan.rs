@@ -340,8 +340,7 @@ impl Notes {
             }
             return Ok(false);
         };
-        let matrices = if info.shape.len() > 2 { info.shape[0] } else { 1 };
-        let expected = info.row_len() * matrices;
+        let expected = info.row_len() * info.matrices();
         if weights.len() == expected {
             return Ok(true);
         }

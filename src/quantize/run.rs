@@ -23,6 +23,7 @@ use crate::memory;
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
+use crate::sync::lock;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -258,11 +259,6 @@ impl Drop for Held<'_> {
         drop(in_flight);
         self.pass.released.notify_all();
     }
-}
-
-/// A lock that a panic elsewhere does not spoil: what it guards is whole at any time.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl<'a> Pass<'a> {

@@ -53,6 +53,7 @@ pub use published::{
 pub use published_page::published_html;
 pub use published_readme::published_readme;
 pub use readme::merge_readme;
+pub use render::tame;
 pub use stack_picture::stack_svg;
 pub use stack_text::render_stack;
 pub use svg::{Rect, Svg, escape};

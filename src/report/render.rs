@@ -132,6 +132,15 @@ pub(super) fn significant(v: f32) -> String {
     }
 }
 
+/// `text` in one line, without characters that steer the terminal: names in files may have any.
+pub fn tame(text: &str) -> String {
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { tamed.extend(c.escape_default()) } else { tamed.push(c) }
+    }
+    tamed
+}
+
 /// `text` on one line without control characters, cut where it is long.
 pub(super) fn one_line(text: &str) -> String {
     let mut shown = String::new();

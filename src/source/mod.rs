@@ -39,6 +39,11 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// Matrices of a stack, such as a mixture's experts; 1 of what is none.
+    pub fn matrices(&self) -> usize {
+        if self.shape.len() > 2 { self.shape[0] } else { 1 }
+    }
+
     pub fn new(name: impl Into<String>, shape: Vec<usize>, dtype: DType) -> TensorInfo {
         TensorInfo { name: name.into(), shape, dtype }
     }

@@ -3,7 +3,8 @@
 
 use super::{Problem, Report};
 use crate::error::{Error, Result};
-use crate::pipeline::checksums::{SUMS_FILE, of_file};
+use crate::hash::sha256_of_file;
+use crate::pipeline::checksums::SUMS_FILE;
 use crate::progress::{Progress, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -36,7 +37,7 @@ pub(super) fn check(
     for (number, line) in text.lines().enumerate() {
         match parse(line) {
             Some(None) => {}
-            Some(Some((sum, name))) => listed.push((sum, folder.join(name))),
+            Some(Some((sum, name))) => listed.push((sum, plain(folder, name))),
             None => {
                 let detail =
                     format!("line {}: no SHA-256 and name of a file in the folder", number + 1);
@@ -53,7 +54,7 @@ pub(super) fn check(
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     progress.begin("checksums", listed.iter().map(|(_, path)| size(path)).sum(), Unit::Bytes);
     let found = listed.par_iter().map(|(sum, path)| {
-        let detail = match of_file(path, |bytes| progress.advance(bytes)) {
+        let detail = match sha256_of_file(path, |bytes| progress.advance(bytes)) {
             Ok(found) if found == *sum => return Ok(None),
             Ok(found) => format!("its SHA-256 is {found}, in {SUMS_FILE} {sum}"),
             Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -80,11 +81,13 @@ pub(super) fn check(
 pub fn listed(folder: &Path) -> Result<Option<BTreeMap<PathBuf, String>>> {
     let Some(text) = read(&folder.join(SUMS_FILE))? else { return Ok(None) };
     let entries = text.lines().filter_map(|line| parse(line).flatten());
-    let plain = |name: &Path| {
-        let names = name.components().filter(|part| *part != Component::CurDir);
-        folder.join(names.collect::<PathBuf>())
-    };
-    Ok(Some(entries.map(|(sum, name)| (plain(name), sum)).collect()))
+    Ok(Some(entries.map(|(sum, name)| (plain(folder, name), sum)).collect()))
+}
+
+/// `name` in `folder`, without any `./` in it: `./a` and `a` are one file.
+fn plain(folder: &Path, name: &Path) -> PathBuf {
+    let names = name.components().filter(|part| *part != Component::CurDir);
+    folder.join(names.collect::<PathBuf>())
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

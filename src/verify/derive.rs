@@ -13,7 +13,7 @@ use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix::ImportanceMatrix;
 use crate::mmap;
 use crate::progress::{Progress, Unit, check_interrupted};
-use crate::quantize::{Importance, Pruning};
+use crate::quantize::{Group, Importance, Pruning, groups_of};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
 use rayon::prelude::*;
@@ -21,9 +21,6 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-/// Elements of a group of rows.
-const GROUP_ELEMENTS: usize = 1 << 16;
 
 /// What to compare with, and how much of it.
 pub struct Derive<'a> {
@@ -207,12 +204,13 @@ impl Derive<'_> {
             if row_bytes == 0 || rows == 0 {
                 continue;
             }
-            let groups = groups(info, first_row..first_row + data.bytes.len() / row_bytes);
+            let rows_here = first_row..first_row + data.bytes.len() / row_bytes;
+            let groups = groups_of(info, info.matrices().max(1), rows_here);
             let outcomes = groups.par_iter().map(|group| -> Result<_> {
                 check_interrupted()?;
-                let start = (group.start - first_row) * row_bytes;
-                let bytes = &data.bytes[start..start + group.len() * row_bytes];
-                make_group(source.origin(), info, bytes, group.clone(), targets)
+                let start = (group.first_row - first_row) * row_bytes;
+                let bytes = &data.bytes[start..start + group.rows * row_bytes];
+                make_group(source.origin(), info, bytes, group, targets)
             });
             let outcomes: Vec<Result<Vec<Vec<Option<Mismatch>>>>> = outcomes.collect();
             for outcome in outcomes {
@@ -260,10 +258,9 @@ fn target<'a>(
     if changes && !(quants::can_quantize(own.dtype) && quants::can_decode(info.dtype)) {
         return fail(format!("{} cannot be made of {} here", own.dtype, info.dtype));
     }
-    let matrices = if info.shape.len() > 2 { info.shape[0] } else { 1 };
     let weights = importance.filter(|_| changes && own.dtype.is_quantized());
     let weights = weights.and_then(|all| all.get(&info.name));
-    let weights = weights.filter(|weights| weights.len() == info.row_len() * matrices);
+    let weights = weights.filter(|weights| weights.len() == info.row_len() * info.matrices());
     let mut tries = vec![weights];
     // Fewer entries than the matrix has: some were left out of use, and the file does not tell which.
     let recorded = model.model.metadata.u64("quantize.imatrix.entries_count");
@@ -298,41 +295,23 @@ impl Target<'_> {
     }
 }
 
-/// `rows` in groups, none of which crosses from one matrix into the next.
-fn groups(info: &TensorInfo, rows: std::ops::Range<usize>) -> Vec<std::ops::Range<usize>> {
-    let per_matrix = rows_per_matrix(info);
-    let per_group = (GROUP_ELEMENTS / info.row_len().max(1)).max(1);
-    let (mut groups, mut start) = (Vec::new(), rows.start);
-    while start < rows.end {
-        let matrix_end = (start / per_matrix + 1) * per_matrix;
-        let end = (start + per_group).min(matrix_end).min(rows.end);
-        groups.push(start..end);
-        start = end;
-    }
-    groups
-}
-
-fn rows_per_matrix(info: &TensorInfo) -> usize {
-    let matrices = if info.shape.len() > 2 { info.shape[0].max(1) } else { 1 };
-    (info.elements() / info.row_len().max(1) / matrices).max(1)
-}
-
-/// Makes `rows`, whose source has `bytes`, for all targets; by target and try, where they differ.
+/// Makes the rows of `group`, whose source has `bytes`, for all targets; by target and try, where they differ.
 fn make_group(
     origin: &str,
     info: &TensorInfo,
     bytes: &[u8],
-    rows: std::ops::Range<usize>,
+    group: &Group,
     targets: &[Target],
 ) -> Result<Vec<Vec<Option<Mismatch>>>> {
     let fail = |error: Error| Error::tensor(origin, &info.name, error.to_string());
     let row = info.row_len();
+    let rows = group.first_row..group.first_row + group.rows;
     let mut values = Vec::new();
     if targets.iter().any(|target| target.dtype != info.dtype) {
         values.resize(rows.len() * row, 0f32);
         quants::decode(info.dtype, bytes, &mut values).map_err(fail)?;
     }
-    let matrix = rows.start / rows_per_matrix(info);
+    let matrix = group.matrix;
     let mut made = Vec::new();
     let outcomes = targets.iter().map(|target| {
         let row_bytes = target.dtype.row_bytes(row).unwrap_or(0);

@@ -229,6 +229,8 @@ fn restored_models_convert_to_what_they_were() {
         let back = restore(&model, name).unwrap();
         let again = converted(&back, OutputType::F32);
         assert_eq!(keys(&again.metadata), keys(&model.metadata), "{name}");
+        let count = |model: &aqueduct::gguf::GgufModel| model.tensors.table().infos().len();
+        assert_eq!(count(&again), count(&model), "{name}");
         for (index, info) in again.tensors.table().infos().iter().enumerate() {
             let was = model.tensors.read_name(&info.name).unwrap();
             assert!(again.tensors.read(index).unwrap().bytes == was.bytes, "{name} {}", info.name);

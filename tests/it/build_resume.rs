@@ -232,8 +232,12 @@ fn what_has_changed_is_made_anew_and_nothing_else() {
     }
     // Anew in any case.
     place.fails(2, &format!("{line} --restart"), &["exists already", "--force"]);
-    let (names, _) = reused(&place, &format!("{line} --restart --force"));
+    let (names, ran) = reused(&place, &format!("{line} --types Q8_0 --restart --force"));
     assert!(names.is_empty(), "{names:?}");
+    assert!(ran.stderr.contains("do not tell of it: r-Q6_K.gguf"), "{}", ran.stderr);
+    let line = line.replace("Q4_K_M", "Q8_0");
+    let (_, ran) = reused(&place, &format!("{line} --restart --force"));
+    assert!(ran.stderr.contains("do not tell of it: r-Q4_K_M.gguf"), "{}", ran.stderr);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::cli::Place;
 use super::http::{Exchange, serve};
+use super::hub_server::HUB_VARIABLES;
 use super::hub_server::{SECRET, git_blob, sha256 as sum};
 use std::collections::BTreeMap;
 use std::fs;
@@ -128,12 +129,8 @@ fn merge(place: &Place, endpoint: &str, model: &str, edit: &[(&str, &str)]) -> O
     let text = format!("merge_method: passthrough\nmodels: [{{model: {model}}}]\n");
     fs::write(place.path("recipe.yml"), text).unwrap();
     let mut command = place.command("merge recipe.yml -o out --force");
+    HUB_VARIABLES.iter().for_each(|variable| drop(command.env_remove(variable)));
     command.env("HF_ENDPOINT", endpoint).env("HF_HOME", place.path("hf")).env("HF_TOKEN", SECRET);
-    for variable in
-        ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
-    {
-        command.env_remove(variable);
-    }
     command.envs(edit.iter().copied()).output().unwrap()
 }
 
@@ -248,17 +245,7 @@ fn hub_refusals_say_what_to_do() {
     fs::write(place.path("hf/token"), format!("{SECRET}\n")).unwrap();
     let mut command = place.command("merge recipe.yml -o out --force");
     command.env("HF_ENDPOINT", &endpoint).env("HF_HOME", place.path("hf"));
-    for variable in [
-        "HF_TOKEN",
-        "HF_HUB_CACHE",
-        "HF_HUB_OFFLINE",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ] {
-        command.env_remove(variable);
-    }
+    HUB_VARIABLES.iter().for_each(|variable| drop(command.env_remove(variable)));
     let ran = command.output().unwrap();
     assert!(ran.status.success(), "{}", stderr(&ran));
 

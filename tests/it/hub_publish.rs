@@ -1,7 +1,7 @@
 //! `aqueduct publish` to a server on this machine that plays the hub. Only with the feature `hub`.
 
 use super::cli::{Place, Ran, finished, one_error};
-use super::hub_server::{Fault, HubServer, SECRET, answer, sha256};
+use super::hub_server::{Fault, HUB_VARIABLES, HubServer, SECRET, answer, sha256};
 use serde_json::Value as Json;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -33,18 +33,7 @@ fn local(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 /// `line` with the server's address and the token in the environment, and nothing else of the hub.
 fn command(place: &Place, hub: &HubServer, line: &str) -> Command {
     let mut command = place.command(line);
-    for variable in [
-        "HUGGING_FACE_HUB_TOKEN",
-        "HF_TOKEN_PATH",
-        "HF_HUB_OFFLINE",
-        "TRANSFORMERS_OFFLINE",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ] {
-        command.env_remove(variable);
-    }
+    HUB_VARIABLES.iter().for_each(|variable| drop(command.env_remove(variable)));
     command
         .env("HF_ENDPOINT", &hub.endpoint)
         .env("HF_HOME", place.path("hf"))

@@ -14,6 +14,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+/// Variables that tell programs of the hub where and who: those of whoever runs the tests must not come to them.
+pub const HUB_VARIABLES: &[&str] = &[
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 pub const SECRET: &str = "hf_secretsecretsecret";
 /// Larger objects go in parts.
 const BASIC: usize = 1_500_000;

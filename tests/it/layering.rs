@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 /// Modules by level, lowest first; a module may import only from lower levels.
 const LEVELS: &[&[&str]] = &[
-    &["dtype", "error", "progress", "size", "output", "mmap", "memory", "system", "kernels"],
+    &[
+        "dtype", "error", "progress", "size", "output", "mmap", "memory", "system", "sync", "hash",
+        "kernels",
+    ],
     &["quants", "hub"],
     &["source"],
     &["gguf", "checkpoint"],
@@ -31,6 +34,9 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("output", "progress"),
     ("output", "size"),
     ("output", "system"),
+    ("output", "sync"),
+    ("hash", "error"),
+    ("hash", "progress"),
     ("mmap", "error"),
     ("progress", "error"),
     ("recipe", "arch"),

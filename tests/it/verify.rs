@@ -194,6 +194,11 @@ fn sums_are_compared_for_all_that_is_listed() {
     let details: Vec<_> = found.iter().map(|p| p["detail"].as_str().unwrap()).collect();
     assert_eq!(details.len(), 2, "{details:?}");
     assert!(details[0].contains("line 5") && details[1].contains(&sums[..64]), "{details:?}");
+    // As `sha256sum ./clerk.gguf` writes it.
+    fs::write(place.path("SHA256SUMS"), format!("{}  ./clerk.gguf\n", "0".repeat(64))).unwrap();
+    for name in ["clerk.gguf", "./clerk.gguf"] {
+        assert_eq!(problems(&place, &format!("verify {name}")).len(), 1, "{name}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use super::super::shell;
 use super::event::Event;
+use aqueduct::report::tame;
 use aqueduct::{Error, size};
 use std::fs::File;
 use std::io::Write;
@@ -76,13 +77,4 @@ impl Log {
         }
         self.file.write_all(lines.as_bytes())
     }
-}
-
-/// `text` without control characters: names in files may have any.
-fn tame(text: &str) -> String {
-    let mut tamed = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { tamed.extend(c.escape_default()) } else { tamed.push(c) }
-    }
-    tamed
 }

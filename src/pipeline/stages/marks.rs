@@ -2,14 +2,14 @@
 //!
 //! Deliberately absent: whether they are there, which the state of the folder knows.
 
-use super::{Stages, name_of};
+use super::Stages;
 use crate::checkpoint::Mark;
 use crate::error::Result;
 use crate::gguf::{Layout, Metadata, shard_paths};
 use crate::imatrix;
 use crate::pipeline::build::Prepared;
 use crate::pipeline::checksums::SUMS_FILE;
-use crate::pipeline::documents;
+use crate::pipeline::documents::{self, name_of};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::source::Source;
 use crate::pipeline::state::Wanted;
