@@ -129,7 +129,9 @@ fn merge(place: &Place, endpoint: &str, model: &str, edit: &[(&str, &str)]) -> O
     let text = format!("merge_method: passthrough\nmodels: [{{model: {model}}}]\n");
     fs::write(place.path("recipe.yml"), text).unwrap();
     let mut command = place.command("merge recipe.yml -o out --force");
-    HUB_VARIABLES.iter().for_each(|variable| drop(command.env_remove(variable)));
+    for variable in HUB_VARIABLES {
+        command.env_remove(variable);
+    }
     command.env("HF_ENDPOINT", endpoint).env("HF_HOME", place.path("hf")).env("HF_TOKEN", SECRET);
     command.envs(edit.iter().copied()).output().unwrap()
 }
@@ -245,7 +247,9 @@ fn hub_refusals_say_what_to_do() {
     fs::write(place.path("hf/token"), format!("{SECRET}\n")).unwrap();
     let mut command = place.command("merge recipe.yml -o out --force");
     command.env("HF_ENDPOINT", &endpoint).env("HF_HOME", place.path("hf"));
-    HUB_VARIABLES.iter().for_each(|variable| drop(command.env_remove(variable)));
+    for variable in HUB_VARIABLES {
+        command.env_remove(variable);
+    }
     let ran = command.output().unwrap();
     assert!(ran.status.success(), "{}", stderr(&ran));
 

@@ -33,7 +33,9 @@ fn local(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 /// `line` with the server's address and the token in the environment, and nothing else of the hub.
 fn command(place: &Place, hub: &HubServer, line: &str) -> Command {
     let mut command = place.command(line);
-    HUB_VARIABLES.iter().for_each(|variable| drop(command.env_remove(variable)));
+    for variable in HUB_VARIABLES {
+        command.env_remove(variable);
+    }
     command
         .env("HF_ENDPOINT", &hub.endpoint)
         .env("HF_HOME", place.path("hf"))
