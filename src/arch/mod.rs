@@ -8,6 +8,7 @@
 //! after its parts, biases, or fused projections if the declaration lists those tensors.
 
 mod category;
+mod description;
 mod experts;
 mod from_config;
 mod from_metadata;
@@ -26,6 +27,7 @@ mod rope;
 mod tensor;
 
 pub use category::Category;
+pub use description::Description;
 pub use experts::{ExpertKeys, Experts, Parameters};
 pub use hyper::HyperParams;
 pub use keys::Key;

@@ -42,7 +42,14 @@ impl Checkpoint {
         let side_files = SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
         let side_files = side_files.map(SideFile::File).collect();
         let card = ModelCard::beside(dir);
-        Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files, card })
+        Ok(Checkpoint {
+            name: folder_name(dir),
+            config,
+            tensors,
+            side_files,
+            card,
+            warnings: Vec::new(),
+        })
     }
 }
 

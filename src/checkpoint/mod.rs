@@ -43,6 +43,8 @@ pub struct Checkpoint {
     pub side_files: Vec<SideFile>,
     /// README.md, which is not copied: what it tells of one model is not true of another.
     pub card: Option<ModelCard>,
+    /// What was found while opening and decided one way or another, for the user: a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl Checkpoint {

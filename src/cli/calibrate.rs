@@ -58,7 +58,7 @@ impl Arguments {
         output::check_file_target(&self.output, self.force)?;
         let source = Source::open_telling(&self.source, context.progress())?;
         context.warn_of(&source);
-        let gguf = source.to_gguf(&self.convert.options(OutputType::Auto))?;
+        let gguf = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
         let options = Options {
             tokens: self.tokens,

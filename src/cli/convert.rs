@@ -33,7 +33,7 @@ impl Arguments {
         let started = Instant::now();
         let source = Source::open_telling(&self.source, context.progress())?;
         context.warn_of(&source);
-        let model = source.to_gguf(&self.convert.options(self.output_type))?;
+        let model = source.to_gguf(&self.convert.options(self.output_type), context.progress())?;
         let target = match self.output_type {
             OutputType::F32 => Some(Ftype::F32),
             OutputType::F16 => Some(Ftype::F16),

@@ -45,7 +45,7 @@ impl Arguments {
         for path in [&self.first, &self.second] {
             let source = Source::open_telling(path, context.progress())?;
             context.warn_of(&source);
-            models.push(source.to_gguf(&options)?);
+            models.push(source.to_gguf(&options, context.progress())?);
         }
         let comparison = compare::models(&models[0], &models[1], context.progress())?;
         let names = [&self.first, &self.second].map(|path| path.display().to_string());

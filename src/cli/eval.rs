@@ -102,7 +102,7 @@ impl Arguments {
     fn subject(&self, context: &Context, path: &Path, name: String) -> anyhow::Result<Subject> {
         let source = Source::open_telling(path, context.progress())?;
         context.warn_of(&source);
-        let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
+        let model = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         Ok(Subject { name, model })
     }
 }

@@ -148,7 +148,7 @@ impl Arguments {
             true => self.texts.choose()?,
             false => Calibration::read(&[])?,
         };
-        let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
+        let model = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
         let (mut tokens, bos) =
             imatrix::tokenize(&tokenizer, &calibration.texts, self.parse_special)?;

@@ -125,8 +125,11 @@ impl Context {
         warnings.into_iter().for_each(|w| self.progress.warn(&w));
     }
 
-    /// Shows the warnings of a recipe's plan.
+    /// Shows what opening the source found: the warnings of a recipe's plan or of a folder.
     fn warn_of(&self, source: &Source) {
+        if let Source::Folder(checkpoint) = source {
+            self.warn_all(checkpoint.warnings.iter().cloned());
+        }
         if let Source::Recipe { plan, .. } = source {
             let at = |w: &aqueduct::recipe::Diagnostic| {
                 format!("{}:{}: {}{}", plan.path.display(), w.pos, w.message, w.marked())

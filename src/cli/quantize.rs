@@ -54,7 +54,7 @@ impl Arguments {
         context.warn_of(&source);
         let mut importance = self.importance(context)?;
         let mut options = PlanOptions { sharding: self.sharding(), ..self.mix.options()? };
-        let model = source.to_gguf(&self.convert.options(OutputType::Auto))?;
+        let model = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         let model = self.mix.prune(model, importance.as_mut(), &mut options)?;
         let make_plan = if self.dry_run { QuantPlan::dry_run } else { QuantPlan::new };
         let mut plans = Vec::with_capacity(types.len());

@@ -55,7 +55,9 @@ impl Arguments {
             Some(path) => {
                 let source = Source::open_telling(path, context.progress())?;
                 context.warn_of(&source);
-                Some(self.changed(source.to_gguf(&self.convert.options(OutputType::Auto))?)?)
+                Some(self.changed(
+                    source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?,
+                )?)
             }
         };
         let derive = model.as_ref().map(|(source, pruning)| Derive {

@@ -14,7 +14,7 @@ mod tensors;
 
 pub use identity::{merge_front_matter, write_base_models};
 
-use crate::arch::{Architecture, HyperParams, VocabularyRules};
+use crate::arch::{Description, VocabularyRules};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -67,8 +67,8 @@ pub struct ConvertOptions {
 /// or too large for F16.
 pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<GgufModel> {
     let config = &checkpoint.config;
-    let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
-    let hyper = HyperParams::from_config(config)?;
+    let Description { arch, hyper, warnings } =
+        Description::of(config, checkpoint.tensors.table())?;
     if hyper.experts.is_some_and(|experts| !experts.normalized) {
         let detail = "'norm_topk_prob' is not true, so the weights of a token's experts have no fixed sum; GGUF \
                       cannot tell, and programs that read it take them to sum to 1";
@@ -93,7 +93,7 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
         parameters,
         vocabulary,
     };
-    Ok(GgufModel { metadata: sources.into_metadata()?, tensors: Arc::new(tensors) })
+    Ok(GgufModel { metadata: sources.into_metadata()?, tensors: Arc::new(tensors), warnings })
 }
 
 /// The type of the matrices. config.json's `torch_dtype` does not count: some fine-tunes lie.

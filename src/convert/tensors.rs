@@ -171,8 +171,8 @@ fn rope_tensors(hyper: &HyperParams) -> Vec<(&'static str, Vec<f32>)> {
 fn required(arch: &'static Architecture, hyper: &HyperParams) -> Vec<(String, String)> {
     let mut names = Vec::new();
     for decl in arch.tensors {
-        // A head may be missing only where the embedding serves as one.
-        if decl.optional && (decl.role != Role::Head || hyper.tied) {
+        // Where no head is stored, the embedding serves as one ([`Description`]).
+        if decl.optional {
             continue;
         }
         let layers = if decl.role == Role::Layer { hyper.n_layer } else { 1 };

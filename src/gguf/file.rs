@@ -86,7 +86,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
     let mut metadata = shards[0].header.metadata.clone();
     metadata.remove_if(|key| key.starts_with("split."));
     let tensors = Arc::new(GgufSource::new(&path.display().to_string(), shards)?);
-    Ok(GgufModel { metadata, tensors })
+    Ok(GgufModel { metadata, tensors, warnings: Vec::new() })
 }
 
 /// The name of shard `no` (from 0) of `count`, by gguf-split's convention.

@@ -30,4 +30,6 @@ use std::sync::Arc;
 pub struct GgufModel {
     pub metadata: Metadata,
     pub tensors: Arc<dyn TensorSource>,
+    /// What conversion found and decided one way or another, for the user: a sentence each. Empty for a file.
+    pub warnings: Vec<String>,
 }

@@ -51,5 +51,5 @@ pub fn open(plan: impl Into<Arc<MergePlan>>) -> Checkpoint {
     let config = plan.output().config.clone();
     let side_files = plan.side_files.clone();
     let tensors = Arc::new(MergeSource::new(plan));
-    Checkpoint { name, config, tensors, side_files, card: None }
+    Checkpoint { name, config, tensors, side_files, card: None, warnings: Vec::new() }
 }

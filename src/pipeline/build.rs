@@ -140,7 +140,7 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<Build> {
     let started = Instant::now();
-    let model = named_model(source, options)?;
+    let model = named_model(source, options, progress)?;
     let name = stem(source, &model, options);
     let calibration = Prepared::new(&model, options)?;
     let plans = plan_types(&model, options)?;
@@ -167,10 +167,14 @@ pub(super) fn plan_options(options: &BuildOptions) -> PlanOptions {
 }
 
 /// The source in GGUF terms, under the name that was asked for.
-pub(super) fn named_model(source: &Source, options: &BuildOptions) -> Result<GgufModel> {
+pub(super) fn named_model(
+    source: &Source,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<GgufModel> {
     let mut convert = options.convert.clone();
     convert.name = options.name.clone().or(convert.name);
-    let mut model = source.to_gguf(&convert)?;
+    let mut model = source.to_gguf(&convert, progress)?;
     if let (Source::Gguf { .. }, Some(name)) = (source, &options.name) {
         model.metadata.set("general.name", name.as_str());
     }

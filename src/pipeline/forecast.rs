@@ -2,7 +2,7 @@
 
 use super::build::{BuildOptions, stem};
 use super::source::Source;
-use crate::arch::{Architecture, HyperParams, Key};
+use crate::arch::{Description, HyperParams, Key};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -10,6 +10,7 @@ use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix;
 use crate::kernels::Precision;
 use crate::model;
+use crate::progress::Silent;
 use crate::quantize::{self, Ftype, PlanOptions, QuantPlan};
 use crate::report;
 use crate::size;
@@ -118,13 +119,14 @@ impl Forecast {
 /// Looks ahead at a build of `source`. Where the tokenizer's files are not at hand, as in a plan
 /// without members, sizes are told without them.
 pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
-    let (model, without_tokenizer) = match (source.to_gguf(&options.convert), source.checkpoint()) {
-        (Ok(model), _) => (model, false),
-        (Err(_), Some(checkpoint)) if checkpoint.side_files.is_empty() => {
-            (shapes_as_gguf(checkpoint)?, true)
-        }
-        (Err(e), _) => return Err(e),
-    };
+    let (model, without_tokenizer) =
+        match (source.to_gguf(&options.convert, &Silent), source.checkpoint()) {
+            (Ok(model), _) => (model, false),
+            (Err(_), Some(checkpoint)) if checkpoint.side_files.is_empty() => {
+                (shapes_as_gguf(checkpoint)?, true)
+            }
+            (Err(e), _) => return Err(e),
+        };
     let table = model.tensors.table();
     let parameters = table.infos().iter().map(|t| t.elements() as u64).sum();
     let tied = table.find("output.weight").is_none();
@@ -236,8 +238,7 @@ fn calibration_tokens(model: &GgufModel, options: &BuildOptions) -> Result<usize
 /// Names, shapes and hyperparameters of `checkpoint` in GGUF terms, without tokenizer or weights.
 fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
     let config = &checkpoint.config;
-    let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
-    let hyper = HyperParams::from_config(config)?;
+    let Description { arch, hyper, .. } = Description::of(config, checkpoint.tensors.table())?;
     let source = checkpoint.tensors.table().infos().iter();
     let renamed = source.filter_map(|info| {
         let (decl, layer) = arch.match_hf(&info.name)?;
@@ -256,7 +257,7 @@ fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
     Key::Vocabulary.write(arch, &hyper, &mut metadata);
     Key::HeadLength.write(arch, &hyper, &mut metadata);
     let tensors = Shapes { origin: config.origin().to_string(), table, of: checkpoint.clone() };
-    Ok(GgufModel { metadata, tensors: Arc::new(tensors) })
+    Ok(GgufModel { metadata, tensors: Arc::new(tensors), warnings: Vec::new() })
 }
 
 /// Shapes of tensors whose weights nobody will read.

@@ -58,12 +58,14 @@ impl Source {
     }
 
     /// The model in GGUF terms; a folder or merge is converted on the fly. Options that concern
-    /// conversion do nothing for a GGUF file.
-    pub fn to_gguf(&self, options: &ConvertOptions) -> Result<GgufModel> {
+    /// conversion do nothing for a GGUF file. Warnings of the conversion go to `progress`.
+    pub fn to_gguf(&self, options: &ConvertOptions, progress: &dyn Progress) -> Result<GgufModel> {
         match self {
             Source::Gguf { model, .. } => Ok(model.clone()),
             Source::Folder(checkpoint) | Source::Recipe { checkpoint, .. } => {
-                convert(checkpoint, options)
+                let model = convert(checkpoint, options)?;
+                model.warnings.iter().for_each(|warning| progress.warn(warning));
+                Ok(model)
             }
         }
     }

@@ -438,7 +438,7 @@ mod tests {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", "llama");
         metadata.set("llama.block_count", 1u32);
-        GgufModel { metadata, tensors: Arc::new(tensors) }
+        GgufModel { metadata, tensors: Arc::new(tensors), warnings: Vec::new() }
     }
 
     #[test]

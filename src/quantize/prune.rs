@@ -68,7 +68,7 @@ impl Pruning {
         let mut metadata = model.metadata.clone();
         metadata.set(self.key.as_str(), Value::U32(self.after as u32));
         let tensors = Arc::new(PrunedSource::new(model.tensors.clone(), self)?);
-        Ok(GgufModel { metadata, tensors })
+        Ok(GgufModel { metadata, tensors, warnings: model.warnings.clone() })
     }
 
     /// Gives the weights in `importance`, which were collected from the whole model, the names that the
@@ -167,7 +167,7 @@ mod tests {
         metadata.set("general.architecture", "llama");
         metadata.set("llama.block_count", u32::from(n));
         let tensors = Arc::new(MemorySource::new("test", tensors).unwrap());
-        GgufModel { metadata, tensors }
+        GgufModel { metadata, tensors, warnings: Vec::new() }
     }
 
     #[test]

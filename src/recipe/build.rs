@@ -579,8 +579,8 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     }
 }
 
-/// The tensor of `view` that `decl`, of that expert, means in its layer `layer`. A tied head is the
-/// embedding, whether or not a copy of it is stored.
+/// The tensor of `view` that `decl`, of that expert, means in its layer `layer`. The embedding
+/// stands in for a head that is not stored.
 fn find(view: &View, (decl, expert): (&TensorDecl, usize), layer: usize) -> Option<Found> {
     if decl.role == Role::Head && view.hyper.tied {
         let embedding = view.arch.with_role(Role::Embedding).next()?;

@@ -254,7 +254,14 @@ pub fn shape_checkpoint(name: &str, config: Config) -> Result<Checkpoint> {
     let table = TensorTable::new(&origin, infos)?;
     let tensors = Arc::new(ShapeSource { origin, table });
     let name = Path::new(name).file_name().map_or(name.to_string(), |n| n.to_string_lossy().into());
-    Ok(Checkpoint { name, config, tensors, side_files: Vec::new(), card: None })
+    Ok(Checkpoint {
+        name,
+        config,
+        tensors,
+        side_files: Vec::new(),
+        card: None,
+        warnings: Vec::new(),
+    })
 }
 
 /// The tensors of a model whose weights are not at hand.

@@ -45,7 +45,11 @@ pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) ->
             config.set(key, torch_name(embedding.dtype));
         }
     }
-    if config.bool("tie_word_embeddings").unwrap_or(false) != outcome.tied {
+    if config
+        .bool("tie_word_embeddings")
+        .unwrap_or(planner.view(donors.config.0).arch.defaults.tied)
+        != outcome.tied
+    {
         config.set("tie_word_embeddings", outcome.tied);
     }
     if let Some(rows) = outcome.vocabulary {

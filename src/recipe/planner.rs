@@ -13,7 +13,7 @@ use super::settings::{self, BuildSettings};
 use super::side_files;
 use super::vocabulary::Tokens;
 use super::yaml::{self, At, Node, Pos};
-use crate::arch::{Architecture, HyperParams, Role};
+use crate::arch::{Architecture, Description, HyperParams};
 use crate::checkpoint::Config;
 use crate::source::TensorTable;
 use std::collections::{BTreeMap, BTreeSet};
@@ -260,13 +260,10 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let config = &checkpoint.config;
-        let read = config.architecture().and_then(|class| {
-            let arch = Architecture::for_hf_class(config.origin(), class)?;
-            Ok((arch, HyperParams::from_config(config)?))
-        });
-        let (arch, mut hyper) = match read {
-            Ok(read) => read,
+        let table = checkpoint.tensors.table();
+        let Description { arch, hyper, warnings } = match Description::of(&checkpoint.config, table)
+        {
+            Ok(description) => description,
             Err(e) => {
                 let message = format!("model '{}' cannot be used: {e}", reference.value);
                 self.problems.error(
@@ -277,34 +274,24 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let has_head = self.check_names_of(reference, checkpoint.tensors.table(), arch, &hyper);
-        hyper.tied |= !has_head;
+        self.check_names_of(reference, table, arch, &hyper);
         let pos = reference.pos;
+        for warning in checkpoint.warnings.iter().chain(&warnings) {
+            let message = format!("model '{}': {warning}", reference.value);
+            self.problems.warn(pos, message, "");
+        }
         Some(Member { reference: reference.value.clone(), pos, checkpoint, arch, hyper })
     }
 
-    /// Warns of tensors that the architecture does not know and of a head that should be there; says
-    /// whether there is one.
+    /// Warns of tensors that the architecture does not know.
     fn check_names_of(
         &mut self,
         reference: &At<ModelRef>,
         table: &TensorTable,
         arch: &'static Architecture,
         hyper: &HyperParams,
-    ) -> bool {
+    ) {
         let model = &reference.value;
-        let has_head = arch.with_role(Role::Head).any(|head| table.find(head.hf).is_some());
-        if !has_head && !hyper.tied {
-            let message = format!(
-                "model '{model}' has no output head although its config.json does not tie it to the \
-                 embedding; it is taken to be tied"
-            );
-            self.problems.warn(
-                reference.pos,
-                message,
-                "set 'tie_word_embeddings' if that is right",
-            );
-        }
         let strange = |name: &str| match arch.match_hf(name) {
             Some((decl, layer)) => {
                 let beyond =
@@ -325,7 +312,6 @@ impl Planner<'_> {
             let remedy = "check that the model is what its config.json says";
             self.problems.warn(reference.pos, message, remedy);
         }
-        has_head
     }
 
     pub fn view(&self, input: Input) -> View<'_> {

@@ -52,5 +52,12 @@ pub fn restore(model: &GgufModel, name: &str) -> Result<Checkpoint> {
     };
     side_files.extend(generation.map(|text| SideFile::made("generation_config.json", text)));
     let tensors = Arc::new(tensors);
-    Ok(Checkpoint { name: name.to_string(), config, tensors, side_files, card: None })
+    Ok(Checkpoint {
+        name: name.to_string(),
+        config,
+        tensors,
+        side_files,
+        card: None,
+        warnings: Vec::new(),
+    })
 }

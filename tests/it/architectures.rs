@@ -100,6 +100,7 @@ pub fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
         tensors: Arc::new(MemorySource::new("tiny", tensors).unwrap()),
         side_files: files.map(SideFile::from).collect(),
         card: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use aqueduct::progress::Silent;
 
 fn clerk() -> GgufModel {
     let source = Source::open(&shipped("recipes/demo/clerk")).unwrap();
-    source.to_gguf(&Default::default()).unwrap()
+    source.to_gguf(&Default::default(), &Silent).unwrap()
 }
 
 /// The logits of all positions of each chunk, by the forward pass.

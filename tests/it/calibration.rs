@@ -4,6 +4,7 @@ use super::cli::{Place, shipped};
 use aqueduct::gguf::GgufModel;
 use aqueduct::imatrix::{self, ImportanceMatrix};
 use aqueduct::pipeline::{Calibration, Part, Source, calibration_parts};
+use aqueduct::progress::Silent;
 use aqueduct::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -47,7 +48,7 @@ fn the_first_text_of_the_project_never_changes() {
 #[ignore = "needs models/SmolLM2-135M-Instruct (scripts/fetch-smollm2)"]
 fn the_manifest_counts_tokens_as_the_tokenizer_does() {
     let source = Source::open(&shipped("models/SmolLM2-135M-Instruct")).unwrap();
-    let model: GgufModel = source.to_gguf(&Default::default()).unwrap();
+    let model: GgufModel = source.to_gguf(&Default::default(), &Silent).unwrap();
     let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata).unwrap();
     for part in calibration_parts() {
         let tokens = tokenizer.encode(part.text(), false).unwrap();
@@ -103,7 +104,7 @@ fn a_build_records_its_parts() {
 #[test]
 fn a_few_chunks_see_most_kinds_of_text() {
     let source = Source::open(&shipped("recipes/demo/clerk")).unwrap();
-    let model = source.to_gguf(&Default::default()).unwrap();
+    let model = source.to_gguf(&Default::default(), &Silent).unwrap();
     let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata).unwrap();
     let text = &Calibration::built_in().texts[0];
     let (tokens, _) = imatrix::tokenize(&tokenizer, std::slice::from_ref(text), false).unwrap();

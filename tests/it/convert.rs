@@ -105,6 +105,7 @@ pub fn checkpoint(
         tensors: Arc::new(MemorySource::new("tiny", tensors).unwrap()),
         side_files: files.iter().map(write).map(SideFile::from).collect(),
         card: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -170,6 +170,7 @@ fn every_stage_reads_one_expert_at_a_time() {
     let watched = GgufModel {
         metadata: model.metadata.clone(),
         tensors: Arc::new(OneByOne(Arc::clone(&model.tensors))),
+        warnings: Vec::new(),
     };
     let place = place(&golden);
     gguf::write(&watched, &place.path("copy.gguf"), false, &Silent).unwrap();

@@ -30,6 +30,7 @@ pub fn model() -> Checkpoint {
         tensors: Arc::new(MemorySource::new("memory", tensors.collect()).unwrap()),
         side_files: Vec::new(),
         card: None,
+        warnings: Vec::new(),
     }
 }
 

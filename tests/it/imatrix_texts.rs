@@ -37,7 +37,7 @@ fn talker(place: &Place, template: &str) {
 }
 
 fn open(folder: &Path) -> (GgufModel, Tokenizer) {
-    let model = Source::open(folder).unwrap().to_gguf(&ConvertOptions::default()).unwrap();
+    let model = Source::open(folder).unwrap().to_gguf(&ConvertOptions::default(), &Silent).unwrap();
     let tokenizer = Tokenizer::from_metadata("model", &model.metadata).unwrap();
     (model, tokenizer)
 }

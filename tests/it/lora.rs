@@ -50,6 +50,7 @@ fn base(dtype: DType) -> Checkpoint {
         tensors: Arc::new(MemorySource::new("base", tensors).unwrap()),
         side_files: Vec::new(),
         card: None,
+        warnings: Vec::new(),
     }
 }
 

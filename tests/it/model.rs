@@ -108,7 +108,7 @@ fn model_of(tensors: &Tensors, variant: Variant) -> GgufModel {
         (TensorInfo::new(name, shape.clone(), data.dtype), data.bytes.into_owned())
     });
     let source = MemorySource::new("tiny", list.collect()).unwrap();
-    GgufModel { metadata, tensors: Arc::new(source) }
+    GgufModel { metadata, tensors: Arc::new(source), warnings: Vec::new() }
 }
 
 fn chunks() -> Vec<Vec<u32>> {
