@@ -1,14 +1,13 @@
-//! Reading a Hugging Face folder: which files belong to it, and its tensors as a source.
+//! Reading a Hugging Face folder: which files belong to it.
 
-use super::weights::{Naming, PYTORCH, SAFETENSORS, WeightsEntry, WeightsFile};
-use super::{Checkpoint, Config, ModelCard, SideFile};
+use super::stored::Stored;
+use super::weights::{Naming, PYTORCH, SAFETENSORS, WeightsFile};
+use super::{Checkpoint, Config, ModelCard, SideFile, quantized};
 use crate::error::{Error, Result};
-use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Component, Path};
 
 /// Files that travel with the weights unchanged. Not config.json, which merging edits.
 const SIDE_FILES: &[&str] = &[
@@ -37,8 +36,9 @@ impl Checkpoint {
         if !config_path.is_file() {
             return Err(Error::format(dir, no_config(dir)));
         }
-        let config = Config::read(&config_path)?;
-        let tensors = Arc::new(FolderSource::open(dir)?);
+        let mut config = Config::read(&config_path)?;
+        let quantized::Opened { tensors, warning } =
+            quantized::open(stored(dir)?, &mut config, dir)?;
         let side_files = SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
         let side_files = side_files.map(SideFile::File).collect();
         let card = ModelCard::beside(dir);
@@ -48,7 +48,7 @@ impl Checkpoint {
             tensors,
             side_files,
             card,
-            warnings: Vec::new(),
+            warnings: warning.into_iter().collect(),
         })
     }
 }
@@ -78,59 +78,22 @@ fn folder_name(dir: &Path) -> String {
     in_cache().or_else(|| text(&named)).unwrap_or_else(|| "model".to_string())
 }
 
-/// The tensors of a folder: shard after shard, each in the order of its data, so that reading the
-/// source in order reads the disk in order.
-struct FolderSource {
-    origin: String,
-    table: TensorTable,
-    shards: Vec<WeightsFile>,
-    /// Shard, and index in it, of each tensor of the table.
-    places: Vec<(usize, usize)>,
-}
-
-impl FolderSource {
-    fn open(dir: &Path) -> Result<FolderSource> {
-        let origin = dir.display().to_string();
-        let (naming, names) = find_weights(dir)?;
-        let index = dir.join(naming.index);
-        let weight_map = if index.is_file() { read_index(&index)? } else { BTreeMap::new() };
-        let names = match names {
-            Some(names) => names,
-            None => weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
-        };
-        check_present(dir, &names)?;
-        let shards = (names.iter())
-            .map(|name| WeightsFile::open(dir.join(name)))
-            .collect::<Result<Vec<_>>>()?;
-        let (infos, places) = collect_tensors(&shards)?;
-        check_index(&index, &weight_map, &names, &shards)?;
-        let table = TensorTable::new(&origin, infos)?;
-        Ok(FolderSource { origin, table, shards, places })
-    }
-}
-
-impl TensorSource for FolderSource {
-    fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    fn table(&self) -> &TensorTable {
-        &self.table
-    }
-
-    fn read(&self, index: usize) -> Result<TensorData<'_>> {
-        let (shard, within) = self.places[index];
-        let info = &self.table.infos()[index];
-        Ok(TensorData {
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            bytes: self.shards[shard].tensor_bytes(within),
-        })
-    }
-
-    fn files(&self) -> Option<Vec<PathBuf>> {
-        Some(self.shards.iter().map(|shard| shard.path().to_path_buf()).collect())
-    }
+/// The tensors of a folder's files, checked against the index if there is one.
+fn stored(dir: &Path) -> Result<Stored> {
+    let origin = dir.display().to_string();
+    let (naming, names) = find_weights(dir)?;
+    let index = dir.join(naming.index);
+    let weight_map = if index.is_file() { read_index(&index)? } else { BTreeMap::new() };
+    let names = match names {
+        Some(names) => names,
+        None => weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+    };
+    check_present(dir, &names)?;
+    let shards =
+        (names.iter()).map(|name| WeightsFile::open(dir.join(name))).collect::<Result<Vec<_>>>()?;
+    let stored = Stored::new(origin, shards)?;
+    check_index(&index, &weight_map, &names, stored.files())?;
+    Ok(stored)
 }
 
 /// The weights of a folder: their naming, and the names unless there is an index to tell them.
@@ -242,47 +205,6 @@ fn check_present(dir: &Path, names: &[String]) -> Result<()> {
             Err(Error::format(dir, detail))
         }
     }
-}
-
-type Places = Vec<(usize, usize)>;
-
-/// The tensors of all shards and their places. Integer and boolean tensors are buffers such as
-/// position_ids, which no model of today needs: they are left out. Where they hold weights, those are
-/// quantized in a form that cannot be read here.
-fn collect_tensors(shards: &[WeightsFile]) -> Result<(Vec<TensorInfo>, Places)> {
-    let (mut infos, mut places) = (Vec::new(), Vec::new());
-    let mut homes: BTreeMap<&str, &WeightsFile> = BTreeMap::new();
-    for (s, shard) in shards.iter().enumerate() {
-        for (i, entry) in shard.entries().into_iter().enumerate() {
-            let fail =
-                |detail| Err(Error::tensor(shard.path().display().to_string(), entry.name, detail));
-            if let Some(first) = homes.insert(entry.name, shard) {
-                return fail(format!("is in {} too", first.path().display()));
-            }
-            match entry.info() {
-                Some(info) if info.dtype.is_float() => {
-                    infos.push(info);
-                    places.push((s, i));
-                }
-                _ if is_buffer(entry) => {}
-                _ => {
-                    return fail(format!(
-                        "type {} cannot be read; use the model's F32, F16 or BF16 weights",
-                        entry.dtype
-                    ));
-                }
-            }
-        }
-    }
-    Ok((infos, places))
-}
-
-/// Whether an entry of a type that is not read may be passed over.
-fn is_buffer(entry: WeightsEntry<'_>) -> bool {
-    use safetensors::Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
-    let integer = matches!(entry.dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
-    // bitsandbytes and GPTQ: `weight`, `qweight`.
-    integer && !entry.name.ends_with("weight")
 }
 
 /// Checks that every tensor of the index is in the shard that the index names.

@@ -2,8 +2,8 @@
 //!
 //! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
 //! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write`] writes one.
-//! Weights are safetensors or, read only, PyTorch's own files. Deliberately absent: weights quantized for
-//! other programs.
+//! Weights are safetensors or, read only, PyTorch's own files. Weights quantized for other programs are read as
+//! plain tensors; they are not written.
 
 mod card;
 mod config;
@@ -12,9 +12,11 @@ mod lora;
 mod parts;
 mod pickle;
 mod pytorch;
+mod quantized;
 mod resume;
 mod safetensors;
 mod side_file;
+mod stored;
 mod weights;
 mod write;
 mod zip;

@@ -18,6 +18,7 @@ mod f16;
 mod f32;
 mod finite;
 mod fp4;
+pub mod fp8;
 mod grids;
 mod iq1;
 mod iq1_m;

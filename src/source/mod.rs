@@ -185,6 +185,12 @@ pub trait TensorSource: Send + Sync {
         0
     }
 
+    /// What the data are dequantized from, `FP8 E4M3 (blocks of 128x128)` for example; `None` for
+    /// weights that were never quantized, as far as their files say.
+    fn quantization(&self) -> Option<&str> {
+        None
+    }
+
     /// The files that all data are made from, so that a later run can tell whether they have changed;
     /// `None` where that is not known.
     fn files(&self) -> Option<Vec<PathBuf>> {

@@ -204,6 +204,10 @@ impl TensorSource for LoraSource {
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
     }
 
+    fn quantization(&self) -> Option<&str> {
+        self.base.quantization()
+    }
+
     fn working_bytes(&self, index: usize) -> u64 {
         let base = self.base.working_bytes(index);
         if !self.changes.contains_key(&index) {
