@@ -1,6 +1,6 @@
 //! A model folder's `config.json`: ordered JSON with typed look-ups that name the file in errors.
 
-use super::SideFile;
+use super::{SideFile, json};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -16,24 +16,25 @@ pub struct Config {
 impl Config {
     /// Reads `path`; the file must hold a JSON object.
     pub fn read(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-        Config::parse(&path.display().to_string(), &text)
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        Config::of_value(&path.display().to_string(), json::parse(path, &bytes)?)
     }
 
     /// Reads a file beside the weights, which must hold a JSON object of less than 512 MiB.
     pub fn of_side_file(file: &SideFile) -> Result<Config> {
-        let bytes = file.read(512 << 20)?;
-        let text =
-            std::str::from_utf8(&bytes).map_err(|_| Error::format(file.path(), "not UTF-8"))?;
-        Config::parse(&file.path().display().to_string(), text)
+        let value = json::parse(file.path(), &file.read(512 << 20)?)?;
+        Config::of_value(&file.path().display().to_string(), value)
     }
 
     /// Parses `text`; `origin` names its source in errors.
     pub fn parse(origin: &str, text: &str) -> Result<Config> {
-        match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Ok(Config { origin: origin.to_string(), map }),
-            Ok(_) => Err(Error::model(origin, "expected a JSON object")),
-            Err(e) => Err(Error::model(origin, format!("not valid JSON: {e}"))),
+        Config::of_value(origin, json::parse(Path::new(origin), text.as_bytes())?)
+    }
+
+    fn of_value(origin: &str, value: Value) -> Result<Config> {
+        match value {
+            Value::Object(map) => Ok(Config { origin: origin.to_string(), map }),
+            _ => Err(Error::model(origin, "expected a JSON object")),
         }
     }
 
@@ -68,7 +69,7 @@ impl Config {
     }
 
     pub fn f64(&self, key: &str) -> Option<f64> {
-        self.get(key)?.as_f64()
+        json::number(self.get(key)?)
     }
 
     pub fn usize(&self, key: &str) -> Option<usize> {
@@ -92,8 +93,6 @@ impl Config {
 
     /// The configuration as it is written to `config.json`.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(&self.map).expect("JSON values serialize");
-        text.push('\n');
-        text
+        json::to_text(&self.map)
     }
 }

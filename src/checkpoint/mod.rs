@@ -8,6 +8,7 @@
 mod card;
 mod config;
 mod folder;
+pub mod json;
 mod lora;
 mod parts;
 mod pickle;
@@ -22,7 +23,7 @@ mod write;
 mod zip;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
-pub use card::{CARD_FILE, ModelCard};
+pub use card::{CARD_FILE, FrontMatter, ModelCard};
 pub use config::Config;
 pub use lora::with_adapter;
 pub use pytorch::looks_like_pytorch;

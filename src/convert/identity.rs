@@ -7,7 +7,6 @@
 use super::naming::{self, NameParts};
 use crate::arch::Parameters;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
 use crate::gguf::{Array, Metadata, Value};
 use serde_json::{Map, Value as Json};
 
@@ -41,20 +40,14 @@ fn list(value: &Json) -> Vec<&Json> {
     }
 }
 
-/// Writes `general.name` to `general.languages`.
-///
-/// # Errors
-/// If the model card's front matter cannot be read.
+/// Writes `general.name` to `general.languages`; `card` is the front matter of the model's card.
 pub(super) fn write(
     checkpoint: &Checkpoint,
+    card: &Map<String, Json>,
     name: Option<&str>,
     parameters: Parameters,
     metadata: &mut Metadata,
-) -> Result<()> {
-    let card = match &checkpoint.card {
-        Some(card) => card.front_matter()?,
-        None => Map::new(),
-    };
+) {
     let told = |key: &str| aliases(key).iter().find_map(|key| text(card.get(key)?));
     let mut ids = vec![checkpoint.name.as_str()];
     // What the configuration calls itself goes first, if it is a model's name and not a path.
@@ -92,12 +85,11 @@ pub(super) fn write(
         set(&format!("source.{key}"), plain.and_then(text));
     }
     let bases = ["base_model", "base_models", "base_model_sources"];
-    origins("base_model", first_of(&card, &bases), parameters.total, metadata);
+    origins("base_model", first_of(card, &bases), parameters.total, metadata);
     let datasets = ["datasets", "dataset", "dataset_sources"];
-    origins("dataset", first_of(&card, &datasets), parameters.total, metadata);
-    words("tags", &card, ["tags", "pipeline_tag"], metadata);
-    words("languages", &card, ["languages", "language"], metadata);
-    Ok(())
+    origins("dataset", first_of(card, &datasets), parameters.total, metadata);
+    words("tags", card, ["tags", "pipeline_tag"], metadata);
+    words("languages", card, ["languages", "language"], metadata);
 }
 
 fn first_of<'a>(card: &'a Map<String, Json>, keys: &[&str]) -> Option<&'a Json> {

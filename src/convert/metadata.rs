@@ -11,6 +11,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gguf::{Metadata, Value};
 use crate::tokenizer::Vocabulary;
+use serde_json::{Map, Value as Json};
 
 /// The version of the block formats, `general.quantization_version`.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -25,10 +26,12 @@ pub(super) struct Sources<'a> {
     pub dtype: DType,
     pub parameters: Parameters,
     pub vocabulary: Vocabulary,
+    /// The front matter of the model's card.
+    pub card: &'a Map<String, Json>,
 }
 
 impl Sources<'_> {
-    /// All keys. Fails if generation_config.json or the model card is there but cannot be read.
+    /// All keys. Fails if generation_config.json is there but cannot be read.
     pub fn into_metadata(self) -> Result<Metadata> {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.arch.gguf_name);
@@ -39,7 +42,7 @@ impl Sources<'_> {
             sampling(&Config::of_side_file(file)?, &mut metadata);
         }
         let name = self.options.name.as_deref();
-        identity::write(self.checkpoint, name, self.parameters, &mut metadata)?;
+        identity::write(self.checkpoint, self.card, name, self.parameters, &mut metadata);
         self.hyperparameters(&mut metadata);
         metadata.set("general.quantization_version", QUANTIZATION_VERSION);
         self.vocabulary.write_to(&mut metadata);

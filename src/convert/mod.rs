@@ -15,7 +15,7 @@ mod tensors;
 pub use identity::{merge_front_matter, write_base_models};
 
 use crate::arch::{Description, VocabularyRules};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ModelCard};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
@@ -67,7 +67,7 @@ pub struct ConvertOptions {
 /// or too large for F16.
 pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<GgufModel> {
     let config = &checkpoint.config;
-    let Description { arch, hyper, warnings } =
+    let Description { arch, hyper, mut warnings } =
         Description::of(config, checkpoint.tensors.table())?;
     if hyper.experts.is_some_and(|experts| !experts.normalized) {
         let detail = "'norm_topk_prob' is not true, so the weights of a token's experts have no fixed sum; GGUF \
@@ -84,6 +84,8 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
         VocabularyRules::NoSpacePrefix => SpacePrefix::Never,
     });
     let parameters = tensors.parameters(&hyper);
+    let card = checkpoint.card.as_ref().map(ModelCard::front_matter).unwrap_or_default();
+    warnings.extend(card.warning);
     let sources = metadata::Sources {
         checkpoint,
         options,
@@ -92,6 +94,7 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
         dtype,
         parameters,
         vocabulary,
+        card: &card.keys,
     };
     Ok(GgufModel { metadata: sources.into_metadata()?, tensors: Arc::new(tensors), warnings })
 }

@@ -147,7 +147,7 @@ pub fn build(
     let state = State::open(dir, options.restart, progress)?;
     let stages = Stages::new(source, &model, dir, &name, options, &state, progress);
     let built = stages.refuse_foreign(&plans).and_then(|()| {
-        let origins = origins(source, options, progress)?;
+        let origins = origins(source, options, progress);
         stages.run(&calibration, &plans, &origins, started)
     });
     if built.is_err() {
@@ -190,8 +190,9 @@ pub(super) fn stem(source: &Source, model: &GgufModel, options: &BuildOptions) -
 }
 
 /// Where the model comes from, corrected by what the user told.
-fn origins(source: &Source, options: &BuildOptions, progress: &dyn Progress) -> Result<Origins> {
-    let mut origins = Origins::of(source)?;
+fn origins(source: &Source, options: &BuildOptions, progress: &dyn Progress) -> Origins {
+    let mut origins = Origins::of(source);
+    origins.warnings.iter().for_each(|warning| progress.warn(warning));
     if let (None, Some(conflict)) = (&options.license, origins.conflict()) {
         progress.warn(&conflict);
     }
@@ -207,7 +208,7 @@ fn origins(source: &Source, options: &BuildOptions, progress: &dyn Progress) -> 
             origins.unnamed.join(", ")
         ));
     }
-    Ok(origins)
+    origins
 }
 
 /// The files that go beside the weights of a merged model: the recipe and a README.

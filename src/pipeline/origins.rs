@@ -5,7 +5,7 @@
 //! model. Deliberately absent: guessing names from folders, and asking the hub.
 
 use super::source::Source;
-use crate::checkpoint::{Checkpoint, ModelCard};
+use crate::checkpoint::{Checkpoint, FrontMatter, ModelCard};
 use crate::hub::HubName;
 use crate::recipe::Member;
 use serde_json::{Map, Value as Json};
@@ -26,22 +26,21 @@ pub struct Origins {
     pub tags: Vec<String>,
     pub languages: Vec<String>,
     pub pipeline_tag: Option<String>,
+    /// Cards of members that could not be read; converting reports that of a folder.
+    pub warnings: Vec<String>,
 }
 
 impl Origins {
     /// What `source` and the cards of its members tell.
-    ///
-    /// # Errors
-    /// If a card's front matter cannot be read.
-    pub fn of(source: &Source) -> crate::Result<Origins> {
+    pub fn of(source: &Source) -> Origins {
         let mut origins = Origins::default();
         match source {
             Source::Recipe { plan, .. } => {
                 for member in &plan.members {
-                    origins.member(&plan.path, member)?;
+                    origins.member(&plan.path, member);
                 }
             }
-            Source::Folder(checkpoint) => origins.model(checkpoint)?,
+            Source::Folder(checkpoint) => origins.model(checkpoint),
             Source::Gguf { model, .. } => {
                 let told = |key: &str| model.metadata.str(key).map(str::to_string);
                 origins.license = told("general.license");
@@ -62,10 +61,10 @@ impl Origins {
         if let [license] = different[..] {
             origins.license = Some(license.clone());
         }
-        Ok(origins)
+        origins
     }
 
-    fn member(&mut self, recipe: &Path, member: &Member) -> crate::Result<()> {
+    fn member(&mut self, recipe: &Path, member: &Member) {
         let path = &member.reference.path;
         let beside = recipe.parent().unwrap_or(Path::new("")).join(path).exists();
         let id = if beside { recorded(&member.checkpoint) } else { of_reference(path) };
@@ -73,13 +72,13 @@ impl Origins {
             Some(id) => self.add_base(id),
             None => self.unnamed.push(member.reference.to_string()),
         }
-        let card = front_matter(&member.checkpoint)?;
-        self.add_license(&member.reference.to_string(), &card);
-        Ok(())
+        let card = front_matter(&member.checkpoint);
+        self.warnings.extend(card.warning);
+        self.add_license(&member.reference.to_string(), &card.keys);
     }
 
-    fn model(&mut self, checkpoint: &Checkpoint) -> crate::Result<()> {
-        let card = front_matter(checkpoint)?;
+    fn model(&mut self, checkpoint: &Checkpoint) {
+        let card = front_matter(checkpoint).keys;
         match recorded(checkpoint) {
             Some(id) => self.add_base(id),
             None => texts(card.get("base_model"))
@@ -91,7 +90,6 @@ impl Origins {
         self.tags = texts(card.get("tags"));
         self.languages = texts(card.get("language"));
         self.pipeline_tag = texts(card.get("pipeline_tag")).into_iter().next();
-        Ok(())
     }
 
     fn add_base(&mut self, id: String) {
@@ -133,8 +131,8 @@ impl Origins {
     }
 }
 
-fn front_matter(checkpoint: &Checkpoint) -> crate::Result<Map<String, Json>> {
-    checkpoint.card.as_ref().map_or(Ok(Map::new()), ModelCard::front_matter)
+fn front_matter(checkpoint: &Checkpoint) -> FrontMatter {
+    checkpoint.card.as_ref().map(ModelCard::front_matter).unwrap_or_default()
 }
 
 /// A text or a list of texts.
@@ -168,12 +166,13 @@ mod tests {
         let card = |license: &str| {
             ModelCard::Text(format!("---\nlicense: {license}\nlicense_name: own\n---\n"))
                 .front_matter()
+                .keys
         };
         let mut origins = Origins::default();
-        origins.add_license("a", &card("mit").unwrap());
-        origins.add_license("b", &card("mit").unwrap());
+        origins.add_license("a", &card("mit"));
+        origins.add_license("b", &card("mit"));
         assert_eq!(origins.conflict(), None);
-        origins.add_license("c", &card("other").unwrap());
+        origins.add_license("c", &card("other"));
         let told = origins.conflict().unwrap();
         assert!(told.contains("a: mit; b: mit; c: own") && told.contains("--license"), "{told}");
     }

@@ -9,7 +9,7 @@
 
 use super::files::{AddedToken, MAX_BYTES};
 use super::tokens::TokenList;
-use crate::checkpoint::{Checkpoint, SideFile};
+use crate::checkpoint::{Checkpoint, SideFile, json};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -197,13 +197,12 @@ fn flags(token: &AddedToken) -> Map<String, Value> {
 }
 
 fn object(file: &SideFile) -> Result<Map<String, Value>> {
-    let bytes = file.read(MAX_BYTES)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::format(file.path(), format!("no usable JSON object: {e}")))
+    match json::parse(file.path(), &file.read(MAX_BYTES)?)? {
+        Value::Object(map) => Ok(map),
+        _ => Err(Error::format(file.path(), "expected a JSON object")),
+    }
 }
 
 fn json_file(name: &str, map: Map<String, Value>) -> SideFile {
-    let mut text = serde_json::to_string_pretty(&map).expect("JSON values serialize");
-    text.push('\n');
-    SideFile::made(name, text)
+    SideFile::made(name, json::to_text(&map))
 }

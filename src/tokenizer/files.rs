@@ -1,7 +1,7 @@
 //! The tokenizer files of a checkpoint, parsed: `tokenizer.json`, `tokenizer_config.json` and the small
 //! ones beside them. Only reading happens here; what the values mean is decided by the callers.
 
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::{Checkpoint, Config, json};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -144,7 +144,7 @@ impl TokenizerFiles {
         let json = match read("tokenizer.json") {
             Some((path, bytes)) => {
                 let bytes = bytes?.into_owned();
-                let parsed = serde_json::from_slice(&bytes)
+                let parsed = json::parse_as(&bytes)
                     .map_err(|e| Error::format(path, format!("no usable tokenizer: {e}")))?;
                 Some((path.to_path_buf(), bytes, parsed))
             }
@@ -176,7 +176,7 @@ impl TokenizerFiles {
         let parse = |(id, token): (&String, &Value)| {
             let detail = || format!("'added_tokens_decoder' has an unusable entry '{id}'");
             let id = id.parse().map_err(|_| Error::model(config.origin(), detail()))?;
-            let token: AddedToken = serde_json::from_value(token.clone())
+            let token: AddedToken = json::value_as(token)
                 .map_err(|e| Error::model(config.origin(), format!("{}: {e}", detail())))?;
             Ok(AddedToken { id, ..token })
         };
