@@ -166,6 +166,32 @@ pub fn check_file_target(target: &Path, force: bool) -> Result<()> {
     }
 }
 
+/// Fails if writing the file or folder `target` would replace one of `inputs`, by whatever name: another path, a link
+/// of either kind, or a folder that the input is in. `--force` allows no such thing; call it before any work.
+pub fn check_not_input<P: AsRef<Path>>(
+    target: &Path,
+    inputs: impl IntoIterator<Item = P>,
+) -> Result<()> {
+    let Ok(meta) = fs::metadata(target) else { return Ok(()) };
+    let real = target.canonicalize().ok();
+    for input in inputs {
+        let input = input.as_ref();
+        let input_path = input.canonicalize().ok();
+        let known = real.as_ref().zip(input_path.as_ref());
+        let is_input = known.is_some_and(|(target, input)| target == input)
+            || fs::metadata(input).is_ok_and(|other| system::same_entry(&meta, &other));
+        if is_input || known.is_some_and(|(target, input)| input.starts_with(target)) {
+            let is = if is_input { "is also" } else { "holds" };
+            return Err(Error::Usage(format!(
+                "{}: {is} an input of this command ({}), which no output may replace; choose another name",
+                target.display(),
+                input.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn exists(target: &Path) -> Error {
     Error::Usage(format!("{}: exists already; --force replaces it", target.display()))
 }

@@ -59,6 +59,11 @@ mod each {
         (one.dev(), one.ino()) == (other.dev(), other.ino())
     }
 
+    /// Whether both are certainly of one file or folder.
+    pub fn same_entry(one: &Metadata, other: &Metadata) -> bool {
+        same_file(one, other)
+    }
+
     /// Bytes free for this user where `path` is, if the system tells.
     pub fn free_space(path: &Path) -> Option<u64> {
         let stat = rustix::fs::statvfs(path).ok()?;
@@ -97,13 +102,18 @@ mod each {
         one.created().ok() == other.created().ok()
     }
 
+    /// Windows has no identity of files without a handle; paths alone are compared there.
+    pub fn same_entry(_: &Metadata, _: &Metadata) -> bool {
+        false
+    }
+
     /// Not told.
     pub fn free_space(_: &Path) -> Option<u64> {
         None
     }
 }
 
-pub use each::{free_space, open_folder, same_file};
+pub use each::{free_space, open_folder, same_entry, same_file};
 use each::{read_at, write_at};
 
 /// Gives `file` the length `bytes` and takes the space on the disk where the filesystem can.

@@ -87,8 +87,13 @@ fn parse(text: &str) -> Result<Map<String, Value>, String> {
         Ok(_) => Err("its front matter is no list of keys and values".to_string()),
         Err(error) => {
             let text = error.without_snippet().to_string();
-            let first = text.lines().next().unwrap_or_default();
-            Err(format!("its front matter is not valid YAML: {first}"))
+            let what = text.lines().next().unwrap_or_default();
+            let what = what.split(" at line ").next().unwrap_or(what);
+            // The line of the card, whose first one opens the front matter.
+            let place = error.location().map_or(String::new(), |at| {
+                format!(" (line {}, column {})", at.line() + 1, at.column())
+            });
+            Err(format!("its front matter is not valid YAML{place}: {what}"))
         }
     }
 }

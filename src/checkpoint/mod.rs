@@ -32,6 +32,7 @@ pub use side_file::SideFile;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
 use crate::source::TensorSource;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A model in Hugging Face terms: configuration, tensors, and the files beside them.
@@ -51,6 +52,20 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Every file on disk that the checkpoint is read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.tensors.files().unwrap_or_default();
+        files.push(PathBuf::from(self.config.origin()));
+        files.extend(self.side_files.iter().filter_map(|file| match file {
+            SideFile::File(path) => Some(path.clone()),
+            SideFile::Made { .. } | SideFile::Absent { .. } => None,
+        }));
+        if let Some(ModelCard::File(path)) = &self.card {
+            files.push(path.clone());
+        }
+        files
+    }
+
     /// The side file called `name`, if the checkpoint has it.
     pub fn side_file(&self, name: &str) -> Option<&SideFile> {
         self.side_files.iter().find(|file| file.name() == name)

@@ -193,6 +193,7 @@ impl Arguments {
             calibration: self.texts.choose()?,
             ctx: self.ctx.unwrap_or(defaults.ctx),
             chunks: self.chunks,
+            texts: self.texts.files().iter().chain(&self.eval).cloned().collect(),
             keep_stack: self
                 .keep_stack
                 .then_some(self.max_shard_size.unwrap_or(LARGEST_STACK_SHARD)),

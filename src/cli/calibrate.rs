@@ -57,6 +57,7 @@ impl Arguments {
         let started = Instant::now();
         output::check_file_target(&self.output, self.force)?;
         let source = Source::open_telling(&self.source, context.progress())?;
+        output::check_not_input(&self.output, source.files())?;
         context.warn_of(&source);
         let gguf = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);

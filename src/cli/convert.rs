@@ -5,7 +5,7 @@ use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
-use aqueduct::{gguf, size};
+use aqueduct::{gguf, output, size};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -32,6 +32,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let source = Source::open_telling(&self.source, context.progress())?;
+        output::check_not_input(&self.output, source.files())?;
         context.warn_of(&source);
         let model = source.to_gguf(&self.convert.options(self.output_type), context.progress())?;
         let target = match self.output_type {

@@ -44,6 +44,7 @@ impl Arguments {
         let mut models = Vec::with_capacity(2);
         for path in [&self.first, &self.second] {
             let source = Source::open_telling(path, context.progress())?;
+            self.pictures.check_not_inputs(&source.files())?;
             context.warn_of(&source);
             models.push(source.to_gguf(&options, context.progress())?);
         }

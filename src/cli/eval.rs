@@ -62,6 +62,7 @@ impl Arguments {
         let keep = self.save_logits.clone().map(|path| Keep { path, force: self.force });
         if let Some(Keep { path, force }) = &keep {
             output::check_file_target(path, *force)?;
+            output::check_not_input(path, &self.texts)?;
         }
         let names = names(&self.sources);
         let paths = self.sources.iter().zip(names);
@@ -101,6 +102,9 @@ impl Arguments {
 
     fn subject(&self, context: &Context, path: &Path, name: String) -> anyhow::Result<Subject> {
         let source = Source::open_telling(path, context.progress())?;
+        if let Some(kept) = &self.save_logits {
+            output::check_not_input(kept, source.files())?;
+        }
         context.warn_of(&source);
         let model = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         Ok(Subject { name, model })

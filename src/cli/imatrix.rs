@@ -141,6 +141,8 @@ impl Arguments {
         }
         output::check_file_target(target, self.force)?;
         let source = Source::open_telling(path, context.progress())?;
+        let texts = self.texts.files().iter().chain(&self.chats).cloned();
+        output::check_not_input(target, source.files().into_iter().chain(texts))?;
         context.warn_of(&source);
         let chats =
             self.chats.iter().map(|path| Chats::read(path)).collect::<Result<Vec<_>, _>>()?;

@@ -27,6 +27,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         output::check_file_target(&self.output, self.force)?;
         let model = gguf::joined(&self.shard, self.keep_split_keys)?;
+        output::check_not_input(&self.output, model.tensors.files().unwrap_or_default())?;
         let bytes = gguf::write(&model, &self.output, self.force, context.progress())?;
         let shards = model.tensors.files().map_or(1, |files| files.len());
         let tensors = model.tensors.table().infos().len();

@@ -4,7 +4,7 @@ use super::{Context, shell, show};
 use aqueduct::checkpoint::{self, Resume, WriteOptions};
 use aqueduct::merge;
 use aqueduct::pipeline::{Source, recipe_files};
-use aqueduct::{Error, size};
+use aqueduct::{Error, output, size};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -48,6 +48,7 @@ impl Arguments {
             );
             return Err(Error::Usage(text).into());
         };
+        output::check_not_input(&self.output, source.files())?;
         context.warn_of(&source);
         let default = WriteOptions::default();
         let options = WriteOptions {

@@ -54,6 +54,11 @@ impl CalibrationArguments {
         self.files.is_empty() && self.calibration.is_empty()
     }
 
+    /// The files that were given.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// Takes `words` and `files` where nothing was chosen.
     pub fn complete(&mut self, words: &[String], files: Vec<PathBuf>) {
         if self.is_empty() {

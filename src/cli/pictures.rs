@@ -59,6 +59,12 @@ impl PictureArguments {
         Ok(())
     }
 
+    /// Fails if a picture would replace one of `inputs`.
+    pub fn check_not_inputs<P: AsRef<Path>>(&self, inputs: &[P]) -> Result<(), Error> {
+        let mut files = self.paths().filter(|path| !is_stdout(path));
+        files.try_for_each(|path| output::check_not_input(path, inputs))
+    }
+
     /// Writes the pictures that are asked for, each made by its function.
     pub fn write(
         &self,

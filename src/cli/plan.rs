@@ -52,6 +52,7 @@ impl Arguments {
             },
             Kind::Folder | Kind::Gguf => Source::open(&self.source)?,
         };
+        self.pictures.check_not_inputs(&source.files())?;
         let options = BuildOptions {
             types: distinct(&self.types),
             // Sizes of a source that is quantized already are worth knowing too.

@@ -8,7 +8,7 @@ use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, ImportanceMatrix, Record};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, Sharding};
-use aqueduct::{Error, output, size};
+use aqueduct::{Error, gguf, output, size};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,8 +24,8 @@ pub struct Arguments {
     /// An importance matrix, as `aqueduct imatrix` or llama-imatrix writes it.
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
-    /// The file to write, or a folder, where files are named Name-TYPE.gguf. Several types need a
-    /// folder; with one, a path that ends in .gguf is a file.
+    /// The folder to write into, where files are named Name-TYPE.gguf; with one type, a path that ends
+    /// in .gguf is the file to write.
     #[arg(short, long, value_name = "FILE|DIR", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
     /// Write nothing: tell every tensor's type, and the exact sizes.
@@ -72,6 +72,12 @@ impl Arguments {
             return show::plans(context.json, &model, &plans);
         };
         let paths = paths(target, &types, &source)?;
+        let inputs: Vec<_> = source.files().into_iter().chain(self.imatrix.clone()).collect();
+        for (path, plan) in paths.iter().zip(&plans) {
+            gguf::shard_paths(path, &plan.shards)
+                .iter()
+                .try_for_each(|path| output::check_not_input(path, &inputs))?;
+        }
         let needed = plans.iter().map(QuantPlan::file_bytes).sum::<Result<u64, _>>()?;
         output::check_space(target, needed)?;
         let outputs = plans.into_iter().zip(paths).map(|(plan, path)| Output { plan, path });
@@ -118,12 +124,6 @@ fn paths(target: &Path, types: &[Ftype], source: &Source) -> Result<Vec<PathBuf>
             return Ok(vec![target.to_path_buf()]);
         }
         return Err(Error::Usage(format!("{}: several types need a folder", target.display())));
-    }
-    // With one type, any path that is no folder yet may be meant as a file; only a slash at the
-    // end or an existing folder says otherwise.
-    let folder = target.is_dir() || target.to_string_lossy().ends_with('/');
-    if types.len() == 1 && !folder {
-        return Ok(vec![target.to_path_buf()]);
     }
     let name = source.name();
     Ok(types.iter().map(|t| target.join(format!("{name}-{t}.gguf"))).collect())

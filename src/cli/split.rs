@@ -54,6 +54,10 @@ impl Arguments {
             false => shards,
         };
         let prefix = prefix(&self.output, &self.file)?;
+        let inputs = model.tensors.files().unwrap_or_default();
+        gguf::shard_paths(&prefix, &shards)
+            .iter()
+            .try_for_each(|path| output::check_not_input(path, &inputs))?;
         let needed = infos.iter().filter_map(|info| info.bytes()).sum::<usize>() as u64;
         output::check_space(&prefix, needed)?;
         let (files, bytes) =

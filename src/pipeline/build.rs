@@ -44,6 +44,8 @@ pub struct BuildOptions {
     pub chunks: Option<usize>,
     /// Measure every file on this text, against the source.
     pub eval: Option<EvalText>,
+    /// The files that the texts above were read from, which no output may replace.
+    pub texts: Vec<PathBuf>,
     /// Divide files with more tensor data than this.
     pub max_file_bytes: u64,
     /// Write the merged model too, as a Hugging Face folder of shards no larger than this.
@@ -75,6 +77,7 @@ impl Default for BuildOptions {
             ctx: 512,
             chunks: None,
             eval: None,
+            texts: Vec::new(),
             max_file_bytes: LARGEST_FILE,
             keep_stack: None,
             force: false,

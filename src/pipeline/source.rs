@@ -78,6 +78,22 @@ impl Source {
         }
     }
 
+    /// Every file that the source is read from: recipe, weights, and what lies beside them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Source::Gguf { path, model } => {
+                let mut files = model.tensors.files().unwrap_or_default();
+                files.push(path.clone());
+                files
+            }
+            Source::Folder(checkpoint) => checkpoint.files(),
+            Source::Recipe { plan, .. } => {
+                let members = plan.members.iter().flat_map(|member| member.checkpoint.files());
+                std::iter::once(plan.path.clone()).chain(members).collect()
+            }
+        }
+    }
+
     /// What to call files that are made from this source: the recipe's or folder's name, or the GGUF
     /// file's without its float type and shard number.
     pub fn name(&self) -> String {

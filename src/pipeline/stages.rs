@@ -122,7 +122,7 @@ impl<'a> Stages<'a> {
         self.progress.stages(&names.collect::<Vec<_>>());
     }
 
-    /// Refuses, before any work, files that are in the way and that no build has made.
+    /// Refuses, before any work, files that are in the way and that no build has made, and outputs that are inputs.
     pub fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
             name: name_of(&path),
@@ -132,13 +132,19 @@ impl<'a> Stages<'a> {
         let imatrix = self.dir.join(format!("{}-imatrix.gguf", self.name));
         let others = std::iter::once(imatrix).chain(self.document_paths());
         let others = others.map(|path| self.wanted(path, Vec::new()));
+        let inputs: Vec<_> =
+            self.source.files().into_iter().chain(self.options.texts.clone()).collect();
         for wanted in quants.chain(others) {
+            for path in &wanted.paths {
+                output::check_not_input(path, &inputs)?;
+            }
             if let Standing::Foreign(path) = self.state.standing(&wanted)? {
                 output::check_file_target(&path, self.options.force)?;
             }
         }
         if self.options.keep_stack.is_some() && self.source.checkpoint().is_some() {
             let path = self.dir.join(format!("{}-stack", self.name));
+            output::check_not_input(&path, &inputs)?;
             if let Standing::Foreign(path) = self.state.standing(&self.wanted(path, Vec::new()))? {
                 output::check_dir_target(&path, self.options.force)?;
             }

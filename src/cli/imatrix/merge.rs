@@ -35,6 +35,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         output::check_file_target(&self.output, self.force)?;
+        output::check_not_input(&self.output, &self.files)?;
         let read = |path: &PathBuf| Ok((path.clone(), ImportanceMatrix::read(path)?));
         let shards = self.files.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
         let merged = match self.unchecked {

@@ -31,6 +31,7 @@ struct Shown<'a> {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         self.pictures.check(context.json)?;
+        self.pictures.check_not_inputs(&[&self.file])?;
         let report = report::imatrix_statistics(&self.file)?;
         if self.pictures.any() && report.layers.is_empty() {
             let detail = "no tensor of a layer met an input; there is nothing to draw";
