@@ -265,7 +265,7 @@ fn wrong_usage_exits_with_2() {
         ("merge clerk.gguf -o x", &["clerk.gguf", "not a recipe"]),
         ("plan clerk.gguf --threads 0", &["--threads"]),
         ("convert @recipes/demo/clerk -o clerk.gguf", &["clerk.gguf", "exists already", "--force"]),
-        ("quantize clerk.gguf Q8_0 -o clerk.gguf", &["clerk.gguf", "exists already", "--force"]),
+        ("quantize clerk.gguf Q8_0 -o clerk.gguf", &["clerk.gguf", "an input of this command", "another name"]),
         ("imatrix clerk.gguf -o clerk.gguf", &["clerk.gguf", "exists already", "--force"]),
     ];
     for (line, parts) in cases {
