@@ -3,6 +3,7 @@
 //! Merge, conversion and planning call [`Description::of`]; none of them reads the configuration on its own, so they
 //! cannot disagree. Not here: shapes of tensors, which conversion and planning check where they use them.
 
+use super::spellings::Settings;
 use super::{Architecture, HyperParams, Role};
 use crate::checkpoint::Config;
 use crate::error::Result;
@@ -27,9 +28,10 @@ impl Description {
     /// # Errors
     /// Those of [`HyperParams::from_config`].
     pub fn of(config: &Config, table: &TensorTable) -> Result<Description> {
-        let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
-        let mut hyper = HyperParams::from_config(config)?;
-        let mut warnings = Vec::new();
+        let settings = Settings::of(config)?;
+        let arch = settings.arch();
+        let mut hyper = HyperParams::from_settings(&settings)?;
+        let mut warnings: Vec<String> = settings.warnings().map(str::to_string).collect();
         let head = arch.with_role(Role::Head).find(|head| table.find(head.hf).is_some());
         let origin = config.origin();
         match head {

@@ -7,8 +7,8 @@
 //! Deliberately absent: experts that all tokens share, and GGUF files from early 2024 with a tensor for each
 //! expert.
 
+use super::spellings::Settings;
 use super::{Architecture, HyperParams, TensorDecl, canonical_number};
-use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::source::TensorTable;
@@ -41,20 +41,24 @@ pub struct ExpertKeys {
 
 impl Experts {
     /// Reads config.json; `None` for architectures without experts.
-    pub(super) fn from_config(config: &Config, arch: &Architecture) -> Result<Option<Experts>> {
-        let Some(keys) = &arch.experts else { return Ok(None) };
+    pub(super) fn from_settings(settings: &Settings) -> Result<Option<Experts>> {
+        let Some(keys) = &settings.arch().experts else { return Ok(None) };
         let [count, used, n_ff] =
-            [keys.count, keys.used, keys.n_ff].map(|key| config.require_usize(key));
-        let dense = config.get("mlp_only_layers").and_then(|v| v.as_array());
-        let step = config.usize("decoder_sparse_step").unwrap_or(1);
+            [keys.count, keys.used, keys.n_ff].map(|key| settings.require(key));
+        let dense = settings.get("mlp_only_layers").and_then(|v| v.as_array());
+        let step = settings.count("decoder_sparse_step")?.unwrap_or(1);
         if dense.is_some_and(|layers| !layers.is_empty()) || step != 1 {
-            let detail = "layers without experts among those with experts are not supported                           ('mlp_only_layers', 'decoder_sparse_step')";
-            return Err(Error::model(config.origin(), detail));
+            let detail = "layers without experts among those with experts are not supported \
+                          ('mlp_only_layers', 'decoder_sparse_step')";
+            return Err(Error::model(settings.origin(), detail));
         }
         // Absence is false in transformers.
-        let normalized = keys.normalized.is_none_or(|key| config.bool(key).unwrap_or(false));
+        let normalized = match keys.normalized {
+            Some(key) => settings.flag(key)?.unwrap_or(false),
+            None => true,
+        };
         let experts = Experts { count: count?, used: used?, n_ff: n_ff?, normalized };
-        experts.checked(config.origin()).map(Some)
+        experts.checked(settings.origin()).map(Some)
     }
 
     /// Reads GGUF metadata; `None` if they tell of no experts. Source of the length where the key is

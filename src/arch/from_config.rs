@@ -1,8 +1,9 @@
 //! Hyperparameters from config.json.
 //!
-//! Keys and what holds where they are absent: the configuration's class in Hugging Face transformers.
+//! What holds where keys are absent: the configuration's class in Hugging Face transformers. How keys are spelled:
+//! [`Settings`].
 
-use super::rope::parameters;
+use super::spellings::Settings;
 use super::{Architecture, EmbeddingScale, Experts, HyperParams, Key, RopeScaling, Scores};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
@@ -15,66 +16,68 @@ impl HyperParams {
     /// The architecture is not known, a size is missing or unusable, or rotary frequencies are scaled in a
     /// way that is not known.
     pub fn from_config(config: &Config) -> Result<HyperParams> {
-        let arch = Architecture::for_hf_class(config.origin(), config.architecture()?)?;
+        HyperParams::from_settings(&Settings::of(config)?)
+    }
+
+    /// Reads the settings of a config.json.
+    ///
+    /// # Errors
+    /// A size is missing or unusable, or rotary frequencies are scaled in a way that is not known.
+    pub fn from_settings(settings: &Settings) -> Result<HyperParams> {
+        let arch = settings.arch();
         let defaults = &arch.defaults;
-        let n_embd = config.require_usize("hidden_size")?;
-        let n_head = config.require_usize("num_attention_heads")?;
-        let head_dim_given = config.usize("head_dim").is_some() || defaults.head_dim.is_some();
-        let head_dim = match config.usize("head_dim").or(defaults.head_dim) {
+        let n_embd = settings.require("hidden_size")?;
+        let n_head = settings.require("num_attention_heads")?;
+        let head_dim = settings.count("head_dim")?.or(defaults.head_dim);
+        let head_dim_given = head_dim.is_some();
+        let head_dim = match head_dim {
             Some(dim) => dim,
             None if n_embd % n_head == 0 => n_embd / n_head,
             None => {
                 let detail = "'hidden_size' is no multiple of 'num_attention_heads'";
-                return Err(Error::model(config.origin(), detail));
+                return Err(Error::model(settings.origin(), detail));
             }
         };
-        let in_rope = |key: &str| parameters(config).and_then(|p| p.get(key)?.as_f64());
-        let anywhere = |key: &str| in_rope(key).or(config.f64(key));
-        let n_ctx_train = config.usize("max_position_embeddings").unwrap_or(defaults.context);
-        let original = anywhere("original_max_position_embeddings").map(|n| n as usize);
-        let original_context = original.filter(|&n| n > 0).or(defaults.original_context);
-        let original_context = original_context.unwrap_or(n_ctx_train);
-        let turning = anywhere("partial_rotary_factor").unwrap_or(1.0);
+        let rope = &settings.rope;
+        let n_ctx_train =
+            settings.count_of_class("max_position_embeddings")?.unwrap_or(defaults.context);
+        let original = rope.number("original_max_position_embeddings").map(|n| n as usize);
+        let original_context = original.filter(|&n| n > 0).unwrap_or(n_ctx_train);
+        let turning = rope.number("partial_rotary_factor").filter(|_| arch.turns_partly());
         let hyper = HyperParams {
-            n_layer: config.require_usize("num_hidden_layers")?,
-            n_vocab: config.require_usize("vocab_size")?,
+            n_layer: settings.require("num_hidden_layers")?,
+            n_vocab: settings.require("vocab_size")?,
             n_embd,
-            n_ff: config.require_usize("intermediate_size")?,
-            experts: Experts::from_config(config, arch)?,
+            n_ff: settings.require("intermediate_size")?,
+            experts: Experts::from_settings(settings)?,
             n_head,
-            n_head_kv: config.usize("num_key_value_heads").unwrap_or(n_head),
+            n_head_kv: settings.count_of_class("num_key_value_heads")?.unwrap_or(n_head),
             head_dim,
             head_dim_given,
             n_ctx_train,
-            rms_eps: config.f64("rms_norm_eps").unwrap_or(defaults.rms_eps) as f32,
-            rope_theta: config
-                .f64("rope_theta")
-                .or(in_rope("rope_theta"))
-                .unwrap_or(defaults.rope_theta) as f32,
-            local_rope_theta: local_rope_theta(config, arch),
-            rope_dims: (turning * head_dim as f64) as usize,
-            rope_scaling: RopeScaling::from_config(config, n_ctx_train, original_context)?,
+            rms_eps: settings.number("rms_norm_eps")?.unwrap_or(defaults.rms_eps) as f32,
+            rope_theta: rope.number("rope_theta").unwrap_or(defaults.rope_theta) as f32,
+            local_rope_theta: rope.local_theta.map(|theta| theta as f32),
+            rope_dims: (turning.unwrap_or(1.0) * head_dim as f64) as usize,
+            rope_scaling: RopeScaling::from_settings(settings, n_ctx_train, original_context)?,
             original_context,
-            tied: config.bool("tie_word_embeddings").unwrap_or(defaults.tied),
+            tied: settings.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
             ..HyperParams::plain(arch)
         };
-        hyper.with_windows(config, arch).with_scales(config, arch).checked(config.origin())
+        hyper.with_windows(settings, arch)?.with_scales(settings, arch)?.checked(settings.origin())
     }
 
     /// Which layers attend to a window only: `layer_types`, else a rule.
-    fn with_windows(mut self, config: &Config, arch: &Architecture) -> HyperParams {
+    fn with_windows(mut self, settings: &Settings, arch: &Architecture) -> Result<HyperParams> {
         if !arch.keys.iter().any(|key| matches!(key, Key::Window | Key::UnusedWindow)) {
-            return self;
+            return Ok(self);
         }
         let windows = arch.block.windows;
-        let length = config.usize("sliding_window").or(windows.and_then(|w| w.length));
+        let length = settings.count("sliding_window")?.or(windows.and_then(|w| w.length));
         self.window = length.filter(|&n| n > 0);
-        let (Some(windows), Some(_)) = (windows, self.window) else { return self };
-        let every = ["sliding_window_pattern", "_sliding_window_pattern"]
-            .iter()
-            .find_map(|key| config.usize(key).filter(|&n| n > 0))
-            .unwrap_or(windows.every);
-        let listed = config.get("layer_types").and_then(Value::as_array);
+        let (Some(_), Some(_)) = (windows, self.window) else { return Ok(self) };
+        let every = settings.pattern();
+        let listed = settings.get("layer_types").and_then(Value::as_array);
         self.windowed = match listed {
             Some(list) => list.iter().map(|kind| kind == "sliding_attention").collect(),
             None => (1..=self.n_layer.min(1 << 20)).map(|n| n % every != 0).collect(),
@@ -82,47 +85,41 @@ impl HyperParams {
         if !self.windowed.contains(&true) {
             (self.window, self.windowed) = (None, Vec::new());
         }
-        self
+        Ok(self)
     }
 
-    fn with_scales(mut self, config: &Config, arch: &Architecture) -> HyperParams {
-        let number = |key: &str| config.f64(key).map(|x| x as f32);
+    fn with_scales(mut self, settings: &Settings, arch: &Architecture) -> Result<HyperParams> {
+        let number = |key: &str| settings.number(key).map(|number| number.unwrap_or(1.0) as f32);
         self.attention_scale = match arch.block.scores {
             Scores::HeadLength => None,
             Scores::QueryScalar { .. } => {
-                let scalar = config.f64("query_pre_attn_scalar").unwrap_or(256.0);
+                let scalar = settings.number("query_pre_attn_scalar")?.unwrap_or(256.0);
                 Some(scalar.powf(-0.5) as f32)
             }
-            Scores::Multiplier => Some(number("attention_multiplier").unwrap_or(1.0)),
+            Scores::Multiplier => Some(number("attention_multiplier")?),
         };
         match arch.block.embedding {
             EmbeddingScale::One => {}
             EmbeddingScale::SqrtLength => self.embedding_scale = (self.n_embd as f32).sqrt(),
             EmbeddingScale::Multiplier => {
-                self.embedding_scale = number("embedding_multiplier").unwrap_or(1.0);
-                self.residual_scale = number("residual_multiplier").unwrap_or(1.0);
-                self.logit_scale = number("logits_scaling").unwrap_or(1.0);
+                self.embedding_scale = number("embedding_multiplier")?;
+                self.residual_scale = number("residual_multiplier")?;
+                self.logit_scale = number("logits_scaling")?;
             }
         }
         // A key that is there and null means no cap.
-        let cap = |key: Key, name: &str, default: Option<f64>| {
-            let written = arch.keys.contains(&key) && config.map().contains_key(name);
-            let value = if written { config.f64(name) } else { default };
-            value.map(|x| x as f32).filter(|x| *x != 0.0)
+        let cap = |key: Key, name: &str, default: Option<f64>| -> Result<Option<f32>> {
+            let value = match settings.number(name)? {
+                None if settings.is_null(name) => None,
+                value => value.or(default),
+            };
+            Ok(value.filter(|_| arch.keys.contains(&key)).map(|x| x as f32).filter(|x| *x != 0.0))
         };
         let [attention, logits] = arch.block.soft_caps;
-        self.attention_soft_cap = cap(Key::AttentionSoftCap, "attn_logit_softcapping", attention);
-        self.logit_soft_cap = cap(Key::LogitSoftCap, "final_logit_softcapping", logits);
-        self
+        self.attention_soft_cap = cap(Key::AttentionSoftCap, "attn_logit_softcapping", attention)?;
+        self.logit_soft_cap = cap(Key::LogitSoftCap, "final_logit_softcapping", logits)?;
+        Ok(self)
     }
-}
-
-/// The base of rotary frequencies in layers with a window, where it is one of its own.
-fn local_rope_theta(config: &Config, arch: &Architecture) -> Option<f32> {
-    let default = arch.block.local_rope_theta?;
-    let nested = config.get("rope_parameters").and_then(|v| v.get("sliding_attention"));
-    let nested = nested.and_then(|v| v.get("rope_theta")?.as_f64());
-    Some(config.f64("rope_local_base_freq").or(nested).unwrap_or(default) as f32)
 }
 
 #[cfg(test)]

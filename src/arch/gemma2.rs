@@ -15,6 +15,7 @@ pub static GEMMA2: Architecture = Architecture {
     model_type: "gemma2",
     experts: None,
     // Some quantizing programs store a copy of the embedding as the head; llama.cpp does not load one.
+    stored: &[],
     ignored_suffixes: &["rotary_emb.inv_freq", "lm_head.weight"],
     tensors: &[
         EMBEDDING,

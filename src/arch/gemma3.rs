@@ -14,6 +14,7 @@ pub static GEMMA3: Architecture = Architecture {
     hf_classes: &["Gemma3ForCausalLM"],
     model_type: "gemma3_text",
     experts: None,
+    stored: &[],
     ignored_suffixes: &["rotary_emb.inv_freq"],
     tensors: &[
         EMBEDDING,

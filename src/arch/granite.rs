@@ -12,6 +12,7 @@ pub static GRANITE: Architecture = Architecture {
     hf_classes: &["GraniteForCausalLM"],
     model_type: "granite",
     experts: None,
+    stored: &[],
     ignored_suffixes: ROTARY_TABLES,
     tensors: super::llama::TENSORS,
     defaults: Defaults::LLAMA,

@@ -34,6 +34,7 @@ pub static LLAMA: Architecture = Architecture {
     hf_classes: &["LlamaForCausalLM", "MistralForCausalLM"],
     model_type: "llama",
     experts: None,
+    stored: &[],
     ignored_suffixes: ROTARY_TABLES,
     tensors: TENSORS,
     defaults: Defaults::LLAMA,

@@ -7,7 +7,7 @@
 use super::Dim::{ExpertFeedForward, Experts, Hidden};
 use super::tensor::*;
 use super::{
-    Architecture, Block, Defaults, ExpertKeys, Key, Permute, ROTARY_TABLES, VocabularyRules,
+    Architecture, Block, Defaults, ExpertKeys, Key, Permute, ROTARY_TABLES, Stored, VocabularyRules,
 };
 
 #[rustfmt::skip]
@@ -16,6 +16,11 @@ pub static MIXTRAL: Architecture = Architecture {
     hf_classes: &["MixtralForCausalLM"],
     model_type: "mixtral",
     experts: Some(ExpertKeys { count: "num_local_experts", used: "num_experts_per_tok", n_ff: "intermediate_size", normalized: None }),
+    stored: &[
+        Stored { name: "model.layers.{}.mlp.gate", parts: &["model.layers.{}.block_sparse_moe.gate.weight"] },
+        Stored { name: "model.layers.{}.mlp.experts.gate_up_proj", parts: &["model.layers.{}.block_sparse_moe.experts.{e}.w1.weight", "model.layers.{}.block_sparse_moe.experts.{e}.w3.weight"] },
+        Stored { name: "model.layers.{}.mlp.experts.down_proj", parts: &["model.layers.{}.block_sparse_moe.experts.{e}.w2.weight"] },
+    ],
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

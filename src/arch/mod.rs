@@ -8,6 +8,7 @@
 //! after its parts, biases, or fused projections if the declaration lists those tensors.
 
 mod category;
+mod classes;
 mod description;
 mod experts;
 mod from_config;
@@ -20,10 +21,13 @@ mod keys;
 mod llama;
 mod mixtral;
 mod phi3;
+mod plain;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
 mod rope;
+mod rope_settings;
+mod spellings;
 mod tensor;
 
 pub use category::Category;
@@ -31,7 +35,9 @@ pub use description::Description;
 pub use experts::{ExpertKeys, Experts, Parameters};
 pub use hyper::HyperParams;
 pub use keys::Key;
+pub use plain::{Stored, declared_form};
 pub use rope::{RopeScaling, Yarn};
+pub use spellings::{Settings, reconcile, set_spellings};
 pub use tensor::{Dim, Permute, Role, TensorDecl};
 
 use crate::error::{Error, Result};
@@ -63,6 +69,8 @@ pub struct Architecture {
     /// Of a mixture of experts: the keys of config.json that tell of it.
     pub experts: Option<ExpertKeys>,
     pub tensors: &'static [TensorDecl],
+    /// Tensors that newer checkpoints store under other names, several of `tensors` in one.
+    pub stored: &'static [Stored],
     /// Ends of names of tensors that old checkpoints carry and that hold no weights.
     pub ignored_suffixes: &'static [&'static str],
     /// What config.json may leave out.
@@ -281,6 +289,11 @@ impl Architecture {
     /// The declarations with `role`, in declaration order.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &'static TensorDecl> {
         self.tensors.iter().filter(move |decl| decl.role == role)
+    }
+
+    /// Whether a part of each head may stay as it is, where the others turn whole heads.
+    pub fn turns_partly(&self) -> bool {
+        self.keys.contains(&Key::OriginalContext)
     }
 
     /// Whether layer `layer` attends to a window only, where nothing says otherwise.

@@ -12,6 +12,7 @@ pub static PHI3: Architecture = Architecture {
     hf_classes: &["Phi3ForCausalLM"],
     model_type: "phi3",
     experts: None,
+    stored: &[],
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

@@ -11,6 +11,7 @@ pub static QWEN2: Architecture = Architecture {
     hf_classes: &["Qwen2ForCausalLM"],
     model_type: "qwen2",
     experts: None,
+    stored: &[],
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING, ATTN_NORM, Q, K, V, O, Q_BIAS, K_BIAS, V_BIAS, FFN_NORM, GATE, UP, DOWN,

@@ -10,6 +10,7 @@ pub static QWEN3: Architecture = Architecture {
     hf_classes: &["Qwen3ForCausalLM"],
     model_type: "qwen3",
     experts: None,
+    stored: &[],
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

@@ -7,7 +7,7 @@
 use super::Dim::{ExpertFeedForward, Experts, Hidden};
 use super::tensor::*;
 use super::{
-    Architecture, Block, Defaults, ExpertKeys, Key, Pairing, ROTARY_TABLES, VocabularyRules,
+    Architecture, Block, Defaults, ExpertKeys, Key, Pairing, ROTARY_TABLES, Stored, VocabularyRules,
 };
 
 #[rustfmt::skip]
@@ -21,6 +21,10 @@ pub static QWEN3MOE: Architecture = Architecture {
         n_ff: "moe_intermediate_size",
         normalized: Some("norm_topk_prob"),
     }),
+    stored: &[
+        Stored { name: "model.layers.{}.mlp.experts.gate_up_proj", parts: &["model.layers.{}.mlp.experts.{e}.gate_proj.weight", "model.layers.{}.mlp.experts.{e}.up_proj.weight"] },
+        Stored { name: "model.layers.{}.mlp.experts.down_proj", parts: &["model.layers.{}.mlp.experts.{e}.down_proj.weight"] },
+    ],
     ignored_suffixes: ROTARY_TABLES,
     tensors: &[
         EMBEDDING,

@@ -4,7 +4,7 @@
 //! `conversion/{base,llama,phi}.py`, October 2026.
 
 use super::HyperParams;
-use crate::checkpoint::Config;
+use super::spellings::Settings;
 use crate::error::{Error, Result};
 use serde_json::Value;
 
@@ -56,18 +56,19 @@ pub struct Yarn {
 }
 
 impl RopeScaling {
-    /// What config.json says.
-    pub(super) fn from_config(
-        config: &Config,
+    /// What `settings` say, for a model of context `context`, which was `original` before scaling.
+    pub(super) fn from_settings(
+        settings: &Settings,
         context: usize,
         original: usize,
     ) -> Result<RopeScaling> {
-        let Some(scaling) = parameters(config) else { return Ok(RopeScaling::None) };
-        let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str);
-        let find = |key: &str| scaling.get(key).and_then(Value::as_f64).map(|v| v as f32);
+        let scaling = &settings.rope;
+        let origin = settings.origin();
+        let kind = scaling.get("rope_type").and_then(Value::as_str);
+        let find = |key: &str| scaling.number(key).map(|v| v as f32);
         let number = |key: &str| {
             find(key).ok_or_else(|| {
-                Error::model(config.origin(), format!("rope scaling lacks the number '{key}'"))
+                Error::model(origin, format!("rope scaling lacks the number '{key}'"))
             })
         };
         match kind {
@@ -78,12 +79,12 @@ impl RopeScaling {
                 factor: number("factor")?,
                 low_freq_factor: number("low_freq_factor")?,
                 high_freq_factor: number("high_freq_factor")?,
-                original_context: number("original_max_position_embeddings")?,
+                original_context: original as f32,
             }),
             Some("yarn") => Ok(RopeScaling::Yarn(Yarn {
                 factor: number("factor")?,
                 extrapolation: find("extrapolation_factor"),
-                attention_factor: find("attention_factor").or(find("attn_factor")),
+                attention_factor: find("attention_factor"),
                 beta_fast: find("beta_fast"),
                 beta_slow: find("beta_slow"),
             })),
@@ -95,13 +96,10 @@ impl RopeScaling {
                 });
                 let (Some(short), Some(long)) = (short, long) else {
                     let detail = "rope scaling lacks the lists 'short_factor' and 'long_factor'";
-                    return Err(Error::model(config.origin(), detail));
+                    return Err(Error::model(origin, detail));
                 };
-                let scale = match find("factor") {
-                    // Where the original context is told, it counts.
-                    Some(factor) if context == original => f64::from(factor),
-                    _ => context as f64 / original as f64,
-                };
+                let ratio = context as f64 / original as f64;
+                let scale = find("factor").map_or(ratio, f64::from);
                 let sharpen = (1.0 + scale.ln() / (original as f64).ln()).sqrt();
                 let derived = if scale > 1.0 { sharpen as f32 } else { 1.0 };
                 Ok(RopeScaling::LongRope {
@@ -111,7 +109,7 @@ impl RopeScaling {
             }
             Some(other) => {
                 let detail = format!("rope scaling '{other}' is not supported yet");
-                Err(Error::model(config.origin(), detail))
+                Err(Error::model(origin, detail))
             }
         }
     }
@@ -139,13 +137,6 @@ impl RopeScaling {
             _ => Ok(()),
         }
     }
-}
-
-/// The object that says how frequencies are scaled: `rope_scaling`, or `rope_parameters` of newer
-/// configurations, there what it says of layers without a window.
-pub(super) fn parameters(config: &Config) -> Option<&Value> {
-    let object = config.get("rope_parameters").or(config.get("rope_scaling"))?;
-    Some(object.get("full_attention").unwrap_or(object))
 }
 
 impl HyperParams {

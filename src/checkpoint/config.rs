@@ -60,6 +60,21 @@ impl Config {
         self.map.shift_remove(key);
     }
 
+    /// Sets the key at the end of `path`, or removes it where `value` is `None`. The keys before it name objects, each
+    /// in the one before; where one is missing or no object, nothing changes.
+    pub fn edit(&mut self, path: &[&str], value: Option<Value>) {
+        let Some((key, objects)) = path.split_last() else { return };
+        let mut map = &mut self.map;
+        for object in objects {
+            let Some(Value::Object(inner)) = map.get_mut(*object) else { return };
+            map = inner;
+        }
+        match value {
+            Some(value) => map.insert(key.to_string(), value),
+            None => map.shift_remove(*key),
+        };
+    }
+
     pub fn str(&self, key: &str) -> Option<&str> {
         self.get(key)?.as_str()
     }

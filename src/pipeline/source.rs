@@ -38,7 +38,7 @@ impl Source {
     /// As [`Source::open`]; `progress` is told of downloads of a recipe's members, with the feature `hub`.
     pub fn open_telling(path: &Path, progress: &dyn Progress) -> Result<Source> {
         match Kind::of(path)? {
-            Kind::Folder => Ok(Source::Folder(Checkpoint::open(path)?)),
+            Kind::Folder => Ok(Source::Folder(Checkpoint::open_declared(path)?)),
             Kind::Gguf => {
                 let model = gguf::open(path)?;
                 if model.metadata.str("general.type") == Some("imatrix") {

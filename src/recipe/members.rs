@@ -6,7 +6,7 @@
 
 use super::families;
 use super::reference::ModelRef;
-use crate::arch::{Architecture, HyperParams, Role, TensorDecl};
+use crate::arch::{HyperParams, Role, Settings, TensorDecl};
 use crate::checkpoint::{self, Checkpoint, Config};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -171,7 +171,7 @@ fn remedy(reference: &ModelRef, path: &Path, otherwise: &str) -> String {
 /// The model at `path`, whatever its kind.
 fn open_path(path: &Path) -> Result<Checkpoint> {
     if path.is_dir() {
-        return Checkpoint::open(path);
+        return Checkpoint::open_declared(path);
     }
     if !gguf::is_gguf(path)? {
         return Err(Error::format(path, "neither a folder nor a GGUF file, so no model"));
@@ -226,9 +226,12 @@ impl MemberLookup for ShapesOnly {
 /// A checkpoint that has shapes but no weights.
 pub fn shape_checkpoint(name: &str, config: Config) -> Result<Checkpoint> {
     let origin = config.origin().to_string();
-    let arch = Architecture::for_hf_class(&origin, config.architecture()?)?;
-    let hyper = HyperParams::from_config(&config)?;
-    let dtype = match config.str("torch_dtype").or(config.str("dtype")) {
+    let settings = Settings::of(&config)?;
+    let arch = settings.arch();
+    let hyper = HyperParams::from_settings(&settings)?;
+    let bias = [settings.flag("attention_bias")?, settings.flag("mlp_bias")?];
+    let [attention_bias, mlp_bias] = bias.map(|bias| bias.unwrap_or(false));
+    let dtype = match settings.str("dtype") {
         Some("float32") => DType::F32,
         Some("bfloat16") => DType::BF16,
         _ => DType::F16,
@@ -236,8 +239,8 @@ pub fn shape_checkpoint(name: &str, config: Config) -> Result<Checkpoint> {
     let has = |decl: &TensorDecl| match decl.role {
         _ if !decl.optional => true,
         Role::Head => !hyper.tied,
-        _ if decl.hf.contains("self_attn") => config.bool("attention_bias").unwrap_or(false),
-        _ => config.bool("mlp_bias").unwrap_or(false),
+        _ if decl.hf.contains("self_attn") => attention_bias,
+        _ => mlp_bias,
     };
     let mut infos = Vec::new();
     for role in [Role::Embedding, Role::Layer, Role::FinalNorm, Role::Head] {

@@ -4,8 +4,10 @@ use super::donors::Donors;
 use super::plan::{Place, TensorPlan};
 use super::planner::Planner;
 use super::side_files::take_token_ids;
+use crate::arch::{Settings, reconcile, set_spellings};
 use crate::checkpoint::Config;
 use crate::dtype::DType;
+use crate::error::Result;
 use crate::source::TensorInfo;
 use serde_json::Value;
 
@@ -29,7 +31,7 @@ pub(super) struct Outcome<'a> {
 
 /// The donor's configuration with what the merge changed: number of layers, element type, tied head,
 /// vocabulary, and lists that have an entry for each layer. The architecture's class stays the donor's,
-/// and with it constants such as `sliding_window`.
+/// and with it constants such as `sliding_window`. Keys that contradict each other get the value that counts.
 pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) -> Config {
     let mut config = planner.view(donors.config.0).config.clone();
     layer_lists(planner, donors, outcome, &mut config);
@@ -38,12 +40,7 @@ pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) ->
     // The donor's name is not the merge's.
     config.remove("_name_or_path");
     if let Some((embedding, _)) = outcome.tensors.first() {
-        let keys = ["torch_dtype", "dtype"];
-        let present: Vec<&str> =
-            keys.into_iter().filter(|key| config.map().contains_key(*key)).collect();
-        for key in if present.is_empty() { vec![keys[0]] } else { present } {
-            config.set(key, torch_name(embedding.dtype));
-        }
+        set_spellings(&mut config, "torch_dtype", torch_name(embedding.dtype));
     }
     if config
         .bool("tie_word_embeddings")
@@ -58,7 +55,19 @@ pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) ->
             take_token_ids(&mut config, planner.view(donors.tokenizer.0).config);
         }
     }
+    if let Err(e) = name_class(&mut config).and_then(|()| reconcile(&mut config)) {
+        planner.problems.error(donors.config_pos, e.to_string(), "mend its config.json");
+    }
     config
+}
+
+/// Writes `architectures` where it is left out, for programs that go by it alone.
+fn name_class(config: &mut Config) -> Result<()> {
+    if config.get("architectures").is_none() {
+        let class = Settings::of(config)?.class();
+        config.set("architectures", vec![class]);
+    }
+    Ok(())
 }
 
 /// Writes `layer_types`, which tells the layers whose attention has a window, where they would not be the ones
@@ -77,7 +86,13 @@ fn windows(planner: &Planner, donors: &Donors, outcome: &Outcome, config: &mut C
         }
     }
     let expected = |layer: usize| view.arch.windowed_by_default(layer);
-    if windowed.iter().enumerate().any(|(layer, &is)| is.is_some_and(|is| is != expected(layer))) {
+    let pattern = config.get("sliding_window_pattern").is_some();
+    if pattern
+        || windowed
+            .iter()
+            .enumerate()
+            .any(|(layer, &is)| is.is_some_and(|is| is != expected(layer)))
+    {
         let kind = |is: &Option<bool>| match is {
             Some(false) => "full_attention",
             _ => "sliding_attention",
@@ -136,7 +151,11 @@ fn layer_lists(planner: &mut Planner, donors: &Donors, outcome: &Outcome, config
 }
 
 /// The entries of all output layers; the model that has none otherwise.
-fn follow(planner: &Planner, key: &str, outcome: &Outcome) -> Result<Vec<Value>, String> {
+fn follow(
+    planner: &Planner,
+    key: &str,
+    outcome: &Outcome,
+) -> std::result::Result<Vec<Value>, String> {
     let mut entries = vec![Value::Null; outcome.layers];
     for (_, plan) in outcome.tensors {
         let (Place::Layer(out), Some(input)) = (plan.place, plan.inputs.first()) else { continue };

@@ -6,6 +6,7 @@ use super::output_config::torch_name;
 use super::plan::{Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes};
 use super::shares::{MemberShare, RowShares, Shares};
 use super::yaml::Pos;
+use crate::arch::Settings;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -158,7 +159,8 @@ impl MergePlan {
                 reference: member.reference.to_string(),
                 pos: member.pos,
                 origin: member.checkpoint.tensors.origin().to_string(),
-                class: member.checkpoint.config.architecture().unwrap_or_default().to_string(),
+                class: Settings::of(&member.checkpoint.config)
+                    .map_or(String::new(), |settings| settings.class().to_string()),
                 layers: member.hyper.n_layer,
                 vocabulary: member.hyper.n_vocab,
                 parameters: table.infos().iter().map(|info| info.elements() as u64).sum(),

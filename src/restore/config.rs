@@ -27,7 +27,7 @@ pub(super) fn make(
     let count = |suffix: &str| model.metadata.u64(&key(suffix));
     let fail = |detail: String| Err(Error::model(model.origin(), detail));
     let partial = hyper.rope_dims != hyper.head_dim;
-    if partial && !arch.keys.contains(&Key::OriginalContext) {
+    if partial && !arch.turns_partly() {
         return fail(
             "only part of each head is rotated, which its class in transformers lacks".into(),
         );

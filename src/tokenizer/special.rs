@@ -89,7 +89,9 @@ impl SpecialTokens {
         }
         special.chat_templates = templates_of(files);
         for kind in &texts.kinds {
-            let id = model_config.get(&format!("{kind}_token_id")).and_then(Json::as_u64);
+            let id = model_config.get(&format!("{kind}_token_id"));
+            // Chat models list several ends; the first is the usual one.
+            let id = id.and_then(|id| id.as_u64().or_else(|| id.as_array()?.first()?.as_u64()));
             special.set_id(kind, id, n_vocab);
         }
         special

@@ -238,7 +238,7 @@ fn what_is_no_mixture_says_why() {
     place.fails(1, convert, &["experts.7.w3.weight' is beyond the 7 experts"]);
     with("num_experts_per_tok", 9.into());
     place.fails(1, convert, &["9 of 8 experts of length 64 are no mixture"]);
-    with("architectures", serde_json::json!(["LlamaForCausalLM"]));
+    with("model_type", "llama".into());
     place.fails(
         1,
         convert,
@@ -248,6 +248,7 @@ fn what_is_no_mixture_says_why() {
     with("vocab_size", golden["config"]["vocab_size"].clone());
     let mut dense = golden.clone();
     dense["config"]["architectures"] = serde_json::json!(["LlamaForCausalLM"]);
+    dense["config"]["model_type"] = "llama".into();
     write_folder(&place, "dense", &dense, 0);
     let recipe = "merge_method: linear\nmodels:\n- {model: mixtral, parameters: {weight: 1}}\n\
                   - {model: dense, parameters: {weight: 1}}\n";

@@ -57,6 +57,7 @@ mod rendered;
 mod restore;
 mod resume;
 mod shards;
+mod spellings;
 mod split;
 mod stress;
 mod telling;

@@ -168,7 +168,7 @@ fn a_folder_with_only_config_json_is_enough_to_plan() {
     let model = dir.path().join("org/Mystery-9B");
     std::fs::create_dir_all(&model).unwrap();
     let config = r#"{"architectures": ["MistralForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
-        "num_hidden_layers": 5, "num_attention_heads": 4, "vocab_size": 100, "torch_dtype": "bfloat16"}"#;
+        "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100, "torch_dtype": "bfloat16"}"#;
     std::fs::write(model.join("config.json"), config).unwrap();
     let recipe = dir.path().join("recipe.yml");
     std::fs::write(&recipe, "merge_method: passthrough\nmodels: [{model: org/Mystery-9B}]\n")
