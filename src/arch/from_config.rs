@@ -128,8 +128,8 @@ mod tests {
 
     fn hyper(class: &str, more: &str) -> Result<HyperParams> {
         let text = format!(
-            r#"{{"architectures": ["{class}"], "hidden_size": 16, "num_attention_heads": 2, "head_dim": 8,
-            "intermediate_size": 24, "num_hidden_layers": 7, "vocab_size": 32, {more}}}"#
+            r#"{{"architectures": ["{class}"], "hidden_size": 16, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 24, "num_hidden_layers": 7, "vocab_size": 32, {more}}}"#
         );
         HyperParams::from_config(&Config::parse("test", &text).unwrap())
     }
