@@ -24,18 +24,18 @@ runpy.run_path("convert_hf_to_gguf.py", run_name="__main__")
 """
 
 
-def convert_by_llama_cpp(folder: Path, file: Path, kind: str) -> None:
+def convert_by_llama_cpp(folder: Path, file: Path, kind: str, *options: str) -> None:
     """Converts `folder` to the file type `kind`; a failure ends the script."""
-    if error := llama_cpp_refuses(folder, file, kind):
+    if error := llama_cpp_refuses(folder, file, kind, *options):
         sys.exit(f"llama.cpp's converter failed:\n{error}")
 
 
-def llama_cpp_refuses(folder: Path, file: Path, kind: str) -> str | None:
+def llama_cpp_refuses(folder: Path, file: Path, kind: str, *options: str) -> str | None:
     """The end of the converter's error output if it cannot convert `folder`; `None` where it wrote `file`."""
     sources = peer_sources.folder()
     environment = dict(os.environ, PYTHONPATH=f"{sources}:{sources / 'gguf-py'}")
-    run = subprocess.run([sys.executable, "-c", CONVERTER, folder, "--outfile", file, "--outtype", kind], cwd=sources,
-                         env=environment, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", CONVERTER, folder, "--outfile", file, "--outtype", kind,
+                          *options], cwd=sources, env=environment, capture_output=True, text=True)
     return run.stderr[-3000:] if run.returncode else None
 
 

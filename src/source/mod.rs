@@ -143,6 +143,15 @@ impl TensorTable {
     }
 }
 
+/// The blocks of a GGUF type that a tensor is stored in: its values are theirs times `scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Blocks {
+    pub dtype: DType,
+    pub scale: f32,
+    /// What the tensor's inputs are scaled by in programs that quantize them, too.
+    pub input_scale: Option<f32>,
+}
+
 /// Gives names, shapes and types and, on demand, one tensor's data. Reading is thread-safe and may
 /// compute: the result is equal at every call.
 pub trait TensorSource: Send + Sync {
@@ -183,6 +192,23 @@ pub trait TensorSource: Send + Sync {
     /// the data are mapped. For those who read several at once within a bound.
     fn working_bytes(&self, _index: usize) -> u64 {
         0
+    }
+
+    /// The blocks that tensor `index` is stored in, where it is a tensor of floats for all other purposes:
+    /// conversion hands them through with [`TensorSource::read_blocks`].
+    fn blocks(&self, _index: usize) -> Option<Blocks> {
+        None
+    }
+
+    /// The data of tensor `index` as [`TensorSource::blocks`] describes them.
+    ///
+    /// # Errors
+    /// Those of reading; a tensor that has no blocks.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    fn read_blocks(&self, index: usize) -> Result<TensorData<'_>> {
+        Err(Error::tensor(self.origin(), &self.table().infos()[index].name, "has no blocks"))
     }
 
     /// What the data are dequantized from, `FP8 E4M3 (blocks of 128x128)` for example; `None` for

@@ -50,6 +50,7 @@ mod publish;
 mod publish_folder;
 mod pytorch;
 mod quantize_target;
+mod quantized_packed;
 mod quants;
 mod recipe;
 mod recipes;

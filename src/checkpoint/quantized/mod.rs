@@ -13,8 +13,16 @@
 //!
 //! Not here: running quantized weights as they are, and writing them.
 
+mod awq;
+mod bitnet;
+mod bitsandbytes;
+mod fp4;
 mod fp8;
+mod gptq;
 mod joining;
+mod mxfp4;
+mod nvfp4;
+mod packed;
 mod scales;
 mod settings;
 mod source;
@@ -38,7 +46,8 @@ struct Method {
 }
 
 /// Every format that can be read.
-const METHODS: &[Method] = &[fp8::METHOD];
+const METHODS: &[Method] =
+    &[fp4::METHOD, fp8::METHOD, gptq::METHOD, awq::METHOD, bitsandbytes::METHOD, bitnet::METHOD];
 
 /// The tensors of a folder.
 pub(super) struct Opened {

@@ -4,7 +4,7 @@
 use crate::checkpoint::stored::Stored;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::source::{PART_BYTES, Sink, TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::source::{Blocks, PART_BYTES, Sink, TensorData, TensorInfo, TensorSource, TensorTable};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,6 +21,19 @@ pub(super) trait Decoder: Send + Sync {
     /// # Errors
     /// What is wrong with the data; the caller adds the tensor's name.
     fn rows(&self, parts: &[&[u8]], first: usize, out: &mut [f32]) -> Result<(), String>;
+
+    /// The blocks of GGUF that hold the tensor as it is; `None` for most formats.
+    fn blocks(&self) -> Option<Blocks> {
+        None
+    }
+
+    /// The bytes of these blocks, all of them.
+    ///
+    /// # Errors
+    /// A scale that they cannot hold.
+    fn encode(&self, _parts: &[&[u8]]) -> Result<Vec<u8>, String> {
+        Err("has no blocks".to_string())
+    }
 }
 
 /// Where a tensor's data come from.
@@ -156,6 +169,26 @@ impl TensorSource for FolderSource {
                 self.info(index).bytes().unwrap_or(0) as u64
             }
         }
+    }
+
+    fn blocks(&self, index: usize) -> Option<Blocks> {
+        match &self.origins[index] {
+            Origin::Plain(_) => None,
+            Origin::Joined { decoder, .. } => decoder.blocks(),
+        }
+    }
+
+    fn read_blocks(&self, index: usize) -> Result<TensorData<'_>> {
+        let info = self.info(index);
+        let Origin::Joined { parts, decoder } = &self.origins[index] else {
+            return Err(Error::tensor(self.origin(), &info.name, "has no blocks"));
+        };
+        let dtype = decoder.blocks().map_or(info.dtype, |blocks| blocks.dtype);
+        let parts = self.parts(parts);
+        let parts: Vec<&[u8]> = parts.iter().map(|bytes| &bytes[..]).collect();
+        let bytes = decoder.encode(&parts);
+        let bytes = bytes.map_err(|why| Error::tensor(self.origin(), &info.name, why))?;
+        Ok(TensorData { dtype, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
     }
 
     fn quantization(&self) -> Option<&str> {
