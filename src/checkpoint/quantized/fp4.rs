@@ -67,12 +67,12 @@ fn join(settings: &Settings, joining: &mut Joining) -> Outcome<String> {
 pub(super) fn join_all(joining: &mut Joining) -> Vec<String> {
     let mut kinds: Vec<String> = Vec::new();
     for (index, tensor) in joining.tensors() {
-        if tensor.dtype != Dtype::U8 || joining.is_used(index) {
+        let is_weight = tensor.name.ends_with(".weight") || tensor.name.ends_with(".weight_packed");
+        let joined = if joining.is_used(index) {
             continue;
-        }
-        let joined = if let Some(name) = tensor.name.strip_suffix("_blocks") {
-            join_gpt_oss(joining, index, name)
-        } else if tensor.name.ends_with(".weight") || tensor.name.ends_with(".weight_packed") {
+        } else if let Some(name) = tensor.name.strip_suffix("_blocks") {
+            expect_type(tensor, Dtype::U8).and_then(|()| join_gpt_oss(joining, index, name))
+        } else if tensor.dtype == Dtype::U8 && is_weight {
             join_matrix(joining, index)
         } else {
             continue;
