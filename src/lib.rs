@@ -11,6 +11,7 @@ pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod evaluate;
+mod file_kind;
 pub mod gguf;
 mod hash;
 pub mod hub;

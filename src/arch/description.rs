@@ -1,13 +1,15 @@
 //! What a checkpoint is: the one reader of its configuration and of the names in its table.
 //!
-//! Merge, conversion and planning call [`Description::of`]; none of them reads the configuration on its own, so they
-//! cannot disagree. Not here: shapes of tensors, which conversion and planning check where they use them.
+//! Merge, conversion and planning call [`Description::of`] or [`Description::of_checkpoint`]; none of them reads the
+//! configuration on its own, so they cannot disagree. Not here: shapes of tensors, which conversion and planning
+//! check where they use them.
 
 use super::spellings::Settings;
+use super::tensor::{EMBEDDING, HEAD};
 use super::{Architecture, HyperParams, Role};
-use crate::checkpoint::Config;
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::Result;
-use crate::source::TensorTable;
+use crate::source::{TensorSource, TensorTable};
 
 /// The architecture and sizes of a checkpoint, and what its reader should hear about.
 #[derive(Clone, Debug)]
@@ -23,7 +25,8 @@ impl Description {
     /// Describes the checkpoint of `config` whose tensors are `table`'s.
     ///
     /// Whether the head is tied is decided by the tensors: a stored head is used, whatever `tie_word_embeddings` says,
-    /// and where none is stored the embedding serves as one.
+    /// and where none is stored the embedding serves as one. A stored copy of the embedding counts as a head:
+    /// llama.cpp's converter writes it too, and telling would need the data.
     ///
     /// # Errors
     /// Those of [`HyperParams::from_config`].
@@ -49,4 +52,42 @@ impl Description {
         hyper.tied = head.is_none();
         Ok(Description { arch, hyper, warnings })
     }
+
+    /// Describes `checkpoint`, as [`Description::of`] does, and warns of a head that its architecture has no place
+    /// for: the only thing that needs a look at the data, at the ends of two tensors.
+    ///
+    /// # Errors
+    /// Those of [`Description::of`].
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Description> {
+        let tensors = checkpoint.tensors.as_ref();
+        let mut description = Description::of(&checkpoint.config, tensors.table())?;
+        description.warnings.extend(lost_head(tensors, description.arch));
+        Ok(description)
+    }
+}
+
+/// What to say of a stored head that is left out because GGUF's architecture always uses the embedding, unless
+/// it is a copy of the embedding.
+fn lost_head(tensors: &dyn TensorSource, arch: &Architecture) -> Option<String> {
+    /// Bytes compared at each end: copies are equal in all, heads of their own differ in the first few.
+    const COMPARED: usize = 1 << 20;
+    let (head, embedding) = (HEAD.hf, EMBEDDING.hf);
+    let index = tensors.table().find(head).filter(|_| arch.ignores(head))?;
+    let (head, embedding) = (tensors.read(index).ok()?, tensors.read_name(embedding).ok()?);
+    let ends = |bytes: &[u8]| {
+        let n = bytes.len().min(COMPARED);
+        [bytes[..n].to_vec(), bytes[bytes.len() - n..].to_vec()]
+    };
+    let copy = head.dtype == embedding.dtype
+        && head.bytes.len() == embedding.bytes.len()
+        && ends(&head.bytes) == ends(&embedding.bytes);
+    (!copy).then(|| {
+        format!(
+            "{} stores '{}', which differs from the embedding; GGUF's architecture {} has no head of its own, so \
+             it is left out and logits differ from those of transformers",
+            tensors.origin(),
+            HEAD.hf,
+            arch.gguf_name
+        )
+    })
 }

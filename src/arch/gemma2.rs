@@ -16,7 +16,7 @@ pub static GEMMA2: Architecture = Architecture {
     experts: None,
     // Some quantizing programs store a copy of the embedding as the head; llama.cpp does not load one.
     stored: &[],
-    ignored_suffixes: &["rotary_emb.inv_freq", "lm_head.weight"],
+    ignored: &["lm_head.weight"],
     tensors: &[
         EMBEDDING,
         ATTN_NORM.plus_one(),

@@ -15,7 +15,7 @@ pub static GEMMA3: Architecture = Architecture {
     model_type: "gemma3_text",
     experts: None,
     stored: &[],
-    ignored_suffixes: &["rotary_emb.inv_freq"],
+    ignored: &[],
     tensors: &[
         EMBEDDING,
         ATTN_NORM.plus_one(),

@@ -3,9 +3,7 @@
 //!
 //! Keys: llama.cpp `conversion/{llama,granite}.py`, October 2026.
 
-use super::{
-    Architecture, Block, Defaults, EmbeddingScale, Key, ROTARY_TABLES, Scores, VocabularyRules,
-};
+use super::{Architecture, Block, Defaults, EmbeddingScale, Key, Scores, VocabularyRules};
 
 pub static GRANITE: Architecture = Architecture {
     gguf_name: "granite",
@@ -13,7 +11,7 @@ pub static GRANITE: Architecture = Architecture {
     model_type: "granite",
     experts: None,
     stored: &[],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: super::llama::TENSORS,
     defaults: Defaults::LLAMA,
     block: Block {

@@ -4,7 +4,7 @@
 //! Keys: llama.cpp `conversion/llama.py`, October 2026.
 
 use super::tensor::*;
-use super::{Architecture, Block, Defaults, Key, Permute, ROTARY_TABLES, VocabularyRules};
+use super::{Architecture, Block, Defaults, Key, Permute, VocabularyRules};
 
 /// Those of granite, too.
 pub(super) const TENSORS: &[TensorDecl] = &[
@@ -35,7 +35,7 @@ pub static LLAMA: Architecture = Architecture {
     model_type: "llama",
     experts: None,
     stored: &[],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: TENSORS,
     defaults: Defaults::LLAMA,
     block: Block::LLAMA,

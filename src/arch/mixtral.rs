@@ -6,9 +6,7 @@
 
 use super::Dim::{ExpertFeedForward, Experts, Hidden};
 use super::tensor::*;
-use super::{
-    Architecture, Block, Defaults, ExpertKeys, Key, Permute, ROTARY_TABLES, Stored, VocabularyRules,
-};
+use super::{Architecture, Block, Defaults, ExpertKeys, Key, Permute, Stored, VocabularyRules};
 
 #[rustfmt::skip]
 pub static MIXTRAL: Architecture = Architecture {
@@ -21,7 +19,7 @@ pub static MIXTRAL: Architecture = Architecture {
         Stored { name: "model.layers.{}.mlp.experts.gate_up_proj", parts: &["model.layers.{}.block_sparse_moe.experts.{e}.w1.weight", "model.layers.{}.block_sparse_moe.experts.{e}.w3.weight"] },
         Stored { name: "model.layers.{}.mlp.experts.down_proj", parts: &["model.layers.{}.block_sparse_moe.experts.{e}.w2.weight"] },
     ],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: &[
         EMBEDDING,
         ATTN_NORM,

@@ -71,8 +71,8 @@ pub struct Architecture {
     pub tensors: &'static [TensorDecl],
     /// Tensors that newer checkpoints store under other names, several of `tensors` in one.
     pub stored: &'static [Stored],
-    /// Ends of names of tensors that old checkpoints carry and that hold no weights.
-    pub ignored_suffixes: &'static [&'static str],
+    /// Names of tensors that conversion leaves out, beside the buffers of any architecture.
+    pub ignored: &'static [&'static str],
     /// What config.json may leave out.
     pub defaults: Defaults,
     /// How a block computes.
@@ -201,12 +201,17 @@ impl Block {
     };
 }
 
-/// Ends of names of rotary tables, which old checkpoints carry.
-const ROTARY_TABLES: &[&str] = &[
-    ".self_attn.rotary_emb.inv_freq",
-    ".attention.rotary_emb.inv_freq",
-    ".self_attn.rotary_emb.cos_cached",
-    ".self_attn.rotary_emb.sin_cached",
+/// Buffers that old checkpoints carry, at any level of names: rotary tables and causal masks. The first three
+/// are those of llama.cpp `conversion/base.py` (`prepare_tensors`), October 2026.
+const BUFFERS: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "attention.masked_bias",
+    "attention.bias",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    "rotary_emb.original_inv_freq",
+    "embeddings.position_ids",
+    "position_ids",
 ];
 
 /// The layer's number in `name` if `name` is `pattern` with a number for `{}`; `Some(None)` for an
@@ -283,7 +288,9 @@ impl Architecture {
 
     /// Whether the Hugging Face tensor `name` is to be passed over in silence.
     pub fn ignores(&self, name: &str) -> bool {
-        self.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix))
+        let is_called =
+            |end: &str| name.strip_suffix(end).is_some_and(|r| r.is_empty() || r.ends_with('.'));
+        BUFFERS.iter().any(|end| is_called(end)) || self.ignored.contains(&name)
     }
 
     /// The declarations with `role`, in declaration order.
@@ -314,7 +321,11 @@ mod tests {
         assert!(arch.match_hf("model.layers.031.self_attn.q_proj.weight").is_none());
         assert!(arch.match_hf("model.layers..self_attn.q_proj.weight").is_none());
         assert_eq!(arch.match_gguf("token_embd.weight").unwrap().1, None);
-        assert!(arch.ignores("model.layers.0.self_attn.rotary_emb.inv_freq"));
+        for name in ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"] {
+            assert!(arch.ignores(name));
+        }
+        assert!(arch.ignores("rotary_emb.inv_freq") && !arch.ignores("model.xrotary_emb.inv_freq"));
+        assert!(!arch.ignores("lm_head.weight") && gemma2::GEMMA2.ignores("lm_head.weight"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! as the context of training or nearly so. Keys: llama.cpp `conversion/phi.py`, October 2026.
 
 use super::tensor::*;
-use super::{Architecture, Block, Defaults, Dim, Key, Pairing, ROTARY_TABLES, VocabularyRules};
+use super::{Architecture, Block, Defaults, Dim, Key, Pairing, VocabularyRules};
 
 pub static PHI3: Architecture = Architecture {
     gguf_name: "phi3",
@@ -13,7 +13,7 @@ pub static PHI3: Architecture = Architecture {
     model_type: "phi3",
     experts: None,
     stored: &[],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: &[
         EMBEDDING,
         ATTN_NORM,

@@ -4,7 +4,7 @@
 //! describe and none of these models switches on, is passed over as there.
 
 use super::tensor::*;
-use super::{Architecture, Block, Defaults, Key, Pairing, ROTARY_TABLES, VocabularyRules};
+use super::{Architecture, Block, Defaults, Key, Pairing, VocabularyRules};
 
 pub static QWEN2: Architecture = Architecture {
     gguf_name: "qwen2",
@@ -12,7 +12,7 @@ pub static QWEN2: Architecture = Architecture {
     model_type: "qwen2",
     experts: None,
     stored: &[],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: &[
         EMBEDDING, ATTN_NORM, Q, K, V, O, Q_BIAS, K_BIAS, V_BIAS, FFN_NORM, GATE, UP, DOWN,
         FINAL_NORM, HEAD,

@@ -3,7 +3,7 @@
 //! Keys: llama.cpp `conversion/{base,qwen}.py`, October 2026.
 
 use super::tensor::*;
-use super::{Architecture, Block, Defaults, Key, Pairing, ROTARY_TABLES, VocabularyRules};
+use super::{Architecture, Block, Defaults, Key, Pairing, VocabularyRules};
 
 pub static QWEN3: Architecture = Architecture {
     gguf_name: "qwen3",
@@ -11,7 +11,7 @@ pub static QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     experts: None,
     stored: &[],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: &[
         EMBEDDING,
         ATTN_NORM,

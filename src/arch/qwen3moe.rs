@@ -6,9 +6,7 @@
 
 use super::Dim::{ExpertFeedForward, Experts, Hidden};
 use super::tensor::*;
-use super::{
-    Architecture, Block, Defaults, ExpertKeys, Key, Pairing, ROTARY_TABLES, Stored, VocabularyRules,
-};
+use super::{Architecture, Block, Defaults, ExpertKeys, Key, Pairing, Stored, VocabularyRules};
 
 #[rustfmt::skip]
 pub static QWEN3MOE: Architecture = Architecture {
@@ -25,7 +23,7 @@ pub static QWEN3MOE: Architecture = Architecture {
         Stored { name: "model.layers.{}.mlp.experts.gate_up_proj", parts: &["model.layers.{}.mlp.experts.{e}.gate_proj.weight", "model.layers.{}.mlp.experts.{e}.up_proj.weight"] },
         Stored { name: "model.layers.{}.mlp.experts.down_proj", parts: &["model.layers.{}.mlp.experts.{e}.down_proj.weight"] },
     ],
-    ignored_suffixes: ROTARY_TABLES,
+    ignored: &[],
     tensors: &[
         EMBEDDING,
         ATTN_NORM,

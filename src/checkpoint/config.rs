@@ -2,6 +2,7 @@
 
 use super::{SideFile, json};
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -16,6 +17,7 @@ pub struct Config {
 impl Config {
     /// Reads `path`; the file must hold a JSON object.
     pub fn read(path: &Path) -> Result<Config> {
+        refuse_foreign(path)?;
         let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
         Config::of_value(&path.display().to_string(), json::parse(path, &bytes)?)
     }

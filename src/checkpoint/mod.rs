@@ -8,6 +8,7 @@
 mod card;
 mod config;
 mod folder;
+mod index;
 pub mod json;
 mod lora;
 mod parts;
@@ -18,6 +19,7 @@ mod resume;
 mod safetensors;
 mod side_file;
 mod stored;
+mod weight_files;
 mod weights;
 mod write;
 mod zip;

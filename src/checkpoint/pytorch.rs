@@ -8,6 +8,7 @@
 use super::pickle::{self, Refused, TensorView};
 use super::zip::{ZipDirectory, looks_like_zip};
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign_bytes;
 use crate::mmap::Mmap;
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -54,6 +55,7 @@ impl PytorchFile {
     pub fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
         let map = Mmap::open(path.as_ref())?;
         let path = map.path();
+        refuse_foreign_bytes(path, &map, map.len() as u64)?;
         if map.starts_with(LEGACY) {
             let detail = "written in PyTorch's format before 1.6, which is not read here; load it with \
                           PyTorch and torch.save it again, or get the model as safetensors";
@@ -113,6 +115,14 @@ impl PytorchFile {
     /// The tensors, in the order of the pickle.
     pub fn entries(&self) -> &[PytorchEntry] {
         &self.entries
+    }
+
+    /// Whether the elements of tensor `index` lie in the file in the order of its shape.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn is_whole(&self, index: usize) -> bool {
+        matches!(self.entries[index].data, Data::Whole(_))
     }
 
     /// The elements of tensor `index`, row after row.

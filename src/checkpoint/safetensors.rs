@@ -4,8 +4,10 @@
 //! the `safetensors` crate's; the checks are made here, because its errors name neither the tensor nor
 //! the offset, and because it lets a repeated name pass.
 
+use super::pytorch::looks_like_pytorch;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign_bytes;
 use crate::mmap::Mmap;
 use crate::source::TensorInfo;
 use safetensors::Dtype;
@@ -66,6 +68,13 @@ impl SafetensorsFile {
     /// the previous tensor's, and the last ends where the file does.
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
         let map = Mmap::open(path.as_ref())?;
+        refuse_foreign_bytes(map.path(), &map, map.len() as u64)?;
+        if map.starts_with(b"GGUF") || looks_like_pytorch(&map) {
+            let what = if map.starts_with(b"GGUF") { "a GGUF file" } else { "a PyTorch file" };
+            let detail =
+                format!("{what} under the name of a safetensors file; name it by what it is");
+            return Err(Error::format(map.path(), detail));
+        }
         let header = header_bytes(map.path(), &map)?;
         let Header { metadata, entries } = serde_json::from_slice(header)
             .map_err(|e| Error::format(map.path(), format!("its header is not usable: {e}")))?;
@@ -120,7 +129,9 @@ fn header_bytes<'a>(path: &Path, file: &'a [u8]) -> Result<&'a [u8]> {
     };
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
-        let detail = format!("claims a header of {len} bytes: no safetensors file");
+        let detail = format!(
+            "not a safetensors file: its first 8 bytes would mean a header of {len} bytes; get it again"
+        );
         return Err(Error::format(path, detail));
     }
     rest.get(..len as usize).ok_or_else(|| {

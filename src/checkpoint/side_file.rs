@@ -3,6 +3,7 @@
 //! Conversion and writing read both in the same way, so a model that is computed needs no folder.
 
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,6 +66,10 @@ impl SideFile {
                 let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
                 if size > limit {
                     return Err(too_many(size));
+                }
+                // A chat template may be empty; every other file of the tokenizer holds something.
+                if size > 0 {
+                    refuse_foreign(path)?;
                 }
                 Ok(Cow::Owned(std::fs::read(path).map_err(Error::io(path, "read"))?))
             }

@@ -1,8 +1,8 @@
 //! The tensors of a folder as they are stored, whatever their types: what the readers of plain and of
 //! quantized weights make their tables from.
 
+use super::weight_files::WeightFiles;
 use super::weights::WeightsFile;
-use crate::error::{Error, Result};
 use crate::source::TensorInfo;
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -59,22 +59,32 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// Fails if two files have a tensor of the same name. `origin` is the folder, for errors.
-    pub fn new(origin: String, files: Vec<WeightsFile>) -> Result<Stored> {
+    /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder, for errors.
+    pub fn new(origin: String, weights: WeightFiles) -> Stored {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         let mut by_name = HashMap::new();
-        for (shard, file) in files.iter().enumerate() {
-            for (within, entry) in file.entries().into_iter().enumerate() {
-                if let Some(first) = by_name.insert(entry.name.to_string(), tensors.len()) {
-                    let first = files[tensors[first].shard].path().display();
-                    let here = file.path().display().to_string();
-                    return Err(Error::tensor(here, entry.name, format!("is in {first} too")));
-                }
+        for (shard, file) in weights.files.iter().enumerate() {
+            let entries = file.entries().into_iter().enumerate();
+            for (within, entry) in entries.filter(|(_, entry)| weights.is_home(entry.name, shard)) {
+                by_name.insert(entry.name.to_string(), tensors.len());
                 let (name, shape) = (entry.name.to_string(), entry.shape.to_vec());
                 tensors.push(StoredTensor { name, dtype: entry.dtype, shape, shard, within });
             }
         }
-        Ok(Stored { origin, files, tensors, by_name })
+        Stored { origin, files: weights.files, tensors, by_name }
+    }
+
+    /// Calls tensor `index` by another name, which no other has.
+    pub fn rename(&mut self, index: usize, name: &str) {
+        self.by_name.remove(&self.tensors[index].name);
+        self.tensors[index].name = name.to_string();
+        self.by_name.insert(name.to_string(), index);
+    }
+
+    /// Bytes that reading tensor `index` takes: 0 where it is mapped.
+    pub fn working_bytes(&self, index: usize) -> u64 {
+        let tensor = &self.tensors[index];
+        self.files[tensor.shard].working_bytes(tensor.within)
     }
 
     pub fn origin(&self) -> &str {
@@ -100,9 +110,5 @@ impl Stored {
 
     pub fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|file| file.path().to_path_buf()).collect()
-    }
-
-    pub fn files(&self) -> &[WeightsFile] {
-        &self.files
     }
 }

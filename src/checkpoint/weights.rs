@@ -4,6 +4,7 @@ use super::pytorch::PytorchFile;
 use super::safetensors::{SafetensorsFile, tensor_info};
 use crate::error::Result;
 use crate::source::TensorInfo;
+use rayon::prelude::*;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::path::Path;
@@ -44,17 +45,28 @@ impl Naming {
         (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}{}", self.suffix)).collect()
     }
 
-    /// Stem and shard count of a name such as `model-00001-of-00003.safetensors`.
-    pub fn shard_count(&self, name: &str) -> Option<(String, u32)> {
+    /// Stem, number and count of a name such as `model-00001-of-00003.safetensors`, with any number of
+    /// digits up to six.
+    pub fn shard_number(&self, name: &str) -> Option<(String, u32, u32)> {
+        let (stem, number, count) = self.shard_parts(name)?;
+        let (number, count) = (number.parse().ok()?, count.parse().ok().filter(|n| *n > 0)?);
+        Some((stem.to_string(), number, count))
+    }
+
+    /// The name of shard `number` of the series that `name` belongs to.
+    pub fn sibling(&self, name: &str, number: u32) -> Option<String> {
+        let (stem, digits, count) = self.shard_parts(name)?;
+        let width = digits.len();
+        Some(format!("{stem}-{number:0width$}-of-{count}{}", self.suffix))
+    }
+
+    fn shard_parts<'n>(&self, name: &'n str) -> Option<(&'n str, &'n str, &'n str)> {
         let rest = name.strip_suffix(self.suffix)?;
         let (rest, count) = rest.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
-        let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-        if !digits(number) || !digits(count) {
-            return None;
-        }
-        let count = count.parse().ok().filter(|n| *n > 0)?;
-        Some((stem.to_string(), count))
+        let digits =
+            |text: &str| (1..=6).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        (digits(number) && digits(count)).then_some((stem, number, count))
     }
 }
 
@@ -96,29 +108,72 @@ impl WeightsFile {
         }
     }
 
-    /// The tensors, in the order of the file.
+    /// The tensors, in the order of the file, with the types that they are read as.
     pub fn entries(&self) -> Vec<WeightsEntry<'_>> {
         match self {
             WeightsFile::Safetensors(file) => (file.entries().iter())
-                .map(|e| WeightsEntry { name: &e.name, dtype: e.dtype, shape: &e.shape })
+                .map(|e| WeightsEntry { name: &e.name, dtype: read_as(e.dtype), shape: &e.shape })
                 .collect(),
             WeightsFile::Pytorch(file) => (file.entries().iter())
-                .map(|e| WeightsEntry { name: &e.name, dtype: e.dtype, shape: &e.shape })
+                .map(|e| WeightsEntry { name: &e.name, dtype: read_as(e.dtype), shape: &e.shape })
                 .collect(),
         }
     }
 
-    /// The data of tensor `index`, row after row.
+    /// The data of tensor `index`, row after row, in the type that its entry has.
     ///
     /// # Panics
     /// If `index` is out of range.
     pub fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
-        match self {
-            WeightsFile::Safetensors(file) => Cow::Borrowed(file.tensor_bytes(index)),
-            WeightsFile::Pytorch(file) => file.tensor_bytes(index),
-        }
+        let (bytes, dtype) = match self {
+            WeightsFile::Safetensors(file) => {
+                (Cow::Borrowed(file.tensor_bytes(index)), file.entries()[index].dtype)
+            }
+            WeightsFile::Pytorch(file) => (file.tensor_bytes(index), file.entries()[index].dtype),
+        };
+        if dtype == Dtype::F64 { Cow::Owned(narrow(&bytes)) } else { bytes }
     }
 }
+
+impl WeightsFile {
+    /// Bytes that reading tensor `index` takes: 0 where it is mapped.
+    pub fn working_bytes(&self, index: usize) -> u64 {
+        let (dtype, elements, mapped) = match self {
+            WeightsFile::Safetensors(file) => {
+                let entry = &file.entries()[index];
+                (entry.dtype, entry.shape.iter().product::<usize>(), true)
+            }
+            WeightsFile::Pytorch(file) => {
+                let entry = &file.entries()[index];
+                (entry.dtype, entry.shape.iter().product::<usize>(), file.is_whole(index))
+            }
+        };
+        let gathered = if mapped { 0 } else { elements * dtype.bitsize() / 8 };
+        let narrowed = if dtype == Dtype::F64 { elements * 4 } else { 0 };
+        (gathered + narrowed) as u64
+    }
+}
+
+/// The type that a stored type is read as: F64 is narrowed to F32, as llama.cpp's converter does
+/// (`conversion/base.py`, `prepare_tensors`).
+fn read_as(dtype: Dtype) -> Dtype {
+    if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
+}
+
+/// F64 elements as F32, rounded to nearest even.
+fn narrow(bytes: &[u8]) -> Vec<u8> {
+    let (wide, _) = bytes.as_chunks::<8>();
+    let mut out = vec![0; wide.len() * 4];
+    wide.par_chunks(NARROWED).zip(out.par_chunks_mut(NARROWED * 4)).for_each(|(wide, out)| {
+        for (&from, to) in wide.iter().zip(out.as_chunks_mut::<4>().0) {
+            *to = (f64::from_le_bytes(from) as f32).to_le_bytes();
+        }
+    });
+    out
+}
+
+/// Elements that one task narrows.
+const NARROWED: usize = 1 << 18;
 
 #[cfg(test)]
 mod tests {
@@ -126,10 +181,13 @@ mod tests {
 
     #[test]
     fn shard_names_parse() {
-        let count = |name: &str| SAFETENSORS.shard_count(name);
-        assert_eq!(count("model-00001-of-00003.safetensors"), Some(("model".into(), 3)));
-        assert_eq!(count("model-1-of-3.safetensors"), None);
-        assert_eq!(count("model-00000-of-00000.safetensors"), None);
+        let parts = |name: &str| SAFETENSORS.shard_number(name);
+        assert_eq!(parts("model-00001-of-00003.safetensors"), Some(("model".into(), 1, 3)));
+        assert_eq!(parts("model-1-of-3.safetensors"), Some(("model".into(), 1, 3)));
+        assert_eq!(parts("model-00000-of-00000.safetensors"), None);
+        assert_eq!(parts("model-1-of-3000000.safetensors"), None);
+        let next = SAFETENSORS.sibling("m-01-of-11.safetensors", 2);
+        assert_eq!(next.as_deref(), Some("m-02-of-11.safetensors"));
         assert_eq!(SAFETENSORS.shards("m", 2)[1], "m-00002-of-00002.safetensors");
         assert!(PYTORCH.matches("pytorch_model-00001-of-00002.bin"));
         assert!(!PYTORCH.matches("training_args.bin") && !PYTORCH.matches("optimizer.bin"));

@@ -5,7 +5,7 @@
 //! caller can tell what the output is made from, whole shards survive an interruption ([`super::resume`]).
 
 use super::Checkpoint;
-use super::folder::is_plain_name;
+use super::index::is_plain_name;
 use super::parts::ShardWriter;
 use super::resume::{Journal, PartHashes, Resume, remove_record};
 use super::weights::SAFETENSORS;

@@ -42,7 +42,8 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         self.pictures.check(context.json)?;
-        let source = match Kind::of(&self.source)? {
+        let place = recipe::locate_source(&self.source, context.progress())?;
+        let source = match Kind::of(&place)? {
             Kind::Recipe => match self.plan_recipe(context)? {
                 Ok(plan) => {
                     let plan = Arc::new(plan);
@@ -50,7 +51,7 @@ impl Arguments {
                 }
                 Err(problems) => return self.report_problems(context, &problems),
             },
-            Kind::Folder | Kind::Gguf => Source::open(&self.source)?,
+            Kind::Folder | Kind::Gguf => Source::open(&place)?,
         };
         self.pictures.check_not_inputs(&source.files())?;
         let options = BuildOptions {

@@ -67,8 +67,7 @@ pub struct ConvertOptions {
 /// or too large for F16.
 pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<GgufModel> {
     let config = &checkpoint.config;
-    let Description { arch, hyper, mut warnings } =
-        Description::of(config, checkpoint.tensors.table())?;
+    let Description { arch, hyper, mut warnings } = Description::of_checkpoint(checkpoint)?;
     if hyper.experts.is_some_and(|experts| !experts.normalized) {
         let detail = "'norm_topk_prob' is not true, so the weights of a token's experts have no fixed sum; GGUF \
                       cannot tell, and programs that read it take them to sum to 1";

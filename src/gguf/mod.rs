@@ -14,7 +14,7 @@ mod value;
 mod write;
 
 pub use copy::{write, write_shards};
-pub use file::{GgufFile, is_gguf, open, shard_name, without_shard};
+pub use file::{GgufFile, is_gguf, only_model_in, open, shard_name, without_shard};
 pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
 pub use join::joined;
 pub use split::{Shards, SplitWriter, shard_paths};

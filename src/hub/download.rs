@@ -10,7 +10,7 @@
 //! model's.
 
 use super::client::{Call, Client, Content, asked_wait, is_transient, pause};
-use super::{CONFIGS, HubCache, HubName, digest, is_part};
+use super::{CONFIGS, HubCache, HubName, HubReference, digest, is_part};
 use crate::error::{Error, Result};
 use crate::output::check_space;
 use crate::progress::{Progress, Unit, check_interrupted};
@@ -64,14 +64,20 @@ impl Remote {
     }
 }
 
-/// Gets `name` into `cache`, and gives the folder of its files. Does nothing about files that are there.
+/// Gets `reference` into `cache`, and gives the folder of its files, or the file if it names one. Of a model in
+/// the form of GGUF files, the only one is taken. Does nothing about files that are there.
 ///
 /// The server is `HF_ENDPOINT`, else the hub. A token is taken from `HF_TOKEN` or from the file that
 /// `hf auth login` writes, goes to that server alone, and appears in no message.
 ///
 /// # Errors
 /// If the server cannot be reached, refuses, or sends something else than it announced.
-pub fn download(cache: &HubCache, name: &HubName, progress: &dyn Progress) -> Result<PathBuf> {
+pub fn download(
+    cache: &HubCache,
+    reference: &HubReference,
+    progress: &dyn Progress,
+) -> Result<PathBuf> {
+    let name = &reference.name;
     let hub = Hub { client: Client::from_env()?, name };
     let listing = hub.list(progress)?;
     if !is_part(&listing.sha) {
@@ -83,16 +89,30 @@ pub fn download(cache: &HubCache, name: &HubName, progress: &dyn Progress) -> Re
     for folder in [&snapshot, &blobs] {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     }
-    let mut files = wanted(&listing.siblings);
-    if !files.iter().any(|file| CONFIGS.contains(&file.rfilename.as_str())) {
-        return hub.fail("it has no config.json, so it is no model in Hugging Face's form");
+    let mut files = match &reference.file {
+        Some(file) => gguf_shards(&listing.siblings, file),
+        None => wanted(&listing.siblings),
+    };
+    let has = |end: &str| files.iter().any(|file| file.rfilename.ends_with(end));
+    let configured = files.iter().any(|file| CONFIGS.contains(&file.rfilename.as_str()));
+    match &reference.file {
+        Some(file) if files.is_empty() => {
+            return hub.fail(format!("it has no file '{file}'"));
+        }
+        Some(_) => {}
+        None if has(".safetensors") || has(".bin") => {
+            if !configured {
+                return hub.fail("it has no config.json, so it is no model in Hugging Face's form");
+            }
+        }
+        None => files = hub.only_gguf(&listing.siblings)?,
     }
     files.sort_by_key(|file| CONFIGS.contains(&file.rfilename.as_str()));
     files.retain(|file| !snapshot.join(&file.rfilename).exists());
     let total = files.iter().map(|file| file.size()).sum();
     check_space(&blobs, total)?;
     progress.begin("download", total, Unit::Bytes);
-    for file in files {
+    for file in &files {
         progress.detail(&file.rfilename);
         let Some(blob) = file.blob() else {
             return hub.fail(format!("the server tells no sum of '{}'", file.rfilename));
@@ -103,16 +123,35 @@ pub fn download(cache: &HubCache, name: &HubName, progress: &dyn Progress) -> Re
         } else {
             hub.fetch(&listing.sha, file, blob, &path, progress)?;
         }
-        link(&path, &snapshot.join(&file.rfilename))?;
+        link(&path, &snapshot, &file.rfilename)?;
     }
     progress.end();
-    let reference = repository.join("refs").join(name.revision());
+    let revision = repository.join("refs").join(name.revision());
     if name.revision() != listing.sha {
-        let folder = reference.parent().expect("in refs");
+        let folder = revision.parent().expect("in refs");
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        std::fs::write(&reference, &listing.sha).map_err(Error::io(&reference, "write"))?;
+        std::fs::write(&revision, &listing.sha).map_err(Error::io(&revision, "write"))?;
     }
-    Ok(snapshot)
+    Ok(match &reference.file {
+        Some(file) => snapshot.join(file),
+        None => snapshot,
+    })
+}
+
+/// The file `name` and, if it is a shard of a split GGUF file, all others.
+fn gguf_shards<'f>(files: &'f [Remote], name: &str) -> Vec<&'f Remote> {
+    // llama.cpp's names of shards: NAME-00001-of-00003.gguf.
+    let series = |name: &str| -> Option<String> {
+        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        (number.len() == 5 && count.len() == 5).then(|| format!("{stem} {count}"))
+    };
+    let own = series(name);
+    let belongs = |file: &&Remote| {
+        let path = file.rfilename.as_str();
+        path == name || own.is_some() && series(path) == own
+    };
+    files.iter().filter(|file| file.rfilename.split('/').all(is_part)).filter(belongs).collect()
 }
 
 /// The files that a merge reads: configurations, tokenizer, and weights in one form.
@@ -139,11 +178,15 @@ fn wanted(files: &[Remote]) -> Vec<&Remote> {
 }
 
 /// A link in a snapshot to a blob; where links are not to be had, the file itself.
-fn link(blob: &Path, place: &Path) -> Result<()> {
+fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
+    let place = &snapshot.join(file);
+    let folder = place.parent().unwrap_or(snapshot);
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     #[cfg(unix)]
     {
         let name = blob.file_name().expect("a blob has a name");
-        let relative = Path::new("../../blobs").join(name);
+        let up = "../".repeat(file.split('/').count());
+        let relative = Path::new(&up).join("../blobs").join(name);
         std::os::unix::fs::symlink(relative, place).map_err(Error::io(place, "create"))
     }
     #[cfg(not(unix))]
@@ -162,6 +205,30 @@ type Passing = (String, Option<Duration>);
 impl Hub<'_> {
     fn fail<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
         self.client.fail(format!("{}: {detail}", self.name.path()))
+    }
+
+    /// The only GGUF model of a repository that has no other weights.
+    fn only_gguf<'f>(&self, files: &'f [Remote]) -> Result<Vec<&'f Remote>> {
+        let names = files.iter().map(|file| file.rfilename.as_str());
+        let is_model = |name: &&str| {
+            let file = name.rsplit('/').next().unwrap_or(name);
+            name.ends_with(".gguf") && !file.starts_with("mmproj") && !file.contains("imatrix")
+        };
+        let models: Vec<&str> = names.filter(is_model).collect();
+        let Some(first) = models.first() else {
+            return self.fail("it has neither a config.json with weights nor a GGUF file");
+        };
+        let series = gguf_shards(files, first);
+        if series.len() == models.len() {
+            return Ok(series);
+        }
+        let list: Vec<_> = models.iter().take(40).copied().collect();
+        self.fail(format!(
+            "it has {} GGUF files; name one of them, as {}/{first}: {}",
+            models.len(),
+            self.name.path(),
+            list.join(", ")
+        ))
     }
 
     fn list(&self, progress: &dyn Progress) -> Result<Listing> {

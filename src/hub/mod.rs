@@ -14,6 +14,7 @@ mod digest;
 mod download;
 #[cfg(feature = "hub")]
 mod lfs;
+mod reference;
 #[cfg(feature = "hub")]
 mod token;
 #[cfg(feature = "hub")]
@@ -23,6 +24,8 @@ mod upload;
 pub use download::download;
 #[cfg(feature = "hub")]
 pub use upload::{Fate, LocalFile, SentFile, Upload, Uploaded, upload};
+
+pub use reference::HubReference;
 
 use std::path::{Path, PathBuf};
 
@@ -64,8 +67,32 @@ impl HubName {
 
     /// The command that gets the model into the cache.
     pub fn download_command(&self) -> String {
+        format!("hf download {}{}", self.path(), self.revision_argument())
+    }
+
+    /// The command that gets one file of it.
+    pub fn download_command_of(&self, file: &str) -> String {
+        format!("hf download {} {file}{}", self.path(), self.revision_argument())
+    }
+
+    fn revision_argument(&self) -> String {
         let revision = self.revision.as_ref().map(|revision| format!(" --revision {revision}"));
-        format!("hf download {}/{}{}", self.owner, self.name, revision.unwrap_or_default())
+        revision.unwrap_or_default()
+    }
+
+    /// The model whose snapshot in the cache `path` is, or lies in.
+    pub fn of_snapshot(path: &Path) -> Option<HubName> {
+        let mut ancestors = path.ancestors();
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let snapshots = ancestors.find(|path| name(path).as_deref() == Some("snapshots"))?;
+        let repository = name(snapshots.parent()?)?;
+        let (owner, model) = repository.strip_prefix("models--")?.split_once("--")?;
+        HubName::parse(&format!("{owner}/{model}"), None)
+    }
+
+    /// The name without the owner.
+    pub fn model(&self) -> &str {
+        &self.name
     }
 }
 
@@ -117,18 +144,41 @@ impl HubCache {
         self.0.join(format!("models--{}--{}", name.owner, name.name))
     }
 
+    /// The snapshot of a model, or the file in it, that `reference` means, if it is in the cache.
+    pub fn find_reference(&self, reference: &HubReference) -> Option<PathBuf> {
+        match &reference.file {
+            None => self.find(&reference.name),
+            Some(file) => {
+                let path = self.snapshot(&reference.name)?.join(file);
+                path.is_file().then_some(path)
+            }
+        }
+    }
+
     /// The snapshot of `name`, if it is in the cache: a folder with a configuration, which downloads put
-    /// there last.
+    /// there last, or with a GGUF file.
     pub fn find(&self, name: &HubName) -> Option<PathBuf> {
+        self.snapshot(name).filter(|snapshot| is_whole(snapshot))
+    }
+
+    /// The folder that a snapshot of `name` has, whether it is there or not.
+    fn snapshot(&self, name: &HubName) -> Option<PathBuf> {
         let repository = self.repository(name);
         let commit = match std::fs::read_to_string(repository.join("refs").join(name.revision())) {
             Ok(text) => text.trim().to_string(),
             Err(_) => name.revision().to_string(),
         };
-        let snapshot = repository.join("snapshots").join(&commit);
-        let whole = |snapshot: &Path| CONFIGS.iter().any(|file| snapshot.join(file).is_file());
-        (is_part(&commit) && whole(&snapshot)).then_some(snapshot)
+        is_part(&commit).then(|| repository.join("snapshots").join(&commit))
     }
+}
+
+/// Whether a snapshot has what a model cannot be without.
+fn is_whole(snapshot: &Path) -> bool {
+    let is_gguf = |entry: std::fs::DirEntry| {
+        entry.path().extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+    };
+    CONFIGS.iter().any(|file| snapshot.join(file).is_file())
+        || std::fs::read_dir(snapshot).is_ok_and(|list| list.flatten().any(is_gguf))
 }
 
 /// What a model or an adapter cannot be without.

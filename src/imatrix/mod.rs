@@ -31,6 +31,7 @@ pub use shards::{Merged, merge_shards};
 pub use statistics::{LayerStatistics, TensorStatistics, kind, split_layer};
 
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign;
 use crate::mmap::Mmap;
 use crate::output;
 use std::collections::BTreeMap;
@@ -79,6 +80,7 @@ impl ImportanceMatrix {
         if crate::gguf::is_gguf(path)? {
             return gguf::read(path);
         }
+        refuse_foreign(path)?;
         dat::parse(path, &Mmap::open(path)?)
     }
 

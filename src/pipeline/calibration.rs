@@ -2,6 +2,7 @@
 
 use super::corpus;
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign_bytes;
 use std::path::{Path, PathBuf};
 
 /// What is used where neither parts nor files are named, see docs/calibration.md.
@@ -67,6 +68,9 @@ impl Calibration {
 /// The text of a file, which must not be empty.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    if !bytes.is_empty() && !bytes.trim_ascii_start().starts_with(b"<") {
+        refuse_foreign_bytes(path, &bytes, bytes.len() as u64)?;
+    }
     let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Error::format(path, format!("not UTF-8 text: byte {at} is no part of a character"))

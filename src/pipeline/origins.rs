@@ -6,7 +6,7 @@
 
 use super::source::Source;
 use crate::checkpoint::{Checkpoint, FrontMatter, ModelCard};
-use crate::hub::HubName;
+use crate::hub::HubReference;
 use crate::recipe::Member;
 use serde_json::{Map, Value as Json};
 use std::path::Path;
@@ -150,11 +150,11 @@ fn recorded(checkpoint: &Checkpoint) -> Option<String> {
 }
 
 fn of_reference(text: &str) -> Option<String> {
-    HubName::parse(text, None).map(|_| text.to_string())
+    HubReference::parse(text, None).map(|found| found.name.path())
 }
 
 fn of_address(url: &str) -> Option<String> {
-    of_reference(url.strip_prefix("https://huggingface.co/")?)
+    of_reference(url).filter(|_| url.starts_with("https://"))
 }
 
 #[cfg(test)]

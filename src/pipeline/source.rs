@@ -5,10 +5,11 @@ use crate::arch::Parameters;
 use crate::checkpoint::{Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors};
 use crate::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign;
 use crate::gguf::{self, GgufModel};
 use crate::merge;
 use crate::progress::{Progress, Silent};
-use crate::recipe::{Folders, MergePlan};
+use crate::recipe::{Folders, MergePlan, locate_source};
 use crate::report;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Opens `path`. A folder must hold a model; a file is a GGUF file if it begins like one, and a
-    /// recipe otherwise.
+    /// Opens `path`, or the model on the hub that it names ([`locate_source`]). A folder must hold a model; a
+    /// file is a GGUF file if it begins like one, and a recipe otherwise.
     ///
     /// # Errors
     /// Whatever the reader of that kind finds wrong; for a file of weights alone, or an imatrix, what
@@ -37,6 +38,7 @@ impl Source {
 
     /// As [`Source::open`]; `progress` is told of downloads of a recipe's members, with the feature `hub`.
     pub fn open_telling(path: &Path, progress: &dyn Progress) -> Result<Source> {
+        let path = &locate_source(path, progress)?;
         match Kind::of(path)? {
             Kind::Folder => Ok(Source::Folder(Checkpoint::open_declared(path)?)),
             Kind::Gguf => {
@@ -141,6 +143,9 @@ impl Kind {
         }
         if gguf::is_gguf(path)? {
             return Ok(Kind::Gguf);
+        }
+        if meta.len() > 0 {
+            refuse_foreign(path)?;
         }
         let mut head = Vec::new();
         let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;

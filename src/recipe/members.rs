@@ -2,7 +2,7 @@
 //!
 //! A name is looked for beside the recipe and in the folders given, then in the hub's cache
 //! ([`crate::hub`]), which holds what other programs downloaded. With the feature `hub`, what is nowhere
-//! is downloaded into it.
+//! is downloaded into it. A SOURCE on the command line is found in the same way ([`locate_source`]).
 
 use super::families;
 use super::reference::ModelRef;
@@ -10,8 +10,9 @@ use crate::arch::{HyperParams, Role, Settings, TensorDecl};
 use crate::checkpoint::{self, Checkpoint, Config};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign;
 use crate::gguf;
-use crate::hub::{HubCache, HubName};
+use crate::hub::{HubCache, HubReference};
 use crate::progress::{Progress, Silent};
 use crate::restore::restore;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
@@ -45,8 +46,66 @@ pub trait MemberLookup {
 }
 
 /// What `reference`, without its adapter, could mean on the hub.
-fn hub_name(reference: &ModelRef) -> Option<HubName> {
-    HubName::parse(&reference.path, reference.revision.as_deref())
+fn hub_reference(reference: &ModelRef) -> Option<HubReference> {
+    HubReference::parse(&reference.path, reference.revision.as_deref())
+}
+
+/// Finds the folder or file that a SOURCE on the command line means: a path that exists, else a model or file
+/// on the hub, from its cache or, with the feature `hub`, downloaded into it. A folder that holds nothing but
+/// one GGUF model is that model.
+///
+/// # Errors
+/// There is no such path; for what can be a name on the hub, with the command that gets it. A folder of several
+/// GGUF models, which are listed.
+pub fn locate_source(source: &Path, progress: &dyn Progress) -> Result<PathBuf> {
+    use std::io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    let error = match std::fs::metadata(source) {
+        Ok(_) => return model_at(source),
+        Err(e) => e,
+    };
+    let absent = [NotFound, NotADirectory, InvalidFilename, InvalidInput].contains(&error.kind());
+    let reference = source.to_str().filter(|_| absent);
+    let Some(reference) = reference.and_then(|text| HubReference::parse(text, None)) else {
+        return Err(Error::io(source, "open")(error));
+    };
+    let cache = HubCache::from_env();
+    if let Some(path) = cache.as_ref().and_then(|cache| cache.find_reference(&reference)) {
+        return model_at(&path);
+    }
+    if let Some(downloaded) = download(cache.as_ref(), &reference, progress) {
+        return model_at(&downloaded?);
+    }
+    let detail = format!(
+        "there is no such file or folder, and the hub's cache does not hold it; get it with: {}",
+        reference.download_command()
+    );
+    Err(Error::format(source, detail))
+}
+
+/// Downloads `reference`; `None` where that cannot be: without the feature `hub`, or forbidden.
+#[cfg(feature = "hub")]
+fn download(
+    cache: Option<&HubCache>,
+    reference: &HubReference,
+    progress: &dyn Progress,
+) -> Option<Result<PathBuf>> {
+    let cache = cache.filter(|_| !crate::hub::is_offline())?;
+    Some(crate::hub::download(cache, reference, progress))
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(
+    _cache: Option<&HubCache>,
+    _reference: &HubReference,
+    _progress: &dyn Progress,
+) -> Option<Result<PathBuf>> {
+    None
+}
+
+/// The only GGUF model of a folder that holds no other weights, else `path` itself.
+fn model_at(path: &Path) -> Result<PathBuf> {
+    let inside = if path.is_dir() { gguf::only_model_in(path)? } else { None };
+    Ok(inside.unwrap_or_else(|| path.to_path_buf()))
 }
 
 /// Where to look: folders in order, of which the first is the recipe's own, then the hub's cache.
@@ -73,13 +132,13 @@ impl Roots {
         let mut paths = self.folders.iter().map(|root| root.join(&reference.path));
         paths
             .find(|path| path.exists())
-            .or_else(|| self.cache.as_ref()?.find(&hub_name(reference)?))
+            .or_else(|| self.cache.as_ref()?.find_reference(&hub_reference(reference)?))
     }
 
     fn missing(&self, reference: &ModelRef) -> Missing {
         let first = self.folders[0].join(&reference.path);
         let path = first.display();
-        let remedy = match hub_name(reference).map(|name| name.download_command()) {
+        let remedy = match hub_reference(reference).map(|found| found.download_command()) {
             Some(command) => format!(
                 "put its folder (config.json and weights) at {path}, write the path of the folder, or get \
                  it with: {command}"
@@ -96,8 +155,7 @@ impl Roots {
 #[derive(Clone)]
 pub struct Folders<'a> {
     roots: Roots,
-    /// Only downloads take their time.
-    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
+    /// Hears of downloads.
     progress: &'a dyn Progress,
 }
 
@@ -113,14 +171,10 @@ impl<'a> Folders<'a> {
         Folders { roots: self.roots, progress }
     }
 
-    /// Gets `reference` from the hub, if it can be a name there and `HF_HUB_OFFLINE` does not forbid it.
-    #[cfg(feature = "hub")]
+    /// Gets `reference` from the hub, if it can be a name there and downloads are possible.
     fn download(&self, reference: &ModelRef) -> Option<std::result::Result<PathBuf, Missing>> {
-        if crate::hub::is_offline() {
-            return None;
-        }
-        let (cache, name) = (self.roots.cache.as_ref()?, hub_name(reference)?);
-        let downloaded = crate::hub::download(cache, &name, self.progress);
+        let named = hub_reference(reference)?;
+        let downloaded = download(self.roots.cache.as_ref(), &named, self.progress)?;
         Some(downloaded.map_err(|e| Missing {
             message: format!("model '{reference}' is not on disk and cannot be downloaded: {e}"),
             remedy: "try again, which goes on where this ended; if a folder is meant, check its path"
@@ -133,7 +187,6 @@ impl<'a> Folders<'a> {
         if let Some(path) = self.roots.find(reference) {
             return Ok(path);
         }
-        #[cfg(feature = "hub")]
         if let Some(downloaded) = self.download(reference) {
             return downloaded;
         }
@@ -162,7 +215,7 @@ impl MemberLookup for Folders<'_> {
 /// What to do about a model that cannot be opened: one in the cache may only be incomplete.
 fn remedy(reference: &ModelRef, path: &Path, otherwise: &str) -> String {
     let cached = path.parent().is_some_and(|p| p.file_name().is_some_and(|n| n == "snapshots"));
-    match hub_name(reference).filter(|_| cached).map(|name| name.download_command()) {
+    match hub_reference(reference).filter(|_| cached).map(|found| found.download_command()) {
         Some(command) => format!("if files are missing from the cache, get them with: {command}"),
         None => otherwise.to_string(),
     }
@@ -170,10 +223,12 @@ fn remedy(reference: &ModelRef, path: &Path, otherwise: &str) -> String {
 
 /// The model at `path`, whatever its kind.
 fn open_path(path: &Path) -> Result<Checkpoint> {
+    let path = &model_at(path)?;
     if path.is_dir() {
         return Checkpoint::open_declared(path);
     }
     if !gguf::is_gguf(path)? {
+        refuse_foreign(path)?;
         return Err(Error::format(path, "neither a folder nor a GGUF file, so no model"));
     }
     let name = path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy());

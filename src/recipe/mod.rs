@@ -39,7 +39,7 @@ mod vocabulary;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Severity, render};
-pub use members::{Folders, MemberLookup, Missing, ShapesOnly, shape_checkpoint};
+pub use members::{Folders, MemberLookup, Missing, ShapesOnly, locate_source, shape_checkpoint};
 pub use method::{BaseRule, Default as ParamDefault, MethodSpec, Misfit, ParamSpec, Scope};
 pub use output_config::torch_name;
 pub use plan::{
@@ -55,6 +55,7 @@ pub use vocabulary::Vocabulary;
 pub use yaml::Pos;
 
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign_bytes;
 use std::path::Path;
 
 /// Reads and plans the recipe at `path`. All problems come in one [`Error::Recipe`].
@@ -80,6 +81,9 @@ pub fn check(
         return Err(Error::format(path, format!("{size} bytes are too many for a recipe")));
     }
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    if !bytes.is_empty() {
+        refuse_foreign_bytes(path, &bytes, size)?;
+    }
     let Ok(text) = String::from_utf8(bytes) else {
         let detail = "neither UTF-8 text nor a GGUF file, so neither a recipe nor a model";
         return Err(Error::format(path, detail));

@@ -261,8 +261,7 @@ impl Planner<'_> {
             }
         };
         let table = checkpoint.tensors.table();
-        let Description { arch, hyper, warnings } = match Description::of(&checkpoint.config, table)
-        {
+        let Description { arch, hyper, warnings } = match Description::of_checkpoint(&checkpoint) {
             Ok(description) => description,
             Err(e) => {
                 let message = format!("model '{}' cannot be used: {e}", reference.value);

@@ -118,7 +118,7 @@ pub fn one_error(line: &str, stderr: &str, parts: &[&str]) -> String {
 }
 
 /// A copy of the member `name` of the demo, as the folder `to`.
-fn copy_member(place: &Place, name: &str, to: &str) -> PathBuf {
+pub fn copy_member(place: &Place, name: &str, to: &str) -> PathBuf {
     let (from, to) = (shipped("recipes/demo").join(name), place.path(to));
     fs::create_dir(&to).unwrap();
     for file in entries(&from) {
@@ -265,7 +265,10 @@ fn wrong_usage_exits_with_2() {
         ("merge clerk.gguf -o x", &["clerk.gguf", "not a recipe"]),
         ("plan clerk.gguf --threads 0", &["--threads"]),
         ("convert @recipes/demo/clerk -o clerk.gguf", &["clerk.gguf", "exists already", "--force"]),
-        ("quantize clerk.gguf Q8_0 -o clerk.gguf", &["clerk.gguf", "an input of this command", "another name"]),
+        (
+            "quantize clerk.gguf Q8_0 -o clerk.gguf",
+            &["clerk.gguf", "an input of this command", "another name"],
+        ),
         ("imatrix clerk.gguf -o clerk.gguf", &["clerk.gguf", "exists already", "--force"]),
     ];
     for (line, parts) in cases {

@@ -44,7 +44,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-fn assert_equal(left: &dyn TensorSource, right: &dyn TensorSource) {
+pub fn assert_equal(left: &dyn TensorSource, right: &dyn TensorSource) {
     assert_eq!(left.table().infos().len(), right.table().infos().len());
     for (index, info) in left.table().infos().iter().enumerate() {
         assert_eq!(right.table().get(&info.name), Some(info));

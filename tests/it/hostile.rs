@@ -157,7 +157,7 @@ fn gguf_versions_and_magic() {
         Raw::new(version, 0, 0).assert_refused(&[part]);
     }
     Raw(b"GGML\x03\0\0\0".to_vec()).assert_refused(&["not a GGUF file"]);
-    Raw(Vec::new()).assert_refused(&["not a GGUF file"]);
+    Raw(Vec::new()).assert_refused(&["the file is empty"]);
 }
 
 #[test]
@@ -392,7 +392,8 @@ fn an_index_that_lies() {
     edit_index(&dir, |text| {
         text.replace("\"weight_map\": {", &format!("\"weight_map\": {{\"ghost\": \"{shard}\","))
     });
-    assert_error(Checkpoint::open(&dir), &["index.json", "ghost"]);
+    let model = Checkpoint::open(&dir).unwrap();
+    assert!(model.warnings.iter().any(|w| w.contains("index.json") && w.contains("ghost")));
 
     let (_temp, dir) = sharded();
     edit_index(&dir, |text| {
@@ -416,7 +417,7 @@ fn one_tensor_in_two_shards() {
     let names: Vec<_> = entries(&dir).into_iter().filter(|n| n.ends_with("safetensors")).collect();
     fs::remove_file(dir.join("model.safetensors.index.json")).unwrap();
     fs::copy(dir.join(&names[0]), dir.join(&names[1])).unwrap();
-    assert_error(Checkpoint::open(&dir), &[&names[0], &names[1], "is in"]);
+    assert_error(Checkpoint::open(&dir), &[&names[0], &names[1], "copied over it"]);
 }
 
 #[test]

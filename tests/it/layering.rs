@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
         "kernels",
     ],
     &["quants", "hub"],
-    &["source"],
+    &["source", "file_kind"],
     &["gguf", "checkpoint"],
     &["recipe", "restore", "tokenizer", "arch"],
     &[

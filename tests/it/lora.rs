@@ -264,11 +264,7 @@ fn adapters_that_do_not_fit_are_refused_with_both_sides() {
         let head = ("base_model.model.lm_head.weight".to_string(), shape, made(1, n));
         [pair(Q, 2, 4, 4), vec![head]].concat()
     };
-    refused(
-        &good,
-        &whole(vec![7, 4]),
-        &["lm_head.weight", "[7, 4]", "[5, 4]", "vocabulary 7 tokens"],
-    );
+    refused(&good, &whole(vec![7, 4]), &[safetensors, "embedding of base 5 tokens", "its head 7"]);
     let saved = config(json!({"modules_to_save": ["lm_head"]}));
     refused(&saved, &pair(Q, 2, 4, 4), &["'modules_to_save' names 'lm_head'", safetensors]);
     let other = ("base_model.model.model.norm.weight".to_string(), vec![4], made(1, 4));
@@ -276,12 +272,12 @@ fn adapters_that_do_not_fit_are_refused_with_both_sides() {
     refused(&good, &stray, &["'model.norm' is not among 'modules_to_save'"]);
     // Names that are none of PEFT's.
     let bias = ("base_model.model.x.lora_B.bias".to_string(), vec![4], made(1, 4));
-    refused(&good, &[bias], &["x.lora_B.bias", "no part of a LoRA adapter"]);
+    refused(&good, &[bias], &["x.lora_B.bias", "'lora_bias'"]);
     refused(&good, &[], &["without tensors"]);
     refused(
         &config(json!({"use_dora": true})),
         &pair(Q, 2, 4, 4),
-        &["use_dora", "merge_and_unload"],
+        &["use_dora", "no lora_magnitude_vector"],
     );
 }
 
@@ -355,10 +351,10 @@ fn wrong_adapters_are_reported_where_the_recipe_names_them() {
     fails("clerk+adapter+adapter", &["one '+' may set off an adapter"]);
     fs::write(
         place.path("adapter/adapter_config.json"),
-        config(json!({"use_dora": true})).to_string(),
+        config(json!({"use_qalora": true})).to_string(),
     )
     .unwrap();
-    fails("clerk+adapter", &["'use_dora'", "merge_and_unload"]);
+    fails("clerk+adapter", &["'use_qalora'", "merge_and_unload"]);
     let staged = "name: first\nmerge_method: passthrough\nmodels: [{model: clerk}]\n---\n\
                   merge_method: passthrough\nmodels: [{model: first+adapter}]\n";
     fs::write(place.path("recipe.yml"), staged).unwrap();

@@ -1,6 +1,6 @@
 //! `adapter_config.json`: what an adapter says of itself, and what it may not say.
 //!
-//! Keys and their defaults: PEFT `src/peft/tuners/lora/config.py`, 0.18. Patterns match as in
+//! Keys and their defaults: PEFT `src/peft/tuners/lora/config.py`, 0.21. Patterns match as in
 //! `src/peft/utils/other.py` (`get_pattern_key`) and `src/peft/tuners/tuners_utils.py`
 //! (`check_target_module_exists`).
 
@@ -35,6 +35,16 @@ pub(super) struct LoraConfig {
     pub saved: Vec<String>,
     /// Only some layers or modules of those that `targets` names have an adapter.
     pub limited: bool,
+    /// DoRA: the lengths of rows are trained apart.
+    pub dora: bool,
+    /// Biases of the base were trained.
+    pub biases: bool,
+    /// The second matrix has a bias.
+    pub bias_of_b: bool,
+    /// Tokens whose rows were trained alone, by the end of a module's name.
+    pub tokens: Vec<(String, Vec<usize>)>,
+    /// Embedding and head were kept tied while they were trained.
+    pub stays_tied: bool,
 }
 
 impl LoraConfig {
@@ -73,7 +83,23 @@ impl LoraConfig {
             targets: targets(config)?,
             saved: names(config, "modules_to_save")?,
             limited: given("layers_to_transform") || given("exclude_modules"),
+            dora: config.bool("use_dora").unwrap_or(false),
+            biases: config.str("bias").is_some_and(|bias| bias != "none"),
+            bias_of_b: config.bool("lora_bias").unwrap_or(false),
+            tokens: tokens(config)?,
+            stays_tied: config.bool("ensure_weight_tying").unwrap_or(false),
         })
+    }
+
+    /// The tokens of `module` whose rows were trained alone.
+    pub fn tokens_of(&self, module: &str) -> Option<&[usize]> {
+        let found = self.tokens.iter().find(|(name, _)| module.ends_with(name.as_str()));
+        found.map(|(_, tokens)| tokens.as_slice())
+    }
+
+    /// Whether `module`, or one that it is part of, was trained whole.
+    pub fn is_saved(&self, module: &str) -> bool {
+        self.saved.iter().any(|name| is_within(module, name))
     }
 
     /// The rank of module `module`'s matrices.
@@ -106,6 +132,13 @@ pub(super) fn is_called(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
+/// Whether the name of `module`, or of one that it is part of, ends in `name`: how PEFT finds what
+/// `modules_to_save` names (`utils/other.py`, `_set_trainable`).
+pub(super) fn is_within(module: &str, name: &str) -> bool {
+    let mut parts = module.match_indices('.').map(|(at, _)| &module[..at]).chain([module]);
+    parts.any(|part| part.ends_with(name))
+}
+
 /// What would make the result another one than is computed here.
 fn refuse_unsupported(config: &Config) -> Result<()> {
     let fail = |detail: String| {
@@ -126,20 +159,23 @@ fn refuse_unsupported(config: &Config) -> Result<()> {
         Some(_) => true,
     };
     const KEYS: &[&str] = &[
-        "use_dora",
         "use_qalora",
-        "lora_bias",
+        "use_bdlora",
         "layer_replication",
         "target_parameters",
-        "trainable_token_indices",
         "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
         "megatron_config",
     ];
     if let Some(key) = KEYS.iter().find(|key| on(key)) {
         return fail(format!("uses '{key}', which is not supported"));
     }
-    if let Some(bias) = config.str("bias").filter(|bias| *bias != "none") {
-        return fail(format!("trains biases ('bias' is '{bias}'), which is not supported"));
+    if let Some(bias) =
+        config.str("bias").filter(|bias| !["none", "all", "lora_only"].contains(bias))
+    {
+        return fail(format!("trains biases in an unknown way ('bias' is '{bias}')"));
     }
     // These change the base model's weights when training begins.
     const INITIAL: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga"];
@@ -156,6 +192,26 @@ fn number(config: &Config, key: &str, value: Option<&Value>) -> Result<f64> {
     value.and_then(Value::as_f64).filter(|n| n.is_finite()).ok_or_else(|| {
         Error::model(config.origin(), format!("'{key}' is missing or no usable number"))
     })
+}
+
+/// `trainable_token_indices`: a list is that of the embedding, a mapping has one for each module.
+fn tokens(config: &Config) -> Result<Vec<(String, Vec<usize>)>> {
+    let fail = || {
+        let detail = "'trainable_token_indices' is neither a list of tokens nor a mapping of lists";
+        Error::model(config.origin(), detail)
+    };
+    let list = |value: &Value| -> Result<Vec<usize>> {
+        let items = value.as_array().ok_or_else(fail)?;
+        let number = |item: &Value| item.as_u64().and_then(|n| usize::try_from(n).ok());
+        items.iter().map(|item| number(item).ok_or_else(fail)).collect()
+    };
+    match config.get("trainable_token_indices") {
+        None => Ok(Vec::new()),
+        Some(Value::Object(map)) => {
+            map.iter().map(|(name, value)| Ok((name.clone(), list(value)?))).collect()
+        }
+        Some(value) => Ok(vec![("embed_tokens".to_string(), list(value)?)]),
+    }
 }
 
 /// A list of names; absent or null is none.
@@ -245,15 +301,29 @@ mod tests {
     }
 
     #[test]
+    fn saved_modules_and_tokens_are_known_by_the_ends_of_names() {
+        let saved = read(r#", "modules_to_save": ["head", "mlp"]"#).unwrap();
+        assert!(saved.is_saved("lm_head") && saved.is_saved("model.layers.0.mlp.up_proj"));
+        assert!(
+            !saved.is_saved("model.norm") && !saved.is_saved("model.layers.0.self_attn.q_proj")
+        );
+        let tokens = read(r#", "trainable_token_indices": [1, 5]"#).unwrap();
+        assert_eq!(tokens.tokens_of("model.embed_tokens"), Some(&[1, 5][..]));
+        assert_eq!(tokens.tokens_of("lm_head"), None);
+        let tokens = read(r#", "trainable_token_indices": {"lm_head": [2]}"#).unwrap();
+        assert_eq!(tokens.tokens_of("lm_head"), Some(&[2][..]));
+    }
+
+    #[test]
     fn what_is_not_computed_is_refused_by_name() {
         for (more, part) in [
-            (r#", "use_dora": true"#, "'use_dora'"),
-            (r#", "bias": "all""#, "'bias' is 'all'"),
-            (r#", "lora_bias": true"#, "'lora_bias'"),
+            (r#", "bias": "some""#, "'bias' is 'some'"),
+            (r#", "use_qalora": true"#, "'use_qalora'"),
             (r#", "peft_type": "IA3""#, "type IA3"),
             (r#", "layer_replication": [[0, 4]]"#, "'layer_replication'"),
             (r#", "init_lora_weights": "pissa_niter_4""#, "pissa_niter_4"),
-            (r#", "trainable_token_indices": [1]"#, "'trainable_token_indices'"),
+            (r#", "trainable_token_indices": [-1]"#, "'trainable_token_indices'"),
+            (r#", "trainable_token_indices": "all""#, "'trainable_token_indices'"),
             (r#", "r": 0"#, "'r' is missing"),
             (r#", "lora_alpha": "x""#, "'lora_alpha'"),
             (r#", "target_modules": null"#, "'target_modules'"),

@@ -163,7 +163,7 @@ impl TensorSource for FolderSource {
 
     fn working_bytes(&self, index: usize) -> u64 {
         match &self.origins[index] {
-            Origin::Plain(_) => 0,
+            Origin::Plain(stored) => self.stored.working_bytes(*stored),
             Origin::Joined { .. } => {
                 debug_assert_eq!(self.info(index).dtype, DType::F32);
                 self.info(index).bytes().unwrap_or(0) as u64

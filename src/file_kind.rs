@@ -1,0 +1,214 @@
+//! What a file is by its first bytes, for errors that name what lies in the place of something else.
+//!
+//! Every reader asks [`what_is`] before it complains of its own format: a Git LFS pointer, a web page or an archive
+//! in the place of weights is named with what to do about it. Not here: any check of a file's contents.
+
+use crate::error::{Error, Result};
+use crate::hub::HubName;
+use std::io::Read;
+use std::path::Path;
+
+/// Bytes of a file that [`what_is`] looks at.
+const HEAD: usize = 4096;
+
+/// Beginnings of files that are never a model's, with their names.
+const MAGICS: &[(&[u8], &str)] = &[
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, TensorFlow's or Keras's weights"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    // Magic numbers 'ggml', 'ggmf', 'ggjt' and 'ggla', little-endian.
+    (b"lmgg", OLD_GGML),
+    (b"fmgg", OLD_GGML),
+    (b"tjgg", OLD_GGML),
+    (b"algg", "an adapter in the layout that llama.cpp used before GGUF"),
+];
+const OLD_GGML: &str = "a model in the layout that llama.cpp used before GGUF (2023)";
+
+/// What the hub and other servers answer in the place of a file.
+const ANSWERS: &[&str] = &[
+    "Entry not found",
+    "Repository not found",
+    "Invalid username or password",
+    "Invalid credentials",
+    "Access to model",
+    "Access to this resource",
+    "Unauthorized",
+    "Forbidden",
+    "Not Found",
+    "404: Not Found",
+    "404 Not Found",
+    "403 Forbidden",
+    "401 Unauthorized",
+    "Internal Server Error",
+];
+
+/// Why the file at `path`, which begins with `head` and has `bytes` bytes, is nothing that this program reads:
+/// what it is instead, and what to do. `None` for all others.
+pub fn what_is(path: &Path, head: &[u8], bytes: u64) -> Option<String> {
+    let head = &head[..head.len().min(HEAD)];
+    let again = || format!("get the file again{}", download_line(path));
+    let incomplete = ["incomplete", "part", "crdownload", "aria2", "download"];
+    if path.extension().is_some_and(|e| incomplete.iter().any(|end| e.eq_ignore_ascii_case(end))) {
+        return Some(format!("an incomplete download by its name; {}", again()));
+    }
+    if bytes == 0 {
+        return Some(format!("the file is empty; {}", again()));
+    }
+    if head.len() >= 8 && head.iter().all(|&b| b == 0) {
+        let n = head.len();
+        return Some(format!(
+            "its first {n} bytes are zero, as after a download that broke off; {}",
+            again()
+        ));
+    }
+    let text = String::from_utf8_lossy(head);
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with("version https://git-lfs.github.com/spec/")
+        || text.starts_with("version https://hawser.github.com/spec/")
+    {
+        let size = text.lines().find_map(|line| line.strip_prefix("size ")).unwrap_or("?").trim();
+        let size: String = size.chars().filter(char::is_ascii_digit).take(20).collect();
+        return Some(format!(
+            "a Git LFS pointer, which stands for a file of {size} bytes that was not downloaded; run 'git lfs \
+             pull' in its folder, or get the file{}",
+            download_line(path)
+        ));
+    }
+    let lower = text.get(..text.len().min(64)).unwrap_or_default().to_ascii_lowercase();
+    if lower.starts_with("<!doctype html")
+        || lower.starts_with("<html")
+        || lower.starts_with("<head")
+    {
+        return Some(format!(
+            "a web page, as a server sends in the place of a file that needs a login or another address (on the \
+             hub .../resolve/..., not .../blob/...); {}",
+            again()
+        ));
+    }
+    if let Some(answer) = server_answer(text, bytes) {
+        return Some(format!(
+            "a server's answer in the place of the file: {answer:?}; check its name and your access to it, \
+             then {}",
+            again()
+        ));
+    }
+    let packed = |what: &str| format!("{what}; unpack it and name what is in it");
+    if let Some((_, what)) = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return Some(match what.ends_with("archive") {
+            true => packed(what),
+            false => format!("{what}; convert or download the model again"),
+        });
+    }
+    (head.get(257..262) == Some(b"ustar")).then(|| packed("a tar archive"))
+}
+
+/// The text of an error that a server sent: a short text, or a JSON object with nothing but an error.
+fn server_answer(text: &str, bytes: u64) -> Option<String> {
+    if bytes > HEAD as u64 {
+        return None;
+    }
+    let first = text.lines().next().unwrap_or_default().trim();
+    if ANSWERS.iter().any(|answer| first.starts_with(answer)) {
+        return Some(first.to_string());
+    }
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    let map = value.as_object()?;
+    let error = ["error", "message", "detail"].iter().find_map(|key| map.get(*key)?.as_str())?;
+    let known = ["error", "message", "detail", "status", "statusCode", "code", "errors", "url"];
+    map.keys().all(|key| known.contains(&key.as_str())).then(|| error.to_string())
+}
+
+/// The command that gets the file at `path` anew, if the place tells from where.
+fn download_line(path: &Path) -> String {
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match HubName::of_snapshot(path) {
+        Some(name) => format!(" with: {} {file} --force-download", name.download_command()),
+        None => format!(" with: hf download OWNER/NAME {file} --local-dir FOLDER"),
+    }
+}
+
+/// Reads the beginning of the file at `path` and asks [`what_is`].
+///
+/// # Errors
+/// That it is one of the kinds which are never read, or cannot be read at all.
+pub fn refuse_foreign(path: &Path) -> Result<()> {
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    let meta = file.metadata().map_err(Error::io(path, "examine"))?;
+    if !meta.is_file() {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    file.take(HEAD as u64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+    refuse_foreign_bytes(path, &head, meta.len())
+}
+
+/// As [`refuse_foreign`], for a file whose beginning, or all of it, is `head`.
+///
+/// # Errors
+/// That it is one of the kinds which are never read.
+pub fn refuse_foreign_bytes(path: &Path, head: &[u8], bytes: u64) -> Result<()> {
+    what_is(path, head, bytes).map_or(Ok(()), |what| Err(Error::format(path, what)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str, head: &[u8]) -> String {
+        what_is(Path::new(name), head, head.len() as u64).unwrap_or_default()
+    }
+
+    #[test]
+    fn kinds_are_told_by_their_first_bytes() {
+        let pointer =
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4683073184\n";
+        let mut tar = vec![b'x'; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        for (head, parts) in [
+            (&pointer[..], ["Git LFS pointer", "4683073184"]),
+            (b"\n<!DOCTYPE html>\n<html>", ["web page", "resolve"]),
+            (
+                b"{\"error\":\"Invalid username or password.\"}",
+                ["server's answer", "Invalid username"],
+            ),
+            (b"Entry not found", ["server's answer", "Entry not found"]),
+            (b"\x1f\x8b\x08\0", ["gzip archive", "unpack"]),
+            (&tar, ["tar archive", "unpack"]),
+            (b"", ["empty", "hf download"]),
+            (&[0; 64], ["first 64 bytes are zero", "hf download"]),
+            (b"tjgg\x03\0\0\0", ["before GGUF", "again"]),
+        ] {
+            let text = named("model.safetensors", head);
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+        assert!(named("model.safetensors.incomplete", b"GGUF").contains("incomplete download"));
+    }
+
+    #[test]
+    fn what_is_read_is_none_of_them() {
+        for head in [
+            &b"GGUF\x03\0\0\0"[..],
+            b"\x40\0\0\0\0\0\0\0{\"a\":",
+            b"PK\x03\x04",
+            b"merge_method: slerp\n",
+            b"{\"error\": \"x\", \"architectures\": []}",
+            b"{\"model_type\": \"llama\"}",
+            b"Not a page, but words.",
+        ] {
+            assert_eq!(named("x", head), "");
+        }
+    }
+
+    #[test]
+    fn files_of_the_cache_tell_their_own_command() {
+        let path = "/hub/models--org--name/snapshots/0a1b/model.safetensors";
+        assert!(named(path, b"").contains("hf download org/name model.safetensors"));
+    }
+}
