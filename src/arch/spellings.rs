@@ -223,6 +223,10 @@ impl<'c> Settings<'c> {
         let every = |key: &str| self.config.usize(key).filter(|&n| n > 0);
         for key in KEYS {
             let Some(every) = every(key) else { continue };
+            // Transformers writes it beside every list.
+            if listed.is_some() && key.starts_with('_') {
+                continue;
+            }
             let pattern =
                 |n: usize| if n % every == 0 { "full_attention" } else { "sliding_attention" };
             let (fits, used) = match listed {

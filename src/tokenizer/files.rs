@@ -192,9 +192,13 @@ impl TokenizerFiles {
     pub fn named_specials(&self) -> Vec<&str> {
         let kinds = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
         let mut texts: Vec<&str> = kinds.iter().filter_map(|kind| self.named_token(kind)).collect();
-        let more = self.config.as_ref().and_then(|c| c.get("additional_special_tokens"));
-        if let Some(Value::Array(more)) = more {
-            texts.extend(more.iter().filter_map(token_text));
+        // The second is the name since transformers 5; in version 4 it held names beside the texts.
+        for key in ["additional_special_tokens", "extra_special_tokens"] {
+            match self.config.as_ref().and_then(|c| c.get(key)) {
+                Some(Value::Array(more)) => texts.extend(more.iter().filter_map(token_text)),
+                Some(Value::Object(more)) => texts.extend(more.values().filter_map(token_text)),
+                _ => {}
+            }
         }
         texts
     }

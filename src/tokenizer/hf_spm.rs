@@ -1,9 +1,10 @@
 //! A `tokenizer.json` that is SentencePiece in disguise: BPE over characters with byte fallback, as
 //! LLaMA 1 and 2, Mistral 7B and Gemma ship it, where `tokenizer.model` is missing.
 //!
-//! Scores are the negative ranks of the merges, which is what SentencePiece's own BPE models hold, so
-//! the tokens come out as the tokenizer.json makes them. llama.cpp's converter writes -1000 for every
-//! token instead (`gguf-py/gguf/vocab.py`, `LlamaHfVocab`), and the order of merges is lost.
+//! Scores are those of SentencePiece's own BPE models, which count down in the order of the vocabulary: first what merges
+//! make, by rank, then single characters. Where the order is another one they are the negative ranks of the merges, so
+//! that the tokens come out as the tokenizer.json makes them. llama.cpp's converter writes -1000 for every token instead
+//! (`gguf-py/gguf/vocab.py`, `LlamaHfVocab`), and the order of merges is lost.
 
 use super::files::{Merge, TokenizerFiles, TokenizerJson};
 use super::special::SpecialTokens;
@@ -13,8 +14,10 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// Score of tokens that were added to the model.
+/// Score of tokens that were added to the model, and of ids without a token. Source: llama.cpp `conversion/base.py`
+/// (`_create_vocab_sentencepiece`), October 2026.
 const ADDED_SCORE: f32 = -1000.0;
+const UNUSED_SCORE: f32 = -10000.0;
 
 /// Whether `json` is of this kind.
 pub(super) fn is_sentencepiece(json: &TokenizerJson) -> bool {
@@ -32,16 +35,13 @@ pub(super) fn vocabulary(
     n_vocab: usize,
 ) -> Result<Vocabulary> {
     let mut texts = json.vocab(path)?;
-    let ranks = ranks(json);
-    // Below every merge; only tokens that no merge makes have it.
-    let unmerged = -(json.model.merges.len() as f32) - 1.0;
+    restore_tab(&mut texts);
+    let mut scores = scores(json, &texts);
     let specials: HashSet<&str> = files.named_specials().into_iter().collect();
     let mut kinds = Vec::with_capacity(n_vocab);
-    let mut scores = Vec::with_capacity(n_vocab);
     for text in &texts {
         let Some(text) = text else {
             kinds.push(TokenKind::Unused);
-            scores.push(ADDED_SCORE);
             continue;
         };
         kinds.push(if is_byte(text) {
@@ -53,7 +53,6 @@ pub(super) fn vocabulary(
         } else {
             TokenKind::Normal
         });
-        scores.push(ranks.get(text.as_str()).map_or(unmerged, |&rank| -(rank as f32)));
     }
     for added in json.added_tokens.iter().cloned().chain(files.config_added_tokens()?) {
         let id = added.id as usize;
@@ -63,11 +62,9 @@ pub(super) fn vocabulary(
         if id >= texts.len() {
             texts.resize(id + 1, None);
             kinds.resize(id + 1, TokenKind::Unused);
-            scores.resize(id + 1, ADDED_SCORE);
+            scores.resize(id + 1, UNUSED_SCORE);
         }
-        if kinds[id] == TokenKind::Unknown {
-            continue;
-        }
+        scores[id] = ADDED_SCORE;
         let special = added.special || specials.contains(added.content.as_str());
         let (text, kind) = added_token(&added.content, special);
         (texts[id], kinds[id]) = (Some(text), kind);
@@ -77,7 +74,7 @@ pub(super) fn vocabulary(
     }
     texts.resize(n_vocab, None);
     kinds.resize(n_vocab, TokenKind::Unused);
-    scores.resize(n_vocab, ADDED_SCORE);
+    scores.resize(n_vocab, UNUSED_SCORE);
     let token = |(id, text): (usize, Option<String>)| text.unwrap_or_else(|| padding_token(id));
     Ok(Vocabulary {
         tokens: texts.into_iter().enumerate().map(token).collect(),
@@ -97,6 +94,40 @@ pub(super) fn too_many(path: &Path, id: usize, n_vocab: usize) -> Error {
          belong together"
     );
     Error::format(path, detail)
+}
+
+/// Puts the byte token of a tab back: transformers writes it as the tab itself, between the tokens of the bytes before and
+/// after it (`GemmaConverter` in `convert_slow_tokenizer.py`).
+fn restore_tab(texts: &mut [Option<String>]) {
+    let is = |window: &[Option<String>], at: usize, text: &str| window[at].as_deref() == Some(text);
+    let place = texts.windows(3).position(|window| {
+        is(window, 0, "<0x08>") && is(window, 1, "\t") && is(window, 2, "<0x0A>")
+    });
+    if let Some(place) = place {
+        texts[place + 1] = Some("<0x09>".to_string());
+    }
+}
+
+/// The score of each token of the model, before added ones get theirs.
+fn scores(json: &TokenizerJson, texts: &[Option<String>]) -> Vec<f32> {
+    let ranks = ranks(json);
+    let added: HashSet<usize> = json.added_tokens.iter().map(|token| token.id as usize).collect();
+    let is_piece = |(id, text): &(usize, &Option<String>)| {
+        !added.contains(id) && text.as_ref().is_some_and(|text| !is_byte(text))
+    };
+    let pieces: Vec<(usize, &str)> = (texts.iter().enumerate().filter(is_piece))
+        .filter_map(|(id, text)| Some((id, text.as_deref()?)))
+        .collect();
+    // Below every merge; only tokens that no merge makes have it.
+    let unmerged = json.model.merges.len() + 1;
+    let rank = |text: &str| ranks.get(text).copied().unwrap_or(unmerged);
+    let in_order = pieces.is_sorted_by_key(|(_, text)| rank(text));
+    let score = |text: &Option<String>| if text.is_some() { 0.0 } else { UNUSED_SCORE };
+    let mut scores: Vec<f32> = texts.iter().map(score).collect();
+    for (place, (id, text)) in pieces.into_iter().enumerate() {
+        scores[id] = -(if in_order { place } else { rank(text) } as f32);
+    }
+    scores
 }
 
 /// The rank of the first merge that makes each token.

@@ -86,6 +86,7 @@ impl SpecialTokens {
         }
         if let Some(config) = &files.config {
             special.read_tokenizer_config(config, &texts, added.unwrap_or_default(), n_vocab);
+            special.complete_adds(config, files);
         }
         special.chat_templates = templates_of(files);
         for kind in &texts.kinds {
@@ -223,6 +224,23 @@ impl SpecialTokens {
             let text = texts.get(kind);
             let id = added.iter().find(|token| Some(token.content.as_str()) == text);
             self.set_id(kind, id.map(|token| token.id.into()), n_vocab);
+        }
+    }
+
+    /// Transformers 5 does not write `add_bos_token` and `add_eos_token`, which these classes had in version 4: there the
+    /// post-processor alone decides, so what it does not add is not added.
+    fn complete_adds(&mut self, config: &Config, files: &TokenizerFiles) {
+        let of_json = files.json.as_ref().map(|(_, _, json)| json);
+        let kinds: &[&'static str] = match config.str("tokenizer_class") {
+            _ if config.str("backend") != Some("tokenizers") => return,
+            _ if of_json.is_some_and(super::hf_spm::is_sentencepiece) => &["bos", "eos"],
+            Some("Qwen2Tokenizer") => &["bos"],
+            _ => return,
+        };
+        for kind in kinds {
+            if !self.adds.iter().any(|(known, _)| known == kind) {
+                self.adds.push((kind, false));
+            }
         }
     }
 

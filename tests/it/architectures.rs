@@ -109,7 +109,7 @@ pub fn converted(checkpoint: &Checkpoint, output_type: OutputType) -> GgufModel 
 }
 
 /// A key's type and value as the golden data have it.
-fn shown(value: &V) -> Value {
+pub fn shown(value: &V) -> Value {
     let array = |kind: &str, n: usize, text: String| json!([kind, [n, digest(text.as_bytes())]]);
     match value {
         V::String(v) if v.chars().count() > 200 => json!(["STRING", digest(v.as_bytes())]),

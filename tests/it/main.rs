@@ -70,6 +70,7 @@ mod tied_heads;
 mod tokenizer;
 mod tokenizer_keys;
 mod tokenizers;
+mod transformers5;
 mod verify;
 mod vocabulary;
 mod weight_files;
