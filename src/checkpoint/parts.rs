@@ -125,7 +125,7 @@ impl ShardWriter<'_> {
         let mut turn = shared.lock();
         loop {
             let &index = self.shard.tensors.get(turn.next).filter(|_| turn.error.is_none())?;
-            let bytes = self.source.working_bytes(index);
+            let bytes = self.source.stream_bytes(index);
             if turn.held == 0 || turn.held.saturating_add(bytes) <= self.memory {
                 let position = turn.next;
                 turn.next += 1;

@@ -33,8 +33,8 @@ pub(super) fn interleave_heads(bytes: &[u8], rows: usize, heads: usize) -> Vec<u
 /// The largest value that rounds to a finite F16: halfway between 65504 and the next step, exclusive.
 const F16_LIMIT: f32 = 65520.0;
 
-/// `bytes` of float type `from` as type `to`, rounded to nearest even. `origin` and `tensor` are for
-/// errors.
+/// The bytes of float type `from` as type `to`, rounded to nearest even. `origin`, `tensor` and the number of
+/// the first element are for errors.
 ///
 /// # Errors
 /// If a value is not finite, or too large for F16: both are named with their index.
@@ -42,7 +42,7 @@ pub(super) fn cast(
     origin: &str,
     tensor: &str,
     from: DType,
-    bytes: &[u8],
+    (first, bytes): (usize, &[u8]),
     to: DType,
 ) -> Result<Vec<u8>> {
     let elements = bytes.len() / from.block_bytes();
@@ -55,7 +55,7 @@ pub(super) fn cast(
         .map(|(chunk, (input, output))| {
             let mut values = vec![0f32; input.len() / from.block_bytes()];
             quants::decode(from, input, &mut values)?;
-            check(origin, tensor, chunk * CHUNK, &values, to)?;
+            check(origin, tensor, first + chunk * CHUNK, &values, to)?;
             quants::encode_float(to, &values, output)
         })
         .collect();
@@ -82,7 +82,7 @@ pub(super) fn plus_one(
     let sum_type = if from == DType::F16 { DType::F16 } else { DType::F32 };
     let mut sums = vec![0u8; values.len() * sum_type.block_bytes()];
     quants::encode_float(sum_type, &values, &mut sums)?;
-    if sum_type == to { Ok(sums) } else { cast(origin, tensor, sum_type, &sums, to) }
+    if sum_type == to { Ok(sums) } else { cast(origin, tensor, sum_type, (0, &sums), to) }
 }
 
 /// Fails at the first value that is not finite. The bytes stay what they are.
@@ -148,11 +148,12 @@ mod tests {
     #[test]
     fn casts_round_to_nearest_even() {
         let values = [1.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 65519.0, -0.0];
-        let out = cast("m", "t", DType::F32, &bytes(&values), DType::F16).unwrap();
+        let out = cast("m", "t", DType::F32, (0, &bytes(&values)), DType::F16).unwrap();
         let halves: Vec<u16> =
             out.as_chunks::<2>().0.iter().map(|&pair| u16::from_le_bytes(pair)).collect();
         assert_eq!(halves, [0x3c00, 0x3c00, 0x3c02, 0x7bff, 0x8000]);
-        let out = cast("m", "t", DType::F32, &bytes(&[1.0 + 1.0 / 256.0]), DType::BF16).unwrap();
+        let out =
+            cast("m", "t", DType::F32, (0, &bytes(&[1.0 + 1.0 / 256.0])), DType::BF16).unwrap();
         assert_eq!(out, [0x80, 0x3f]);
     }
 
@@ -172,10 +173,10 @@ mod tests {
     fn what_f16_cannot_hold_is_named_with_its_index() {
         let mut values = vec![1.0; CHUNK + 7];
         values[CHUNK + 3] = 65520.0;
-        let error = cast("m", "w", DType::F32, &bytes(&values), DType::F16).unwrap_err();
+        let error = cast("m", "w", DType::F32, (0, &bytes(&values)), DType::F16).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("'w'") && text.contains("262147") && text.contains("bf16"), "{text}");
-        assert!(cast("m", "w", DType::F32, &bytes(&values), DType::BF16).is_ok());
+        assert!(cast("m", "w", DType::F32, (0, &bytes(&values)), DType::BF16).is_ok());
     }
 
     #[test]

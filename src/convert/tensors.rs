@@ -6,10 +6,10 @@ use crate::arch::{Architecture, HyperParams, Parameters, Role, RopeScaling, Tens
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::source::{PART_BYTES, TensorData, TensorInfo, TensorSource, TensorTable};
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The divisors of rotary frequencies, tensors no checkpoint has: for all texts, for long and short ones.
 const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -117,8 +117,15 @@ impl ConvertedSource {
         dtype: DType,
         (heads, plus_one): (Option<usize>, bool),
     ) -> Result<TensorData<'_>> {
-        let data = self.inner.read(index)?;
         let (origin, name) = (self.inner.origin(), &self.inner.table().infos()[index].name);
+        if self.streams(index) && !plus_one {
+            let mut bytes = self.cast_in_parts(index, dtype)?;
+            if let Some(heads) = heads {
+                bytes = cast::interleave_heads(&bytes, shape[0], heads);
+            }
+            return Ok(TensorData { dtype, shape, bytes: Cow::Owned(bytes) });
+        }
+        let data = self.inner.read(index)?;
         if TensorInfo::new(name, shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
             let detail = format!("{} bytes do not fill shape {shape:?}", data.bytes.len());
             return Err(Error::tensor(origin, name, detail));
@@ -129,12 +136,43 @@ impl ConvertedSource {
         } else if data.dtype == dtype {
             cast::check_finite(origin, name, data.dtype, &bytes)?;
         } else {
-            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, &bytes, dtype)?);
+            bytes = Cow::Owned(cast::cast(origin, name, data.dtype, (0, &bytes), dtype)?);
         }
         if let Some(heads) = heads {
             bytes = Cow::Owned(cast::interleave_heads(&bytes, shape[0], heads));
         }
         Ok(TensorData { dtype, shape, bytes })
+    }
+}
+
+impl ConvertedSource {
+    /// Whether tensor `index` of the checkpoint is made part by part, so that it need not be held whole.
+    fn streams(&self, index: usize) -> bool {
+        self.inner.stream_bytes(index) < self.inner.working_bytes(index)
+    }
+
+    /// Tensor `index` of the checkpoint as `dtype`; of its own type there are only parts in memory.
+    fn cast_in_parts(&self, index: usize, dtype: DType) -> Result<Vec<u8>> {
+        let info = &self.inner.table().infos()[index];
+        let width = info.dtype.block_bytes();
+        let mut bytes = vec![0u8; info.elements() * dtype.block_bytes()];
+        let parts: Vec<Mutex<&mut [u8]>> =
+            bytes.chunks_mut(PART_BYTES / width * dtype.block_bytes()).map(Mutex::new).collect();
+        self.inner.stream(index, &|offset, part| {
+            let (origin, first) = (self.inner.origin(), offset / width);
+            let made = cast::cast(origin, &info.name, info.dtype, (first, part), dtype)?;
+            if let Some(place) = parts.get(offset / PART_BYTES) {
+                let mut place = place.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if place.len() == made.len() {
+                    place.copy_from_slice(&made);
+                    return Ok(());
+                }
+            }
+            let detail = format!("a part of {} bytes came at offset {offset}", part.len());
+            Err(Error::tensor(origin, &info.name, detail))
+        })?;
+        drop(parts);
+        Ok(bytes)
     }
 }
 
@@ -221,6 +259,11 @@ impl TensorSource for ConvertedSource {
             return 0;
         };
         let info = &self.table.infos()[index];
+        if self.streams(*source) && !plus_one {
+            let copies = 1 + usize::from(heads.is_some());
+            let bytes = (copies * info.bytes().unwrap_or(0)) as u64;
+            return self.inner.stream_bytes(*source) + bytes;
+        }
         // A copy where the type or the values change, and one where rows are reordered.
         let cast = self.inner.table().infos()[*source].dtype != info.dtype;
         let copies = usize::from(cast || *plus_one) + usize::from(heads.is_some());

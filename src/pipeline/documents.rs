@@ -98,6 +98,7 @@ fn published(
         base_models: origins.base_models.clone(),
         license: origins.license.clone(),
         licenses,
+        quantized_sources: origins.quantized.clone(),
         tags: origins.tags.clone(),
         languages: origins.languages.clone(),
         pipeline_tag: origins.pipeline_tag.clone().unwrap_or_else(|| "text-generation".into()),

@@ -10,6 +10,7 @@ use crate::checkpoint::Mark;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::{Progress, Unit};
+use crate::source::TensorSource;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub struct Inputs {
     /// Name and hash of each member of a merge; of any other source one, without a name. The hash is that of the lines
     /// that `sha256sum` prints for the files of weights, in the order of their names.
     pub models: Vec<(Option<String>, String)>,
+    /// Of each of the models: what its weights are dequantized from, see [`TensorSource::quantization`].
+    pub quantizations: Vec<Option<String>>,
     /// Every file that was hashed, as it was before.
     files: Vec<(PathBuf, Seen)>,
 }
@@ -49,6 +52,14 @@ impl Inputs {
             Source::Folder(checkpoint) => vec![(None, checkpoint.tensors.files())],
             Source::Gguf { model, .. } => vec![(None, model.tensors.files())],
         };
+        let quantization = |tensors: &dyn TensorSource| tensors.quantization().map(str::to_string);
+        let quantizations = match source {
+            Source::Recipe { plan, .. } => {
+                plan.members.iter().map(|m| quantization(&*m.checkpoint.tensors)).collect()
+            }
+            Source::Folder(checkpoint) => vec![quantization(&*checkpoint.tensors)],
+            Source::Gguf { .. } => vec![None],
+        };
         // Members may share files.
         let mut files: Vec<PathBuf> =
             models.iter().flat_map(|(_, files)| files.iter().flatten().cloned()).collect();
@@ -69,7 +80,7 @@ impl Inputs {
             Source::Recipe { plan, .. } => Some(hash::sha256(&plan.meaning)),
             Source::Folder(_) | Source::Gguf { .. } => None,
         };
-        Ok(Inputs { recipe, models: models.collect(), files })
+        Ok(Inputs { recipe, models: models.collect(), quantizations, files })
     }
 
     /// Fails if a file has changed since it was hashed: nobody knows then what the outputs are made from. Called before

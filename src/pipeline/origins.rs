@@ -22,6 +22,8 @@ pub struct Origins {
     pub license: Option<String>,
     /// Who tells which licence.
     pub licenses: Vec<(String, String)>,
+    /// Which models have quantized weights, and what these are.
+    pub quantized: Vec<(String, String)>,
     /// Tags and languages of the model's own card.
     pub tags: Vec<String>,
     pub languages: Vec<String>,
@@ -72,6 +74,7 @@ impl Origins {
             Some(id) => self.add_base(id),
             None => self.unnamed.push(member.reference.to_string()),
         }
+        self.add_quantized(&member.reference.to_string(), &member.checkpoint);
         let card = front_matter(&member.checkpoint);
         self.warnings.extend(card.warning);
         self.add_license(&member.reference.to_string(), &card.keys);
@@ -86,6 +89,7 @@ impl Origins {
                 .filter_map(|id| of_reference(id))
                 .for_each(|id| self.add_base(id)),
         }
+        self.add_quantized(&checkpoint.name, checkpoint);
         self.add_license(&checkpoint.name, &card);
         self.tags = texts(card.get("tags"));
         self.languages = texts(card.get("language"));
@@ -95,6 +99,12 @@ impl Origins {
     fn add_base(&mut self, id: String) {
         if !self.base_models.contains(&id) {
             self.base_models.push(id);
+        }
+    }
+
+    fn add_quantized(&mut self, who: &str, checkpoint: &Checkpoint) {
+        if let Some(quantization) = checkpoint.tensors.quantization() {
+            self.quantized.push((who.to_string(), quantization.to_string()));
         }
     }
 

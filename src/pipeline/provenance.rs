@@ -7,6 +7,7 @@
 //! | `aqueduct.recipe.sha256` | of what the recipe says of the merge, without comments and layout |
 //! | `aqueduct.member.count`, `aqueduct.member.N.name`, `.sha256` | of its files of weights, see [`Inputs`] |
 //! | `aqueduct.source.sha256` | the same of a source that is no recipe |
+//! | `aqueduct.source.quantization`, `aqueduct.member.N.quantization` | what the weights were dequantized from, if they were |
 //! | `aqueduct.imatrix.sha256` | of the importance matrix's file |
 //! | `aqueduct.calibration.count`, `.N.name`, `.N.sha256` | of each text |
 //!
@@ -28,6 +29,13 @@ pub fn record(metadata: &mut Metadata, inputs: &Inputs, options: &BuildOptions, 
         metadata.set("aqueduct.member.count", inputs.models.len() as u32);
     }
     for (n, (name, hash)) in inputs.models.iter().enumerate() {
+        if let Some(quantization) = inputs.quantizations.get(n).and_then(Option::as_ref) {
+            let key = match name {
+                Some(_) => format!("aqueduct.member.{n}.quantization"),
+                None => "aqueduct.source.quantization".to_string(),
+            };
+            metadata.set(key, quantization.as_str());
+        }
         match name {
             Some(name) => {
                 metadata.set(format!("aqueduct.member.{n}.name"), name.as_str());

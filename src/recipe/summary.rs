@@ -40,6 +40,9 @@ pub struct MemberSummary {
     pub vocabulary: usize,
     pub parameters: u64,
     pub bytes: u64,
+    /// What the weights are dequantized from, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
     /// Of the output's parameters, from 0 to 1.
     pub share: f64,
     /// Whether the output takes its configuration, its tokenizer from here.
@@ -165,6 +168,7 @@ impl MergePlan {
                 vocabulary: member.hyper.n_vocab,
                 parameters: table.infos().iter().map(|info| info.elements() as u64).sum(),
                 bytes: table_bytes(table),
+                quantization: member.checkpoint.tensors.quantization().map(str::to_string),
                 share: of_output.get(index).copied().unwrap_or(0.0),
                 config_donor: output.config_donor.member == index,
                 tokenizer_donor: output.tokenizer_donor.member == index,

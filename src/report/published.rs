@@ -20,6 +20,8 @@ pub struct Published {
     pub license: Option<String>,
     /// Which member has which licence, where they differ.
     pub licenses: Vec<(String, String)>,
+    /// Which models had quantized weights, and what these were.
+    pub quantized_sources: Vec<(String, String)>,
     pub tags: Vec<String>,
     pub languages: Vec<String>,
     pub pipeline_tag: String,

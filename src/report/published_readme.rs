@@ -96,6 +96,13 @@ fn introduction(folder: &Published) -> String {
          and run in llama.cpp and programs built on it.\n",
         plain(&folder.architecture)
     );
+    for (who, quantization) in &folder.quantized_sources {
+        text += &format!(
+            "\nThe weights of {} were quantized before, as {}; the files here were made from them, dequantized.\n",
+            plain(who),
+            plain(quantization)
+        );
+    }
     if !folder.licenses.is_empty() {
         let told = folder
             .licenses

@@ -211,6 +211,12 @@ pub trait TensorSource: Send + Sync {
         Err(Error::tensor(self.origin(), &self.table().infos()[index].name, "has no blocks"))
     }
 
+    /// The same of [`TensorSource::stream`], the parts in flight with it: less where a source makes a tensor
+    /// part by part.
+    fn stream_bytes(&self, index: usize) -> u64 {
+        self.working_bytes(index)
+    }
+
     /// What the data are dequantized from, `FP8 E4M3 (blocks of 128x128)` for example; `None` for
     /// weights that were never quantized, as far as their files say.
     fn quantization(&self) -> Option<&str> {

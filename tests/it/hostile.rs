@@ -332,7 +332,7 @@ fn safetensors_headers_that_are_no_headers() {
 fn safetensors_of_other_programs_quantized_weights() {
     let dir = tempfile::tempdir().unwrap();
     folders::write(&folders::model(), &dir.path().join("m"), 1 << 20);
-    for (dtype, name) in [("U8", "q.weight"), ("F8_E4M3", "q"), ("I32", "q.qweight")] {
+    for (dtype, name) in [("U8", "q.weight"), ("F8_E8M0", "q"), ("I32", "q.qweight")] {
         let bytes = if dtype == "I32" { 32 } else { 8 };
         let header =
             format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":[8],"data_offsets":[0,{bytes}]}}}}"#);

@@ -54,6 +54,7 @@ mod publish_folder;
 mod pytorch;
 mod quantize_target;
 mod quantized_packed;
+mod quantized_sources;
 mod quants;
 mod recipe;
 mod recipes;

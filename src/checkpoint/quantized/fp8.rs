@@ -73,6 +73,14 @@ pub(super) fn join_all(joining: &mut Joining, block: Option<[usize; 2]>) -> Stri
                     Ok(grid) => {
                         note(&mut types, weight.dtype.to_string().replace("F8_", ""));
                         note(&mut layouts, layout(&weight.shape, &grid));
+                        if let Some(zero) = joining.find(&format!("{}_zero_point", weight.name)) {
+                            // Kept by older writers though floats have none.
+                            if joining.bytes(zero).iter().any(|&byte| byte != 0) {
+                                joining.problem(index, "has zero points, which floats have not");
+                                continue;
+                            }
+                            joining.leave_out(zero);
+                        }
                         joining.add(Joined {
                             name: weight.name.clone(),
                             shape: weight.shape.clone(),

@@ -16,9 +16,11 @@
 mod awq;
 mod bitnet;
 mod bitsandbytes;
+mod compressed;
 mod fp4;
 mod fp8;
 mod gptq;
+mod integers;
 mod joining;
 mod mxfp4;
 mod nvfp4;
@@ -46,8 +48,15 @@ struct Method {
 }
 
 /// Every format that can be read.
-const METHODS: &[Method] =
-    &[fp4::METHOD, fp8::METHOD, gptq::METHOD, awq::METHOD, bitsandbytes::METHOD, bitnet::METHOD];
+const METHODS: &[Method] = &[
+    fp4::METHOD,
+    fp8::METHOD,
+    compressed::METHOD,
+    gptq::METHOD,
+    awq::METHOD,
+    bitsandbytes::METHOD,
+    bitnet::METHOD,
+];
 
 /// The tensors of a folder.
 pub(super) struct Opened {

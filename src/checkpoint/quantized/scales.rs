@@ -122,6 +122,8 @@ impl Grid {
             [n] if shape.len() == 3 && n == stack => (true, [1, 1]),
             [n] if shape.len() == 2 && n == matrix[0] => (false, [n, 1]),
             [rows, columns] if shape.len() == 2 => (false, [rows, columns]),
+            // ModelOpt's scales of blocks.
+            [rows, 1, columns, 1] if shape.len() == 2 => (false, [rows, columns]),
             [n, rows] if shape.len() == 3 && n == stack && rows == matrix[0] => (true, [rows, 1]),
             [n, 1] if shape.len() == 3 && n == stack => (true, [1, 1]),
             [n, rows, columns] if shape.len() == 3 && n == stack => (true, [rows, columns]),

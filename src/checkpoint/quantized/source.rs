@@ -191,6 +191,12 @@ impl TensorSource for FolderSource {
         Ok(TensorData { dtype, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
     }
 
+    fn stream_bytes(&self, index: usize) -> u64 {
+        // A part, as values and as bytes, on each thread.
+        let parts = 2 * PART_BYTES * rayon::current_num_threads();
+        self.working_bytes(index).min(parts as u64)
+    }
+
     fn quantization(&self) -> Option<&str> {
         self.quantization.as_deref()
     }
