@@ -9,7 +9,7 @@ use super::Method;
 use super::integers::{self, Widths};
 use super::joining::Joining;
 use super::settings::{self, Settings};
-use super::{fp8, unsupported};
+use super::{fp4, fp8};
 use crate::error::Result;
 use serde_json::{Map, Value};
 
@@ -21,8 +21,10 @@ const FORMATS: &[&str] = &[
     "float-quantized",
     "int-quantized",
     "mixed-precision",
+    "mxfp4-pack-quantized",
     "mxfp8-quantized",
     "naive-quantized",
+    "nvfp4-pack-quantized",
     "pack-quantized",
 ];
 
@@ -47,7 +49,7 @@ fn join(settings: &Settings, joining: &mut Joining) -> Result<String> {
     }
     let block = widths.blocks.first().copied();
     let groups = widths.group_sizes.first().map(|&size| [1, size]);
-    let mut kinds = Vec::new();
+    let mut kinds = fp4::join_all(joining);
     let before = joining.count();
     let floats = fp8::join_all(joining, block.or(groups));
     if joining.count() > before {
@@ -56,9 +58,6 @@ fn join(settings: &Settings, joining: &mut Joining) -> Result<String> {
     let integers = integers::join_all(joining, &widths);
     if !integers.is_empty() {
         kinds.push(format!("integers ({})", integers.join("; ")));
-    }
-    if kinds.is_empty() && joining.packed() > 0 {
-        return Err(unsupported(joining.origin(), settings, joining.packed()));
     }
     Ok(format!("compressed-tensors {}", kinds.join(" and ")))
 }

@@ -58,16 +58,6 @@ impl<'a> Joining<'a> {
         Joining { stored, used, joined: Vec::new(), quantized, problems: Vec::new() }
     }
 
-    /// The folder, for errors.
-    pub fn origin(&self) -> &'a str {
-        self.stored.origin()
-    }
-
-    /// How many stored tensors only a quantization method can explain.
-    pub fn packed(&self) -> usize {
-        self.stored.tensors().iter().filter(|tensor| tensor.kind() == Kind::Packed).count()
-    }
-
     /// All stored tensors with their indices.
     pub fn tensors(&self) -> impl Iterator<Item = (usize, &'a StoredTensor)> + use<'a> {
         self.stored.tensors().iter().enumerate()
