@@ -91,3 +91,39 @@ fn lost_head(tensors: &dyn TensorSource, arch: &Architecture) -> Option<String> 
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::source::{MemorySource, TensorInfo};
+    use std::sync::Arc;
+
+    fn gemma2(head: Option<u8>) -> Vec<String> {
+        let tensor =
+            |name: &str, fill: u8| (TensorInfo::new(name, vec![4, 8], DType::F16), vec![fill; 64]);
+        let mut tensors = vec![tensor(EMBEDDING.hf, 1)];
+        tensors.extend(head.map(|fill| tensor(HEAD.hf, fill)));
+        let config = r#"{"architectures": ["Gemma2ForCausalLM"], "hidden_size": 8, "num_attention_heads": 1,
+            "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 4}"#;
+        let checkpoint = Checkpoint {
+            name: "gemma".to_string(),
+            config: Config::parse("config.json", config).unwrap(),
+            tensors: Arc::new(MemorySource::new("gemma", tensors).unwrap()),
+            side_files: Vec::new(),
+            card: None,
+            warnings: Vec::new(),
+        };
+        Description::of_checkpoint(&checkpoint).unwrap().warnings
+    }
+
+    #[test]
+    fn a_head_that_has_no_place_is_told_unless_it_is_a_copy() {
+        assert!(gemma2(None).is_empty() && gemma2(Some(1)).is_empty());
+        let warnings = gemma2(Some(2));
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("differs from the embedding"),
+            "{warnings:?}"
+        );
+    }
+}

@@ -3,9 +3,10 @@
 //! Keys and what holds where they are absent: llama.cpp `src/llama-model.cpp` (`load_hparams`) and
 //! `src/models/`, October 2026.
 
+use super::tensor::HEAD;
 use super::{Architecture, EmbeddingScale, Experts, HyperParams, RopeScaling, Scores, Yarn};
 use crate::error::{Error, Result};
-use crate::gguf::{Array, Metadata, Value};
+use crate::gguf::{Array, GgufModel, Metadata, Value};
 
 /// The keys of one architecture.
 struct Keys<'a> {
@@ -37,8 +38,17 @@ impl Keys<'_> {
 }
 
 impl HyperParams {
-    /// Reads GGUF metadata. Whether the head is tied is not recorded there but shown by the absence
-    /// of `output.weight`, so the caller says.
+    /// Reads the hyperparameters of a GGUF model: those of its metadata, and from the tensors whether the head is
+    /// tied, which is so where no head is stored.
+    ///
+    /// # Errors
+    /// Those of [`HyperParams::from_metadata`].
+    pub fn from_gguf(model: &GgufModel) -> Result<HyperParams> {
+        let tied = model.tensors.table().find(HEAD.gguf).is_none();
+        HyperParams::from_metadata(model.origin(), &model.metadata, tied)
+    }
+
+    /// Reads GGUF metadata, which do not record whether the head is `tied`.
     ///
     /// # Errors
     /// The architecture is not known, a size is missing or unusable, or rotary frequencies are scaled in a

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// options given here take precedence over.
 #[derive(Args)]
 pub struct Arguments {
-    /// A recipe, a Hugging Face folder or a GGUF file.
+    /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The folder to write into.
     #[arg(short, long, value_name = "DIR")]

@@ -14,7 +14,7 @@ use std::time::Instant;
 /// Let the model write calibration text, for `imatrix -f` and `build -f`.
 #[derive(Args)]
 pub struct Arguments {
-    /// A recipe, a Hugging Face folder or a GGUF file.
+    /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The text to write.
     #[arg(short, long, value_name = "TEXT")]

@@ -13,7 +13,7 @@ use std::time::Instant;
 /// Write a source as a GGUF file of floats.
 #[derive(Args)]
 pub struct Arguments {
-    /// A recipe, a Hugging Face folder or a GGUF file.
+    /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The file to write.
     #[arg(short, long, value_name = "FILE.gguf")]

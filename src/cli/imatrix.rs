@@ -33,7 +33,7 @@ use std::time::Instant;
 pub struct Arguments {
     #[command(subcommand)]
     tool: Option<Tool>,
-    /// A recipe, a Hugging Face folder or a GGUF file.
+    /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     #[arg(required = true)]
     source: Option<PathBuf>,
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! `aqueduct inspect FILE`: what is in a GGUF, safetensors or imatrix file.
 
 use super::{Context, show};
+use aqueduct::recipe::locate_source;
 use aqueduct::report;
 use clap::Args;
 use std::path::PathBuf;
@@ -8,13 +9,14 @@ use std::path::PathBuf;
 /// Show what is in a GGUF, safetensors or imatrix file.
 #[derive(Args)]
 pub struct Arguments {
-    /// The file; its kind is told from its content.
+    /// The file, or its address on the hub; its kind is told from its content.
     file: PathBuf,
 }
 
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        let inspection = report::inspect(&self.file)?;
+        let file = locate_source(&self.file, context.progress())?;
+        let inspection = report::inspect(&file)?;
         if context.json {
             return show::json(&inspection);
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Show what a build would make and need, without doing any of it.
 #[derive(Args)]
 pub struct Arguments {
-    /// A recipe, a Hugging Face folder or a GGUF file.
+    /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// Plan a recipe whose members are not on disk: shapes come from a config.json alone, or from a
     /// table of well-known model families by name.

@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Write quantized GGUF files, all types in one pass over the weights.
 #[derive(Args)]
 pub struct Arguments {
-    /// A recipe, a Hugging Face folder or a GGUF file.
+    /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The types to write: Q4_K_M, Q5_K_M, Q6_K, Q8_0 and others, in any case.
     #[arg(required = true, value_name = "TYPE")]

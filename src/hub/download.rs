@@ -216,7 +216,7 @@ impl Hub<'_> {
         };
         let models: Vec<&str> = names.filter(is_model).collect();
         let Some(first) = models.first() else {
-            return self.fail("it has neither a config.json with weights nor a GGUF file");
+            return self.fail("it has no config.json with weights beside it, and no GGUF file");
         };
         let series = gguf_shards(files, first);
         if series.len() == models.len() {

@@ -37,8 +37,7 @@ impl<'a> Checked<'a> {
     pub fn new(model: &'a GgufModel, precision: Precision) -> Result<Checked<'a>> {
         let tensors = model.tensors.as_ref();
         let origin = tensors.origin();
-        let tied = tensors.table().get(HEAD).is_none();
-        let hyper = HyperParams::from_metadata(origin, &model.metadata, tied)?;
+        let hyper = HyperParams::from_gguf(model)?;
         let arch = Architecture::for_metadata(origin, &model.metadata)?;
         let name = arch.gguf_name;
         let count = |suffix: &str| {

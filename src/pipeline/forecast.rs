@@ -129,8 +129,7 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
         };
     let table = model.tensors.table();
     let parameters = table.infos().iter().map(|t| t.elements() as u64).sum();
-    let tied = table.find("output.weight").is_none();
-    let hyper = HyperParams::from_metadata(model.origin(), &model.metadata, tied)?;
+    let hyper = HyperParams::from_gguf(&model)?;
     let tokens = calibration_tokens(&model, options)?;
     let name = stem(source, &model, options);
     let imatrix = plain_file(format!("{name}-imatrix.gguf"), imatrix_bytes(&model), None);

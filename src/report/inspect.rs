@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{SafetensorsFile, looks_like_safetensors};
 use crate::error::{Error, Result};
+use crate::file_kind::refuse_foreign;
 use crate::gguf::{self, Array, GgufFile, Value};
 use crate::imatrix::ImportanceMatrix;
 use serde::Serialize;
@@ -145,6 +146,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
     if head.starts_with(gguf::MAGIC) {
         return inspect_gguf(path);
     }
+    refuse_foreign(path)?;
     if looks_like_safetensors(&head, meta.len()) {
         return Ok(Inspection::Safetensors(inspect_safetensors(path)?));
     }

@@ -36,8 +36,7 @@ pub fn restore(model: &GgufModel, name: &str) -> Result<Checkpoint> {
         return Err(Error::model(origin, detail));
     }
     let arch = Architecture::for_metadata(origin, &model.metadata)?;
-    let tied = model.tensors.table().find("output.weight").is_none();
-    let hyper = HyperParams::from_metadata(origin, &model.metadata, tied)?;
+    let hyper = HyperParams::from_gguf(model)?;
     let (config, generation) = config::make(model, arch, &hyper)?;
     let tensors = RestoredSource::new(model, arch, &hyper)?;
     let mut side_files = match tokenizer::restore(origin, &model.metadata) {
