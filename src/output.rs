@@ -22,6 +22,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The one folder that a model's folder may hold: named chat templates, as transformers 5 saves them.
+pub const INNER_FOLDER: &str = "additional_chat_templates";
+
 /// Paths of outputs under way, so that a signal handler can remove them.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -389,8 +392,8 @@ pub struct OutputDir {
 
 impl OutputDir {
     /// Begins the folder `target`. Fails if the target exists, unless it is an empty folder or `force`
-    /// is given. Even then a folder that holds folders is not replaced: no output of this program has
-    /// any, and a slip such as `-o .. --force` must not cost a home directory.
+    /// is given. Even then a folder that holds folders is not replaced, except [`INNER_FOLDER`] with templates alone:
+    /// no output of this program has others, and a slip such as `-o .. --force` must not cost a home directory.
     pub fn create(target: impl AsRef<Path>, force: bool) -> Result<OutputDir> {
         check_interrupted()?;
         let target = prepare_dir_target(target.as_ref(), force)?;
@@ -556,7 +559,8 @@ pub fn check_dir_target(target: &Path, force: bool) -> Result<()> {
         if !force {
             return Err(exists(target));
         }
-        if entry.file_type().map_err(Error::io(target, "examine"))?.is_dir() {
+        let is_dir = entry.file_type().map_err(Error::io(target, "examine"))?.is_dir();
+        if is_dir && !is_inner_folder(&entry.path()) {
             return Err(Error::Usage(format!(
                 "{}: holds the folder {:?}, so it is not replaced; remove it yourself",
                 target.display(),
@@ -565,4 +569,19 @@ pub fn check_dir_target(target: &Path, force: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether `path` is the folder of named chat templates, with nothing else in it.
+pub fn is_inner_folder(path: &Path) -> bool {
+    let is_template = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let unfinished = name.starts_with('.') && name.ends_with(".part");
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            (name.ends_with(".jinja") || unfinished) && is_file
+        })
+    };
+    path.file_name().is_some_and(|name| name == INNER_FOLDER)
+        && fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+        && fs::read_dir(path).is_ok_and(|mut entries| entries.all(is_template))
 }

@@ -1,10 +1,12 @@
 //! Reading a Hugging Face folder: which files belong to it.
 
+use super::index::is_plain_name;
 use super::stored::{Kind, Stored};
 use super::weight_files::WeightFiles;
 use super::{Checkpoint, Config, ModelCard, SideFile, quantized};
 use crate::error::{Error, Result};
 use crate::hub::HubName;
+use crate::output;
 use std::path::Path;
 
 /// Files that travel with the weights unchanged. Not config.json, which merging edits.
@@ -41,16 +43,47 @@ impl Checkpoint {
         }
         let quantized::Opened { tensors, warning } = quantized::open(stored, &mut config, dir)?;
         warnings.extend(warning);
-        let side_files = side_files(dir);
+        let side_files = side_files(dir)?;
         let card = ModelCard::beside(dir);
         Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files, card, warnings })
     }
 }
 
 /// The files in `dir` that travel with weights.
-pub(super) fn side_files(dir: &Path) -> Vec<SideFile> {
+///
+/// # Errors
+/// If the folder of named chat templates cannot be listed.
+pub(super) fn side_files(dir: &Path) -> Result<Vec<SideFile>> {
     let paths = SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
-    paths.map(SideFile::File).collect()
+    Ok(paths.map(SideFile::File).chain(additional_templates(dir)?).collect())
+}
+
+/// The folder of a model in which transformers 5 keeps named chat templates.
+pub const ADDITIONAL_TEMPLATES: &str = output::INNER_FOLDER;
+
+/// The named chat templates of the model in `dir`, by name.
+fn additional_templates(dir: &Path) -> Result<Vec<SideFile>> {
+    let folder = dir.join(ADDITIONAL_TEMPLATES);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder, "list"))? {
+        let path = entry.map_err(Error::io(&folder, "list"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".jinja") && is_plain_name(&name) && path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let file = |path| SideFile::InFolder { folder: ADDITIONAL_TEMPLATES, path };
+    Ok(paths.into_iter().map(file).collect())
+}
+
+/// Whether `name` names a file of a model's folder: a plain one, or a chat template in the folder of named ones.
+pub(super) fn is_file_name(name: &str) -> bool {
+    let inner = name.strip_prefix(ADDITIONAL_TEMPLATES).and_then(|name| name.strip_prefix('/'));
+    inner.map_or(is_plain_name(name), |inner| is_plain_name(inner) && inner.ends_with(".jinja"))
 }
 
 fn no_config(dir: &Path) -> &'static str {
@@ -106,6 +139,21 @@ fn use_head_as_embedding(stored: &mut Stored) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_a_folder_are_plain_or_named_templates() {
+        assert!(is_file_name("config.json") && is_file_name("additional_chat_templates/rag.jinja"));
+        for name in [
+            "additional_chat_templates/",
+            "additional_chat_templates/../a.jinja",
+            "additional_chat_templates/a/b.jinja",
+            "additional_chat_templates/a.py",
+            "additional_chat_templates//a.jinja",
+            "other/a.jinja",
+        ] {
+            assert!(!is_file_name(name), "{name}");
+        }
+    }
 
     #[test]
     fn names_of_cached_snapshots_are_the_repositories() {

@@ -27,6 +27,7 @@ mod zip;
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use card::{CARD_FILE, FrontMatter, ModelCard};
 pub use config::Config;
+pub use folder::ADDITIONAL_TEMPLATES;
 pub use lora::with_adapter;
 pub use pytorch::looks_like_pytorch;
 pub use resume::{Mark, Resume, changed, remove_record};

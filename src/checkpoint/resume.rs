@@ -11,7 +11,7 @@ use super::write::Shard;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::mmap::{self, Mmap};
-use crate::output::{OutputDir, part_path};
+use crate::output::{OutputDir, is_inner_folder, part_path};
 use crate::progress::{Progress, Unit, check_interrupted};
 use crate::source::{PART_BYTES, TensorTable, in_parts};
 use serde::{Deserialize, Serialize};
@@ -268,7 +268,10 @@ fn is_ours(path: &Path, small: &[(String, Vec<u8>)]) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = name.starts_with('.') && name.ends_with(".part");
     let whole = name.ends_with(".safetensors") || small.iter().any(|(other, _)| *other == name);
-    (unfinished || whole) && !path.is_dir()
+    match path.is_dir() {
+        true => is_inner_folder(path),
+        false => unfinished || whole,
+    }
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -365,7 +368,11 @@ fn clear(out: &OutputDir, whole: &[Whole]) -> Result<()> {
         if name == JOURNAL || whole.iter().any(|whole| name == whole.name.as_str()) {
             continue;
         }
-        fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        match is_inner_folder(&path) {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        }
+        .map_err(Error::io(&path, "remove"))?;
     }
     Ok(())
 }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub enum SideFile {
     /// Travels unchanged.
     File(PathBuf),
+    /// Travels unchanged, in the folder of that name within the model's folder.
+    InFolder { folder: &'static str, path: PathBuf },
     /// Made in memory.
     Made { name: String, bytes: Arc<[u8]> },
     /// Cannot be had; why is told to whoever reads it.
@@ -32,10 +34,13 @@ impl SideFile {
         SideFile::Absent { name: name.into(), of: of.into(), why: why.into() }
     }
 
-    /// The file's name without folder; empty for a path that has none.
+    /// The file's name within the model's folder, with `/` behind a folder's; empty for a path that has none.
     pub fn name(&self) -> Cow<'_, str> {
+        let last =
+            |path: &'_ Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match self {
             SideFile::File(path) => path.file_name().unwrap_or_default().to_string_lossy(),
+            SideFile::InFolder { folder, path } => Cow::Owned(format!("{folder}/{}", last(path))),
             SideFile::Made { name, .. } | SideFile::Absent { name, .. } => Cow::Borrowed(name),
         }
     }
@@ -43,7 +48,7 @@ impl SideFile {
     /// What to call the file in messages.
     pub fn path(&self) -> &Path {
         match self {
-            SideFile::File(path) => path,
+            SideFile::File(path) | SideFile::InFolder { path, .. } => path,
             SideFile::Made { name, .. } => Path::new(name),
             SideFile::Absent { of, .. } => of,
         }
@@ -62,7 +67,7 @@ impl SideFile {
                 let remedy = "take the tokenizer from another model with 'tokenizer_source'";
                 Err(Error::format(path, format!("cannot give '{name}': {why}; {remedy}")))
             }
-            SideFile::File(path) => {
+            SideFile::File(path) | SideFile::InFolder { path, .. } => {
                 let size = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
                 if size > limit {
                     return Err(too_many(size));

@@ -5,7 +5,7 @@
 //! caller can tell what the output is made from, whole shards survive an interruption ([`super::resume`]).
 
 use super::Checkpoint;
-use super::index::is_plain_name;
+use super::folder::is_file_name;
 use super::parts::ShardWriter;
 use super::resume::{Journal, PartHashes, Resume, remove_record};
 use super::weights::SAFETENSORS;
@@ -314,7 +314,7 @@ fn small_files(
     files.extend(options.extra.iter().cloned());
     let mut seen: BTreeSet<&str> = shards.iter().map(|s| s.name.as_str()).collect();
     for (name, _) in &files {
-        if !is_plain_name(name) {
+        if !is_file_name(name) {
             return Err(Error::Usage(format!("'{name}' is no plain file name")));
         }
         if !seen.insert(name) {

@@ -82,6 +82,8 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
         VocabularyRules::Plain => SpacePrefix::Tokenizer,
         VocabularyRules::NoSpacePrefix => SpacePrefix::Never,
     });
+    let origin = config.origin();
+    warnings.extend(vocabulary.warnings().iter().map(|warning| format!("{origin}: {warning}")));
     let parameters = tensors.parameters(&hyper);
     let card = checkpoint.card.as_ref().map(ModelCard::front_matter).unwrap_or_default();
     warnings.extend(card.warning);

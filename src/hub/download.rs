@@ -7,12 +7,12 @@
 //!
 //! `ureq`, not `hf-hub`: its blocking client trusts names and lengths that a server sends, checks no sums,
 //! and brings three times as many crates. Deliberately absent: other kinds of repositories, and folders within a
-//! model's.
+//! model's but for that of named chat templates.
 
 use super::client::{Call, Client, Content, asked_wait, is_transient, pause};
 use super::{CONFIGS, HubCache, HubName, HubReference, digest, is_part};
 use crate::error::{Error, Result};
-use crate::output::check_space;
+use crate::output::{self, check_space};
 use crate::progress::{Progress, Unit, check_interrupted};
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
@@ -159,7 +159,9 @@ fn wanted(files: &[Remote]) -> Vec<&Remote> {
     let ends = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     let usable = |file: &&Remote| {
         let name = file.rfilename.as_str();
-        is_part(name) && !name.starts_with("consolidated")
+        let inner = name.strip_prefix(output::INNER_FOLDER).and_then(|name| name.strip_prefix('/'));
+        let template = inner.is_some_and(|inner| is_part(inner) && inner.ends_with(".jinja"));
+        template || (is_part(name) && !name.starts_with("consolidated"))
     };
     let safe = files.iter().filter(usable).any(|file| file.rfilename.ends_with(".safetensors"));
     let pickled = |name: &str| {

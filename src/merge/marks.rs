@@ -36,7 +36,9 @@ fn describe(member: &Checkpoint) -> Option<String> {
     }
     for file in &member.side_files {
         match file {
-            SideFile::File(path) => text.push_str(&describe_file(path)?),
+            SideFile::File(path) | SideFile::InFolder { path, .. } => {
+                text.push_str(&describe_file(path)?)
+            }
             // Made of the files above.
             made => text.push_str(&format!("{:?}\n", made.name())),
         }

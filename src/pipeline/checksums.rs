@@ -3,6 +3,7 @@
 //! Deliberately absent: taking the sums (`hash`), which the state of a build does when files are whole.
 
 use crate::error::{Error, Result};
+use crate::output;
 use std::path::{Path, PathBuf};
 
 /// The name of the file.
@@ -13,14 +14,22 @@ pub fn text(sums: &[(PathBuf, String)]) -> String {
     sums.iter().map(|(path, sum)| format!("{sum}  {}\n", path.display())).collect()
 }
 
-/// The files in the folder `dir`, sorted; not those in folders of it.
+/// The files in the folder `dir` of a model and in its folder of named chat templates, sorted.
 pub fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let inner = dir.join(output::INNER_FOLDER);
+    let mut files = files_in(dir)?;
+    if inner.is_dir() {
+        files.extend(files_in(&inner)?);
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let list = std::fs::read_dir(dir).map_err(Error::io(dir, "read"))?;
     let path = |entry: std::io::Result<std::fs::DirEntry>| {
         Ok(entry.map_err(Error::io(dir, "read"))?.path())
     };
     let paths = list.map(path).collect::<Result<Vec<_>>>()?;
-    let mut files: Vec<_> = paths.into_iter().filter(|path| path.is_file()).collect();
-    files.sort();
-    Ok(files)
+    Ok(paths.into_iter().filter(|path| path.is_file()).collect())
 }

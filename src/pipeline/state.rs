@@ -531,10 +531,10 @@ fn read(path: &Path, progress: &dyn Progress) -> Result<Contents> {
     Ok(Contents::default())
 }
 
-/// Whether `name` is a file in the folder, or in a folder of it, and nothing else.
+/// Whether `name` is a file in the folder, or in a stack's folder or its folder of templates, and nothing else.
 fn is_plain(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
-    matches!(parts.len(), 1 | 2) && parts.iter().all(|part| matches!(part, Component::Normal(_)))
+    matches!(parts.len(), 1..=3) && parts.iter().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// NAME of `.NAME.PID-N.part`, which is what a run calls a file that it does not continue.

@@ -10,7 +10,7 @@ use super::planner::Planner;
 use super::schema::Document;
 use super::slices::Parts;
 use super::tokenizer_spec::ChatTemplate;
-use crate::tokenizer;
+use crate::tokenizer::ChatTemplates;
 
 /// The template of the result, where it is not that of the tokenizer's member. `Err` if one cannot be
 /// read, which is reported.
@@ -79,7 +79,8 @@ fn template_of(planner: &mut Planner, input: Input) -> Result<Option<String>, ()
         },
     };
     let member = &planner.members[member];
-    tokenizer::chat_template(&member.checkpoint).map_err(|e| {
+    let templates = ChatTemplates::of_checkpoint(&member.checkpoint);
+    templates.map(|templates| templates.default).map_err(|e| {
         let message = format!("the tokenizer of model '{}' cannot be used: {e}", member.reference);
         planner.problems.error(member.pos, message, "mend or replace the file");
     })

@@ -6,7 +6,7 @@ use super::planner::Planner;
 use super::yaml::Pos;
 use crate::checkpoint::{Checkpoint, Config, SideFile};
 use crate::error::Result;
-use crate::tokenizer::{Change, FILES, edited_files};
+use crate::tokenizer::{Change, ChatTemplates, edited_files, is_tokenizer_file};
 
 /// Ids of special tokens in config.json, which mean nothing under another tokenizer.
 pub(super) const TOKEN_IDS: &[&str] = &[
@@ -23,8 +23,18 @@ const GENERATION: &str = "generation_config.json";
 /// The files of the last stage; what cannot be read is reported.
 pub(super) fn of_output(planner: &mut Planner) -> Vec<SideFile> {
     let Some(stage) = planner.stages.last() else { return Vec::new() };
-    match files(planner, stage) {
-        Ok(files) => files,
+    let donor = &planner.members[stage.tokenizer_donor.member];
+    let (pos, donor) = (donor.pos, donor.reference.to_string());
+    let made = chat_templates(planner, stage).and_then(|(templates, warnings)| {
+        Ok((files(planner, stage, templates.as_ref())?, warnings))
+    });
+    match made {
+        Ok((files, warnings)) => {
+            for warning in warnings {
+                planner.problems.warn(pos, format!("model '{donor}': {warning}"), "");
+            }
+            files
+        }
         Err(e) => {
             let pos = Pos { line: 1, column: 1 };
             let message = format!("the files of the tokenizer cannot be made: {e}");
@@ -34,15 +44,43 @@ pub(super) fn of_output(planner: &mut Planner) -> Vec<SideFile> {
     }
 }
 
-fn files(planner: &Planner, stage: &Stage) -> Result<Vec<SideFile>> {
+/// The chat templates of the result, where the files of the tokenizer's member do not give them as one, and warnings.
+fn chat_templates(
+    planner: &Planner,
+    stage: &Stage,
+) -> Result<(Option<ChatTemplates>, Vec<String>)> {
+    let own =
+        ChatTemplates::of_checkpoint(&planner.members[stage.tokenizer_donor.member].checkpoint)?;
+    let Some(text) = &stage.chat_template else {
+        let warnings = own.warnings.clone();
+        return Ok(((!warnings.is_empty()).then_some(own), warnings));
+    };
+    let mut templates = ChatTemplates::of_text(text.as_str());
+    if own.default.is_some_and(|default| default.trim() == text.trim()) {
+        templates.named = own.named;
+        return Ok((Some(templates), Vec::new()));
+    }
+    let names: Vec<_> = own.named.iter().map(|(name, _)| name.as_str()).collect();
+    let warning = format!(
+        "its chat templates {} are left out, because the recipe's 'chat_template' replaces all of them",
+        names.join(", ")
+    );
+    Ok((Some(templates), if names.is_empty() { Vec::new() } else { vec![warning] }))
+}
+
+fn files(
+    planner: &Planner,
+    stage: &Stage,
+    chat_templates: Option<&ChatTemplates>,
+) -> Result<Vec<SideFile>> {
     let tokenizer = &planner.members[stage.tokenizer_donor.member].checkpoint;
     let config = &planner.members[stage.config_donor.member].checkpoint;
     let tokens = stage.vocabulary.as_ref().and_then(|vocabulary| vocabulary.tokens.as_deref());
-    let change = Change { tokens, chat_template: stage.chat_template.as_deref() };
+    let change = Change { tokens, chat_templates };
     let mut files = edited_files(tokenizer, change)?;
     let foreign = tokens.is_some() && stage.tokenizer_donor.member != stage.config_donor.member;
     for file in &config.side_files {
-        if FILES.contains(&file.name().as_ref()) {
+        if is_tokenizer_file(&file.name()) {
             continue;
         }
         let renumbered = foreign && file.name() == GENERATION;

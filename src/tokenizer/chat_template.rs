@@ -1,13 +1,8 @@
-//! Chat templates: those that recipes know by name, and that of a checkpoint.
+//! The chat templates that recipes know by name.
 //!
 //! Each is a Jinja template as the transformers library and llama.cpp run them, written to the format's
 //! public description: ChatML (OpenAI), Llama 3 and Mistral 7B Instruct (their model cards), Alpaca
 //! (Stanford Alpaca's prompts; roles system, user, user_context, assistant), EXAONE 3 (its model card).
-
-use super::files::TokenizerFiles;
-use super::special;
-use crate::checkpoint::Checkpoint;
-use crate::error::Result;
 
 /// Names and templates.
 const NAMED: &[(&str, &str)] = &[
@@ -26,15 +21,4 @@ pub fn chat_template_names() -> impl Iterator<Item = &'static str> {
 /// The template called `name`.
 pub fn named_chat_template(name: &str) -> Option<&'static str> {
     NAMED.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
-}
-
-/// The chat template that `checkpoint` has, from the same file as conversion takes it from; of several
-/// the one called `default`.
-///
-/// # Errors
-/// If a tokenizer file cannot be read.
-pub fn chat_template(checkpoint: &Checkpoint) -> Result<Option<String>> {
-    let files = TokenizerFiles::read(checkpoint)?;
-    let mut templates = special::templates_of(&files).into_iter();
-    Ok(templates.find(|(name, _)| name == "default").map(|(_, text)| text))
 }

@@ -7,15 +7,16 @@
 //! taken out of `tokenizer.json` together with the merges that make or use them, as mergekit does
 //! (`tokenizer/build.py`, `get_stripped_tokenizer`).
 
+use super::ChatTemplates;
 use super::files::{AddedToken, MAX_BYTES};
 use super::tokens::TokenList;
-use crate::checkpoint::{Checkpoint, SideFile, json};
+use crate::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, SideFile, json};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
-/// Files that belong to the tokenizer; all other files beside the weights follow the configuration.
-pub const FILES: &[&str] = &[
+/// Files that belong to the tokenizer, but for named chat templates.
+const FILES: &[&str] = &[
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -27,13 +28,22 @@ pub const FILES: &[&str] = &[
     "vocab.json",
 ];
 
+/// Whether the side file `name` belongs to the tokenizer; all others follow the configuration.
+pub fn is_tokenizer_file(name: &str) -> bool {
+    FILES.contains(&name) || is_named_template(name)
+}
+
+fn is_named_template(name: &str) -> bool {
+    name.strip_prefix(ADDITIONAL_TEMPLATES).is_some_and(|name| name.starts_with('/'))
+}
+
 /// What becomes of the donor's tokenizer files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change<'a> {
     /// The tokens of the result, if they may differ from the donor's.
     pub tokens: Option<&'a TokenList>,
-    /// The chat template of the result, if it is not the donor's.
-    pub chat_template: Option<&'a str>,
+    /// The chat templates of the result, if the donor's files do not give them or contradict each other.
+    pub chat_templates: Option<&'a ChatTemplates>,
 }
 
 /// The tokenizer files of `donor` under `change`.
@@ -45,13 +55,14 @@ pub fn edited_files(donor: &Checkpoint, change: Change) -> Result<Vec<SideFile>>
         Some(_) => TokenList::read(donor)?,
         None => None,
     };
-    let edit = Edit::new(own.as_ref().zip(change.tokens), change.chat_template, donor);
+    let edit = Edit::new(own.as_ref().zip(change.tokens), change.chat_templates, donor);
     let mut files = Vec::new();
     for file in &donor.side_files {
-        if FILES.contains(&file.name().as_ref()) {
+        if is_tokenizer_file(&file.name()) {
             files.extend(edit.file(file)?);
         }
     }
+    files.extend(edit.template_files(donor));
     if !files.iter().any(|file| file.name() == "tokenizer_config.json") && edit.wants_config() {
         files.push(edit.config("tokenizer_config.json", Map::new()));
     }
@@ -63,7 +74,7 @@ struct Edit<'a> {
     /// Texts of tokens that go, and the id from which on all go.
     gone: HashSet<&'a str>,
     end: u32,
-    chat_template: Option<&'a str>,
+    chat_templates: Option<&'a ChatTemplates>,
     /// Readers of `tokenizer.model` learn of added tokens from tokenizer_config.json alone.
     has_sentencepiece: bool,
     has_json: bool,
@@ -72,7 +83,7 @@ struct Edit<'a> {
 impl<'a> Edit<'a> {
     fn new(
         tokens: Option<(&'a TokenList, &'a TokenList)>,
-        chat_template: Option<&'a str>,
+        chat_templates: Option<&'a ChatTemplates>,
         donor: &Checkpoint,
     ) -> Edit<'a> {
         let (new, gone, end) = match tokens {
@@ -84,7 +95,7 @@ impl<'a> Edit<'a> {
         };
         let has = |name| donor.side_file(name).is_some();
         let (has_sentencepiece, has_json) = (has("tokenizer.model"), has("tokenizer.json"));
-        Edit { new, gone, end, chat_template, has_sentencepiece, has_json }
+        Edit { new, gone, end, chat_templates, has_sentencepiece, has_json }
     }
 
     fn changes_tokens(&self) -> bool {
@@ -92,7 +103,7 @@ impl<'a> Edit<'a> {
     }
 
     fn wants_config(&self) -> bool {
-        self.chat_template.is_some() || (self.has_sentencepiece && !self.new.is_empty())
+        self.template_in_config().is_some() || (self.has_sentencepiece && !self.new.is_empty())
     }
 
     /// What becomes of `file`; `None` if it is left out.
@@ -100,7 +111,7 @@ impl<'a> Edit<'a> {
         let name = file.name();
         let made = match name.as_ref() {
             "tokenizer.json" if self.changes_tokens() => Some(self.tokenizer(file)?),
-            "tokenizer_config.json" if self.changes_tokens() || self.chat_template.is_some() => {
+            "tokenizer_config.json" if self.changes_tokens() || self.chat_templates.is_some() => {
                 Some(self.config(&name, object(file)?))
             }
             "added_tokens.json" if self.changes_tokens() => {
@@ -113,14 +124,30 @@ impl<'a> Edit<'a> {
             "vocab.json" | "merges.txt" if self.has_json && !self.gone.is_empty() => {
                 return Ok(None);
             }
-            "chat_template.jinja" => self.chat_template.map(|text| SideFile::made(&*name, text)),
-            "chat_template.json" => self.chat_template.map(|text| {
-                let map = Map::from_iter([("chat_template".to_string(), text.into())]);
-                json_file(&name, map)
-            }),
+            "chat_template.jinja" | "chat_template.json" if self.chat_templates.is_some() => {
+                return Ok(None);
+            }
+            name if is_named_template(name) && self.chat_templates.is_some() => return Ok(None),
             _ => None,
         };
         Ok(Some(made.unwrap_or_else(|| file.clone())))
+    }
+
+    /// The template that goes into tokenizer_config.json, which readers older than the files know alone: the one
+    /// that there is. Of several only the files tell, because llama.cpp's converter prefers that file.
+    fn template_in_config(&self) -> Option<&'a str> {
+        let templates = self.chat_templates.filter(|templates| templates.named.is_empty())?;
+        templates.default.as_deref()
+    }
+
+    /// The files of chat templates that take the place of the donor's.
+    fn template_files(&self, donor: &Checkpoint) -> Vec<SideFile> {
+        let Some(templates) = self.chat_templates else { return Vec::new() };
+        let had_file = donor.side_file("chat_template.jinja").is_some();
+        match had_file || !templates.named.is_empty() {
+            true => templates.to_files(),
+            false => Vec::new(),
+        }
     }
 
     fn tokenizer(&self, file: &SideFile) -> Result<SideFile> {
@@ -177,8 +204,11 @@ impl<'a> Edit<'a> {
                 decoder.insert(token.id.to_string(), Value::Object(flags(token)));
             }
         }
-        if let Some(text) = self.chat_template {
-            map.insert("chat_template".to_string(), text.into());
+        if self.chat_templates.is_some() {
+            match self.template_in_config() {
+                Some(text) => map.insert("chat_template".to_string(), text.into()),
+                None => map.shift_remove("chat_template"),
+            };
         }
         json_file(name, map)
     }

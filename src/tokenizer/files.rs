@@ -128,8 +128,6 @@ pub(super) struct TokenizerFiles {
     pub config: Option<Config>,
     /// `added_tokens.json`: text to id.
     pub added_tokens: Map<String, Value>,
-    /// What `chat_template.jinja` or else `chat_template.json` holds.
-    pub chat_template: Option<Value>,
 }
 
 impl TokenizerFiles {
@@ -150,20 +148,11 @@ impl TokenizerFiles {
             }
             None => None,
         };
-        let chat_template = match read("chat_template.jinja") {
-            Some((path, bytes)) => {
-                let text = String::from_utf8(bytes?.into_owned())
-                    .map_err(|_| Error::format(path, "the chat template is not UTF-8"))?;
-                Some(Value::String(text))
-            }
-            None => config("chat_template.json")?.and_then(|c| c.get("chat_template").cloned()),
-        };
         Ok(TokenizerFiles {
             sentencepiece,
             json,
             config: config("tokenizer_config.json")?,
             added_tokens: config("added_tokens.json")?.map(|c| c.map().clone()).unwrap_or_default(),
-            chat_template,
         })
     }
 

@@ -16,6 +16,7 @@
 mod bpe;
 mod chat;
 mod chat_template;
+mod chat_templates;
 mod detokenize;
 mod edit;
 mod files;
@@ -32,9 +33,10 @@ mod tokens;
 mod vocabulary;
 
 pub use chat::ChatTemplate;
-pub use chat_template::{chat_template, chat_template_names, named_chat_template};
+pub use chat_template::{chat_template_names, named_chat_template};
+pub use chat_templates::ChatTemplates;
 pub use detokenize::{Detokenizer, Role};
-pub use edit::{Change, FILES, edited_files};
+pub use edit::{Change, edited_files, is_tokenizer_file};
 pub use restore::restore;
 pub use tokens::TokenList;
 pub use vocabulary::{SpacePrefix, TokenKind, Vocabulary};

@@ -6,7 +6,7 @@
 
 use super::sentencepiece::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
 use super::vocabulary::{TokenKind, padding_token};
-use super::{SPACE_MARK, pretokenizer, recognize, scores, token_kinds};
+use super::{ChatTemplates, SPACE_MARK, pretokenizer, recognize, scores, token_kinds};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use prost::Message;
@@ -255,20 +255,12 @@ impl Vocab<'_> {
 
     /// One template, or a list of named ones.
     fn chat_template(&self) -> Option<Value> {
-        let own = self.metadata.str("tokenizer.chat_template");
-        let names = self.metadata.strings("tokenizer.chat_templates").unwrap_or_default();
-        let named = names.iter().filter_map(|name| {
-            let template = self.metadata.str(&format!("tokenizer.chat_template.{name}"))?;
-            Some(json!({ "name": name, "template": template }))
-        });
-        let named: Vec<Value> = named.collect();
-        match own {
-            Some(own) if named.is_empty() => Some(own.into()),
-            None if named.is_empty() => None,
-            own => {
-                let own = own.map(|own| json!({ "name": "default", "template": own }));
-                Some(own.into_iter().chain(named).collect())
-            }
+        let templates = ChatTemplates::of_metadata(self.metadata);
+        if templates.named.is_empty() {
+            return templates.default.map(Value::from);
         }
+        let default = templates.default.map(|text| ("default".to_string(), text));
+        let all = default.into_iter().chain(templates.named);
+        Some(all.map(|(name, text)| json!({ "name": name, "template": text })).collect())
     }
 }

@@ -1,12 +1,13 @@
-//! Special token ids, whether BOS and EOS are added, and the chat template of a checkpoint.
+//! Special token ids of a checkpoint, and whether BOS and EOS are added.
 //!
 //! The rules and the order of the resulting keys are those of llama.cpp's `gguf-py/gguf/vocab.py`
 //! (`SpecialVocab`), October 2026: the post-processor of `tokenizer.json` decides what is added,
 //! `tokenizer_config.json` names the tokens, config.json fills in ids that are still missing.
 
+use super::ChatTemplates;
 use super::files::{AddedToken, TokenizerFiles};
 use crate::checkpoint::Config;
-use crate::gguf::{Array, Metadata, Value};
+use crate::gguf::Metadata;
 use serde_json::Value as Json;
 
 /// What `tokenizer_config.json` calls a special token, and what GGUF does.
@@ -37,8 +38,7 @@ fn key(keys: &[(&str, &'static str)], kind: &str) -> Option<&'static str> {
 pub(super) struct SpecialTokens {
     ids: Vec<(&'static str, u32)>,
     adds: Vec<(&'static str, bool)>,
-    /// Named templates; the one called `default` is the model's own.
-    chat_templates: Vec<(String, String)>,
+    pub chat_templates: ChatTemplates,
 }
 
 /// The special tokens' texts while the files are being read.
@@ -88,7 +88,6 @@ impl SpecialTokens {
             special.read_tokenizer_config(config, &texts, added.unwrap_or_default(), n_vocab);
             special.complete_adds(config, files);
         }
-        special.chat_templates = templates_of(files);
         for kind in &texts.kinds {
             let id = model_config.get(&format!("{kind}_token_id"));
             // Chat models list several ends; the first is the usual one.
@@ -256,41 +255,6 @@ impl SpecialTokens {
                 metadata.set(key, *add);
             }
         }
-        let named: Vec<_> = self.chat_templates.iter().filter(|(n, _)| n != "default").collect();
-        for (name, template) in &named {
-            metadata.set(format!("tokenizer.chat_template.{name}"), template.as_str());
-        }
-        if !named.is_empty() {
-            let names = named.iter().map(|(name, _)| name.clone()).collect();
-            metadata.set("tokenizer.chat_templates", Value::Array(Array::String(names)));
-        }
-        if let Some((_, template)) = self.chat_templates.iter().find(|(n, _)| n == "default") {
-            metadata.set("tokenizer.chat_template", template.as_str());
-        }
+        self.chat_templates.write_to(metadata);
     }
-}
-
-/// The chat templates that `files` give, by name.
-pub(super) fn templates_of(files: &TokenizerFiles) -> Vec<(String, String)> {
-    let in_config = files.config.as_ref().and_then(|config| config.get("chat_template"));
-    in_config.or(files.chat_template.as_ref()).map(chat_templates).unwrap_or_default()
-}
-
-/// One template as a string, or a list of named ones. Names keep ASCII letters and digits only.
-fn chat_templates(value: &Json) -> Vec<(String, String)> {
-    if let Some(template) = value.as_str() {
-        return vec![("default".to_string(), template.to_string())];
-    }
-    let mut templates: Vec<(String, String)> = Vec::new();
-    for choice in value.as_array().map_or(&[][..], Vec::as_slice) {
-        let text = |key: &str| choice.get(key).and_then(Json::as_str);
-        let name = text("name").unwrap_or_default();
-        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let name: String = name.chars().map(safe).collect();
-        if let Some(template) = text("template").filter(|_| !name.is_empty()) {
-            templates.retain(|(known, _)| *known != name);
-            templates.push((name, template.to_string()));
-        }
-    }
-    templates
 }

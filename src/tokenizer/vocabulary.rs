@@ -4,6 +4,7 @@
 //! that is SentencePiece in disguise (BPE with byte fallback), else a byte-level `tokenizer.json`.
 //! Source of the rules: llama.cpp `conversion/llama.py` and `conversion/base.py`, October 2026.
 
+use super::ChatTemplates;
 use super::files::TokenizerFiles;
 use super::special::SpecialTokens;
 use super::{hf_bpe, hf_spm, sentencepiece};
@@ -100,12 +101,18 @@ impl Vocabulary {
         let asked = files.config.as_ref().and_then(|config| config.bool("add_prefix_space"));
         vocabulary.asked_space_prefix = asked;
         vocabulary.special = SpecialTokens::read(&files, &checkpoint.config, n_vocab);
+        vocabulary.special.chat_templates = ChatTemplates::of_checkpoint(checkpoint)?;
         Ok(vocabulary)
     }
 
     /// The same vocabulary, where `rule` says whether a space is put before a text.
     pub fn with_space_prefix(self, rule: SpacePrefix) -> Vocabulary {
         Vocabulary { space_prefix: rule, ..self }
+    }
+
+    /// What the files contradict each other in, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.special.chat_templates.warnings
     }
 
     /// Number of tokens.

@@ -84,7 +84,7 @@ fn take_tokenizer(merged: &mut Checkpoint, dir: &Path) -> Result<()> {
     /// A tokenizer's file has less.
     const LIMIT: u64 = 512 << 20;
     let own: Vec<SideFile> =
-        side_files(dir).into_iter().filter(|file| file.name() != GENERATION).collect();
+        side_files(dir)?.into_iter().filter(|file| file.name() != GENERATION).collect();
     let has = |name: &str| own.iter().any(|file| file.name() == name);
     if !(has("tokenizer.json") || has("tokenizer.model") || has("vocab.json") && has("merges.txt"))
     {
