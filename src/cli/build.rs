@@ -1,6 +1,8 @@
 //! `aqueduct build SOURCE -o DIR`: everything, one pass over the stages.
 
-use super::options::{CalibrationArguments, ConvertArguments, RunArguments, positive};
+use super::options::{
+    CalibrationArguments, ConvertArguments, DateArgument, RunArguments, positive,
+};
 use super::quantize::distinct;
 use super::{Context, shell, show};
 use aqueduct::convert::OutputType;
@@ -66,6 +68,8 @@ pub struct Arguments {
     /// members' names, where they are known].
     #[arg(long, value_name = "OWNER/NAME")]
     base_model: Vec<String>,
+    #[command(flatten)]
+    date: DateArgument,
     /// Use nothing that an earlier build has left in the folder.
     #[arg(long)]
     restart: bool,
@@ -198,6 +202,7 @@ impl Arguments {
                 .keep_stack
                 .then_some(self.max_shard_size.unwrap_or(LARGEST_STACK_SHARD)),
             force: self.run.force,
+            date: self.date.today(),
             restart: self.restart,
             save_every: Duration::try_from_secs_f64(self.save_every).map_err(|_| {
                 Error::Usage("--save-every: expected a number of seconds".to_string())

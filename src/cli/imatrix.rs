@@ -7,7 +7,9 @@ mod diff;
 mod merge;
 mod show;
 
-use super::options::{CalibrationArguments, ConvertArguments, MemoryArgument, Rounding, positive};
+use super::options::{
+    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, Rounding, positive,
+};
 use super::{Context, shell, show as print};
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Computed, Format, Saving, Shard};
@@ -45,6 +47,8 @@ pub struct Arguments {
     /// {"messages": [{"role": ..., "content": ...}, ...]} or such a list alone; may be given several times.
     #[arg(long = "chat", value_name = "FILE.jsonl")]
     chats: Vec<PathBuf>,
+    #[command(flatten)]
+    date: DateArgument,
     /// Read special tokens that the text spells out, such as <|im_start|>, as these tokens.
     #[arg(long)]
     parse_special: bool,
@@ -155,7 +159,8 @@ impl Arguments {
         let (mut tokens, bos) =
             imatrix::tokenize(&tokenizer, &calibration.texts, self.parse_special)?;
         if !chats.is_empty() {
-            let template = ChatTemplate::from_metadata(model.origin(), &model.metadata)?;
+            let template =
+                ChatTemplate::from_metadata(model.origin(), &model.metadata, self.date.today())?;
             for chats in &chats {
                 tokens.extend(chats.tokens(&template, &tokenizer)?);
             }

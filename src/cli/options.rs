@@ -6,6 +6,7 @@ use aqueduct::model;
 use aqueduct::pipeline::Calibration;
 use aqueduct::quantize::RunOptions;
 use aqueduct::size;
+use aqueduct::tokenizer::Date;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -69,6 +70,21 @@ impl CalibrationArguments {
     /// What was chosen, or the default.
     pub fn choose(&self) -> aqueduct::error::Result<Calibration> {
         Calibration::choose(&self.calibration, &self.files)
+    }
+}
+
+/// The date that chat templates are told.
+#[derive(Args)]
+pub struct DateArgument {
+    /// Tell chat templates that ask for the date that today is this day [default: 2024-07-26, so that
+    /// results do not depend on the day].
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    date: Option<Date>,
+}
+
+impl DateArgument {
+    pub fn today(&self) -> Date {
+        self.date.unwrap_or_default()
     }
 }
 

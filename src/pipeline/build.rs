@@ -18,7 +18,7 @@ use crate::imatrix;
 use crate::model;
 use crate::progress::Progress;
 use crate::quantize::{Ftype, PlanOptions, QuantPlan, RunOptions, Sharding, Written};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Date, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub struct BuildOptions {
     pub license: Option<String>,
     /// Names on the hub, in place of those that are found.
     pub base_models: Vec<String>,
+    /// What chat templates that ask for the date are told, for the card's prompt.
+    pub date: Date,
     pub calibration: Calibration,
     /// Tokens in a chunk of calibration text.
     pub ctx: usize,
@@ -73,6 +75,7 @@ impl Default for BuildOptions {
             quantized_by: None,
             license: None,
             base_models: Vec::new(),
+            date: Date::default(),
             calibration: Calibration::built_in(),
             ctx: 512,
             chunks: None,

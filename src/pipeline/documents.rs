@@ -8,13 +8,14 @@ use crate::checkpoint::CARD_FILE;
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluations;
 use crate::gguf::{self, GgufModel};
+use crate::progress::Progress;
 use crate::quantize::{Written, presets};
 use crate::report::{
     self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
     TensorOfType,
 };
-use crate::tokenizer::ChatTemplate;
-use serde_json::json;
+use crate::tokenizer::{ChatTemplate, ChatTemplates, Date};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 const REPORT_FILE: &str = "report.html";
@@ -47,8 +48,10 @@ pub fn texts(
     origins: &Origins,
     built: &Build,
     options: &BuildOptions,
+    progress: &dyn Progress,
 ) -> Result<Vec<Document>> {
-    let folder = published(source, model, origins, built, options)?;
+    let prompt = prompt(model, options.date, progress);
+    let folder = Published { prompt, ..published(source, model, origins, built, options)? };
     let report = report::published_html(&folder);
     let mut texts = vec![(CARD_FILE, report::published_readme(&folder))];
     if let Some(merge) = folder.merge {
@@ -66,7 +69,7 @@ pub fn texts(
     Ok(documents)
 }
 
-/// All that is told of the folder.
+/// All that is told of the folder, but for the prompt.
 fn published(
     source: &Source,
     model: &GgufModel,
@@ -105,7 +108,7 @@ fn published(
         files: built.files.iter().enumerate().map(file).collect::<Result<_>>()?,
         imatrix,
         evaluation: evaluation(built, options),
-        prompt: prompt(model),
+        prompt: None,
         merge: match source {
             Source::Recipe { plan, .. } => Some(PublishedMerge {
                 summary: plan.summary(),
@@ -172,15 +175,28 @@ fn evaluation(built: &Build, options: &BuildOptions) -> Option<PublishedEvaluati
 }
 
 /// A system prompt and a question as the model reads them; without the former if its template refuses that.
-/// `None` if it has no template, or one that cannot be run.
-fn prompt(model: &GgufModel) -> Option<String> {
-    let template = ChatTemplate::from_metadata(model.origin(), &model.metadata).ok()?;
+/// `None` if the model has no template, or one that cannot be run, which is a warning.
+fn prompt(model: &GgufModel, today: Date, progress: &dyn Progress) -> Option<String> {
+    if ChatTemplates::of_metadata(&model.metadata).is_empty() {
+        return None;
+    }
     let system = json!({"role": "system", "content": "{system_prompt}"});
     let user = json!({"role": "user", "content": "{prompt}"});
-    [json!([system, user]), json!([user])].into_iter().find_map(|messages| {
-        let variables = json!({"messages": messages});
-        template.render_prompt(variables.as_object()?).ok()
-    })
+    let rendered = |messages: Value| {
+        let template = ChatTemplate::from_metadata(model.origin(), &model.metadata, today);
+        let template = template.map_err(|e| e.to_string())?;
+        let variables = Map::from_iter([("messages".to_string(), messages)]);
+        let failed = |e| format!("{}: the chat template fails: {e}", model.origin());
+        template.render_prompt(&variables).map_err(failed)
+    };
+    match rendered(json!([system, user])).or_else(|_| rendered(json!([user]))) {
+        Ok(prompt) => Some(prompt),
+        Err(reason) => {
+            let what = "the model card says nothing of the prompt";
+            progress.warn(&format!("{reason}; {what}"));
+            None
+        }
+    }
 }
 
 fn timings(built: &Build) -> Vec<(&'static str, f64)> {

@@ -502,7 +502,8 @@ impl<'a> Stages<'a> {
         let files = built.files.iter().map(|file| self.output_name(file));
         let names: Vec<String> = files.chain([name_of(&built.imatrix)]).collect();
         let sums = checksums::text(&self.state.sums(names.iter().map(String::as_str)));
-        let documents = documents::texts(self.source, model, origins, built, self.options)?;
+        let documents =
+            documents::texts(self.source, model, origins, built, self.options, self.progress)?;
         let mut paths = Vec::with_capacity(documents.len());
         for document in documents {
             let path = self.dir.join(document.name);

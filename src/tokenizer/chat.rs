@@ -1,73 +1,75 @@
 //! Conversations as a model reads them: its own chat template, run.
 //!
-//! The template is `tokenizer.chat_template`, from a recipe, a folder or a GGUF file alike. Its environment is
-//! the one it was written for, transformers' `apply_chat_template` (`transformers/utils/chat_template_utils.py`,
-//! version 4.57): Jinja with blocks trimmed, loop controls, Python's methods of strings, lists and mappings,
-//! `raise_exception`, and a `tojson` that writes as Python's `json.dumps`. Deliberately absent:
-//! `strftime_now`, as what a calibration is computed from must not change from day to day (templates that ask
-//! whether it is there fall back to a date of their own); and the tag `generation`, which trainers use.
+//! The template is `tokenizer.chat_template`, from a recipe, a folder or a GGUF file alike, or that for tools where a
+//! model has one. What a template sees is what transformers' `apply_chat_template` gives it
+//! (`tokenization_utils_base.py` and `utils/chat_template_utils.py`, version 5.24). Today is a fixed date unless one is
+//! given, because what a calibration is computed from must not change from day to day.
 
+use super::ChatTemplates;
+use super::jinja::{self, Date};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind, Output, State};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use minijinja::Environment;
 use serde_json::{Map, Value};
-use std::io;
 
-const KEY: &str = "tokenizer.chat_template";
-/// Under which errors name the template.
+/// Under which errors name the templates.
 const NAME: &str = "chat_template";
+const TOOL_NAME: &str = "chat_template.tool_use";
 /// Steps for one conversation. A template takes some hundred for a message; one that takes more than this does
 /// not end.
 const FUEL: u64 = 50_000_000;
+/// Special tokens that templates may name, and the keys of their ids.
+const TOKENS: &[(&str, &str)] = &[
+    ("bos_token", "tokenizer.ggml.bos_token_id"),
+    ("eos_token", "tokenizer.ggml.eos_token_id"),
+    ("unk_token", "tokenizer.ggml.unknown_token_id"),
+    ("sep_token", "tokenizer.ggml.seperator_token_id"),
+    ("pad_token", "tokenizer.ggml.padding_token_id"),
+    ("mask_token", "tokenizer.ggml.mask_token_id"),
+];
 
 /// A model's chat template, ready to run.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos_token: String,
-    eos_token: String,
+    /// Whether there is a template for conversations without tools.
+    has_default: bool,
+    /// Whether there is a template for conversations with tools, and why it cannot be used.
+    tool_use: Option<std::result::Result<(), String>>,
+    /// Names and texts of special tokens.
+    tokens: Vec<(&'static str, String)>,
 }
 
 impl ChatTemplate {
-    /// The template that the `tokenizer.*` keys hold; `origin` names the file in errors.
+    /// The template that the `tokenizer.*` keys hold; `origin` names the file in errors, and `today` is what
+    /// templates that ask for the date are told.
     ///
     /// # Errors
-    /// If there is none, or it is no Jinja that this program knows; the error tells the template's line.
-    pub fn from_metadata(origin: &str, metadata: &Metadata) -> Result<ChatTemplate> {
-        let Some(text) = metadata.str(KEY) else {
-            let detail = format!(
-                "metadata key '{KEY}' is missing: the model has no chat template; a recipe can give it one \
-                 (chat_template: chatml)"
-            );
+    /// If there is none, or it is no Jinja that this program knows; the error names the template's line.
+    pub fn from_metadata(origin: &str, metadata: &Metadata, today: Date) -> Result<ChatTemplate> {
+        let templates = ChatTemplates::of_metadata(metadata);
+        if templates.is_empty() {
+            let detail = "metadata key 'tokenizer.chat_template' is missing: the model has no chat template; a \
+                          recipe can give it one (chat_template: chatml)";
             return Err(Error::model(origin, detail));
-        };
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(print);
-        environment.add_filter("tojson", to_json);
-        environment.add_function(
-            "raise_exception",
-            |text: String| -> std::result::Result<String, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-            },
-        );
-        environment.add_template_owned(NAME, text.to_string()).map_err(|e| {
-            Error::model(origin, format!("the chat template cannot be used: {}", one_line(&e)))
-        })?;
-        let token = |key: &str| {
+        }
+        let unusable = |e: String| format!("the chat template cannot be used: {e}");
+        let mut environment = jinja::environment(today, FUEL);
+        if let Some(text) = &templates.default {
+            jinja::add_template(&mut environment, NAME, text)
+                .map_err(|e| Error::model(origin, unusable(e)))?;
+        }
+        let tool_use = templates
+            .get("tool_use")
+            .map(|text| jinja::add_template(&mut environment, TOOL_NAME, text).map_err(unusable));
+        let token = |(name, key): &(&'static str, &str)| {
             let id = usize::try_from(metadata.u64(key)?).ok()?;
-            metadata.strings("tokenizer.ggml.tokens")?.get(id).cloned()
+            Some((*name, metadata.strings("tokenizer.ggml.tokens")?.get(id)?.clone()))
         };
         Ok(ChatTemplate {
             environment,
-            bos_token: token("tokenizer.ggml.bos_token_id").unwrap_or_default(),
-            eos_token: token("tokenizer.ggml.eos_token_id").unwrap_or_default(),
+            has_default: templates.default.is_some(),
+            tool_use,
+            tokens: TOKENS.iter().filter_map(token).collect(),
         })
     }
 
@@ -97,97 +99,53 @@ impl ChatTemplate {
         variables: &Map<String, Value>,
         answer: bool,
     ) -> std::result::Result<String, String> {
-        let mut variables = variables.clone();
-        variables.insert("add_generation_prompt".into(), Value::Bool(answer));
-        variables.insert("bos_token".into(), Value::String(self.bos_token.clone()));
-        variables.insert("eos_token".into(), Value::String(self.eos_token.clone()));
-        let template = self.environment.get_template(NAME).expect("it was added");
-        template.render(&variables).map_err(|e| one_line(&e))
-    }
-}
-
-/// Prints a value as Python does: its names of truth values and of none.
-fn print(
-    out: &mut Output<'_>,
-    state: &State<'_, '_>,
-    value: &minijinja::Value,
-) -> std::result::Result<(), minijinja::Error> {
-    let name = match (value.kind(), value.is_true()) {
-        (ValueKind::Bool, true) => "True",
-        (ValueKind::Bool, false) => "False",
-        (ValueKind::None, _) => "None",
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(name).map_err(minijinja::Error::from)
-}
-
-/// The error with what caused it, without control characters, which may come from a file.
-fn one_line(error: &minijinja::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// `json.dumps` of Python with `ensure_ascii=False`: a space after commas and colons, and with `indent` a line
-/// for each item.
-fn to_json(
-    value: &minijinja::Value,
-    options: Kwargs,
-) -> std::result::Result<minijinja::Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // The only value of it that differs would escape what is not ASCII.
-    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        let text = "tojson(ensure_ascii=true) is not supported";
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, text));
-    }
-    options.assert_all_used()?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
-        Some(n) => {
-            let indent = vec![b' '; n.min(80)];
-            let formatter = PrettyFormatter::with_indent(&indent);
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
+        let mut all = Map::new();
+        for (name, text) in &self.tokens {
+            all.insert(name.to_string(), Value::String(text.clone()));
         }
+        for name in ["tools", "documents"] {
+            all.insert(name.to_string(), Value::Null);
+        }
+        for (name, value) in variables {
+            let value = if name == "messages" { normalized(value) } else { value.clone() };
+            all.insert(name.clone(), value);
+        }
+        all.insert("add_generation_prompt".into(), Value::Bool(answer));
+        let with_tools = all.get("tools").is_some_and(|tools| !tools.is_null());
+        let name = self.name_for(with_tools)?;
+        let template = self.environment.get_template(name).map_err(|e| jinja::one_line(&e))?;
+        template.render(&all).map_err(|e| jinja::one_line(&e))
+    }
+
+    fn name_for(&self, tools: bool) -> std::result::Result<&'static str, String> {
+        match &self.tool_use {
+            Some(usable) if tools => usable.clone().map(|()| TOOL_NAME),
+            _ if self.has_default => Ok(NAME),
+            _ => Err("the model has no default chat template, only named ones".to_string()),
+        }
+    }
+}
+
+/// The messages as transformers gives them to templates: without keys that are null, and with what a model thought
+/// under the names that templates know.
+fn normalized(messages: &Value) -> Value {
+    let Value::Array(messages) = messages else { return messages.clone() };
+    messages.iter().map(normalized_message).collect()
+}
+
+fn normalized_message(message: &Value) -> Value {
+    const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+    let Value::Object(message) = message else { return message.clone() };
+    let given = message.iter().filter(|(_, value)| !value.is_null());
+    let given: Map<String, Value> =
+        given.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let Some(reasoning) = REASONING.iter().find_map(|key| given.get(*key)).cloned() else {
+        return Value::Object(given);
     };
-    let text = written.map(|()| String::from_utf8(bytes).expect("JSON is UTF-8"));
-    text.map(minijinja::Value::from)
-        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
-}
-
-/// JSON on one line, spaced as Python writes it.
-struct Spaced;
-
-impl Spaced {
-    fn separate<W: ?Sized + io::Write>(writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-}
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        Spaced::separate(w, first)
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        Spaced::separate(w, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
+    let mut all = Map::from_iter([("thinking".to_string(), reasoning.clone())]);
+    all.extend(given);
+    all.insert("reasoning_content".to_string(), reasoning);
+    Value::Object(all)
 }
 
 #[cfg(test)]
@@ -197,7 +155,7 @@ mod tests {
 
     fn metadata(template: &str) -> Metadata {
         let mut metadata = Metadata::new();
-        metadata.set(KEY, template);
+        metadata.set("tokenizer.chat_template", template);
         let tokens = ["<s>", "</s>", "a"].map(String::from).to_vec();
         metadata.set(
             "tokenizer.ggml.tokens",
@@ -209,7 +167,8 @@ mod tests {
     }
 
     fn run(template: &str, variables: Value) -> std::result::Result<String, String> {
-        let template = ChatTemplate::from_metadata("m", &metadata(template)).unwrap();
+        let template =
+            ChatTemplate::from_metadata("m", &metadata(template), Date::default()).unwrap();
         template.render(variables.as_object().unwrap())
     }
 
@@ -234,8 +193,8 @@ mod tests {
         assert_eq!(rendered(python, chat.clone()), "1rolecontent1bASSISTANT");
         let macros = "{% macro say(x) %}<{{ x }}>{% endmacro %}{% for m in messages %}{{ say(m.role) }}\
                       {% if loop.previtem is defined and loop.previtem.role == 'user' %}!{% endif %}{% endfor %}\
-                      {{ tools is defined }}{{ strftime_now is defined }}";
-        assert_eq!(rendered(macros, chat), "<user><assistant>!FalseFalse");
+                      {{ tools is none }}{{ strftime_now is defined }}";
+        assert_eq!(rendered(macros, chat), "<user><assistant>!TrueTrue");
     }
 
     #[test]
@@ -262,17 +221,19 @@ mod tests {
             error.contains("roles must  alternate") && error.contains("chat_template:2"),
             "{error}"
         );
-        let error = run("{{ strftime_now('%Y') }}", chat.clone()).unwrap_err();
-        assert!(error.contains("strftime_now is unknown"), "{error}");
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b %}{% endfor %}{% endfor %}";
         assert!(run(endless, chat).unwrap_err().contains("fuel"));
         let fails = |metadata: &Metadata| {
-            ChatTemplate::from_metadata("m.gguf", metadata).err().unwrap().to_string()
+            ChatTemplate::from_metadata("m.gguf", metadata, Date::default())
+                .err()
+                .unwrap()
+                .to_string()
         };
-        let error = fails(&metadata("{% generation %}x{% endgeneration %}"));
+        let error = fails(&metadata("a\n{% trans %}x{% endtrans %}"));
         assert!(
             error.starts_with("m.gguf: the chat template cannot be used")
-                && error.contains("generation")
+                && error.contains("'trans' is unknown (in chat_template:2)"),
+            "{error}"
         );
         assert!(fails(&Metadata::new()).contains("no chat template"));
     }

@@ -15,9 +15,6 @@ const KEY: &str = "tokenizer.chat_template";
 const NAMES_KEY: &str = "tokenizer.chat_templates";
 /// What files and lists call the template that is used unless another one is asked for.
 const DEFAULT: &str = "default";
-/// What is used for conversations with tools, where a model has it (`get_chat_template` of transformers).
-const TOOL_USE: &str = "tool_use";
-
 /// The chat templates of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChatTemplates {
@@ -95,14 +92,6 @@ impl ChatTemplates {
     /// The named template `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.named.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
-    }
-
-    /// The template for a conversation with or without tools, and its name if it has one.
-    pub fn for_chat(&self, tools: bool) -> Option<(Option<&'static str>, &str)> {
-        match self.get(TOOL_USE).filter(|_| tools) {
-            Some(text) => Some((Some(TOOL_USE), text)),
-            None => self.default.as_deref().map(|text| (None, text)),
-        }
     }
 
     /// The templates as files of their own, as transformers 5 saves them.

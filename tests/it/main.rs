@@ -5,6 +5,7 @@ mod build;
 mod build_resume;
 mod calibrate;
 mod calibration;
+mod chat_rendering;
 mod chat_templates;
 mod cli;
 mod convert;
