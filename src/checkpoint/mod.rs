@@ -60,7 +60,7 @@ impl Checkpoint {
         let mut files = self.tensors.files().unwrap_or_default();
         files.push(PathBuf::from(self.config.origin()));
         files.extend(self.side_files.iter().filter_map(|file| match file {
-            SideFile::File(path) => Some(path.clone()),
+            SideFile::File(path) | SideFile::InFolder { path, .. } => Some(path.clone()),
             SideFile::Made { .. } | SideFile::Absent { .. } => None,
         }));
         if let Some(ModelCard::File(path)) = &self.card {
