@@ -77,6 +77,11 @@ impl Class {
         Ok((class, arch(class)?, warning))
     }
 
+    /// The class whose configurations have this `model_type`.
+    pub(super) fn of_model_type(model_type: &str) -> Option<&'static Class> {
+        CLASSES.iter().find(|class| class.model_type == model_type)
+    }
+
     /// The count that holds where a configuration of this class lacks `key`.
     pub(super) fn default(&self, key: &str) -> Option<usize> {
         self.defaults.iter().find(|(name, _)| *name == key).map(|(_, count)| *count)

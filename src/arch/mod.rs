@@ -29,13 +29,14 @@ mod rope;
 mod rope_settings;
 mod spellings;
 mod tensor;
+mod wrapper;
 
 pub use category::Category;
 pub use description::Description;
 pub use experts::{ExpertKeys, Experts, Parameters};
 pub use hyper::HyperParams;
 pub use keys::Key;
-pub use plain::{Stored, declared_form};
+pub use plain::{Stored, declared_config, declared_form};
 pub use rope::{RopeScaling, Yarn};
 pub use spellings::{Settings, reconcile, set_spellings};
 pub use tensor::{Dim, Permute, Role, TensorDecl};

@@ -3,10 +3,10 @@
 //! Transformers 5 holds the experts' matrices of a layer in two tensors, and saves them so where it is asked not to
 //! restore the original format (`save_original_format=False`). Here each expert's matrices become tensors of their own
 //! again, read expert by expert, so that merging, converting and restoring know one form. Names: transformers 5.24
-//! `conversion_mapping.py`.
+//! `conversion_mapping.py`. Of multimodal models the text model is read, see `wrapper`.
 
-use super::{Architecture, HyperParams, Settings, TensorDecl, match_pattern};
-use crate::checkpoint::Checkpoint;
+use super::{Architecture, HyperParams, Settings, TensorDecl, match_pattern, wrapper};
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::borrow::Cow;
@@ -33,20 +33,52 @@ impl Checkpoint {
     }
 }
 
-/// `checkpoint` with its tensors as its architecture declares them; reads no data. A checkpoint of an unknown
-/// architecture stays as it is.
+/// `config`, or that of the text model where it is a multimodal model's.
+///
+/// # Errors
+/// It is not readable.
+pub fn declared_config(config: Config) -> Result<Config> {
+    Ok(wrapper::text_config(&config, false)?.unwrap_or(config))
+}
+
+/// `checkpoint` with its tensors as its architecture declares them; of a multimodal model the text model. Reads no data.
+/// A checkpoint of an unknown architecture stays as it is.
 ///
 /// # Errors
 /// The configuration cannot be read, or a tensor of experts has a shape that does not go with it.
-pub fn declared_form(checkpoint: Checkpoint) -> Result<Checkpoint> {
+pub fn declared_form(mut checkpoint: Checkpoint) -> Result<Checkpoint> {
+    let table = checkpoint.tensors.table();
+    let has_head = table.infos().iter().any(|info| info.name.ends_with("lm_head.weight"));
+    let text = wrapper::text_config(&checkpoint.config, has_head)?;
+    let multimodal = text.is_some();
+    let whole = checkpoint.config.architecture().unwrap_or("a multimodal model").to_string();
+    if let Some(text) = text {
+        checkpoint.config = text;
+    }
     let Ok(settings) = Settings::of(&checkpoint.config) else { return Ok(checkpoint) };
     let arch = settings.arch();
     let stored = |info: &TensorInfo| arch.stored_as(&info.name).is_some();
-    if !checkpoint.tensors.table().infos().iter().any(stored) {
+    if !multimodal && !table.infos().iter().any(stored) {
         return Ok(checkpoint);
     }
     let hyper = HyperParams::from_settings(&settings)?;
-    let tensors = DeclaredSource::new(Arc::clone(&checkpoint.tensors), arch, &hyper)?;
+    let class = settings.class();
+    let inner = Arc::clone(&checkpoint.tensors);
+    let (tensors, left_out) = DeclaredSource::new(inner, arch, &hyper, multimodal)?;
+    if multimodal {
+        let others = match &left_out[..] {
+            [] => "no other tensors are stored".to_string(),
+            [first, ..] => {
+                format!("{} other tensors are left out, '{first}' for one", left_out.len())
+            }
+        };
+        let message = format!(
+            "{}: of the multimodal model {whole} its text model is read, as {class}, and what is written is that alone; \
+             {others}",
+            checkpoint.config.origin()
+        );
+        checkpoint.warnings.push(message);
+    }
     Ok(Checkpoint { tensors: Arc::new(tensors), ..checkpoint })
 }
 
@@ -84,15 +116,25 @@ struct Matrix {
 }
 
 impl DeclaredSource {
+    /// Plans the source; of a multimodal model's tensors those of the text model. With it come the names of the others.
     fn new(
         inner: Arc<dyn TensorSource>,
         arch: &'static Architecture,
         hyper: &HyperParams,
-    ) -> Result<DeclaredSource> {
-        let (mut infos, mut places) = (Vec::new(), Vec::new());
+        multimodal: bool,
+    ) -> Result<(DeclaredSource, Vec<String>)> {
+        let (mut infos, mut places, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for (index, info) in inner.table().infos().iter().enumerate() {
-            let Some((stored, layer)) = arch.stored_as(&info.name) else {
-                infos.push(info.clone());
+            let name = match multimodal {
+                true => wrapper::plain_name(&info.name),
+                false => Some(info.name.clone()),
+            };
+            let Some(name) = name else {
+                left_out.push(info.name.clone());
+                continue;
+            };
+            let Some((stored, layer)) = arch.stored_as(&name) else {
+                infos.push(TensorInfo { name, ..info.clone() });
                 places.push(Place { index, matrix: None });
                 continue;
             };
@@ -119,7 +161,7 @@ impl DeclaredSource {
             }
         }
         let table = TensorTable::new(inner.origin(), infos)?;
-        Ok(DeclaredSource { inner, table, places })
+        Ok((DeclaredSource { inner, table, places }, left_out))
     }
 
     /// The rows of `info` from `matrix` of tensor `index`.
@@ -214,7 +256,6 @@ impl TensorSource for DeclaredSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Config;
     use crate::dtype::DType;
     use crate::source::MemorySource;
 

@@ -6,7 +6,7 @@
 
 use super::families;
 use super::reference::ModelRef;
-use crate::arch::{HyperParams, Role, Settings, TensorDecl};
+use crate::arch::{HyperParams, Role, Settings, TensorDecl, declared_config};
 use crate::checkpoint::{self, Checkpoint, Config};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -280,6 +280,7 @@ impl MemberLookup for ShapesOnly {
 
 /// A checkpoint that has shapes but no weights.
 pub fn shape_checkpoint(name: &str, config: Config) -> Result<Checkpoint> {
+    let config = declared_config(config)?;
     let origin = config.origin().to_string();
     let settings = Settings::of(&config)?;
     let arch = settings.arch();

@@ -47,6 +47,7 @@ mod merge;
 mod methods;
 mod model;
 mod model_cards;
+mod multimodal;
 mod outputs;
 mod picture;
 mod plan;
