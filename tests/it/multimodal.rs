@@ -1,6 +1,6 @@
 //! The text models of multimodal checkpoints: read as if they were alone, with a sentence about what is left out.
 
-use super::architectures::{checkpoint, converted, golden, shown, write_folder};
+use super::architectures::{checkpoint, converted, golden, write_folder};
 use super::cli::Place;
 use super::convert::digest;
 use aqueduct::arch::declared_form;
@@ -69,7 +69,7 @@ fn text_models_convert_as_if_they_were_alone() {
         let alone = converted(&checkpoint(name, &golden, 0), OutputType::F16);
         let model = converted(&model, OutputType::F16);
         let keys = |model: &aqueduct::gguf::GgufModel| {
-            model.metadata.iter().map(|(k, v)| format!("{k} {}", shown(v))).collect::<Vec<_>>()
+            model.metadata.iter().map(|(k, v)| format!("{k} {v:?}")).collect::<Vec<_>>()
         };
         // llama.cpp's converter makes these of the text model: see `architectures`.
         let keep = |key: &String| !key.contains("sliding_window_pattern");
