@@ -1,7 +1,7 @@
 //! `aqueduct build SOURCE -o DIR`: everything, one pass over the stages.
 
 use super::options::{
-    CalibrationArguments, ConvertArguments, DateArgument, RunArguments, positive,
+    CalibrationArguments, ConvertArguments, DateArgument, RunArguments, SeedArgument, positive,
 };
 use super::quantize::distinct;
 use super::{Context, shell, show};
@@ -39,7 +39,7 @@ pub struct Arguments {
     /// Tokens in a chunk of calibration text, and of that of --eval [default: 512].
     #[arg(long, value_name = "N", value_parser = positive)]
     ctx: Option<usize>,
-    /// Use at most this many chunks [default: all].
+    /// Use at most this many chunks [default: all]. Of several texts each gets a share by its length.
     #[arg(long, value_name = "N", value_parser = positive)]
     chunks: Option<usize>,
     /// Measure perplexity of each file on this text, and its divergence from the source.
@@ -81,6 +81,8 @@ pub struct Arguments {
     allow_requantize: bool,
     #[command(flatten)]
     convert: ConvertArguments,
+    #[command(flatten)]
+    seed: SeedArgument,
     #[command(flatten)]
     run: RunArguments,
 }
@@ -175,7 +177,7 @@ impl Arguments {
     }
 
     pub fn run(mut self, context: &Context) -> anyhow::Result<()> {
-        let source = Source::open_telling(&self.source, context.progress())?;
+        let source = self.seed.open(&self.source, context)?;
         context.warn_of(&source);
         let mut name = self.convert.name();
         if let Source::Recipe { plan, .. } = &source {

@@ -1,6 +1,6 @@
 //! `aqueduct convert SOURCE -o FILE.gguf`: a source as one GGUF file of plain numbers.
 
-use super::options::ConvertArguments;
+use super::options::{ConvertArguments, SeedArgument};
 use super::{Context, show};
 use aqueduct::convert::OutputType;
 use aqueduct::pipeline::Source;
@@ -23,6 +23,8 @@ pub struct Arguments {
     output_type: OutputType,
     #[command(flatten)]
     convert: ConvertArguments,
+    #[command(flatten)]
+    seed: SeedArgument,
     /// Replace the file if it exists.
     #[arg(long)]
     force: bool,
@@ -31,7 +33,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        let source = Source::open_telling(&self.source, context.progress())?;
+        let source = self.seed.open(&self.source, context)?;
         output::check_not_input(&self.output, source.files())?;
         context.warn_of(&source);
         let model = source.to_gguf(&self.convert.options(self.output_type), context.progress())?;

@@ -40,7 +40,7 @@ pub struct Arguments {
     /// Tokens in a chunk [default: 512, or what --against-logits has].
     #[arg(long, value_name = "N", value_parser = positive)]
     ctx: Option<usize>,
-    /// Use at most this many chunks [default: all].
+    /// Use at most this many chunks [default: all]. Of several texts each gets a share by its length.
     #[arg(long, value_name = "N", value_parser = positive)]
     chunks: Option<usize>,
     /// What the factors of matrix products are rounded to. bf16 is faster where the processor multiplies it, and

@@ -8,13 +8,13 @@ mod merge;
 mod show;
 
 use super::options::{
-    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, Rounding, positive,
+    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, Rounding, SeedArgument, positive,
 };
 use super::{Context, shell, show as print};
 use aqueduct::convert::OutputType;
-use aqueduct::imatrix::{self, Computed, Format, Saving, Shard};
+use aqueduct::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
 use aqueduct::kernels::Precision;
-use aqueduct::pipeline::{Calibration, Chats, Source};
+use aqueduct::pipeline::{Calibration, Chats};
 use aqueduct::tokenizer::{ChatTemplate, Tokenizer};
 use aqueduct::{Error, output};
 use clap::{Args, Subcommand, ValueEnum};
@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Skip so many chunks at the beginning of the text.
     #[arg(long, value_name = "N", default_value = "0")]
     from_chunk: usize,
-    /// Use at most this many chunks [default: all].
+    /// Use at most this many chunks [default: all]. Of several texts each gets a share by its length.
     #[arg(long, value_name = "N", value_parser = positive)]
     chunks: Option<usize>,
     /// Compute only the I-th of N parts of these chunks, 1/N to N/N; `aqueduct imatrix merge` adds the
@@ -84,6 +84,8 @@ pub struct Arguments {
     precision: Option<Rounding>,
     #[command(flatten)]
     memory: MemoryArgument,
+    #[command(flatten)]
+    seed: SeedArgument,
     #[command(flatten)]
     convert: ConvertArguments,
     /// Replace the file if it exists.
@@ -144,7 +146,7 @@ impl Arguments {
             return Err(Error::Usage(text.to_string()).into());
         }
         output::check_file_target(target, self.force)?;
-        let source = Source::open_telling(path, context.progress())?;
+        let source = self.seed.open(path, context)?;
         let texts = self.texts.files().iter().chain(&self.chats).cloned();
         output::check_not_input(target, source.files().into_iter().chain(texts))?;
         context.warn_of(&source);
@@ -156,18 +158,18 @@ impl Arguments {
         };
         let model = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
-        let (mut tokens, bos) =
-            imatrix::tokenize(&tokenizer, &calibration.texts, self.parse_special)?;
+        let Calibration { names, texts } = &calibration;
+        let (mut texts, bos) = imatrix::named_tokens(&tokenizer, names, texts, self.parse_special)?;
         if !chats.is_empty() {
             let template =
                 ChatTemplate::from_metadata(model.origin(), &model.metadata, self.date.today())?;
             for chats in &chats {
-                tokens.extend(chats.tokens(&template, &tokenizer)?);
+                let tokens = chats.tokens(&template, &tokenizer)?;
+                texts.push(NamedTokens { name: chats.name(), tokens });
             }
         }
-        let names = calibration.names.into_iter().chain(chats.iter().map(Chats::name));
         let precision = self.precision.map_or_else(Precision::fastest, Precision::from);
-        let options = imatrix::Options {
+        let mut options = imatrix::Options {
             ctx: self.ctx,
             from_chunk: self.from_chunk,
             chunks: self.chunks,
@@ -176,8 +178,9 @@ impl Arguments {
             bos,
             precision,
             memory: self.memory.bytes(),
-            datasets: names.collect(),
+            datasets: Vec::new(),
         };
+        let tokens = imatrix::arrange(texts, &mut options)?;
         let saving = Saving::new(target, self.save_every, self.restart)?;
         let progress = context.progress();
         let computed = imatrix::compute_saving(&model, &tokens, &options, Some(&saving), progress)?;

@@ -1,5 +1,6 @@
 //! `aqueduct merge RECIPE -o DIR`: the merged model as a Hugging Face folder.
 
+use super::options::SeedArgument;
 use super::{Context, shell, show};
 use aqueduct::checkpoint::{self, Resume, WriteOptions};
 use aqueduct::merge;
@@ -29,6 +30,8 @@ pub struct Arguments {
     /// of the machine's].
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     memory: Option<u64>,
+    #[command(flatten)]
+    seed: SeedArgument,
     /// Discard what an interrupted run has left, and start anew.
     #[arg(long)]
     restart: bool,
@@ -40,7 +43,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        let source = Source::open_telling(&self.recipe, context.progress())?;
+        let source = self.seed.open(&self.recipe, context)?;
         let Source::Recipe { plan, checkpoint } = &source else {
             let text = format!(
                 "{}: a model, not a recipe; there is nothing to merge",

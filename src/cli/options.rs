@@ -1,14 +1,15 @@
 //! Arguments that several subcommands share.
 
+use super::Context;
 use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::kernels::Precision;
 use aqueduct::model;
-use aqueduct::pipeline::Calibration;
+use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::quantize::RunOptions;
 use aqueduct::size;
 use aqueduct::tokenizer::Date;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a model folder or a merge is converted to GGUF terms on the fly.
 #[derive(Args)]
@@ -33,6 +34,26 @@ impl ConvertArguments {
             name: self.name.clone(),
             pre_tokenizer: self.pre_tokenizer.clone(),
         }
+    }
+}
+
+/// The seed of a recipe.
+#[derive(Args)]
+pub struct SeedArgument {
+    /// Draw what a recipe leaves to chance (dare, della) from this seed instead of the recipe's own.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl SeedArgument {
+    /// Opens the source at `path`, a recipe with this seed, and shows what that found.
+    pub fn open(&self, path: &Path, context: &Context) -> aqueduct::error::Result<Source> {
+        let source = Source::open_seeded(path, self.seed, context.progress())?;
+        if self.seed.is_some() && !matches!(source, Source::Recipe { .. }) {
+            let path = path.display();
+            context.warn_all([format!("--seed does nothing: {path} is a model, not a recipe")]);
+        }
+        Ok(source)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `aqueduct plan RECIPE|SOURCE`: what would be made of what, how large, with how much memory; as text and
 //! as a picture.
 
+use super::options::SeedArgument;
 use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
 use super::{Context, colour, show};
@@ -36,6 +37,8 @@ pub struct Arguments {
     #[arg(long)]
     layers: bool,
     #[command(flatten)]
+    seed: SeedArgument,
+    #[command(flatten)]
     pictures: PictureArguments,
 }
 
@@ -51,7 +54,7 @@ impl Arguments {
                 }
                 Err(problems) => return self.report_problems(context, &problems),
             },
-            Kind::Folder | Kind::Gguf => Source::open(&place)?,
+            Kind::Folder | Kind::Gguf => self.seed.open(&place, context)?,
         };
         self.pictures.check_not_inputs(&source.files())?;
         let options = BuildOptions {
@@ -105,7 +108,7 @@ impl Arguments {
             true => &ShapesOnly::beside(path, &[]),
             false => &Folders::beside(path, &[]).telling(context.progress()),
         };
-        recipe::check(path, &merge::methods::specs(), lookup)
+        recipe::check(path, &merge::methods::specs(), lookup, self.seed.seed)
     }
 
     fn report_problems(&self, context: &Context, problems: &[Diagnostic]) -> anyhow::Result<()> {

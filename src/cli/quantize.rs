@@ -1,7 +1,7 @@
 //! `aqueduct quantize SOURCE -o FILE|DIR TYPE...`: quantized GGUF files in one pass.
 
 use super::mix::MixArguments;
-use super::options::{ConvertArguments, RunArguments};
+use super::options::{ConvertArguments, RunArguments, SeedArgument};
 use super::{Context, shell, show};
 use anyhow::Context as _;
 use aqueduct::convert::OutputType;
@@ -35,6 +35,8 @@ pub struct Arguments {
     mix: MixArguments,
     #[command(flatten)]
     convert: ConvertArguments,
+    #[command(flatten)]
+    seed: SeedArgument,
     /// Write several files, NAME-00001-of-0000N.gguf, with at most this much tensor data in each.
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_shard_size: Option<u64>,
@@ -50,7 +52,7 @@ impl Arguments {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let types = distinct(&self.types);
-        let source = Source::open_telling(&self.source, context.progress())?;
+        let source = self.seed.open(&self.source, context)?;
         context.warn_of(&source);
         let mut importance = self.importance(context)?;
         let mut options = PlanOptions { sharding: self.sharding(), ..self.mix.options()? };

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Precision;
 use crate::model;
 use crate::progress::Progress;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TextSequence, Tokenizer};
 
 /// A subject that can be evaluated.
 pub(super) struct Prepared<'a> {
@@ -42,8 +42,13 @@ impl Prepared<'_> {
 
     /// The text as this model reads it.
     pub fn text(&self, options: &Options) -> Result<Text> {
-        let tokens = tokenize(&self.tokenizer, &options.texts)?;
-        Text::new(tokens, options.ctx.unwrap_or(super::DEFAULT_CTX), options.chunks)
+        let texts = tokenize(&self.tokenizer, &options.texts)?;
+        let ctx = options.ctx.unwrap_or(super::DEFAULT_CTX);
+        let sequence = match options.chunks {
+            Some(_) if texts.len() > 1 => TextSequence::in_turns(&texts, ctx),
+            _ => TextSequence::in_order(&texts),
+        };
+        Text::new(sequence.tokens, ctx, options.chunks)
     }
 
     fn origin(&self) -> &str {
@@ -66,9 +71,20 @@ impl Prepared<'_> {
         Err(Error::model(self.origin(), detail))
     }
 
-    /// Fails unless this model's tokens of the texts begin with `expected`.
-    fn check_text(&self, reference: &str, texts: &[String], expected: &[u32]) -> Result<()> {
-        let tokens = tokenize(&self.tokenizer, texts)?;
+    /// Fails unless this model's tokens of the texts begin with `expected`, in order or in turns of `ctx` tokens.
+    fn check_text(
+        &self,
+        reference: &str,
+        texts: &[String],
+        expected: &[u32],
+        ctx: Option<usize>,
+    ) -> Result<()> {
+        let texts = tokenize(&self.tokenizer, texts)?;
+        let in_turns = ctx.map(|ctx| TextSequence::in_turns(&texts, ctx).tokens);
+        if in_turns.is_some_and(|tokens| tokens.starts_with(expected)) {
+            return Ok(());
+        }
+        let tokens = texts.concat();
         let Some(at) = expected.iter().enumerate().position(|(i, t)| tokens.get(i) != Some(t))
         else {
             return Ok(());
@@ -95,10 +111,10 @@ pub(super) fn check_with_model(
     progress: &dyn Progress,
 ) -> Result<()> {
     let name = &base.subject.name;
-    let tokens = tokenize(&base.tokenizer, &options.texts)?;
+    let tokens = tokenize(&base.tokenizer, &options.texts)?.concat();
     for one in prepared {
         one.check_size(name, base.n_vocab)?;
-        one.check_text(name, &options.texts, &tokens)?;
+        one.check_text(name, &options.texts, &tokens, None)?;
         if let Some((differing, example)) = differing_tokens(one, base) {
             progress.warn(&format!(
                 "{}: {differing} tokens are spelled otherwise than in {name}, {example}; their \
@@ -130,7 +146,7 @@ pub(super) fn check_with_file(
     for one in prepared {
         one.check_size(&name, reference.n_vocab())?;
         if !texts.is_empty() {
-            one.check_text(&name, texts, text.tokens())?;
+            one.check_text(&name, texts, text.tokens(), Some(text.ctx()))?;
         }
     }
     Ok(())

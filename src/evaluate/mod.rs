@@ -340,11 +340,7 @@ impl Observer for Measuring<'_, '_> {
     }
 }
 
-/// The tokens of `texts`, each with BOS before it where the model has it added.
-fn tokenize(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<u32>> {
-    let mut tokens = Vec::new();
-    for text in texts {
-        tokens.extend(tokenizer.encode_document(text, false)?);
-    }
-    Ok(tokens)
+/// The tokens of each of `texts`, with BOS before them where the model has it added.
+fn tokenize(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+    texts.iter().map(|text| tokenizer.encode_document(text, false)).collect()
 }

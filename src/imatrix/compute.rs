@@ -15,7 +15,7 @@ use crate::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer, Resumed, Snapshot};
 use crate::progress::Progress;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TextSequence, Tokenizer};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -81,6 +81,47 @@ pub fn tokenize(
         tokens.extend(tokenizer.encode_document(text, parse_special)?);
     }
     Ok((tokens, tokenizer.bos_id().filter(|_| tokenizer.add_bos())))
+}
+
+/// The tokens of a text, and its name.
+#[derive(Clone, Debug)]
+pub struct NamedTokens {
+    pub name: String,
+    pub tokens: Vec<u32>,
+}
+
+/// As [`tokenize`], each text on its own and under its name.
+pub fn named_tokens(
+    tokenizer: &Tokenizer,
+    names: &[String],
+    texts: &[String],
+    parse_special: bool,
+) -> Result<(Vec<NamedTokens>, Option<u32>)> {
+    let named = |(name, text): (&String, &String)| {
+        let tokens = tokenizer.encode_document(text, parse_special)?;
+        Ok(NamedTokens { name: name.clone(), tokens })
+    };
+    let named = names.iter().zip(texts).map(named).collect::<Result<_>>()?;
+    Ok((named, tokenizer.bos_id().filter(|_| tokenizer.add_bos())))
+}
+
+/// Puts `texts` into one sequence and names in [`Options::datasets`] those that a run with `options` reads.
+///
+/// One after the other; where the number of chunks is limited, in turns, so that each text has its share of them.
+///
+/// # Errors
+/// As [`chunk_tokens`].
+pub fn arrange(texts: Vec<NamedTokens>, options: &mut Options) -> Result<Vec<u32>> {
+    let (names, tokens): (Vec<_>, Vec<_>) =
+        texts.into_iter().map(|text| (text.name, text.tokens)).unzip();
+    let sequence = match options.chunks {
+        Some(_) if tokens.len() > 1 => TextSequence::in_turns(&tokens, options.ctx),
+        _ => TextSequence::in_order(&tokens),
+    };
+    let wanted = select(sequence.tokens.len(), options)?.wanted;
+    let read = sequence.texts_within(wanted.start * options.ctx..wanted.end * options.ctx);
+    options.datasets = read.into_iter().map(|number| names[number].clone()).collect();
+    Ok(sequence.tokens)
 }
 
 /// Takes `tokens` through `model` and returns the importance matrix and the perplexity.

@@ -22,7 +22,10 @@ mod statistics;
 
 pub use chunks::{Selection, Shard, chunk_tokens, select};
 pub use compare::{Comparison, TensorDifference, compare};
-pub use compute::{Computed, Options, compute, compute_keeping, compute_saving, tokenize};
+pub use compute::{
+    Computed, NamedTokens, Options, arrange, compute, compute_keeping, compute_saving,
+    named_tokens, tokenize,
+};
 pub use layers::LayerKeeping;
 pub use perplexity::{Likelihood, Perplexity};
 pub use record::{ChunkRanges, Record, model_hash, ranges_text};

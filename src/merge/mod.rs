@@ -36,7 +36,12 @@ use std::sync::Arc;
 
 /// Reads the recipe at `path` and plans it with every method this program has.
 pub fn plan(path: &Path, lookup: &dyn MemberLookup) -> Result<MergePlan> {
-    recipe::load(path, &methods::specs(), lookup)
+    plan_seeded(path, lookup, None)
+}
+
+/// [`plan`] with `seed`, if one is given, in place of the recipe's own.
+pub fn plan_seeded(path: &Path, lookup: &dyn MemberLookup, seed: Option<u64>) -> Result<MergePlan> {
+    recipe::load(path, &methods::specs(), lookup, seed)
 }
 
 /// The merged model: everything that accepts a model folder accepts this. Takes a [`MergePlan`], or an

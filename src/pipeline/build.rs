@@ -236,16 +236,17 @@ pub(super) struct Prepared {
 impl Prepared {
     fn new(model: &GgufModel, options: &BuildOptions) -> Result<Prepared> {
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
-        let (tokens, bos) = imatrix::tokenize(&tokenizer, &options.calibration.texts, false)?;
+        let Calibration { names, texts } = &options.calibration;
+        let (texts, bos) = imatrix::named_tokens(&tokenizer, names, texts, false)?;
         let (eval, ctx) = (options.eval.as_ref(), options.ctx);
-        let options = imatrix::Options {
+        let mut options = imatrix::Options {
             ctx,
             chunks: options.chunks,
             bos,
-            datasets: options.calibration.names.clone(),
             memory: options.forward_memory,
             ..imatrix::Options::default()
         };
+        let tokens = imatrix::arrange(texts, &mut options)?;
         imatrix::chunk_tokens(&tokens, &options)?;
         if let Some(text) = eval {
             let (tokens, _) =

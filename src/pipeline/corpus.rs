@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::tokenizer::in_turns;
 use serde::Deserialize;
 
 /// The name of the corpus. Texts that are released do not change; others come under another name.
@@ -129,21 +130,10 @@ fn pieces(text: &str) -> Vec<&str> {
     text.trim_end_matches('\n').split(separator).collect()
 }
 
-/// One sequence of all pieces. Each stands where the share of its sequence that comes before it says, so
-/// all sequences begin at once and end together; where shares are equal the order is theirs.
+/// One sequence of all pieces, in turns.
 fn interleave(sequences: Vec<Vec<&str>>) -> Vec<&str> {
-    let mut placed = Vec::new();
-    for (index, pieces) in sequences.into_iter().enumerate() {
-        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let mut before = 0;
-        for piece in pieces {
-            placed.push((before as u64, total.max(1) as u64, index, piece));
-            before += piece.len();
-        }
-    }
-    // Shares as fractions, compared without rounding. Texts are far shorter than 2^32.
-    placed.sort_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)).then(a.2.cmp(&b.2)));
-    placed.into_iter().map(|(.., piece)| piece).collect()
+    let sized = |pieces: Vec<_>| pieces.into_iter().map(|piece: &str| (piece, piece.len()));
+    in_turns(sequences.into_iter().map(|pieces| sized(pieces).collect()).collect())
 }
 
 #[cfg(test)]
@@ -184,12 +174,6 @@ mod tests {
         for expected in ["'cobol'", "languages", "code-rust", "-f"] {
             assert!(error.contains(expected), "{error}");
         }
-    }
-
-    #[test]
-    fn pieces_take_turns() {
-        let sequences = vec![vec!["aa", "bb", "cc", "dd"], vec!["1111", "22222222"], vec!["x"]];
-        assert_eq!(interleave(sequences), ["aa", "1111", "x", "bb", "22222222", "cc", "dd"]);
     }
 
     #[test]

@@ -81,13 +81,15 @@ fn published(
         published_file(written, built.evaluation.as_ref().and_then(|all| figures(all, at)))
     };
     let infos = model.tensors.table().infos();
+    let statistics = report::imatrix_statistics(&built.imatrix)?;
     let imatrix = PublishedImatrix {
         file: name_of(&built.imatrix),
         bytes: built.imatrix_bytes,
         chunks: built.chunks,
         ctx: options.ctx,
-        texts: options.calibration.names.iter().map(|name| name_of(Path::new(name))).collect(),
-        statistics: report::imatrix_statistics(&built.imatrix)?,
+        // Those that were read, which may be fewer than were given.
+        texts: statistics.datasets.iter().map(|name| name_of(Path::new(name))).collect(),
+        statistics,
     };
     let licenses = match origins.conflict() {
         Some(_) => origins.licenses.clone(),

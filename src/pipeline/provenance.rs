@@ -9,7 +9,7 @@
 //! | `aqueduct.source.sha256` | the same of a source that is no recipe |
 //! | `aqueduct.source.quantization`, `aqueduct.member.N.quantization` | what the weights were dequantized from, if they were |
 //! | `aqueduct.imatrix.sha256` | of the importance matrix's file |
-//! | `aqueduct.calibration.count`, `.N.name`, `.N.sha256` | of each text |
+//! | `aqueduct.calibration.count`, `.N.name`, `.N.sha256` | of each text that was read |
 //!
 //! Deliberately absent: times and places.
 
@@ -17,9 +17,15 @@ use super::BuildOptions;
 use super::inputs::Inputs;
 use crate::gguf::Metadata;
 use crate::hash;
+use crate::imatrix::ImportanceMatrix;
 
-/// Adds the keys to `metadata`. `imatrix` is the hash of the matrix's file.
-pub fn record(metadata: &mut Metadata, inputs: &Inputs, options: &BuildOptions, imatrix: &str) {
+/// Adds the keys to `metadata`. With the importance matrix comes the hash of its file.
+pub fn record(
+    metadata: &mut Metadata,
+    inputs: &Inputs,
+    options: &BuildOptions,
+    (imatrix, hash): (&ImportanceMatrix, &str),
+) {
     if let Some(who) = &options.quantized_by {
         metadata.set("general.quantized_by", who.as_str());
     }
@@ -44,10 +50,11 @@ pub fn record(metadata: &mut Metadata, inputs: &Inputs, options: &BuildOptions, 
             None => metadata.set("aqueduct.source.sha256", hash.as_str()),
         }
     }
-    metadata.set("aqueduct.imatrix.sha256", imatrix);
-    metadata.set("aqueduct.calibration.count", options.calibration.texts.len() as u32);
+    metadata.set("aqueduct.imatrix.sha256", hash);
     let texts = options.calibration.names.iter().zip(&options.calibration.texts);
-    for (n, (name, text)) in texts.enumerate() {
+    let read: Vec<_> = texts.filter(|(name, _)| imatrix.datasets.contains(name)).collect();
+    metadata.set("aqueduct.calibration.count", read.len() as u32);
+    for (n, (name, text)) in read.into_iter().enumerate() {
         metadata.set(format!("aqueduct.calibration.{n}.name"), name.as_str());
         metadata.set(format!("aqueduct.calibration.{n}.sha256"), hash::sha256(text));
     }

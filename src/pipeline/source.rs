@@ -38,6 +38,11 @@ impl Source {
 
     /// As [`Source::open`]; `progress` is told of downloads of a recipe's members, with the feature `hub`.
     pub fn open_telling(path: &Path, progress: &dyn Progress) -> Result<Source> {
+        Source::open_seeded(path, None, progress)
+    }
+
+    /// As [`Source::open_telling`]; a recipe gets `seed`, if one is given, in place of its own.
+    pub fn open_seeded(path: &Path, seed: Option<u64>, progress: &dyn Progress) -> Result<Source> {
         let path = &locate_source(path, progress)?;
         match Kind::of(path)? {
             Kind::Folder => Ok(Source::Folder(Checkpoint::open_declared(path)?)),
@@ -51,7 +56,7 @@ impl Source {
             }
             Kind::Recipe => {
                 let members = Folders::beside(path, &[]).telling(progress);
-                let plan = Arc::new(merge::plan(path, &members)?);
+                let plan = Arc::new(merge::plan_seeded(path, &members, seed)?);
                 let mut checkpoint = merge::open(plan.clone());
                 checkpoint.card = Some(merge_card(&plan, &checkpoint.name));
                 Ok(Source::Recipe { plan, checkpoint })

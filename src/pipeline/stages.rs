@@ -327,7 +327,12 @@ impl<'a> Stages<'a> {
         if matches!(self.source, Source::Recipe { .. }) && origins.all_named() {
             convert::write_base_models(&origins.base_models, &mut model.metadata);
         }
-        provenance::record(&mut model.metadata, inputs, self.options, &matrix.hash);
+        provenance::record(
+            &mut model.metadata,
+            inputs,
+            self.options,
+            (&matrix.imatrix, &matrix.hash),
+        );
         Ok(model)
     }
 

@@ -6,7 +6,7 @@ use super::method::{BaseRule, MethodSpec, Scope};
 use super::plan::{Input, Place, Stage, TensorInput, TensorPlan, Values};
 use super::planner::{Planner, View};
 use super::rows::Arranged;
-use super::schema::Document;
+use super::schema::{Document, Seed};
 use super::slices::{self, Part, Parts};
 use super::values::{self, Ask};
 use super::vocabulary::{self, Resolved, Vocabulary};
@@ -200,7 +200,7 @@ fn finish(
         ends: stack.ends.iter().map(|(place, parts)| (*place, parts.spec)).collect(),
         dtype: document.dtype.as_ref().map(|d| d.value),
         out_dtype: document.out_dtype.as_ref().map(|d| d.value),
-        seed: document.seed.as_ref().map_or(0, |seed| seed.value),
+        seed: document.seed.as_ref().map_or(0, Seed::value),
         config_donor: donors.config.1,
         tokenizer_donor: donors.tokenizer.1,
         config,

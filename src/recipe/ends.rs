@@ -36,7 +36,7 @@ pub(super) fn read(map: &Mapping, problems: &mut Diagnostics) -> (Vec<End>, Opti
     let mut ends = Vec::new();
     let mut tied = None;
     for (name, place) in KEYS {
-        let Some((key, node)) = map.entry(name).filter(|(_, node)| node.value != Kind::Null) else {
+        let Some((key, node)) = map.given(name) else {
             continue;
         };
         if place == Place::Head && node.value == Kind::Str("tied".to_string()) {
@@ -55,7 +55,7 @@ fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Do
         let message = format!("'{}' has no 'merge_method'", key.value);
         problems.error(key.pos, message, "add 'merge_method: linear', or another method");
     }
-    let inputs = match (map.entry("models"), map.entry("sources")) {
+    let inputs = match (map.given("models"), map.given("sources")) {
         (Some(_), Some((second, _))) => {
             let message = "both 'models' and 'sources' are given, which mean the same here";
             problems.error(second.pos, message, "keep one of them");

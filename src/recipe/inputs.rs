@@ -60,8 +60,13 @@ pub enum Range {
 
 /// What the recipe is made of, and the parameters of its module.
 pub(super) fn read(map: &Mapping, problems: &mut Diagnostics) -> (Inputs, Settings) {
-    let given: Vec<_> =
-        ["models", "slices", "modules"].iter().filter_map(|k| map.entry(k)).collect();
+    let mut given: Vec<_> =
+        ["models", "slices", "modules"].iter().filter_map(|k| map.given(k)).collect();
+    // As in mergekit, an empty list beside another is as good as none.
+    let is_empty = |node: &Node| matches!(&node.value, Kind::Seq(items) if items.is_empty());
+    if given.iter().any(|(_, node)| !is_empty(node)) {
+        given.retain(|(_, node)| !is_empty(node));
+    }
     match given.as_slice() {
         [] => {
             let remedy = "add 'models' (whole models) or 'slices' (layer ranges)";
@@ -115,7 +120,7 @@ fn modules(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> (Inputs
     let remedy = "write 'modules: {default: {slices: [...]}}', or 'slices' alone";
     let what = "'modules'";
     let Some(map) = Mapping::read(node, what, remedy, &["default"], problems) else { return NONE };
-    let Some((name, module)) = map.entry("default") else {
+    let Some((name, module)) = map.given("default") else {
         if map.entries.is_empty() {
             problems.error(key.pos, "'modules' is empty", remedy);
         }
@@ -124,7 +129,7 @@ fn modules(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> (Inputs
     let keys = &["slices", "models", "parameters"];
     let Some(map) = Mapping::read(module, "a module", remedy, keys, problems) else { return NONE };
     let parameters = settings(map.get("parameters"), problems);
-    let inputs = match (map.entry("models"), map.entry("slices")) {
+    let inputs = match (map.given("models"), map.given("slices")) {
         (Some((key, node)), None) => models(key, node, problems),
         (None, Some((key, node))) => slices(key, node, problems),
         (Some(_), Some((key, _))) => {
@@ -145,7 +150,7 @@ fn slice(node: &Node, problems: &mut Diagnostics) -> Option<Slice> {
     const KEYS: &[&str] = &["sources", "base_model", "parameters", "residual_weight"];
     let remedy = "write '- sources: [{model: NAME, layer_range: [FIRST, END]}]'";
     let map = Mapping::read(node, "a slice", remedy, KEYS, problems)?;
-    if let Some((key, _)) = map.entry("residual_weight") {
+    if let Some((key, _)) = map.given("residual_weight") {
         problems.warn(
             key.pos,
             "'residual_weight' has no effect (nor has it in mergekit)",

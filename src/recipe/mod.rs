@@ -18,6 +18,7 @@ mod diagnostics;
 mod donors;
 mod ends;
 mod families;
+mod foreign;
 mod inputs;
 mod members;
 mod method;
@@ -28,6 +29,7 @@ mod planner;
 mod reference;
 mod rows;
 mod schema;
+mod seeded;
 mod settings;
 mod shares;
 mod side_files;
@@ -58,13 +60,15 @@ use crate::error::{Error, Result};
 use crate::file_kind::refuse_foreign_bytes;
 use std::path::Path;
 
-/// Reads and plans the recipe at `path`. All problems come in one [`Error::Recipe`].
+/// Reads and plans the recipe at `path`, with `seed` in place of its own if one is given. All problems come in one
+/// [`Error::Recipe`].
 pub fn load(
     path: &Path,
     methods: &[&'static MethodSpec],
     lookup: &dyn MemberLookup,
+    seed: Option<u64>,
 ) -> Result<MergePlan> {
-    check(path, methods, lookup)?
+    check(path, methods, lookup, seed)?
         .map_err(|problems| Error::Recipe(render(&path.display().to_string(), &problems)))
 }
 
@@ -73,6 +77,7 @@ pub fn check(
     path: &Path,
     methods: &[&'static MethodSpec],
     lookup: &dyn MemberLookup,
+    seed: Option<u64>,
 ) -> Result<std::result::Result<MergePlan, Vec<Diagnostic>>> {
     /// A recipe is a page of text; more is some other file.
     const LIMIT: u64 = 16 << 20;
@@ -88,5 +93,5 @@ pub fn check(
         let detail = "neither UTF-8 text nor a GGUF file, so neither a recipe nor a model";
         return Err(Error::format(path, detail));
     };
-    Ok(plan_text(path, &text, methods, lookup))
+    Ok(planner::plan_seeded(path, &text, methods, lookup, seed))
 }

@@ -8,7 +8,8 @@ use super::members::MemberLookup;
 use super::method::MethodSpec;
 use super::plan::{Input, Member, MergePlan, Stage};
 use super::reference::ModelRef;
-use super::schema::{self, Document};
+use super::schema::{self, Document, Seed};
+use super::seeded;
 use super::settings::{self, BuildSettings};
 use super::side_files;
 use super::vocabulary::Tokens;
@@ -27,6 +28,19 @@ pub fn plan_text(
     methods: &[&'static MethodSpec],
     lookup: &dyn MemberLookup,
 ) -> std::result::Result<MergePlan, Vec<Diagnostic>> {
+    plan_seeded(path, text, methods, lookup, None)
+}
+
+/// [`plan_text`] with `seed`, if one is given, in place of the recipe's own.
+pub(super) fn plan_seeded(
+    path: &Path,
+    text: &str,
+    methods: &[&'static MethodSpec],
+    lookup: &dyn MemberLookup,
+    seed: Option<u64>,
+) -> std::result::Result<MergePlan, Vec<Diagnostic>> {
+    // Editors of some systems write a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     let mut problems = Diagnostics::default();
     let nodes = match yaml::parse(text) {
         Ok(nodes) => nodes,
@@ -36,11 +50,14 @@ pub fn plan_text(
         }
     };
     let (nodes, settings) = without_settings(nodes, &mut problems);
-    let documents: Vec<Document> =
+    let mut documents: Vec<Document> =
         nodes.iter().filter_map(|node| schema::document(node, text, &mut problems)).collect();
     if nodes.is_empty() {
         let remedy = "write 'merge_method', and 'models' or 'slices'";
         problems.error(Pos { line: 1, column: 1 }, "the recipe is empty", remedy);
+    }
+    if let Some(seed) = seed {
+        documents.iter_mut().for_each(|document| document.seed = Some(Seed::Option(seed)));
     }
     let mut planner = Planner {
         methods,
@@ -63,12 +80,31 @@ pub fn plan_text(
         let message = "the recipe yields no output";
         problems.error(Pos { line: 1, column: 1 }, message, "compare it with recipes/demo.yml");
     }
+    let start = Pos { line: 1, column: 1 };
+    if seed.is_some() && !stages.is_empty() && !stages.iter().any(Stage::is_random) {
+        let message = "--seed has no effect: nothing of this recipe is drawn at random";
+        problems.warn(start, message, "leave it out");
+    }
+    let seeded = seed.map(|seed| seeded::text(text, &nodes, seed));
+    if matches!(seeded, Some(None)) {
+        problems.error(start, "--seed cannot be recorded in this recipe", "write 'seed: N' in it");
+    }
     let failed = problems.has_errors();
     let problems = problems.into_sorted(text);
     if failed {
         return Err(problems);
     }
-    let (path, text, meaning) = (path.to_path_buf(), text.to_string(), yaml::meaning(&nodes));
+    let seeded = seeded.flatten();
+    let (path, meaning) = (
+        path.to_path_buf(),
+        match seeded.as_deref().map(yaml::parse) {
+            Some(Ok(nodes)) => {
+                yaml::meaning(&without_settings(nodes, &mut Diagnostics::default()).0)
+            }
+            _ => yaml::meaning(&nodes),
+        },
+    );
+    let text = seeded.unwrap_or_else(|| text.to_string());
     Ok(MergePlan { path, text, meaning, members, stages, side_files, settings, warnings: problems })
 }
 

@@ -9,6 +9,7 @@
 
 use super::diagnostics::{Diagnostics, nearest};
 use super::ends::{self, End};
+use super::foreign;
 use super::inputs;
 pub use super::inputs::{Inputs, Range, Slice, Source};
 use super::params::{Clause, Given, Setting, Settings};
@@ -30,7 +31,7 @@ pub struct Document {
     pub tokenizer: Option<TokenizerSpec>,
     pub chat_template: Option<At<ChatTemplate>>,
     /// What random methods draw from.
-    pub seed: Option<At<u64>>,
+    pub seed: Option<Seed>,
     pub inputs: Inputs,
     /// Of the module, between those of a slice and the recipe's.
     pub module_parameters: Settings,
@@ -39,6 +40,24 @@ pub struct Document {
     pub ends: Vec<End>,
     /// `head: tied`: the embedding is the head too.
     pub tied_head: Option<Pos>,
+}
+
+/// A seed, and who gives it.
+#[derive(Clone, Copy, Debug)]
+pub enum Seed {
+    /// The recipe, at this place.
+    Recipe(At<u64>),
+    /// The command line.
+    Option(u64),
+}
+
+impl Seed {
+    pub fn value(&self) -> u64 {
+        match self {
+            Seed::Recipe(seed) => seed.value,
+            Seed::Option(seed) => *seed,
+        }
+    }
 }
 
 const DOCUMENT_KEYS: &[&str] = &[
@@ -58,13 +77,14 @@ const DOCUMENT_KEYS: &[&str] = &[
     "tokenizer",
     "chat_template",
     "seed",
+    "random_seed",
 ];
 
 /// Reads one document. Always yields something, so that later checks can go on; errors are in
 /// `problems`.
 pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
     let remedy = "a recipe is a mapping with 'merge_method' and 'models' or 'slices'";
-    let node = &without_anchor_holders(node, text);
+    let node = &foreign::without(&without_anchor_holders(node, text), problems);
     let map = Mapping::read(node, "a recipe", remedy, DOCUMENT_KEYS, problems)?;
     let parameters = settings(map.get("parameters"), problems);
     let (inputs, module_parameters) = inputs::read(&map, problems);
@@ -78,7 +98,7 @@ pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<D
         out_dtype: map.get("out_dtype").and_then(|n| dtype(n, problems)),
         tokenizer: tokenizer_spec::tokenizer(&map, problems),
         chat_template: tokenizer_spec::chat_template(&map, problems),
-        seed: map.get("seed").and_then(|n| seed(n, problems)),
+        seed: seed(&map, problems),
         inputs,
         module_parameters,
         parameters,
@@ -97,7 +117,8 @@ pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<D
 fn without_anchor_holders(node: &Node, text: &str) -> Node {
     let Kind::Map(entries) = &node.value else { return node.clone() };
     let holds = |key: &At<String>| {
-        !DOCUMENT_KEYS.contains(&key.value.as_str()) && yaml::is_anchored(text, key.pos)
+        let known = DOCUMENT_KEYS.contains(&key.value.as_str());
+        !known && !foreign::keys().any(|own| own == key.value) && yaml::is_anchored(text, key.pos)
     };
     let kept = entries.iter().filter(|(key, _)| !holds(key)).cloned().collect();
     Node::new(Kind::Map(kept), node.pos)
@@ -132,9 +153,7 @@ pub(super) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<Mo
     }
     let keys = &["model", "lora", "override_architecture"];
     let map = Mapping::read(node, "a model reference", remedy, keys, problems)?;
-    if let Some((key, value)) = map.entry("override_architecture")
-        && value.value != Kind::Null
-    {
+    if let Some((key, _)) = map.given("override_architecture") {
         let message = "'override_architecture' in a model reference is not supported";
         problems.error(key.pos, message, "set 'architectures' in the model's config.json");
     }
@@ -173,15 +192,29 @@ fn short_ref(node: &Node, remedy: &str, problems: &mut Diagnostics) -> Option<Mo
     }
 }
 
-fn seed(node: &Node, problems: &mut Diagnostics) -> Option<At<u64>> {
+/// `seed`, or mergekit's `random_seed`.
+fn seed(map: &Mapping, problems: &mut Diagnostics) -> Option<Seed> {
+    let mut read = |key: &str| number_from_0(key, map.get(key)?, problems);
+    let (own, other) = (read("seed"), read("random_seed"));
+    if let (Some(own), Some(other)) = (own, other)
+        && own.value != other.value
+    {
+        let message =
+            format!("'random_seed' is {} and 'seed' {}, which counts", other.value, own.value);
+        problems.warn(other.pos, message, "remove one of them");
+    }
+    own.or(other).map(Seed::Recipe)
+}
+
+fn number_from_0(key: &str, node: &Node, problems: &mut Diagnostics) -> Option<At<u64>> {
     let seed = match &node.value {
         Kind::Int(n) => u64::try_from(*n).ok(),
         Kind::Str(text) => text.trim().parse().ok(),
         _ => None,
     };
     if seed.is_none() {
-        let message = format!("'seed' is {}, not a whole number", node.value.describe());
-        problems.error(node.pos, message, "write a number from 0 on, as 'seed: 42'");
+        let message = format!("'{key}' is {}, not a whole number", node.value.describe());
+        problems.error(node.pos, message, format!("write a number from 0 on, as '{key}: 42'"));
     }
     seed.map(|seed| At::new(seed, node.pos))
 }
@@ -369,9 +402,10 @@ impl<'a> Mapping<'a> {
         Some(Mapping { pos: node.pos, entries, known })
     }
 
-    pub fn entry(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
-        let found = self.entries.iter().find(|(key, _)| key.value == name);
-        found.map(|(key, node)| (key, node))
+    /// Key and value of `name`; one that is null counts as missing, as in mergekit.
+    pub fn given(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
+        let mut entries = self.entries.iter().map(|(key, node)| (key, node));
+        entries.find(|(key, node)| key.value == name && node.value != Kind::Null)
     }
 
     /// Whether there is no `name`, nor a key that was reported as a slip for it.
@@ -385,6 +419,6 @@ impl<'a> Mapping<'a> {
 
     /// The value of `name`; one that is null counts as missing.
     pub fn get(&self, name: &str) -> Option<&'a Node> {
-        self.entry(name).map(|(_, node)| node).filter(|node| node.value != Kind::Null)
+        self.given(name).map(|(_, node)| node)
     }
 }

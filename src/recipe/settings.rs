@@ -70,6 +70,9 @@ pub(super) fn of_document(node: &Node) -> Option<&Node> {
 
 /// Reads the value of `build`; errors are in `problems`.
 pub(super) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
+    if node.value == Kind::Null {
+        return BuildSettings::default();
+    }
     let remedy = "write settings below it, such as 'preset: publisher'";
     let Some(map) = Mapping::read(node, "'build'", remedy, KEYS, problems) else {
         return BuildSettings::default();

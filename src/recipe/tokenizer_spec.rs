@@ -80,7 +80,7 @@ impl TokenizerSpec {
 
 /// `tokenizer_source` or `tokenizer`, whichever is there.
 pub(super) fn tokenizer(map: &Mapping, problems: &mut Diagnostics) -> Option<TokenizerSpec> {
-    if let (Some((key, _)), Some(_)) = (map.entry("tokenizer"), map.entry("tokenizer_source")) {
+    if let (Some((key, _)), Some(_)) = (map.given("tokenizer"), map.given("tokenizer_source")) {
         let remedy = "keep one of them";
         problems.error(key.pos, "both 'tokenizer' and 'tokenizer_source' are given", remedy);
         return None;

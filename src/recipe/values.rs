@@ -5,7 +5,7 @@ use super::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope
 use super::params::{Given, Setting, Settings, find, gradient};
 use super::plan::{Value, Values};
 use super::planner::Planner;
-use super::schema::{Document, Inputs, NUMBERS};
+use super::schema::{Document, Inputs, NUMBERS, Seed};
 use super::yaml::{At, Pos};
 
 /// The places where a parameter may be set, narrowest first.
@@ -101,7 +101,7 @@ pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &'st
     let mut methods = document.ends.iter().filter_map(|end| end.document.method.as_ref());
     let random_end = methods
         .any(|method| planner.methods.iter().any(|spec| spec.random && spec.name == method.value));
-    if let (Some(seed), false) = (&document.seed, spec.random || random_end) {
+    if let (Some(Seed::Recipe(seed)), false) = (&document.seed, spec.random || random_end) {
         let message =
             format!("'seed' has no effect: merge_method '{}' draws nothing at random", spec.name);
         planner.problems.warn(seed.pos, message, "remove it");

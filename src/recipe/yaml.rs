@@ -31,7 +31,7 @@ impl fmt::Display for Pos {
 }
 
 /// A value and where it stands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct At<T> {
     pub value: T,
     pub pos: Pos,

@@ -31,6 +31,7 @@ mod sentencepiece;
 mod special;
 mod spm;
 mod tokens;
+mod turns;
 mod vocabulary;
 
 pub use chat::ChatTemplate;
@@ -41,6 +42,7 @@ pub use edit::{Change, edited_files, is_tokenizer_file};
 pub use jinja::Date;
 pub use restore::restore;
 pub use tokens::TokenList;
+pub use turns::{TextSequence, in_turns};
 pub use vocabulary::{SpacePrefix, TokenKind, Vocabulary};
 
 use crate::error::{Error, Result};

@@ -141,7 +141,8 @@ fn syntax_and_shape_of_the_document() {
     error("- 1\n", "1:1", "a recipe is a list", "mapping");
     error(MODELS, "1:1", "'merge_method' is missing", "add 'merge_method");
     error("merge_method: linear\n", "1:1", "neither 'models' nor 'slices'", "add 'models'");
-    error(&linear("slices: []\n"), "3:1", "both 'models' and 'slices'", "keep one");
+    let both = linear("slices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n");
+    error(&both, "3:1", "both 'models' and 'slices'", "keep one");
     error("merge_method: linear\nslices: []\n", "2:1", "'slices' is empty", "list the slices");
     error("merge_method: linear\nmodels: a\n", "2:9", "'models' is the text 'a'", "a list of");
 }
