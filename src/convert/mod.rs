@@ -87,6 +87,7 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
     let parameters = tensors.parameters(&hyper);
     let card = checkpoint.card.as_ref().map(ModelCard::front_matter).unwrap_or_default();
     warnings.extend(card.warning);
+    warnings.extend(vocabulary.warnings.iter().cloned());
     let sources = metadata::Sources {
         checkpoint,
         options,

@@ -6,6 +6,7 @@
 //!
 //! Nothing is allocated before the bytes that are to fill it are known to be there.
 
+use super::text::{is_utf8, text_of_bytes};
 use super::value::{Array, Metadata, Value};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -190,16 +191,22 @@ impl<'a> Cursor<'a> {
         Ok(n)
     }
 
+    /// A name or key, which must be UTF-8.
+    fn name(&mut self, what: &str) -> Result<String> {
+        let text = self.string(what)?;
+        match is_utf8(&text) {
+            true => Ok(text),
+            false => self.fail(format_args!("{what} is not valid UTF-8")),
+        }
+    }
+
+    /// Any string; see [`super::text_of_bytes`].
     fn string(&mut self, what: &str) -> Result<String> {
         let len = self.u64(what)?;
         if len > MAX_LENGTH {
             return self.fail(format_args!("{what} of {len} bytes: no string is that long"));
         }
-        let bytes = self.take(len, what)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_string()),
-            Err(_) => self.fail(format_args!("{what} is not valid UTF-8")),
-        }
+        Ok(text_of_bytes(self.take(len, what)?))
     }
 
     fn bool(&self, byte: u8) -> Result<bool> {
@@ -212,7 +219,7 @@ impl<'a> Cursor<'a> {
 
     /// A key and its value.
     fn entry(&mut self, index: u64) -> Result<(String, Value)> {
-        let key = self.string(&format!("the key of metadata entry {index}"))?;
+        let key = self.name(&format!("the key of metadata entry {index}"))?;
         if key.is_empty() {
             return self.fail(format_args!("the key of metadata entry {index} is empty"));
         }
@@ -291,7 +298,7 @@ impl<'a> Cursor<'a> {
 
     /// The entry of tensor `index`, and the offset of its data.
     fn tensor(&mut self, index: u64) -> Result<(TensorInfo, u64)> {
-        let name = self.string(&format!("the name of tensor {index}"))?;
+        let name = self.name(&format!("the name of tensor {index}"))?;
         if name.len() >= MAX_NAME {
             return self.fail(format_args!(
                 "the name of tensor {index} has {} bytes; {} is the limit",

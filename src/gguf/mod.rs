@@ -10,6 +10,7 @@ mod file;
 mod header;
 mod join;
 mod split;
+mod text;
 mod value;
 mod write;
 
@@ -18,6 +19,7 @@ pub use file::{GgufFile, is_gguf, only_model_in, open, shard_name, without_shard
 pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
 pub use join::joined;
 pub use split::{Shards, SplitWriter, shard_paths};
+pub use text::{bytes_of_text, is_utf8, shown, shown_char, text_of_bytes};
 pub use value::{Array, Metadata, Value};
 pub use write::{GgufWriter, Layout};
 

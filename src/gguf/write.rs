@@ -4,6 +4,7 @@
 //! size without writing it.
 
 use super::header::{MAGIC, MAX_DIMS, MAX_NAME, alignment};
+use super::text::bytes_of_text;
 use super::value::{Array, Metadata, Value};
 use crate::error::{Error, Result};
 use crate::output::OutputFile;
@@ -81,8 +82,9 @@ impl Layout {
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&(text.len() as u64).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    let bytes = bytes_of_text(text);
+    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    out.extend_from_slice(&bytes);
 }
 
 /// Appends a type id and the value.

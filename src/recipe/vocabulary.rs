@@ -104,12 +104,26 @@ pub(super) fn resolve(
     let overrides = overrides(planner, spec, &lists, &mut tokens)?;
     let used = tokens.end() as usize;
     let appended = tokens.len() - lists[0].1.len();
-    let vocabulary = Vocabulary {
-        tokens: Some(Arc::new(tokens)),
-        used,
-        rows: used.next_multiple_of(spec.multiple),
-    };
+    let rows = used.next_multiple_of(spec.multiple);
+    warn_of_padding(planner, spec, &inputs, rows);
+    let vocabulary = Vocabulary { tokens: Some(Arc::new(tokens)), used, rows };
     Ok(Some(Resolved { vocabulary, lists, overrides, appended }))
+}
+
+/// Warns if the result has fewer rows than its models, whose embeddings are padded: the rows are cut off, and with them
+/// sizes that hardware likes.
+fn warn_of_padding(planner: &mut Planner, spec: &TokenizerSpec, inputs: &[Input], rows: usize) {
+    let padded = inputs.iter().map(|&input| (planner.view(input).hyper.n_vocab, input));
+    let Some((most, input)) = padded.min_by_key(|(own, _)| std::cmp::Reverse(*own)) else { return };
+    if most <= rows {
+        return;
+    }
+    let message = format!(
+        "the embedding of '{}' has {most} rows, that of the result {rows}: rows without a token are left out",
+        planner.label(input)
+    );
+    let remedy = "write 'tokenizer: {source: ..., pad_to_multiple_of: 64}' to have padding again";
+    planner.problems.warn(spec.pos, message, remedy);
 }
 
 /// A guess for plans that read no tokenizers: all tokens of the largest model, or the donor's.

@@ -4,6 +4,7 @@ use super::inspect::{
     GgufReport, ImatrixReport, Inspection, MetadataRow, SafetensorsReport, Weights, bits_per_weight,
 };
 use super::table::table;
+use crate::gguf;
 use crate::size;
 use serde_json::Value as Json;
 
@@ -132,11 +133,20 @@ pub(super) fn significant(v: f32) -> String {
     }
 }
 
+/// Appends `c`; what steers a terminal and what is no UTF-8 in a GGUF file is escaped.
+fn push_shown(text: &mut String, c: char) {
+    match gguf::shown_char(c) {
+        Some(byte) => text.push_str(&byte),
+        None if c.is_control() => text.extend(c.escape_default()),
+        None => text.push(c),
+    }
+}
+
 /// `text` in one line, without characters that steer the terminal: names in files may have any.
 pub fn tame(text: &str) -> String {
     let mut tamed = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { tamed.extend(c.escape_default()) } else { tamed.push(c) }
+        push_shown(&mut tamed, c);
     }
     tamed
 }
@@ -150,7 +160,7 @@ pub(super) fn one_line(text: &str) -> String {
             break;
         }
         // A file's text must not steer the terminal.
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        push_shown(&mut shown, c);
     }
     shown
 }

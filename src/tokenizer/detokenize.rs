@@ -7,7 +7,7 @@ use super::bpe::byte_chars;
 use super::vocabulary::TokenKind;
 use super::{ALWAYS_CONTROL, SPACE_MARK, token_kinds};
 use crate::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, bytes_of_text};
 
 /// What becomes of a token in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +51,10 @@ impl Detokenizer {
         let bytes_of = ByteChars::new();
         let token = |(text, kind): (&String, TokenKind)| {
             let bytes = match kind {
-                TokenKind::UserDefined => text.clone().into_bytes(),
+                TokenKind::UserDefined => bytes_of_text(text).into_owned(),
                 TokenKind::Byte => byte(text).map_or_else(Vec::new, |byte| vec![byte]),
                 _ if byte_level => bytes_of.decode(text),
-                _ => text.replace(SPACE_MARK, " ").into_bytes(),
+                _ => bytes_of_text(&text.replace(SPACE_MARK, " ")).into_owned(),
             };
             (role(text, kind, &bytes), bytes)
         };
@@ -109,24 +109,27 @@ fn byte(text: &str) -> Option<u8> {
 }
 
 /// The way back from the stand-ins of byte-level vocabularies.
-struct ByteChars(Vec<(char, u8)>);
+pub(super) struct ByteChars(Vec<(char, u8)>);
 
 impl ByteChars {
-    fn new() -> ByteChars {
+    pub fn new() -> ByteChars {
         let mut pairs: Vec<(char, u8)> = byte_chars().into_iter().zip(0..=255).collect();
         pairs.sort();
         ByteChars(pairs)
     }
 
-    /// Bytes of `text`; a character that stands in for none is itself.
-    fn decode(&self, text: &str) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(text.len());
-        for char in text.chars() {
-            match self.0.binary_search_by_key(&char, |pair| pair.0) {
-                Ok(at) => bytes.push(self.0[at].1),
-                Err(_) => bytes.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
-        }
-        bytes
+    /// Bytes of `text`; where a character stands in for none, the text is itself, as in the tokenizers library.
+    pub fn decode(&self, text: &str) -> Vec<u8> {
+        let byte = |char: char| {
+            let at = self.0.binary_search_by_key(&char, |pair| pair.0).ok()?;
+            Some(self.0[at].1)
+        };
+        let bytes: Option<Vec<u8>> = text.chars().map(byte).collect();
+        bytes.unwrap_or_else(|| bytes_of_text(text).into_owned())
+    }
+
+    /// The text of a token, with U+FFFD for what is no UTF-8.
+    pub fn text(&self, token: &str) -> String {
+        String::from_utf8_lossy(&self.decode(token)).into_owned()
     }
 }

@@ -9,6 +9,7 @@
 
 use super::ChatTemplates;
 use super::files::{AddedToken, MAX_BYTES};
+use super::hf_slow;
 use super::tokens::TokenList;
 use crate::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, SideFile, json};
 use crate::error::{Error, Result};
@@ -55,8 +56,17 @@ pub fn edited_files(donor: &Checkpoint, change: Change) -> Result<Vec<SideFile>>
         Some(_) => TokenList::read(donor)?,
         None => None,
     };
-    let edit = Edit::new(own.as_ref().zip(change.tokens), change.chat_templates, donor);
+    let mut edit = Edit::new(own.as_ref().zip(change.tokens), change.chat_templates, donor);
     let mut files = Vec::new();
+    if edit.changes_tokens()
+        && !edit.has_json
+        && !edit.has_sentencepiece
+        && let Some((_, made)) = hf_slow::tokenizer_json(donor)?
+    {
+        // vocab.json and merges.txt cannot say what changes; a tokenizer.json takes their place.
+        (edit.has_json, edit.replaces_pieces) = (true, true);
+        files.push(edit.tokenizer(&SideFile::made("tokenizer.json", made.to_string()))?);
+    }
     for file in &donor.side_files {
         if is_tokenizer_file(&file.name()) {
             files.extend(edit.file(file)?);
@@ -78,6 +88,8 @@ struct Edit<'a> {
     /// Readers of `tokenizer.model` learn of added tokens from tokenizer_config.json alone.
     has_sentencepiece: bool,
     has_json: bool,
+    /// A `tokenizer.json` is made of the donor's vocab.json and merges.txt.
+    replaces_pieces: bool,
 }
 
 impl<'a> Edit<'a> {
@@ -95,7 +107,8 @@ impl<'a> Edit<'a> {
         };
         let has = |name| donor.side_file(name).is_some();
         let (has_sentencepiece, has_json) = (has("tokenizer.model"), has("tokenizer.json"));
-        Edit { new, gone, end, chat_templates, has_sentencepiece, has_json }
+        let replaces_pieces = false;
+        Edit { new, gone, end, chat_templates, has_sentencepiece, has_json, replaces_pieces }
     }
 
     fn changes_tokens(&self) -> bool {
@@ -121,7 +134,9 @@ impl<'a> Edit<'a> {
                 Some(json_file(&name, map))
             }
             // Of the old form of a byte-level tokenizer, which cannot say that tokens are gone.
-            "vocab.json" | "merges.txt" if self.has_json && !self.gone.is_empty() => {
+            "vocab.json" | "merges.txt"
+                if self.replaces_pieces || (self.has_json && !self.gone.is_empty()) =>
+            {
                 return Ok(None);
             }
             "chat_template.jinja" | "chat_template.json" if self.chat_templates.is_some() => {

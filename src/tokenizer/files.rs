@@ -1,6 +1,7 @@
 //! The tokenizer files of a checkpoint, parsed: `tokenizer.json`, `tokenizer_config.json` and the small
 //! ones beside them. Only reading happens here; what the values mean is decided by the callers.
 
+use super::hf_slow;
 use crate::checkpoint::{Checkpoint, Config, json};
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -124,6 +125,8 @@ impl TokenizerJson {
 pub(super) struct TokenizerFiles {
     pub sentencepiece: Option<(PathBuf, Vec<u8>)>,
     pub json: Option<(PathBuf, Vec<u8>, TokenizerJson)>,
+    /// `json` is made of `vocab.json` and `merges.txt`; then the special tokens' texts by kind.
+    pub made_specials: Option<Vec<(&'static str, String)>>,
     /// `tokenizer_config.json`.
     pub config: Option<Config>,
     /// `added_tokens.json`: text to id.
@@ -148,9 +151,25 @@ impl TokenizerFiles {
             }
             None => None,
         };
+        let mut made_specials = None;
+        let json = match (json, &sentencepiece) {
+            (None, None) => match hf_slow::tokenizer_json(checkpoint)? {
+                Some((file, value)) => {
+                    let bytes = value.to_string().into_bytes();
+                    let parsed = serde_json::from_value(value).map_err(|e| {
+                        Error::format(file.path(), format!("no usable tokenizer: {e}"))
+                    })?;
+                    made_specials = Some(hf_slow::special_texts(checkpoint)?);
+                    Some((file.path().to_path_buf(), bytes, parsed))
+                }
+                None => None,
+            },
+            (json, _) => json,
+        };
         Ok(TokenizerFiles {
             sentencepiece,
             json,
+            made_specials,
             config: config("tokenizer_config.json")?,
             added_tokens: config("added_tokens.json")?.map(|c| c.map().clone()).unwrap_or_default(),
         })

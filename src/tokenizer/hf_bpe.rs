@@ -1,12 +1,14 @@
 //! A byte-level `tokenizer.json`, as GPT-2, Llama 3, SmolLM2 and Mistral Nemo ship it.
 //! Rules: llama.cpp `conversion/base.py` (`get_vocab_base`), October 2026.
 
+use super::detokenize::ByteChars;
 use super::files::{AddedToken, Merge, TokenizerFiles, TokenizerJson};
 use super::hf_spm::too_many;
 use super::special::SpecialTokens;
 use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
 use super::{pretokenizer, recognize};
 use crate::error::{Error, Result};
+use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -42,10 +44,17 @@ pub(super) fn vocabulary(
     texts.resize(n_vocab, None);
     let mut tokens = Vec::with_capacity(n_vocab);
     let mut kinds = Vec::with_capacity(n_vocab);
+    let (chars, mut warnings) = (ByteChars::new(), Vec::new());
     for (id, text) in texts.into_iter().enumerate() {
         let (token, kind) = match (text, added.get(&(id as u32))) {
             (None, _) => (padding_token(id), TokenKind::Unused),
-            (Some(text), Some(added)) => added_token(&text, added.special),
+            (Some(text), Some(added)) => {
+                let decoded = decoded(json, added, &chars);
+                if decoded.contains(char::REPLACEMENT_CHARACTER) && decoded != text {
+                    warnings.push(lossy(path, id, &text, &decoded));
+                }
+                added_token(&decoded, added.special)
+            }
             (Some(text), None) => (text, TokenKind::Normal),
         };
         tokens.push(token);
@@ -60,7 +69,26 @@ pub(super) fn vocabulary(
         asked_space_prefix: None,
         space_prefix: SpacePrefix::default(),
         special: SpecialTokens::default(),
+        warnings,
     })
+}
+
+/// The text that an added token has in GGUF. One that is not normalized is decoded, for llama.cpp's converter encodes
+/// and decodes it (`conversion/base.py`, `get_vocab_base`), and the tokenizers library decodes what is added too.
+fn decoded(json: &TokenizerJson, added: &AddedToken, chars: &ByteChars) -> String {
+    let byte_level = json.decoder.get("type").and_then(Value::as_str) == Some("ByteLevel");
+    match byte_level && !added.is_normalized() {
+        true => chars.text(&added.content),
+        false => added.content.clone(),
+    }
+}
+
+fn lossy(path: &Path, id: usize, text: &str, decoded: &str) -> String {
+    format!(
+        "{}: the added token {id}, '{text}', is decoded to '{decoded}', as transformers and llama.cpp's converter do; \
+         declare it as normalized if texts have it as it is spelled",
+        path.display()
+    )
 }
 
 fn pre_name(

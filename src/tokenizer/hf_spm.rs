@@ -85,6 +85,7 @@ pub(super) fn vocabulary(
         asked_space_prefix: None,
         space_prefix: SpacePrefix::default(),
         special: SpecialTokens::default(),
+        warnings: Vec::new(),
     })
 }
 

@@ -21,6 +21,7 @@ mod detokenize;
 mod edit;
 mod files;
 mod hf_bpe;
+mod hf_slow;
 mod hf_spm;
 mod jinja;
 mod known_hashes;

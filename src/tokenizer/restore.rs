@@ -4,11 +4,12 @@
 //! scores; both get a `tokenizer_config.json` with the special tokens and the chat template. What conversion
 //! makes of these files is the metadata again, but for keys that no file of a folder can say (end of turn).
 
+use super::detokenize::ByteChars;
 use super::sentencepiece::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
 use super::vocabulary::{TokenKind, padding_token};
 use super::{ChatTemplates, SPACE_MARK, pretokenizer, recognize, scores, token_kinds};
 use crate::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, is_utf8, shown};
 use prost::Message;
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,11 @@ pub fn restore(origin: &str, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>
     let model = model.ok_or_else(|| fail("the file has no tokenizer".into()))?;
     let tokens = metadata.strings("tokenizer.ggml.tokens");
     let tokens = tokens.ok_or_else(|| fail("'tokenizer.ggml.tokens' is missing".into()))?;
+    if let Some(id) = tokens.iter().position(|token| !is_utf8(token)) {
+        let token = shown(&tokens[id]);
+        let detail = format!("token {id}, '{token}', is not UTF-8, which these files must be");
+        return Err(fail(detail));
+    }
     let vocabulary =
         Vocab { metadata, tokens, kinds: token_kinds(origin, metadata, tokens.len())? };
     let (name, bytes, added) = match model {
@@ -47,7 +53,8 @@ pub fn restore(origin: &str, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>
             })?;
             let merges = metadata.strings("tokenizer.ggml.merges");
             let merges = merges.ok_or_else(|| fail("'tokenizer.ggml.merges' is missing".into()))?;
-            let added = vocabulary.added(|_| true);
+            let chars = ByteChars::new();
+            let added = vocabulary.added(|_| true, |text| chars.text(text) != text);
             let ignore_merges = pretokenizer::takes_whole_words(pre);
             let json = vocabulary.tokenizer_json(steps, ignore_merges, merges, &added);
             ("tokenizer.json", pretty(&json), added)
@@ -58,7 +65,7 @@ pub fn restore(origin: &str, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>
                 return Err(fail(format!("{} scores for {} tokens", scores.len(), tokens.len())));
             }
             // Control tokens of the SentencePiece model itself have scores of their own there.
-            let added = vocabulary.added(|id| scores[id] == ADDED_SCORE);
+            let added = vocabulary.added(|id| scores[id] == ADDED_SCORE, |_| false);
             ("tokenizer.model", vocabulary.sentencepiece(scores), added)
         }
         other => return Err(fail(format!("tokenizers of kind '{other}' are not known"))),
@@ -82,8 +89,12 @@ struct Vocab<'a> {
 
 impl Vocab<'_> {
     /// Tokens that are found in the text before it is tokenized, as the files list them. `control` says
-    /// which control tokens count.
-    fn added(&self, control: impl Fn(usize) -> bool) -> Vec<Value> {
+    /// which control tokens count, `normalized` which texts conversion would decode unless they are called so.
+    fn added(
+        &self,
+        control: impl Fn(usize) -> bool,
+        normalized: impl Fn(&str) -> bool,
+    ) -> Vec<Value> {
         let token = |(id, (text, kind)): (usize, (&String, &TokenKind))| {
             let special = *kind == TokenKind::Control;
             if *kind != TokenKind::UserDefined && !(special && control(id)) {
@@ -91,7 +102,7 @@ impl Vocab<'_> {
             }
             Some(json!({
                 "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": special,
+                "normalized": normalized(text), "special": special,
             }))
         };
         self.tokens.iter().zip(&self.kinds).enumerate().filter_map(token).collect()

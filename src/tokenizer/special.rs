@@ -80,7 +80,9 @@ impl SpecialTokens {
                 texts.set(main, &text);
             }
         }
-        let added = files.json.as_ref().map(|(_, _, json)| json.added_tokens.as_slice());
+        // Of a folder without tokenizer.json llama.cpp takes ids from config.json alone.
+        let json = files.json.as_ref().filter(|_| files.made_specials.is_none());
+        let added = json.map(|(_, _, json)| json.added_tokens.as_slice());
         if let Some((_, _, json)) = &files.json {
             special.read_post_processor(&json.post_processor, &mut texts);
         }
@@ -92,6 +94,11 @@ impl SpecialTokens {
             let id = model_config.get(&format!("{kind}_token_id"));
             // Chat models list several ends; the first is the usual one.
             let id = id.and_then(|id| id.as_u64().or_else(|| id.as_array()?.first()?.as_u64()));
+            special.set_id(kind, id, n_vocab);
+        }
+        for (kind, text) in files.made_specials.iter().flatten() {
+            let tokens = files.json.iter().flat_map(|(_, _, json)| &json.added_tokens);
+            let id = { tokens }.find(|token| token.content == *text).map(|token| token.id.into());
             special.set_id(kind, id, n_vocab);
         }
         special

@@ -57,6 +57,8 @@ pub struct Vocabulary {
     pub(super) asked_space_prefix: Option<bool>,
     pub(super) space_prefix: SpacePrefix,
     pub(super) special: SpecialTokens,
+    /// What was decided one way or another, for the user: a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Who says whether a space is put before a text, `tokenizer.ggml.add_space_prefix`.
@@ -94,8 +96,8 @@ impl Vocabulary {
                 hf_bpe::vocabulary(path, bytes, json, &files, n_vocab, pre_tokenizer)?
             }
         } else {
-            let detail = "the checkpoint has no tokenizer: neither tokenizer.model nor tokenizer.json \
-                          lies beside the weights";
+            let detail = "the checkpoint has no tokenizer: neither tokenizer.model nor tokenizer.json nor \
+                          vocab.json with merges.txt lies beside the weights";
             return Err(Error::model(checkpoint.config.origin(), detail));
         };
         let asked = files.config.as_ref().and_then(|config| config.bool("add_prefix_space"));

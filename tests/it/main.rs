@@ -1,5 +1,6 @@
 //! All integration tests, in one binary so that they link once.
 
+mod added_tokens;
 mod architectures;
 mod build;
 mod build_resume;
@@ -20,6 +21,7 @@ mod files;
 mod folders;
 mod foreign_files;
 mod ftypes;
+mod gguf_bytes;
 #[cfg(unix)]
 mod guide;
 mod hostile;
@@ -48,6 +50,7 @@ mod methods;
 mod model;
 mod model_cards;
 mod multimodal;
+mod old_tokenizers;
 mod outputs;
 mod picture;
 mod plan;

@@ -1,7 +1,8 @@
 //! Chat templates of merges, and what is refused or warned of where vocabularies differ.
 
 use crate::tokenizers::{HEAD, Members, data, json_file, linear, member_rows, rows, to_gguf};
-use aqueduct::recipe::Severity;
+use aqueduct::merge;
+use aqueduct::recipe::{Folders, Severity, plan_text};
 use serde_json::{Value as Json, json};
 
 #[test]
@@ -270,4 +271,37 @@ fn named_templates_write_their_formats() {
     assert_eq!(plain("chatml"), "<|im_start|>user\nHi<|im_end|>\n");
     let twice = json!([{"role": "user", "content": "Hi"}, {"role": "user", "content": "Hi"}]);
     assert!(run_template("mistral", twice, true).unwrap_err().to_string().contains("take turns"));
+}
+
+/// An embedding that is padded beyond its tokens loses the padding; both numbers are told.
+#[test]
+fn rows_without_a_token_that_go_are_warned_of() {
+    let members = Members::new();
+    let text = |tokenizer: &str| {
+        format!(
+            "merge_method: linear\ndtype: float32\nbase_model: padded\n{tokenizer}models:\n\
+             - {{model: padded, parameters: {{weight: 1.0}}}}\n"
+        )
+    };
+    let path = members.path("recipe.yml");
+    let warned = |tokenizer: &str| {
+        let lookup = Folders::beside(&path, &[]);
+        let plan = plan_text(&path, &text(tokenizer), &merge::methods::specs(), &lookup).unwrap();
+        let rows = plan.output().hyper.n_vocab;
+        let told = plan.warnings.iter().find(|w| w.message.contains("rows without a token"));
+        (rows, told.map(|warning| warning.message.clone()))
+    };
+    let padded = warned("").0;
+    for tokenizer in
+        ["tokenizer_source: base\n", "tokenizer_source: union\n", "tokenizer: {source: padded}\n"]
+    {
+        let (rows, told) = warned(tokenizer);
+        assert!(rows < padded, "{rows} {padded}");
+        let expected =
+            format!("the embedding of 'padded' has {padded} rows, that of the result {rows}");
+        assert!(told.is_some_and(|told| told.contains(&expected)), "{tokenizer}");
+    }
+    assert_eq!(warned("").1, None);
+    let (rows, told) = warned("tokenizer: {source: base, pad_to_multiple_of: 64}\n");
+    assert!(rows >= padded && told.is_none(), "{rows} {padded}");
 }
