@@ -61,7 +61,6 @@ fn gpt2s_class_cuts_text_as_transformers_does() {
     assert_eq!(ids(&made, "don't I'LL 2024"), [68, 268, 7, 84, 324, 7, 44, 44, 342, 16, 18, 20]);
     // The default special token is one.
     assert_eq!(ids(&made, "x<|endoftext|>a"), [88, 0, 65]);
-    place.ok("inspect model --quiet");
     fs::write(place.path("t.txt"), "A page about a house by the sea. ".repeat(40)).unwrap();
     place.ok("imatrix model -f t.txt --ctx 32 --chunks 1 -o i.gguf --quiet");
 }
