@@ -2,7 +2,7 @@
 
 use super::options::{ConvertArguments, SeedArgument};
 use super::{Context, show};
-use aqueduct::convert::OutputType;
+use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
 use aqueduct::{gguf, output, size};
@@ -18,7 +18,8 @@ pub struct Arguments {
     /// The file to write.
     #[arg(short, long, value_name = "FILE.gguf")]
     output: PathBuf,
-    /// Type of the matrices: f16, bf16, f32, or auto for that of the source's first matrix.
+    /// Type of the matrices: f16, bf16, f32, or auto for that of the source's first matrix, with those
+    /// stored as MXFP4 or NVFP4 kept so.
     #[arg(long = "type", value_name = "TYPE", default_value = "auto")]
     output_type: OutputType,
     #[command(flatten)]
@@ -36,7 +37,9 @@ impl Arguments {
         let source = self.seed.open(&self.source, context)?;
         output::check_not_input(&self.output, source.files())?;
         context.warn_of(&source);
-        let model = source.to_gguf(&self.convert.options(self.output_type), context.progress())?;
+        let options =
+            ConvertOptions { keep_blocks: true, ..self.convert.options(self.output_type) };
+        let model = source.to_gguf(&options, context.progress())?;
         let target = match self.output_type {
             OutputType::F32 => Some(Ftype::F32),
             OutputType::F16 => Some(Ftype::F16),

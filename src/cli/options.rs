@@ -33,6 +33,7 @@ impl ConvertArguments {
             output_type,
             name: self.name.clone(),
             pre_tokenizer: self.pre_tokenizer.clone(),
+            keep_blocks: false,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::mix::MixArguments;
 use super::options::{ConvertArguments, RunArguments, SeedArgument};
 use super::{Context, shell, show};
 use anyhow::Context as _;
-use aqueduct::convert::OutputType;
+use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::imatrix::{self, ImportanceMatrix, Record};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, Sharding};
@@ -56,7 +56,10 @@ impl Arguments {
         context.warn_of(&source);
         let mut importance = self.importance(context)?;
         let mut options = PlanOptions { sharding: self.sharding(), ..self.mix.options()? };
-        let model = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;
+        // Blocks of these types go through as they are, where the source has them.
+        let keep_blocks = types.iter().any(|t| matches!(t, Ftype::NVFP4 | Ftype::MXFP4_MOE));
+        let convert = ConvertOptions { keep_blocks, ..self.convert.options(OutputType::Auto) };
+        let model = source.to_gguf(&convert, context.progress())?;
         let model = self.mix.prune(model, importance.as_mut(), &mut options)?;
         let make_plan = if self.dry_run { QuantPlan::dry_run } else { QuantPlan::new };
         let mut plans = Vec::with_capacity(types.len());

@@ -22,7 +22,7 @@ pub(super) struct Sources<'a> {
     pub options: &'a ConvertOptions,
     pub arch: &'a Architecture,
     pub hyper: &'a HyperParams,
-    /// The type of the matrices.
+    /// The type of the matrices, or of the blocks that some keep.
     pub dtype: DType,
     pub parameters: Parameters,
     pub vocabulary: Vocabulary,
@@ -66,11 +66,13 @@ impl Sources<'_> {
     }
 }
 
-/// `general.file_type` of a file whose matrices are `dtype`.
+/// `general.file_type` of a file whose matrices are `dtype`, or some of them, kept in their blocks.
 fn file_type(dtype: DType) -> u32 {
     match dtype {
         DType::F32 => 0,
         DType::BF16 => 32,
+        DType::MXFP4 => 38,
+        DType::NVFP4 => 39,
         _ => 1,
     }
 }

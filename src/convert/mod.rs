@@ -5,6 +5,7 @@
 //! the imatrix and quantize stages work on a checkpoint as on a GGUF file. Which tensors there are, and
 //! how they are named and permuted, is declared in [`crate::arch`].
 
+mod blocks;
 mod cast;
 mod experts;
 mod identity;
@@ -57,6 +58,9 @@ pub struct ConvertOptions {
     pub name: Option<String>,
     /// `tokenizer.ggml.pre`, where it cannot be recognised.
     pub pre_tokenizer: Option<String>,
+    /// Matrices that are stored in blocks of a GGUF type, MXFP4 or NVFP4, keep them, if the output type is
+    /// [`OutputType::Auto`]; they are dequantized otherwise.
+    pub keep_blocks: bool,
 }
 
 /// The GGUF model that `checkpoint` is. Reads the tokenizer's files but no weights.
@@ -74,7 +78,9 @@ pub fn convert(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<Gguf
         return Err(Error::model(config.origin(), detail));
     }
     let dtype = matrix_type(checkpoint, options.output_type);
-    let tensors = ConvertedSource::new(checkpoint, arch, &hyper, dtype)?;
+    let keep_blocks = options.keep_blocks && options.output_type == OutputType::Auto;
+    let tensors = ConvertedSource::new(checkpoint, arch, &hyper, dtype, keep_blocks)?;
+    let dtype = tensors.block_type().unwrap_or(dtype);
     let vocabulary =
         Vocabulary::from_checkpoint(checkpoint, hyper.n_vocab, options.pre_tokenizer.as_deref())?;
     let vocabulary = vocabulary.with_space_prefix(match arch.vocabulary {

@@ -1,5 +1,6 @@
 //! The tensors of a checkpoint under GGUF names, shapes and types: a source over a source.
 
+use super::blocks::Kept;
 use super::cast;
 use super::experts::Stacks;
 use crate::arch::{Architecture, HyperParams, Parameters, Role, RopeScaling, TensorDecl};
@@ -35,8 +36,9 @@ pub(super) struct ConvertedSource {
 }
 
 impl ConvertedSource {
-    /// Plans the conversion of matrices to `dtype`; reads no data. The order is the checkpoint's, as in
-    /// the peer's converter, after the tensors that are computed.
+    /// Plans the conversion of matrices to `dtype`; reads no data. With `keep_blocks`, matrices that are
+    /// stored in blocks of a GGUF type keep them. The order is the checkpoint's, as in llama.cpp's
+    /// converter, after the kept blocks and the tensors that are computed.
     ///
     /// # Errors
     /// One that names every tensor that is missing, unexpected or of the wrong shape.
@@ -45,10 +47,23 @@ impl ConvertedSource {
         arch: &'static Architecture,
         hyper: &HyperParams,
         dtype: DType,
+        keep_blocks: bool,
     ) -> Result<ConvertedSource> {
         let inner = Arc::clone(&checkpoint.tensors);
         let mut problems = Vec::new();
         let (mut infos, mut origins) = (Vec::new(), Vec::new());
+        let mut kept: Vec<(TensorInfo, Origin)> = Vec::new();
+        let mut keep = |decl: &TensorDecl,
+                        indices: &[usize],
+                        info: &TensorInfo,
+                        origin: &dyn Fn() -> Origin| {
+            let blocks = keep_blocks.then(|| Kept::of(&*inner, decl, indices)).flatten();
+            let Some(blocks) = blocks else { return false };
+            let scales = blocks.scales(&info.name).into_iter();
+            kept.push((TensorInfo { dtype: blocks.dtype, ..info.clone() }, origin()));
+            kept.extend(scales.map(|(info, bytes)| (info, Origin::Computed(bytes))));
+            true
+        };
         for (name, factors) in rope_tensors(hyper) {
             infos.push(TensorInfo::new(name, vec![factors.len()], DType::F32));
             let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
@@ -77,8 +92,11 @@ impl ConvertedSource {
                     let decl = &arch.tensors[place];
                     let name = decl.gguf_name(layer);
                     found.insert(name.clone());
-                    infos.push(TensorInfo::new(name, decl.gguf_shape(hyper), dtype));
-                    origins.push(Origin::Experts(tensors));
+                    let info = TensorInfo::new(name, decl.gguf_shape(hyper), dtype);
+                    if !keep(decl, &tensors, &info, &|| Origin::Experts(tensors.clone())) {
+                        infos.push(info);
+                        origins.push(Origin::Experts(tensors));
+                    }
                 }
                 continue;
             }
@@ -86,9 +104,13 @@ impl ConvertedSource {
             let shape = info.shape.clone();
             let target = if stays_f32(&name, shape.len()) { DType::F32 } else { dtype };
             found.insert(name.clone());
-            infos.push(TensorInfo::new(name, shape, target));
-            let TensorDecl { permute, plus_one, .. } = *decl;
-            origins.push(Origin::Checkpoint { index, heads: permute.heads(hyper), plus_one });
+            let info = TensorInfo::new(name, shape, target);
+            let (heads, plus_one) = (decl.permute.heads(hyper), decl.plus_one);
+            let origin = || Origin::Checkpoint { index, heads, plus_one };
+            if !keep(decl, &[index], &info, &origin) {
+                infos.push(info);
+                origins.push(origin());
+            }
         }
         // A tensor that is there but wrong was named already and is not missing as well.
         let present = |name: &str| inner.table().find(name).is_some();
@@ -100,8 +122,17 @@ impl ConvertedSource {
         if !problems.is_empty() {
             return Err(Error::model(inner.origin(), list(&problems)));
         }
+        let (first, sources): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
+        let infos = first.into_iter().chain(infos).collect();
+        let origins = sources.into_iter().chain(origins).collect();
         let table = TensorTable::new(inner.origin(), infos)?;
         Ok(ConvertedSource { inner, table, origins })
+    }
+
+    /// The type of the blocks that are kept, if any are.
+    pub(super) fn block_type(&self) -> Option<DType> {
+        let types = || self.table.infos().iter().map(|info| info.dtype);
+        [DType::NVFP4, DType::MXFP4].into_iter().find(|&kept| types().any(|dtype| dtype == kept))
     }
 
     /// Parameters in all tensors.
@@ -118,20 +149,25 @@ impl ConvertedSource {
         (heads, plus_one): (Option<usize>, bool),
     ) -> Result<TensorData<'_>> {
         let (origin, name) = (self.inner.origin(), &self.inner.table().infos()[index].name);
-        if self.streams(index) && !plus_one {
+        if self.streams(index) && !plus_one && !dtype.is_quantized() {
             let mut bytes = self.cast_in_parts(index, dtype)?;
             if let Some(heads) = heads {
                 bytes = cast::interleave_heads(&bytes, shape[0], heads);
             }
             return Ok(TensorData { dtype, shape, bytes: Cow::Owned(bytes) });
         }
-        let data = self.inner.read(index)?;
+        let data = match dtype.is_quantized() {
+            true => self.inner.read_blocks(index)?,
+            false => self.inner.read(index)?,
+        };
         if TensorInfo::new(name, shape.clone(), data.dtype).bytes() != Some(data.bytes.len()) {
             let detail = format!("{} bytes do not fill shape {shape:?}", data.bytes.len());
             return Err(Error::tensor(origin, name, detail));
         }
         let mut bytes = data.bytes;
-        if plus_one {
+        if dtype.is_quantized() {
+            data_are(dtype, data.dtype, origin, name)?;
+        } else if plus_one {
             bytes = Cow::Owned(cast::plus_one(origin, name, data.dtype, &bytes, dtype)?);
         } else if data.dtype == dtype {
             cast::check_finite(origin, name, data.dtype, &bytes)?;
@@ -173,6 +209,15 @@ impl ConvertedSource {
         })?;
         drop(parts);
         Ok(bytes)
+
+/// Fails unless the blocks that were read are of the type that was announced.
+fn data_are(announced: DType, found: DType, origin: &str, name: &str) -> Result<()> {
+    match announced == found {
+        true => Ok(()),
+        false => {
+            let detail = format!("{found} came where {announced} was announced");
+            Err(Error::tensor(origin, name, detail))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::memory::Needs;
 use super::rope::RopeTable;
 use crate::arch::{Architecture, HyperParams, Role, RopeScaling};
 use crate::error::{Error, Result};
-use crate::gguf::GgufModel;
+use crate::gguf::{GgufModel, scaled_weight, weight_scale};
 use crate::kernels::{PackedMatrix, Precision, Spare, scale};
 use crate::mmap;
 use crate::quants;
@@ -70,6 +70,9 @@ impl<'a> Checked<'a> {
                 Some((decl, _)) => decl.gguf_shape(&self.hyper),
                 None if [ROPE_FACTORS, ROPE_SHORT, ROPE_LONG].contains(&info.name.as_str()) => {
                     vec![self.hyper.rope_dims / 2]
+                }
+                None if scaled_weight(table, &info.name).is_some() => {
+                    vec![scaled_weight(table, &info.name).map_or(1, |weight| weight.matrices())]
                 }
                 None if IGNORED.iter().any(|end| info.name.ends_with(end)) => continue,
                 None => {
@@ -223,7 +226,8 @@ impl<'a> Checked<'a> {
 
     /// Rows `rows` of a matrix, decoded and packed, with their biases.
     fn part(&self, name: &str, data: &TensorData<'_>, rows: Range<usize>) -> Result<Linear> {
-        let weight = self.pack(name, data, rows.clone(), self.precision)?;
+        let factor = weight_scale(self.tensors, name, 0)?;
+        let weight = self.pack(name, (data, factor), rows.clone(), self.precision)?;
         let bias_name = name.replace(".weight", ".bias");
         let bias = match self.tensors.table().find(&bias_name) {
             Some(_) => Some(self.vector(&bias_name)?[rows].to_vec()),
@@ -232,11 +236,11 @@ impl<'a> Checked<'a> {
         Ok(Linear { name: name.to_string(), weight, bias })
     }
 
-    /// Rows `rows` of a matrix, decoded and packed.
+    /// Rows `rows` of a matrix, decoded, multiplied by `factor` and packed.
     fn pack(
         &self,
         name: &str,
-        data: &TensorData<'_>,
+        (data, factor): (&TensorData<'_>, f32),
         rows: Range<usize>,
         precision: Precision,
     ) -> Result<PackedMatrix> {
@@ -244,7 +248,11 @@ impl<'a> Checked<'a> {
             return Err(Error::tensor(self.origin(), name, "no matrix"));
         };
         let fill = |part: Range<usize>, buffer: &mut [f32]| {
-            self.decode_rows(name, data, rows.start + part.start, buffer)
+            self.decode_rows(name, data, rows.start + part.start, buffer)?;
+            if factor != 1.0 {
+                scale(buffer, factor);
+            }
+            Ok(())
         };
         PackedMatrix::pack(precision, rows.len(), inputs, &self.spare, fill)
     }
@@ -315,7 +323,8 @@ impl<'a> Checked<'a> {
             };
             let data = self.tensors.read_matrix(place, expert)?;
             let outputs = data.shape[0];
-            let weight = self.pack(&name, &data, 0..outputs, self.precision)?;
+            let factor = weight_scale(self.tensors, &name, expert)?;
+            let weight = self.pack(&name, (&data, factor), 0..outputs, self.precision)?;
             mmap::let_go(&data.bytes);
             Ok(Linear { name, weight, bias: None })
         };
@@ -328,7 +337,8 @@ impl<'a> Checked<'a> {
     fn router(&self, name: String) -> Result<Linear> {
         let data = self.read(&name)?;
         let outputs = data.shape.first().copied().unwrap_or(0);
-        let weight = self.pack(&name, &data, 0..outputs, Precision::F32)?;
+        let factor = weight_scale(self.tensors, &name, 0)?;
+        let weight = self.pack(&name, (&data, factor), 0..outputs, Precision::F32)?;
         Ok(Linear { name, weight, bias: None })
     }
 

@@ -3,7 +3,7 @@
 use crate::arch::{Architecture, HyperParams};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::gguf::GgufModel;
+use crate::gguf::{GgufModel, scale_tensor, scaled_weight, weight_scale};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use rayon::prelude::*;
@@ -52,6 +52,9 @@ impl RestoredSource {
             if [ROPE_FREQS, ROPE_SHORT, ROPE_LONG].contains(&name.as_str()) {
                 continue;
             }
+            if scaled_weight(inner.table(), name).is_some() {
+                continue;
+            }
             let Some((decl, layer)) = arch.match_gguf(name) else {
                 problems
                     .push(format!("'{name}' is not a tensor of architecture {}", arch.gguf_name));
@@ -63,8 +66,8 @@ impl RestoredSource {
                 continue;
             }
             let dtype = match info.dtype {
-                dtype if dtype.is_float() => dtype,
-                dtype if dtype.is_quantized() && quants::can_decode(dtype) => DType::F32,
+                dtype if dtype.is_float() && scale_tensor(inner.table(), name).is_none() => dtype,
+                dtype if quants::can_decode(dtype) => DType::F32,
                 dtype => {
                     problems.push(format!("'{name}' is {dtype}, which cannot be decoded"));
                     continue;
@@ -111,6 +114,11 @@ impl TensorSource for RestoredSource {
         if data.dtype != info.dtype {
             bytes = Cow::Owned(decode(data.dtype, &bytes)?);
         }
+        let name = &self.inner.table().infos()[source].name;
+        let factor = weight_scale(&*self.inner, name, expert.unwrap_or(0))?;
+        if factor != 1.0 {
+            bytes = Cow::Owned(times(factor, &bytes)?);
+        }
         if plus_one {
             bytes = Cow::Owned(minus_one(info.dtype, &bytes)?);
         }
@@ -124,13 +132,25 @@ impl TensorSource for RestoredSource {
         let info = &self.table.infos()[index];
         let Origin { index: source, heads, plus_one, .. } = self.origins[index];
         let decoded = self.inner.table().infos()[source].dtype != info.dtype;
+        let scaled = scale_tensor(self.inner.table(), &self.inner.table().infos()[source].name);
         let copies = usize::from(decoded) + usize::from(heads.is_some()) + usize::from(plus_one);
+        let copies = copies + 2 * usize::from(scaled.is_some());
         self.inner.working_bytes(source) + (copies * info.bytes().unwrap_or(0)) as u64
     }
 
     fn files(&self) -> Option<Vec<PathBuf>> {
         self.inner.files()
     }
+}
+
+/// F32 data times `factor`.
+fn times(factor: f32, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut values = vec![0f32; bytes.len() / size_of::<f32>()];
+    quants::decode(DType::F32, bytes, &mut values)?;
+    values.iter_mut().for_each(|v| *v *= factor);
+    let mut out = vec![0u8; bytes.len()];
+    quants::encode_float(DType::F32, &values, &mut out)?;
+    Ok(out)
 }
 
 /// Quantized data as F32.
