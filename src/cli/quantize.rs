@@ -57,7 +57,7 @@ impl Arguments {
         let mut importance = self.importance(context)?;
         let mut options = PlanOptions { sharding: self.sharding(), ..self.mix.options()? };
         // Blocks of these types go through as they are, where the source has them.
-        let keep_blocks = types.iter().any(|t| matches!(t, Ftype::NVFP4 | Ftype::MXFP4_MOE));
+        let keep_blocks = types.iter().any(|ftype| ftype.keeps_blocks());
         let convert = ConvertOptions { keep_blocks, ..self.convert.options(OutputType::Auto) };
         let model = source.to_gguf(&convert, context.progress())?;
         let model = self.mix.prune(model, importance.as_mut(), &mut options)?;

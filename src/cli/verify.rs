@@ -4,8 +4,9 @@ use super::mix::override_kv;
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
 use anyhow::bail;
-use aqueduct::convert::OutputType;
-use aqueduct::gguf::{GgufModel, Value};
+use aqueduct::convert::{ConvertOptions, OutputType};
+use aqueduct::dtype::DType;
+use aqueduct::gguf::{self, GgufModel, Value};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::Pruning;
 use aqueduct::report::tame;
@@ -55,9 +56,15 @@ impl Arguments {
             Some(path) => {
                 let source = Source::open_telling(path, context.progress())?;
                 context.warn_of(&source);
-                Some(self.changed(
-                    source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?,
-                )?)
+                // As `quantize` made a file of these types.
+                let keep_blocks = self.target.is_file()
+                    && gguf::open(&self.target).is_ok_and(|file| {
+                        let mut types = file.tensors.table().infos().iter().map(|info| info.dtype);
+                        types.any(|dtype| matches!(dtype, DType::MXFP4 | DType::NVFP4))
+                    });
+                let options =
+                    ConvertOptions { keep_blocks, ..self.convert.options(OutputType::Auto) };
+                Some(self.changed(source.to_gguf(&options, context.progress())?)?)
             }
         };
         let derive = model.as_ref().map(|(source, pruning)| Derive {

@@ -180,6 +180,7 @@ pub(super) fn named_model(
 ) -> Result<GgufModel> {
     let mut convert = options.convert.clone();
     convert.name = options.name.clone().or(convert.name);
+    convert.keep_blocks = options.types.iter().any(|ftype| ftype.keeps_blocks());
     let mut model = source.to_gguf(&convert, progress)?;
     if let (Source::Gguf { .. }, Some(name)) = (source, &options.name) {
         model.metadata.set("general.name", name.as_str());

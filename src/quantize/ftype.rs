@@ -129,6 +129,11 @@ impl Ftype {
         self.row().2
     }
 
+    /// Whether weights that a checkpoint stores in this type's blocks are to keep them.
+    pub fn keeps_blocks(self) -> bool {
+        matches!(self, Ftype::MXFP4_MOE | Ftype::NVFP4)
+    }
+
     /// The tensor type of the bulk of the weights.
     pub fn base(self) -> DType {
         self.row().3

@@ -59,6 +59,7 @@ mod publish;
 mod publish_folder;
 mod pytorch;
 mod quantize_target;
+mod quantized_models;
 mod quantized_packed;
 mod quantized_sources;
 mod quants;
