@@ -209,6 +209,8 @@ impl ConvertedSource {
         })?;
         drop(parts);
         Ok(bytes)
+    }
+}
 
 /// Fails unless the blocks that were read are of the type that was announced.
 fn data_are(announced: DType, found: DType, origin: &str, name: &str) -> Result<()> {
