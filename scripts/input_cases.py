@@ -220,7 +220,7 @@ def lfs_pointer_as_gguf(place):
     (place / "model.gguf").write_text(POINTER)
 
 
-@case(refused=("HTML",))
+@case(refused=("web page",))
 def html_as_weights(place):
     (model(place) / "model.safetensors").write_text("<!DOCTYPE html>\n<html><body>404</body></html>\n" * 4)
 

@@ -55,7 +55,10 @@ pub fn what_is(path: &Path, head: &[u8], bytes: u64) -> Option<String> {
     let head = &head[..head.len().min(HEAD)];
     let again = || format!("get the file again{}", download_line(path));
     let incomplete = ["incomplete", "part", "crdownload", "aria2", "download"];
-    if path.extension().is_some_and(|e| incomplete.iter().any(|end| e.eq_ignore_ascii_case(end))) {
+    // Hidden names are those of this program's own unfinished outputs.
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let unfinished = |end: &std::ffi::OsStr| incomplete.iter().any(|e| end.eq_ignore_ascii_case(e));
+    if !hidden && path.extension().is_some_and(unfinished) {
         return Some(format!("an incomplete download by its name; {}", again()));
     }
     if bytes == 0 {

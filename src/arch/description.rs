@@ -105,7 +105,7 @@ mod tests {
         let mut tensors = vec![tensor(EMBEDDING.hf, 1)];
         tensors.extend(head.map(|fill| tensor(HEAD.hf, fill)));
         let config = r#"{"architectures": ["Gemma2ForCausalLM"], "hidden_size": 8, "num_attention_heads": 1,
-            "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 4}"#;
+            "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 4}"#;
         let checkpoint = Checkpoint {
             name: "gemma".to_string(),
             config: Config::parse("config.json", config).unwrap(),

@@ -132,7 +132,7 @@ impl<'s, 'c> Reader<'s, 'c> {
             let Some(other) = map.shift_remove(old) else { continue };
             let value = map.entry(key).or_insert_with(|| other.clone());
             let phi = |value: &Value| value == "su" || value == "longrope";
-            if !same(value, &other) && !(phi(value) && phi(&other)) {
+            if !(same(value, &other) || phi(value) && phi(&other)) {
                 self.messages.push(format!(
                     "{}: '{place}.{key}' is {}, but '{place}.{old}', another name for it, is {}; '{key}' is used",
                     self.settings.origin(),

@@ -227,8 +227,9 @@ impl<'c> Settings<'c> {
             if listed.is_some() && key.starts_with('_') {
                 continue;
             }
-            let pattern =
-                |n: usize| if n % every == 0 { "full_attention" } else { "sliding_attention" };
+            let pattern = |n: usize| {
+                if n.is_multiple_of(every) { "full_attention" } else { "sliding_attention" }
+            };
             let (fits, used) = match listed {
                 Some(list) => {
                     (list.iter().zip(1..).all(|(kind, n)| kind == pattern(n)), "layer_types")

@@ -8,7 +8,8 @@ mod merge;
 mod show;
 
 use super::options::{
-    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, Rounding, SeedArgument, positive,
+    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, Rounding, SeedArgument,
+    positive,
 };
 use super::{Context, shell, show as print};
 use aqueduct::convert::OutputType;

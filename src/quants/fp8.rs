@@ -70,8 +70,8 @@ mod tests {
         assert!(E4M3[0x7f].is_nan() && E4M3[0xff].is_nan());
         assert_eq!(E4M3[0x80].to_bits(), 1 << 31);
         for (code, value) in [
-            (0x01, 1.52587890625e-5),
-            (0x04, 6.103515625e-5),
+            (0x01, f32::powi(2.0, -16)),
+            (0x04, f32::powi(2.0, -14)),
             (0x3c, 1.0),
             (0x7b, 57344.0),
             (0x7c, f32::INFINITY),

@@ -118,6 +118,7 @@ pub fn shown(value: &V) -> Value {
         V::I32(v) => json!(["INT32", v]),
         V::F32(v) => json!(["FLOAT32", f64::from(*v)]),
         V::Bool(v) => json!(["BOOL", v]),
+        V::Array(Array::Bool(v)) => array("ARRAY BOOL", v.len(), json!(v).to_string()),
         V::Array(Array::I32(v)) => array("ARRAY INT32", v.len(), json!(v).to_string()),
         V::Array(Array::String(v)) => array("ARRAY STRING", v.len(), json!(v).to_string()),
         V::Array(Array::F32(v)) => {

@@ -67,7 +67,7 @@ fn check_everywhere(place: &Place, expected: &[(&str, &str)]) {
     place.ok("convert merge.yml -o straight.gguf");
     place.ok("convert model -o model.gguf");
     for name in ["straight.gguf", "model.gguf"] {
-        let model = gguf::open(&place.path(name)).unwrap();
+        let model = gguf::open(place.path(name)).unwrap();
         assert_eq!(keys(&model.metadata), expected);
         let restored = restore(&model, "restored").unwrap();
         let folder = place.path(&format!("from-{name}"));

@@ -359,7 +359,7 @@ fn damaged_folders_are_refused() {
 
     let config = copy("unknown").join("config.json");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("MistralForCausalLM", "FrogForCausalLM")).unwrap();
+    fs::write(&config, text.replace("Mistral", "Frog").replace("mistral", "frog")).unwrap();
 
     let weights = copy("truncated").join("model.safetensors");
     let bytes = fs::read(&weights).unwrap();

@@ -185,7 +185,7 @@ fn gguf_metadata_that_no_reader_takes() {
     one().string("k").u32(9).u32(13).u64(1).data(9).assert_refused(&["'k'", "unknown type 13"]);
     one().string("k").u32(9).u32(9).u64(1).data(9).assert_refused(&["'k'", "array of arrays"]);
     one().string("k").u32(7).bytes(&[2]).data(9).assert_refused(&["truth value"]);
-    one().string("k").u32(8).u64(2).bytes(b"\xff\xfe").data(9).assert_refused(&["UTF-8"]);
+    one().u64(2).bytes(b"\xff\xfe").u32(4).u32(0).data(9).assert_refused(&["UTF-8"]);
     let twice = Raw::new(3, 0, 2).string("k").u32(4).u32(0).string("k").u32(4).u32(0);
     twice.data(9).assert_refused(&["'k'", "twice"]);
     for alignment in [0, 3, 48] {

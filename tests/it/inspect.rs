@@ -106,9 +106,15 @@ fn imatrix_files_of_both_layouts_are_described() {
 fn anything_else_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.gguf");
-    for content in [&b""[..], b"\x05", b"hello, this is a text file", &[0; 100]] {
+    let contents: [(&[u8], &str); 4] = [
+        (b"", "the file is empty"),
+        (b"\x05", "no GGUF, safetensors or imatrix file"),
+        (b"hello, this is a text file", "no GGUF, safetensors or imatrix file"),
+        (&[0; 100], "bytes are zero"),
+    ];
+    for (content, what) in contents {
         std::fs::write(&path, content).unwrap();
-        assert_error(inspect(&path), &["x.gguf", "no GGUF, safetensors or imatrix file"]);
+        assert_error(inspect(&path), &["x.gguf", what]);
     }
     assert_error(inspect(dir.path()), &["folder"]);
     assert_error(inspect(dir.path().join("none")), &["none", "open"]);

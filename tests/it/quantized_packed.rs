@@ -140,6 +140,11 @@ fn values_are_those_of_the_reference() {
         let table = checkpoint.tensors.table();
         assert_eq!(table.infos().len(), expected.len(), "{name}: {table:?}");
         for (tensor, (dtype, shape, bytes)) in &expected {
+            // A head that is stored without an embedding serves as both.
+            let tensor = match tensor.as_str() {
+                "lm_head.weight" if table.get(tensor).is_none() => "model.embed_tokens.weight",
+                tensor => tensor,
+            };
             let info = table.get(tensor).unwrap_or_else(|| panic!("{name}: {tensor}"));
             assert_eq!(info.shape, *shape, "{name}");
             let found = read(&*checkpoint.tensors, tensor);

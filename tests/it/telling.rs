@@ -144,7 +144,7 @@ fn the_last_event_of_a_failure_is_its_error() {
         (events.len(), last["text"].as_str().unwrap().to_string())
     };
     let (count, text) = last(2, "convert clerk.gguf -o clerk.gguf --json");
-    assert!(count == 1 && text.contains("exists already"), "{text}");
+    assert!(count == 1 && text.contains("is also an input of this command"), "{text}");
     let (count, text) = last(1, "convert missing -o x.gguf --json");
     assert!(count == 1 && text.starts_with("missing: cannot"), "{text}");
     // One that comes up in the middle of the work.

@@ -5,7 +5,7 @@ use aqueduct::gguf;
 use aqueduct::imatrix::ImportanceMatrix;
 use std::fs;
 
-/// A long text, a shorter one and a short one, of about 60, 30 and 8 chunks of 16 tokens.
+/// A long text, a shorter one and a short one; the longest has dozens of chunks of 16 tokens.
 fn place() -> Place {
     let place = Place::new();
     let text = |words: &str, times: usize| words.repeat(times);
@@ -88,7 +88,9 @@ fn without_a_limit_texts_stand_one_after_the_other() {
     assert_ne!(limited.0, first.0);
     // A text that lies beyond what is read gets no credit.
     let imatrix = "imatrix @recipes/demo/clerk --ctx 16 --quiet";
-    place.ok(&format!("{imatrix} {ALL} --from-chunk 75 -o late.gguf"));
+    place.ok(&format!("{imatrix} -f long.txt -o long.gguf"));
+    let beyond = ImportanceMatrix::read(place.path("long.gguf")).unwrap().chunk_count + 1;
+    place.ok(&format!("{imatrix} {ALL} --from-chunk {beyond} -o late.gguf"));
     assert!(!datasets(&place, "late.gguf").contains(&"long.txt".to_string()));
 }
 

@@ -282,7 +282,7 @@ pub(super) fn eight_bits(
     out: &mut [f32],
 ) {
     /// 1 / 127, as bitsandbytes writes it.
-    const RECIPROCAL: f32 = 7.874_015_7e-3;
+    const RECIPROCAL: f32 = 7.874_016e-3;
     for (row, out) in rows.zip(out.chunks_exact_mut(columns.max(1))) {
         let scale = float(scb, row);
         for (out, weight) in out.iter_mut().zip(&weights[row * columns..][..columns]) {
@@ -343,7 +343,7 @@ mod tests {
         let state = STATE.replace("[4, 32]", "[3, 30]");
         let map: Vec<u8> = (0..16).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let absmax: Vec<u8> = [2f32, 8.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-        let packed: Vec<u8> = (0..45).map(|i| (i % 16) << 4 | 15 - i % 16).collect();
+        let packed: Vec<u8> = (0..45).map(|i| ((i % 16) << 4) | (15 - i % 16)).collect();
         let bits = FourBits::new(state.as_bytes(), Counts { packed: 45, ..COUNTS }).unwrap();
         let parts = Parts { packed: &packed, absmax: &absmax, quant_map: &map, nested: None };
         let mut all = [0f32; 90];

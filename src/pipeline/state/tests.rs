@@ -14,8 +14,8 @@ fn names_of_torn_files_are_told_from_others() {
     for name in [".a.gguf.part", "a.12-0.part", ".a.12-.part", ".a.x-0.part", ".12-0.part"] {
         assert_eq!(torn_name(name), None, "{name}");
     }
-    assert!(is_plain("a.gguf") && is_plain("s/a.gguf"));
-    assert!(["/a", "../a", "a/../b", "a/b/c", ""].iter().all(|name| !is_plain(name)));
+    assert!(is_plain("a.gguf") && is_plain("s/a.gguf") && is_plain("s/t/a.jinja"));
+    assert!(["/a", "../a", "a/../b", "a/b/c/d", ""].iter().all(|name| !is_plain(name)));
 }
 
 #[test]

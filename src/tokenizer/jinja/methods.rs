@@ -273,7 +273,7 @@ fn question(text: &str, name: &str) -> Option<bool> {
     };
     Some(match name {
         "isspace" => all(is_space),
-        "isdigit" | "isdecimal" => all(|c| c.is_numeric() && c.to_digit(10).is_some()),
+        "isdigit" | "isdecimal" => all(|c| c.is_ascii_digit()),
         "isnumeric" => all(char::is_numeric),
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
@@ -440,7 +440,7 @@ fn partition(text: &str, name: &str, args: &[Value]) -> Result<Value> {
 }
 
 /// The part of `text` between two places in characters, and where it begins.
-fn section<'a>(text: &'a str, start: Option<i128>, end: Option<i128>) -> Result<(&'a str, usize)> {
+fn section(text: &str, start: Option<i128>, end: Option<i128>) -> Result<(&str, usize)> {
     let count = text.chars().count() as i128;
     let place = |at: Option<i128>, default: i128| {
         let at = at.unwrap_or(default);
