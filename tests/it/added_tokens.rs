@@ -1,6 +1,7 @@
 //! Added tokens in GGUF: those that are not normalized are decoded.
 //!
-//! Expected: llama.cpp's `get_vocab_base` (October 2026, transformers 5.24) on the same tokenizer.json.
+//! Expected: llama.cpp's `get_vocab_base` (October 2026, transformers 5.24) on the demo's tokenizer with such
+//! tokens added.
 
 use crate::convert::{CONFIG, checkpoint, tensors, tokenizer_json};
 use aqueduct::convert::{ConvertOptions, convert};

@@ -1,7 +1,7 @@
 //! Folders whose tokenizer is vocab.json and merges.txt: converted, calibrated and merged like others.
 //!
-//! Expected ids: transformers 5.24 (AutoTokenizer) on the same files; tokens and kinds: llama.cpp's `get_vocab_base` of
-//! October 2026, which loads them with it.
+//! Expected ids: transformers 5.24 (AutoTokenizer) on the same files, with model_type gpt2, for it refuses such files
+//! beside a llama.
 
 use crate::cli::{Place, shipped};
 use aqueduct::gguf::{self, Metadata};

@@ -1,6 +1,7 @@
 //! What mergekit takes in a recipe and people write: its options as keys, null values, marks of byte order; and seeds.
 //!
-//! Which keys and nulls mergekit takes was tried with `MergeConfiguration` of mergekit 0.1.5, 0.1.4, 0.0.6 and 0.0.5.
+//! Keys: `options.py` and `config.py` of mergekit 0.0.2 to 0.1.5. Nulls, `slices: []`, int8_mask, random_seed and unknown keys
+//! were tried with `MergeConfiguration` of 0.1.5, 0.1.4, 0.0.6 and 0.0.5.
 
 use crate::cli::Place;
 use crate::recipe::{linear, plan, problems};
