@@ -121,7 +121,8 @@ def compressed(form: str, scale_dtype=torch.bfloat16, ordered=False, **weights):
             state["weight_zero_point"] = zero.reshape(state["weight_scale"].shape)
         if ordered:
             # Columns are quantized in an order of their own and stored in the plain one, as versions up to 0.11 did.
-            groups = torch.arange(columns) * 5 % columns // args.group_size
+            step = 5 if columns % 5 else 7
+            groups = torch.arange(columns) * step % columns // args.group_size
             order = groups.argsort(stable=True)
             state["weight"] = state["weight"][:, order]
         compressor = BaseCompressor.get_value_from_registry(form)
