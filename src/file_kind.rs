@@ -128,7 +128,7 @@ fn server_answer(text: &str, bytes: u64) -> Option<String> {
     map.keys().all(|key| known.contains(&key.as_str())).then(|| error.to_string())
 }
 
-/// The command that gets the file at `path` anew, if the place tells from where.
+/// The command that gets the file at `path` anew, if its place says from where.
 fn download_line(path: &Path) -> String {
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match HubName::of_snapshot(path) {

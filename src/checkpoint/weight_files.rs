@@ -39,7 +39,7 @@ impl WeightFiles {
     /// Finds and opens the weights in `dir`.
     ///
     /// # Errors
-    /// No weights, missing shards, or files of which it cannot be told which make the model.
+    /// No weights, missing shards, or files that do not say which of them make the model.
     pub fn open(dir: &Path) -> Result<WeightFiles> {
         let safetensors = match Finder::new(dir, &SAFETENSORS)?.find() {
             Ok(mut found) => {

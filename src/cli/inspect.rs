@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Show what is in a GGUF, safetensors or imatrix file.
 #[derive(Args)]
 pub struct Arguments {
-    /// The file, or its address on the hub; its kind is told from its content.
+    /// The file, or its address on the hub; its content decides its kind.
     file: PathBuf,
 }
 

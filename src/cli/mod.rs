@@ -42,7 +42,7 @@ use summary::Spent;
 /// Carries model weights from a merge recipe to iMatrix-weighted GGUF quants.
 ///
 /// SOURCE is a merge recipe (YAML), a Hugging Face model folder, or a GGUF file: every command takes
-/// any of the three and tells them apart by their content. A name on the hub (org/name, org/name@revision)
+/// any of the three; their content decides. A name on the hub (org/name, org/name@revision)
 /// or an address there is found in the hub's cache.
 #[derive(Parser)]
 #[command(name = "aqueduct", version, max_term_width = 100)]

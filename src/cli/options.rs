@@ -95,7 +95,7 @@ impl CalibrationArguments {
     }
 }
 
-/// The date that chat templates are told.
+/// The date that chat templates see.
 #[derive(Args)]
 pub struct DateArgument {
     /// Tell chat templates that ask for the date that today is this day [default: 2024-07-26, so that

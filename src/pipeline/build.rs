@@ -37,7 +37,7 @@ pub struct BuildOptions {
     pub license: Option<String>,
     /// Names on the hub, in place of those that are found.
     pub base_models: Vec<String>,
-    /// What chat templates that ask for the date are told, for the card's prompt.
+    /// The date that chat templates see, for the card's prompt.
     pub date: Date,
     pub calibration: Calibration,
     /// Tokens in a chunk of calibration text.

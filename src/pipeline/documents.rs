@@ -69,7 +69,7 @@ pub fn texts(
     Ok(documents)
 }
 
-/// All that is told of the folder, but for the prompt.
+/// Everything the documents say of the folder, except the prompt.
 fn published(
     source: &Source,
     model: &GgufModel,

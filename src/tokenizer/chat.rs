@@ -40,8 +40,8 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template that the `tokenizer.*` keys hold; `origin` names the file in errors, and `today` is what
-    /// templates that ask for the date are told.
+    /// The template that the `tokenizer.*` keys hold; `origin` names the file in errors, and `today` is the
+    /// date that templates see.
     ///
     /// # Errors
     /// If there is none, or it is no Jinja that this program knows; the error names the template's line.

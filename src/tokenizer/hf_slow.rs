@@ -39,7 +39,7 @@ impl Class {
     }
 }
 
-/// The text of special tokens that neither class is told.
+/// The text of special tokens that neither class is given.
 const END_OF_TEXT: &str = "<|endoftext|>";
 const KINDS: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 

@@ -1,6 +1,6 @@
 //! Every architecture on tiny models, against llama.cpp's converter and transformers' logits.
 //!
-//! tests/data/architectures/README.md tells what made the data; scripts/tiny_models.py makes the same
+//! tests/data/architectures/README.md says what made the data; scripts/tiny_models.py makes the same
 //! weights as this file does.
 
 use super::cli::{Place, shipped};

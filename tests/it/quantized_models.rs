@@ -1,6 +1,6 @@
 //! Whole models with packed weights: what conversion, the forward pass, recipes and quantizing make of them.
 //!
-//! The models are in tests/data/quantized, whose README.md tells what made them.
+//! The models are in tests/data/quantized, whose README.md says what made them.
 
 use super::cli::{Place, shipped};
 use super::convert::digest;

@@ -1,6 +1,6 @@
 //! Checkpoints of packed integers and of floats of four bits: GPTQ, AWQ, bitsandbytes, BitNet, MXFP4, NVFP4.
 //!
-//! tests/data/quantized/README.md tells what made the data (scripts/check-packed-sources).
+//! tests/data/quantized/README.md says what made the data (scripts/check-packed-sources).
 
 use super::cli::shipped;
 use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};

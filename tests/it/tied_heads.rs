@@ -23,7 +23,7 @@ fn set_tied(place: &Place, folder: &str, tied: Option<bool>) {
     fs::write(&path, config.to_string()).unwrap();
 }
 
-/// A copy of a demo model with config.json tied as told, and its stored head edited.
+/// A copy of a demo model with config.json tied as given, and its stored head edited.
 fn model(place: &Place, name: &str, folder: &str, tied: Option<bool>, head: &str) {
     copy_member(place, name, folder);
     set_tied(place, folder, tied);

@@ -273,7 +273,7 @@ fn named_templates_write_their_formats() {
     assert!(run_template("mistral", twice, true).unwrap_err().to_string().contains("take turns"));
 }
 
-/// An embedding that is padded beyond its tokens loses the padding; both numbers are told.
+/// An embedding that is padded beyond its tokens loses the padding; a warning has both numbers.
 #[test]
 fn rows_without_a_token_that_go_are_warned_of() {
     let members = Members::new();

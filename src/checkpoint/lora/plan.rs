@@ -187,7 +187,7 @@ impl<'a> Planner<'a> {
         Ok(found)
     }
 
-    /// Every part must be one that the configuration tells of.
+    /// Every part must be one that the configuration names.
     fn check_expected(&self, index: usize, meaning: &Meaning) -> Result<()> {
         let Meaning { module, kind, part } = *meaning;
         let config = self.config;

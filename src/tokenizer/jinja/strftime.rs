@@ -29,7 +29,7 @@ pub struct Date {
 }
 
 impl Default for Date {
-    /// 26 July 2024, the date that Llama 3's template takes where it is told none.
+    /// 26 July 2024, the date that Llama 3's template takes where it is given none.
     fn default() -> Date {
         Date { year: 2024, month: 7, day: 26 }
     }
