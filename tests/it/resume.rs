@@ -337,9 +337,15 @@ fn tensors_are_computed_ahead_within_the_memory_given() {
     }
 }
 
-/// The shards that the journal of `out` in `place` lists.
+/// The number of shards in the journal of `out` in `place`. The journal is beside the hidden folder
+/// from the moment all files are written until the folder has its final name.
 fn recorded(place: &Place) -> usize {
-    let text = fs::read(place.path(".out.part").join(JOURNAL)).unwrap_or_default();
+    let hidden = place.path(".out.part");
+    let path = match hidden.join("config.json").exists() && !hidden.join(JOURNAL).exists() {
+        true => place.path(".out.part.json"),
+        false => hidden.join(JOURNAL),
+    };
+    let text = fs::read(path).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     json["shards"].as_array().map_or(0, Vec::len)
 }
