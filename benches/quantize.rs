@@ -3,7 +3,7 @@
 //! `cargo bench --bench quantize`, or with a filter: `cargo bench --bench quantize -- Q4_K`. The environment
 //! variable `AQUEDUCT_SIMD` (`baseline`, `avx2`, `avx512`) forces an instruction set.
 
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::quants;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;

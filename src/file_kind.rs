@@ -3,7 +3,7 @@
 //! Every reader asks [`what_is`] before it complains of its own format: a Git LFS pointer, a web page or an archive
 //! in the place of weights is named with what to do about it. Not here: any check of a file's contents.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::hub::HubName;
 use std::io::Read;
 use std::path::Path;

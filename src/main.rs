@@ -2,7 +2,8 @@
 
 mod cli;
 
-use aqueduct::{output, progress};
+use aqueduct::base::output;
+use aqueduct::base::progress;
 use clap::Parser;
 use std::process::ExitCode;
 

@@ -3,8 +3,8 @@
 //! Source of the sizes: transformers 5.24, `models/*/configuration_*.py`.
 
 use super::Architecture;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::Config;
-use crate::error::{Error, Result};
 
 /// A model class of transformers.
 #[derive(Debug)]

@@ -7,8 +7,8 @@
 use super::spellings::Settings;
 use super::tensor::{EMBEDDING, HEAD};
 use super::{Architecture, HyperParams, Role};
+use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, Config};
-use crate::error::Result;
 use crate::source::{TensorSource, TensorTable};
 
 /// The architecture and sizes of a checkpoint, and what its reader should hear about.
@@ -95,7 +95,7 @@ fn lost_head(tensors: &dyn TensorSource, arch: &Architecture) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
     use crate::source::{MemorySource, TensorInfo};
     use std::sync::Arc;
 

@@ -9,7 +9,7 @@
 
 use super::spellings::Settings;
 use super::{Architecture, HyperParams, TensorDecl, canonical_number};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::source::TensorTable;
 

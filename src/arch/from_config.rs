@@ -5,8 +5,8 @@
 
 use super::spellings::Settings;
 use super::{Architecture, EmbeddingScale, Experts, HyperParams, Key, RopeScaling, Scores};
+use crate::base::error::{Error, Result};
 use crate::checkpoint::Config;
-use crate::error::{Error, Result};
 use serde_json::Value;
 
 impl HyperParams {

@@ -5,7 +5,7 @@
 
 use super::tensor::HEAD;
 use super::{Architecture, EmbeddingScale, Experts, HyperParams, RopeScaling, Scores, Yarn};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{Array, GgufModel, Metadata, Value};
 
 /// The keys of one architecture.

@@ -1,7 +1,7 @@
 //! Hyperparameters, the same whether read from config.json or from GGUF metadata.
 
 use super::{Dim, Experts, RopeScaling};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// The sizes and constants of a model.
 #[derive(Clone, Debug, PartialEq)]

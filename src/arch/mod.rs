@@ -41,7 +41,7 @@ pub use rope::{RopeScaling, Yarn};
 pub use spellings::{Settings, reconcile, set_spellings};
 pub use tensor::{Dim, Permute, Role, TensorDecl};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::Metadata;
 
 /// Every architecture this program knows.

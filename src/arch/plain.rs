@@ -6,8 +6,8 @@
 //! `conversion_mapping.py`. Of multimodal models the text model is read, see `wrapper`.
 
 use super::{Architecture, HyperParams, Settings, TensorDecl, match_pattern, wrapper};
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{Checkpoint, Config};
-use crate::error::{Error, Result};
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -256,7 +256,7 @@ impl TensorSource for DeclaredSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
     use crate::source::MemorySource;
 
     /// Two experts of 2 x 3 matrices whose elements are numbered.

@@ -5,7 +5,7 @@
 
 use super::HyperParams;
 use super::spellings::Settings;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use serde_json::Value;
 
 /// How rotary frequencies are stretched.

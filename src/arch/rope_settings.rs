@@ -5,7 +5,7 @@
 //! `standardize_rope_params`) and Gemma 3's own in `configuration_gemma3.py`; llama.cpp's converter reads what they give.
 
 use super::spellings::{Conflict, Edit, Settings, same, shown};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;

@@ -5,8 +5,8 @@
 //! `conversion_mapping.py` and llama.cpp `conversion/base.py` (`filter_tensors`), October 2026.
 
 use super::classes::Class;
+use crate::base::error::Result;
 use crate::checkpoint::Config;
-use crate::error::Result;
 use serde_json::{Map, Value};
 
 /// Keys under which the text model's configuration is.

@@ -13,12 +13,12 @@ mod sequences;
 
 pub use sampler::Sampling;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::{Progress, Unit};
+use crate::base::size;
 use crate::gguf::GgufModel;
 use crate::kernels::Precision;
 use crate::model::{self, DecodeOptions, Footprint};
-use crate::progress::{Progress, Unit};
-use crate::size;
 use crate::tokenizer::{Detokenizer, Role, Tokenizer};
 use sequences::Sequences;
 

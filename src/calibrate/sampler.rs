@@ -1,6 +1,6 @@
 //! One token out of a row of logits.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::kernels::exp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

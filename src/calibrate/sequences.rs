@@ -6,7 +6,7 @@
 
 use super::Options;
 use super::sampler::Sampler;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::model::Feed;
 use crate::tokenizer::Role;
 use rayon::prelude::*;

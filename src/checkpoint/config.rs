@@ -1,7 +1,7 @@
 //! A model folder's `config.json`: ordered JSON with typed look-ups that name the file in errors.
 
 use super::{SideFile, json};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::file_kind::refuse_foreign;
 use serde_json::{Map, Value};
 use std::path::Path;

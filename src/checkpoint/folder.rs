@@ -4,9 +4,9 @@ use super::index::is_plain_name;
 use super::stored::{Kind, Stored};
 use super::weight_files::WeightFiles;
 use super::{Checkpoint, Config, ModelCard, SideFile, quantized};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::output;
 use crate::hub::HubName;
-use crate::output;
 use std::path::Path;
 
 /// Files that travel with the weights unchanged. Not config.json, which merging edits.

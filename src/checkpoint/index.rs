@@ -1,6 +1,6 @@
 //! `model.safetensors.index.json`: which file is said to hold which tensor.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::file_kind::refuse_foreign_bytes;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};

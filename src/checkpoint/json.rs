@@ -4,7 +4,7 @@
 //! have them. A byte order mark, which Python refuses, is skipped as well. Numbers that JSON cannot express are kept as
 //! marked strings, so that [`to_text`] writes them again. Not here: files of this program's own.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::borrow::Cow;

@@ -6,9 +6,9 @@
 
 use super::resume::PartHashes;
 use super::write::Shard;
-use crate::error::{Error, Result};
-use crate::output::OutputFile;
-use crate::progress::{Progress, check_interrupted};
+use crate::base::error::{Error, Result};
+use crate::base::output::OutputFile;
+use crate::base::progress::{Progress, check_interrupted};
 use crate::source::TensorSource;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -7,9 +7,9 @@
 
 use super::pickle::{self, Refused, TensorView};
 use super::zip::{ZipDirectory, looks_like_zip};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::mmap::Mmap;
 use crate::file_kind::refuse_foreign_bytes;
-use crate::mmap::Mmap;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -8,11 +8,11 @@
 //! merging them.
 
 use super::write::Shard;
-use crate::error::{Error, Result};
-use crate::hash;
-use crate::mmap::{self, Mmap};
-use crate::output::{OutputDir, is_inner_folder, part_path};
-use crate::progress::{Progress, Unit, check_interrupted};
+use crate::base::error::{Error, Result};
+use crate::base::hash;
+use crate::base::mmap::{self, Mmap};
+use crate::base::output::{OutputDir, is_inner_folder, part_path};
+use crate::base::progress::{Progress, Unit, check_interrupted};
 use crate::source::{PART_BYTES, TensorTable, in_parts};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

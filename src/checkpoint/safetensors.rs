@@ -5,10 +5,10 @@
 //! the offset, and because it lets a repeated name pass.
 
 use super::pytorch::looks_like_pytorch;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
+use crate::base::mmap::Mmap;
 use crate::file_kind::refuse_foreign_bytes;
-use crate::mmap::Mmap;
 use crate::source::TensorInfo;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo as Entry;

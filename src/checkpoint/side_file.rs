@@ -2,7 +2,7 @@
 //!
 //! Conversion and writing read both in the same way, so a model that is computed needs no folder.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::file_kind::refuse_foreign;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

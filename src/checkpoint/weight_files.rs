@@ -7,7 +7,7 @@
 
 use super::index::Index;
 use super::weights::{Naming, PYTORCH, SAFETENSORS, WeightsFile};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::pytorch::PytorchFile;
 use super::safetensors::{SafetensorsFile, tensor_info};
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::source::TensorInfo;
 use rayon::prelude::*;
 use safetensors::Dtype;

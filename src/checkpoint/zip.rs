@@ -6,7 +6,7 @@
 //! Deliberately absent: compression, encryption, archives in several files, and checksums, whose check
 //! would read every weight.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use byteorder::{ByteOrder, LittleEndian as LE};
 use std::collections::BTreeMap;
 use std::ops::Range;

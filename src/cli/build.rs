@@ -5,12 +5,13 @@ use super::options::{
 };
 use super::quantize::distinct;
 use super::{Context, shell, show};
+use aqueduct::base::size;
 use aqueduct::convert::OutputType;
 use aqueduct::evaluate::{Estimate, Evaluations};
 use aqueduct::pipeline::{self, Build, BuildOptions, Calibration, EvalText, Source};
 use aqueduct::quantize::{Ftype, PlanOptions, presets};
 use aqueduct::recipe::{self, BuildSettings, Diagnostic, MergePlan};
-use aqueduct::{Error, report, size};
+use aqueduct::{Error, report};
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -2,11 +2,13 @@
 
 use super::options::{ConvertArguments, Rounding, positive};
 use super::{Context, show};
+use aqueduct::base::output;
+use aqueduct::base::size;
 use aqueduct::calibrate::{self, Options, Sampling};
 use aqueduct::convert::OutputType;
 use aqueduct::kernels::Precision;
+use aqueduct::model;
 use aqueduct::pipeline::Source;
-use aqueduct::{model, output, size};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -2,10 +2,12 @@
 
 use super::options::{ConvertArguments, SeedArgument};
 use super::{Context, show};
+use aqueduct::base::output;
+use aqueduct::base::size;
 use aqueduct::convert::{ConvertOptions, OutputType};
+use aqueduct::gguf;
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
-use aqueduct::{gguf, output, size};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -2,10 +2,11 @@
 
 use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
+use aqueduct::base::output;
 use aqueduct::convert::OutputType;
 use aqueduct::evaluate::{self, Against, Keep, Subject};
 use aqueduct::pipeline::{Calibration, Source};
-use aqueduct::{output, report};
+use aqueduct::report;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};

@@ -12,12 +12,13 @@ use super::options::{
     positive,
 };
 use super::{Context, shell, show as print};
+use aqueduct::Error;
+use aqueduct::base::output;
 use aqueduct::convert::OutputType;
 use aqueduct::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
 use aqueduct::kernels::Precision;
 use aqueduct::pipeline::{Calibration, Chats};
 use aqueduct::tokenizer::{ChatTemplate, Tokenizer};
-use aqueduct::{Error, output};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -1,7 +1,9 @@
 //! `aqueduct join FIRST-SHARD.gguf -o FILE.gguf`: a split GGUF model to one file.
 
 use super::{Context, show};
-use aqueduct::{gguf, output, size};
+use aqueduct::base::output;
+use aqueduct::base::size;
+use aqueduct::gguf;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;

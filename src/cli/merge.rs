@@ -2,10 +2,12 @@
 
 use super::options::SeedArgument;
 use super::{Context, shell, show};
+use aqueduct::Error;
+use aqueduct::base::output;
+use aqueduct::base::size;
 use aqueduct::checkpoint::{self, Resume, WriteOptions};
 use aqueduct::merge;
 use aqueduct::pipeline::{Source, recipe_files};
-use aqueduct::{Error, output, size};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;

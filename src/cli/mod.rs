@@ -30,8 +30,8 @@ mod summary;
 mod verify;
 
 use aqueduct::Error;
+use aqueduct::base::progress::Progress;
 use aqueduct::pipeline::Source;
-use aqueduct::progress::Progress;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use progress::{Log, Reporter};
 use serde::Serialize;

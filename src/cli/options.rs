@@ -1,12 +1,12 @@
 //! Arguments that several subcommands share.
 
 use super::Context;
+use aqueduct::base::size;
 use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::kernels::Precision;
 use aqueduct::model;
 use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::quantize::RunOptions;
-use aqueduct::size;
 use aqueduct::tokenizer::Date;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub struct SeedArgument {
 
 impl SeedArgument {
     /// Opens the source at `path`, a recipe with this seed, and shows what that found.
-    pub fn open(&self, path: &Path, context: &Context) -> aqueduct::error::Result<Source> {
+    pub fn open(&self, path: &Path, context: &Context) -> aqueduct::base::error::Result<Source> {
         let source = Source::open_seeded(path, self.seed, context.progress())?;
         if self.seed.is_some() && !matches!(source, Source::Recipe { .. }) {
             let path = path.display();
@@ -90,7 +90,7 @@ impl CalibrationArguments {
     }
 
     /// What was chosen, or the default.
-    pub fn choose(&self) -> aqueduct::error::Result<Calibration> {
+    pub fn choose(&self) -> aqueduct::base::error::Result<Calibration> {
         Calibration::choose(&self.calibration, &self.files)
     }
 }

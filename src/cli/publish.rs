@@ -1,9 +1,10 @@
 //! `aqueduct publish DIR REPO`: a folder of quants to the Hugging Face hub.
 
 use super::{Context, show};
+use aqueduct::base::size;
 use aqueduct::hub::HubName;
 use aqueduct::publish::{self, Folder, Options};
-use aqueduct::{Error, report, size};
+use aqueduct::{Error, report};
 use clap::Args;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;

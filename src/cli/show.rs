@@ -1,9 +1,10 @@
 //! How results look on stdout: JSON or tables.
 
 use super::colour::{self, STRONG, paint};
+use aqueduct::base::size;
 use aqueduct::gguf::GgufModel;
 use aqueduct::quantize::{QuantPlan, Written};
-use aqueduct::{Result, report, size};
+use aqueduct::{Result, report};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use std::io::Write;

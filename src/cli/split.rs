@@ -1,8 +1,10 @@
 //! `aqueduct split FILE.gguf -o DIR|PREFIX`: one GGUF file to several.
 
 use super::{Context, show};
+use aqueduct::Error;
+use aqueduct::base::output;
+use aqueduct::base::size;
 use aqueduct::gguf::{self, Shards};
-use aqueduct::{Error, output, size};
 use clap::Args;
 use serde::Serialize;
 use std::num::NonZeroUsize;

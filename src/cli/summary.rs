@@ -2,7 +2,8 @@
 
 use super::progress::StageTime;
 use super::show;
-use aqueduct::{report, size};
+use aqueduct::base::size;
+use aqueduct::report;
 use serde::Serialize;
 
 /// What a command took.

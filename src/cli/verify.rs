@@ -4,14 +4,15 @@ use super::mix::override_kv;
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
 use anyhow::bail;
+use aqueduct::base::dtype::DType;
+use aqueduct::base::size;
 use aqueduct::convert::{ConvertOptions, OutputType};
-use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, GgufModel, Value};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::Pruning;
 use aqueduct::report::tame;
 use aqueduct::verify::{self, Derive, Report};
-use aqueduct::{Result, report, size};
+use aqueduct::{Result, report};
 use clap::Args;
 use std::path::PathBuf;
 

@@ -10,9 +10,9 @@ mod sums;
 
 pub use sums::Sums;
 
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::base::progress::{Progress, Unit, check_interrupted};
 use crate::gguf::{GgufModel, Metadata, Value};
-use crate::progress::{Progress, Unit, check_interrupted};
 use crate::source::TensorInfo;
 
 /// How a second model differs from a first.

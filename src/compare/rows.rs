@@ -1,9 +1,9 @@
 //! Two tensors of one shape, row by row, whatever pieces their sources make of them.
 
 use super::{Sums, Values};
-use crate::error::{Error, Result};
-use crate::mmap;
-use crate::progress::check_interrupted;
+use crate::base::error::{Error, Result};
+use crate::base::mmap;
+use crate::base::progress::check_interrupted;
 use crate::quants;
 use crate::source::{TensorData, TensorInfo, TensorSource};
 use rayon::prelude::*;

@@ -4,7 +4,7 @@
 //! October 2026; its programs multiply a product with `NAME.weight` by `NAME.scale`.
 
 use crate::arch::{Role, TensorDecl};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 use crate::source::{Blocks, TensorInfo, TensorSource};
 
 /// The blocks that make one tensor of the GGUF model: those of a matrix, or of all experts' matrices.

@@ -1,7 +1,7 @@
 //! Changes of a tensor's bytes on the way to GGUF: the order of rows, and the float type.
 
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::quants;
 use rayon::prelude::*;
 

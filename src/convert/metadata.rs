@@ -6,9 +6,9 @@
 
 use super::{ConvertOptions, identity};
 use crate::arch::{Architecture, HyperParams, Key, Parameters, VocabularyRules};
+use crate::base::dtype::DType;
+use crate::base::error::Result;
 use crate::checkpoint::{Checkpoint, Config};
-use crate::dtype::DType;
-use crate::error::Result;
 use crate::gguf::{Metadata, Value};
 use crate::tokenizer::Vocabulary;
 use serde_json::{Map, Value as Json};

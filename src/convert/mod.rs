@@ -16,9 +16,9 @@ mod tensors;
 pub use identity::{merge_front_matter, write_base_models};
 
 use crate::arch::{Description, VocabularyRules};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{Checkpoint, ModelCard};
-use crate::dtype::DType;
-use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
 use crate::tokenizer::{SpacePrefix, Vocabulary};
 use std::str::FromStr;

@@ -1,10 +1,10 @@
 //! Whether models can be compared token by token: one vocabulary, and the same tokens of the text.
 
 use super::{Options, Reference, Subject, Text, tokenize};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::Progress;
 use crate::kernels::Precision;
 use crate::model;
-use crate::progress::Progress;
 use crate::tokenizer::{TextSequence, Tokenizer};
 
 /// A subject that can be evaluated.

@@ -19,11 +19,11 @@ pub use reference::{Keep, Reference};
 pub use statistics::{Distribution, Divergence, Estimate, Percentile};
 pub use text::Text;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::Progress;
 use crate::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer};
-use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 use comparable::Prepared;
 use log_probs::Compared;

@@ -14,9 +14,9 @@
 
 use super::log_probs::record_bytes;
 use super::text::{Text, counted};
-use crate::error::{Error, Result};
-use crate::output::{self, OutputFile};
-use crate::system;
+use crate::base::error::{Error, Result};
+use crate::base::output::{self, OutputFile};
+use crate::base::system;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

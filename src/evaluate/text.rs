@@ -1,6 +1,6 @@
 //! The tokens a model is evaluated on, cut into chunks.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::ops::Range;
 
 /// The least chunk in which a token is counted: one before, one that predicts, one that is predicted.

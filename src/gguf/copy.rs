@@ -1,8 +1,8 @@
 //! A whole model to one file or several, tensors as they are.
 
 use super::{GgufModel, Shards, SplitWriter};
-use crate::error::Result;
-use crate::progress::{Progress, Unit, check_interrupted};
+use crate::base::error::Result;
+use crate::base::progress::{Progress, Unit, check_interrupted};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

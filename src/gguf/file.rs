@@ -2,9 +2,9 @@
 
 use super::GgufModel;
 use super::header::{Header, MAGIC};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::mmap::Mmap;
 use crate::file_kind::refuse_foreign_bytes;
-use crate::mmap::Mmap;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -8,8 +8,8 @@
 
 use super::text::{is_utf8, text_of_bytes};
 use super::value::{Array, Metadata, Value};
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::source::TensorInfo;
 use std::collections::HashSet;
 use std::path::Path;

@@ -6,7 +6,7 @@
 
 use super::file::SPLIT_COUNT;
 use super::{GgufFile, GgufModel, Value, open};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::path::Path;
 
 /// Opens the split model that `path` is any shard of; one that is number 1 of 1 counts. With `keep_keys` its

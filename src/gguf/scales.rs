@@ -4,7 +4,7 @@
 //!
 //! Source: llama.cpp `src/llama-model.cpp` (the generic pass over `.scale`), October 2026.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::source::{TensorInfo, TensorSource, TensorTable};
 
 /// The weight that tensor `name` is a scale of, or of whose inputs; `None` for all other tensors.

@@ -7,7 +7,7 @@
 
 use super::file::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use super::{GgufWriter, Layout, Metadata, Value};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::source::TensorInfo;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -285,7 +285,7 @@ pub fn shard_paths(path: &Path, shards: &Shards) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
 
     fn tensors(lengths: &[usize]) -> Vec<TensorInfo> {
         let info = |(i, &n): (usize, &usize)| TensorInfo::new(format!("t{i}"), vec![n], DType::F32);

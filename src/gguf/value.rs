@@ -3,7 +3,7 @@
 //! Order matters: files must come out reproducible, and readers of the field expect the peer's order.
 //! How values look as bytes is the business of the reader and the writer.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::collections::HashSet;
 
 /// The elements of an array value. GGUF arrays are homogeneous; arrays of arrays are refused, as the

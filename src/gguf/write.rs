@@ -6,8 +6,8 @@
 use super::header::{MAGIC, MAX_DIMS, MAX_NAME, alignment};
 use super::text::bytes_of_text;
 use super::value::{Array, Metadata, Value};
-use crate::error::{Error, Result};
-use crate::output::OutputFile;
+use crate::base::error::{Error, Result};
+use crate::base::output::OutputFile;
 use crate::source::{TensorInfo, TensorTable};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

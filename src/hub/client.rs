@@ -8,8 +8,8 @@
 
 use super::digest::Part;
 use super::token::Token;
-use crate::error::{Error, Result};
-use crate::progress::{Progress, check_interrupted};
+use crate::base::error::{Error, Result};
+use crate::base::progress::{Progress, check_interrupted};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};

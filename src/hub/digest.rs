@@ -3,9 +3,9 @@
 //! Large files go by their SHA-256 (git-lfs), others by git's object name: the SHA-1 of `blob SIZE`, a zero byte and
 //! the content (git's documentation, "Git Objects").
 
-use crate::error::{Error, Result};
-use crate::hash;
-use crate::progress::check_interrupted;
+use crate::base::error::{Error, Result};
+use crate::base::hash;
+use crate::base::progress::check_interrupted;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fs::File;

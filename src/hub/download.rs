@@ -11,9 +11,9 @@
 
 use super::client::{Call, Client, Content, asked_wait, is_transient, pause};
 use super::{CONFIGS, HubCache, HubName, HubReference, digest, is_part};
-use crate::error::{Error, Result};
-use crate::output::{self, check_space};
-use crate::progress::{Progress, Unit, check_interrupted};
+use crate::base::error::{Error, Result};
+use crate::base::output::{self, check_space};
+use crate::base::progress::{Progress, Unit, check_interrupted};
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};

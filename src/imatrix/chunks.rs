@@ -2,7 +2,7 @@
 
 use super::collector::MIN_ROWS;
 use super::compute::Options;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;

@@ -6,7 +6,7 @@
 //! llama.cpp `tools/imatrix/imatrix.cpp`, October 2026.
 
 use super::Entry;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::kernels::{add_squares, all_finite};
 use crate::model::Activations;
 use rayon::prelude::*;

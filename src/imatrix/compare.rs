@@ -6,7 +6,7 @@
 
 use super::statistics::kind;
 use super::{Entry, ImportanceMatrix};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// How the columns of one tensor differ. What cannot be computed because all columns of a side are equal
 /// or zero is `None`.

@@ -5,7 +5,7 @@
 //! Source: llama.cpp `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`, October 2026.
 
 use super::{Entry, ImportanceMatrix, check_entry};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use byteorder::{ByteOrder, LittleEndian};
 use std::path::Path;
 

@@ -5,8 +5,8 @@
 
 use super::record::Record;
 use super::{DEFAULT_CHUNK, Entry, ImportanceMatrix, check_entry};
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::gguf::{Array, GgufFile, GgufWriter, Metadata, Value};
 use crate::source::TensorInfo;
 use byteorder::{ByteOrder, LittleEndian};

@@ -16,11 +16,11 @@
 
 use super::record::Record;
 use super::{Entry, check_entry};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::output::{self, OutputFile, Pace};
+use crate::base::progress::Progress;
+use crate::base::size;
 use crate::model::{Resumed, Snapshot};
-use crate::output::{self, OutputFile, Pace};
-use crate::progress::Progress;
-use crate::size;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -33,10 +33,10 @@ pub use saving::Saving;
 pub use shards::{Merged, merge_shards};
 pub use statistics::{LayerStatistics, TensorStatistics, kind, split_layer};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::mmap::Mmap;
+use crate::base::output;
 use crate::file_kind::refuse_foreign;
-use crate::mmap::Mmap;
-use crate::output;
 use std::collections::BTreeMap;
 use std::path::Path;
 

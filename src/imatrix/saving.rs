@@ -7,9 +7,9 @@
 
 use super::record::Record;
 use super::{Format, ImportanceMatrix};
-use crate::error::{Error, Result};
-use crate::output;
-use crate::progress::Progress;
+use crate::base::error::{Error, Result};
+use crate::base::output;
+use crate::base::progress::Progress;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -6,7 +6,7 @@
 
 use super::record::{self, Record};
 use super::{ChunkRanges, Entry, ImportanceMatrix, Perplexity};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;

@@ -4,9 +4,9 @@
 //! and so small that the f32 values of all inputs stay in the cache. Methods never see encoded bytes.
 
 use super::buffers;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::mmap;
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
+use crate::base::mmap;
 use crate::quants;
 use crate::quants::simd::{Level, Work};
 use crate::recipe::TensorPlan;

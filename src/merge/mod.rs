@@ -28,8 +28,8 @@ mod task_vectors;
 pub use marks::marks;
 pub use source::MergeSource;
 
+use crate::base::error::Result;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
 use crate::recipe::{self, MemberLookup, MergePlan};
 use std::path::Path;
 use std::sync::Arc;

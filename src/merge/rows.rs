@@ -5,8 +5,8 @@
 //! of padding in f64. Values are checked for NaN and infinity on the way.
 
 use super::chunks::JobInput;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::quants;
 use crate::recipe::{Arranged, Row, RowAt};
 use crate::source::TensorData;

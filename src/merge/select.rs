@@ -6,7 +6,7 @@
 //! scores the lower index goes first, so the selections for growing `k` contain each other.
 
 use super::chunks::Job;
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// Where selecting gets its scores: which inputs are needed, in chunks of which length, and how they are
 /// scored.

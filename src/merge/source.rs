@@ -6,8 +6,8 @@
 use super::buffers;
 use super::chunks::{Job, JobInput, Output};
 use super::{methods, rows};
-use crate::error::Result;
-use crate::mmap;
+use crate::base::error::Result;
+use crate::base::mmap;
 use crate::recipe::{Arranged, Input, MergePlan, Row, TensorInput, TensorPlan};
 use crate::source::{Sink, TensorData, TensorSource, TensorTable, in_parts};
 use std::borrow::Cow;
@@ -67,7 +67,7 @@ impl MergeSource {
         index: usize,
         sink: Option<&Sink>,
     ) -> Result<Option<TensorData<'_>>> {
-        crate::progress::check_interrupted()?;
+        crate::base::progress::check_interrupted()?;
         let stage_plan = &self.plan.stages[stage];
         let (info, plan) = (&stage_plan.table.infos()[index], &stage_plan.tensors[index]);
         if let Some(copied) = self.copied(stage, index) {

@@ -9,7 +9,7 @@ use super::chunks::Job;
 use super::random::{Chance, Stream};
 use super::select::{Cut, Scores};
 use super::sums;
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// How a method sparsifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::chunks::{CHUNK, Job, Output, step_of_rows};
 use super::consensus;
 use super::sparsify::{RESCALE_WORDS, Sparse, Sparsify};
 use super::sums;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::recipe::{BaseRule, MethodSpec, Misfit, ParamDefault, ParamSpec, Values};
 
 /// What a method of the family does.

@@ -12,10 +12,10 @@ use super::memory::Schedule;
 use super::weights::{Checked, LayerWeights, Linear, Norm};
 use super::{Activations, Observer};
 use crate::arch::HyperParams;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::{Silent, check_interrupted};
 use crate::gguf::GgufModel;
 use crate::kernels::{Precision, Rows, multiply};
-use crate::progress::{Silent, check_interrupted};
 
 /// A token that a sequence goes on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Hidden states between layers, a group of chunks at a time: in memory, or in a temporary file where memory does not
 //! suffice for all of them.
 
-use crate::error::{Error, Result};
-use crate::output;
-use crate::system;
+use crate::base::error::{Error, Result};
+use crate::base::output;
+use crate::base::system;
 use std::fs::File;
 use std::path::PathBuf;
 

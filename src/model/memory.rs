@@ -5,9 +5,9 @@
 //! layers, the head and a tile of logits take the place of the former two.
 
 use crate::arch::HyperParams;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::size;
 use crate::kernels::{PackedMatrix, Precision};
-use crate::size;
 use crate::source::TensorTable;
 
 /// Work buffers of a group, in bytes, unless one chunk needs more or the bound gives less.

@@ -26,10 +26,10 @@ pub use decode::{DecodeOptions, Feed, Footprint, decode};
 pub use memory::memory_estimate;
 
 use crate::arch::HyperParams;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::{Progress, Unit};
 use crate::gguf::GgufModel;
 use crate::kernels::Precision;
-use crate::progress::{Progress, Unit};
 use std::io::Read;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
@@ -152,7 +152,7 @@ pub struct Options {
 
 /// Half of the machine's memory.
 pub fn default_memory() -> u64 {
-    crate::memory::total() / 2
+    crate::base::memory::total() / 2
 }
 
 /// Fails as [`run`] does before any work: if the model lacks a tensor, or has one that is wrong or unknown.

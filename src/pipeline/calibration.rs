@@ -1,7 +1,7 @@
 //! The calibration text: files that the user gave, parts of the project's own corpus, or its default.
 
 use super::corpus;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::file_kind::refuse_foreign_bytes;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@
 //! object holds (`tools`, switches such as `enable_thinking`) are variables of the template. Deliberately absent:
 //! guessing other data sets' layouts (`from` and `value`, prompt and answer in columns).
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

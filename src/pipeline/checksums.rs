@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: taking the sums (`hash`), which the state of a build does when files are whole.
 
-use crate::error::{Error, Result};
-use crate::output;
+use crate::base::error::{Error, Result};
+use crate::base::output;
 use std::path::{Path, PathBuf};
 
 /// The name of the file.

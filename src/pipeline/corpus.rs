@@ -3,8 +3,8 @@
 //! A text made of several parts takes turns between them, piece by piece, so that a run over its first
 //! chunks meets every kind. Deliberately absent: any judgement of what a model needs.
 
-use crate::error::{Error, Result};
-use crate::hash;
+use crate::base::error::{Error, Result};
+use crate::base::hash;
 use crate::tokenizer::in_turns;
 use serde::Deserialize;
 

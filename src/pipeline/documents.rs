@@ -4,11 +4,11 @@ use super::build::{Build, BuildOptions};
 use super::checksums::SUMS_FILE;
 use super::origins::Origins;
 use super::source::Source;
+use crate::base::error::{Error, Result};
+use crate::base::progress::Progress;
 use crate::checkpoint::CARD_FILE;
-use crate::error::{Error, Result};
 use crate::evaluate::Evaluations;
 use crate::gguf::{self, GgufModel};
-use crate::progress::Progress;
 use crate::quantize::{Written, presets};
 use crate::report::{
     self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,

@@ -6,10 +6,10 @@
 
 use super::documents::name_of;
 use super::source::Source;
+use crate::base::error::{Error, Result};
+use crate::base::hash;
+use crate::base::progress::{Progress, Unit};
 use crate::checkpoint::Mark;
-use crate::error::{Error, Result};
-use crate::hash;
-use crate::progress::{Progress, Unit};
 use crate::source::TensorSource;
 use rayon::prelude::*;
 use std::collections::BTreeMap;

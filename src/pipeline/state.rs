@@ -9,14 +9,14 @@
 //! stages know.
 
 use super::checksums;
+use crate::base::error::{Error, Result};
+use crate::base::hash;
+use crate::base::output::{self, OutputFile};
+use crate::base::progress::{Progress, Unit};
+use crate::base::sync::lock;
 use crate::checkpoint::{Mark, changed};
-use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
-use crate::hash;
-use crate::output::{self, OutputFile};
-use crate::progress::{Progress, Unit};
 use crate::quantize::TensorHashes;
-use crate::sync::lock;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

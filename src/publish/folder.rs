@@ -2,10 +2,10 @@
 
 use super::Options;
 use super::pattern::Pattern;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::Progress;
 use crate::pipeline::STATE_FILE;
 use crate::pipeline::checksums::SUMS_FILE;
-use crate::progress::Progress;
 use crate::report::tame;
 use crate::verify;
 use serde::Serialize;
@@ -149,12 +149,12 @@ impl Folder {
         checked: bool,
         progress: &dyn Progress,
     ) -> Result<Vec<crate::hub::LocalFile>> {
-        use crate::hash::sha256_of_file;
+        use crate::base::hash::sha256_of_file;
         use rayon::prelude::*;
         let known = if checked { verify::listed(&self.path)? } else { None }.unwrap_or_default();
         let new = self.files.iter().filter(|file| !known.contains_key(&file.path));
         let bytes = new.map(|file| file.bytes).sum();
-        progress.begin("checksums", bytes, crate::progress::Unit::Bytes);
+        progress.begin("checksums", bytes, crate::base::progress::Unit::Bytes);
         let files = self.files.par_iter().map(|File { name, bytes, path, modified }| {
             let sha256 = match known.get(path) {
                 Some(sum) => sum.clone(),

@@ -43,7 +43,7 @@ pub fn publish(
     options: &Options,
     folder: &Folder,
     checked: bool,
-    progress: &dyn crate::progress::Progress,
+    progress: &dyn crate::base::progress::Progress,
 ) -> crate::Result<crate::hub::Uploaded> {
     let files = folder.with_sums(checked, progress)?;
     let message = options.message.clone();

@@ -4,7 +4,7 @@
 //! set, `[!...]` one that is not; a pattern that ends in `/` means all in that folder (`huggingface_hub`,
 //! `utils/_paths.py`).
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use regex::Regex;
 
 /// A pattern that paths are compared with.

@@ -1,7 +1,7 @@
 //! What the rules of the mix need to know of a model, read from its metadata and tensor names.
 
 use crate::arch::Category;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};
 use crate::source::TensorInfo;
 
@@ -100,7 +100,7 @@ fn first_count(metadata: &Metadata, key: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
 
     fn facts(arch: &str, keys: &[(&str, Value)], names: &[&str]) -> Result<ModelFacts> {
         let mut metadata = Metadata::new();

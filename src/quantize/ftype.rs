@@ -5,7 +5,7 @@
 //! llama.cpp `include/llama.h` (`enum llama_ftype`) and `src/llama-quant.cpp`
 //! (`llama_ftype_get_default_type`), October 2026.
 
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 use std::fmt;
 use std::str::FromStr;
 

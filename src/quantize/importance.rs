@@ -1,6 +1,6 @@
 //! The importance matrix as the quantizer uses it: weights by tensor, and what the file says of them.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{Metadata, Value};
 use crate::imatrix::ImportanceMatrix;
 use std::collections::BTreeMap;

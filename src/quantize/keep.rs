@@ -9,11 +9,11 @@
 use super::groups::{Group, groups};
 use super::importance::Importance;
 use super::plan::QuantPlan;
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::base::output::Pace;
+use crate::base::progress::{Progress, Unit, check_interrupted};
+use crate::base::sync::lock;
 use crate::gguf::{GgufModel, SplitWriter};
-use crate::output::Pace;
-use crate::progress::{Progress, Unit, check_interrupted};
-use crate::sync::lock;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

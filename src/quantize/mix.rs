@@ -10,7 +10,7 @@ use super::facts::{Family, ModelFacts};
 use super::ftype::Ftype;
 use super::options::PlanOptions;
 use crate::arch::Category;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 use crate::source::TensorInfo;
 
 /// The choice for one tensor.

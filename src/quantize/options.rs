@@ -1,6 +1,6 @@
 //! What the user may change of a file's mix, with llama-quantize's words for it.
 
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 use crate::gguf::Value;
 use regex::Regex;
 use std::str::FromStr;

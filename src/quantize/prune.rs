@@ -7,7 +7,7 @@
 //! that have a value for each layer stay as they are.
 
 use super::importance::Importance;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{GgufModel, Value};
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::collections::BTreeMap;
@@ -153,7 +153,7 @@ impl TensorSource for PrunedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
     use crate::gguf::Metadata;
     use crate::source::MemorySource;
 

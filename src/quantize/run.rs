@@ -16,14 +16,14 @@ use super::groups::{Group, groups_of, matrices};
 use super::importance::Importance;
 use super::keep::{self, Begun, Keeping, Kept, Saver};
 use super::plan::QuantPlan;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
+use crate::base::memory;
+use crate::base::progress::{Progress, Unit, check_interrupted};
+use crate::base::sync::lock;
 use crate::gguf::{GgufModel, SplitWriter, shard_name, shard_paths};
-use crate::memory;
-use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};
-use crate::sync::lock;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -131,7 +131,7 @@ pub fn run(
 }
 
 /// As [`run`], but keeps its work on the way as `keeping` says, and leaves the files, whole, under their hidden names
-/// ([`crate::output::part_path`]).
+/// ([`crate::base::output::part_path`]).
 ///
 /// # Errors
 /// As [`run`], and those of [`Keeping::save`]. What was whole by then has been saved where that was possible.

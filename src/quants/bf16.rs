@@ -1,7 +1,7 @@
 //! BF16: the upper half of an F32, rounded to nearest even.
 
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::BF16,

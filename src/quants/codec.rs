@@ -1,7 +1,7 @@
 //! What a tensor type must provide, and the loops over blocks that types share.
 
 use super::simd::{Level, Work};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 /// One tensor type: its line in the registry.
 pub(super) struct Codec {

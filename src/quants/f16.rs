@@ -5,7 +5,7 @@
 //! always becomes 0x7E00 with the sign kept, as in llama.cpp (`ggml/src/ggml-impl.h`).
 
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::F16,

@@ -1,7 +1,7 @@
 //! F32: IEEE single precision, little-endian.
 
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::F32,

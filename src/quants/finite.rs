@@ -5,7 +5,7 @@
 //! value is searched for its place.
 
 use super::simd::{Level, Work};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 /// Bytes of a chunk: long enough to hide the dispatch, short enough that the search of one costs nothing.
 const CHUNK: usize = 1 << 14;

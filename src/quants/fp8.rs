@@ -91,7 +91,7 @@ mod tests {
     fn e5m2_is_the_upper_half_of_f16() {
         for code in 0..=255u8 {
             let mut half = [0f32];
-            crate::quants::decode(crate::dtype::DType::F16, &[0, code], &mut half).unwrap();
+            crate::quants::decode(crate::base::dtype::DType::F16, &[0, code], &mut half).unwrap();
             let value = E5M2[usize::from(code)];
             assert!(value.to_bits() == half[0].to_bits() || value.is_nan() && half[0].is_nan());
         }

@@ -13,7 +13,7 @@ use super::iq1::{self, Best, DELTA, DOWN, Trial, UP};
 use super::lanes::{
     F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, sum_of_squares,
 };
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ1_M,

@@ -13,7 +13,7 @@ use super::lanes::{
     F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, store_f16,
     sum_of_squares,
 };
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ1_S,

@@ -10,7 +10,7 @@ use super::grids::lattice::{Block, Lattice, Pack, Refit, Start, SubBlock, encode
 use super::grids::{self, Grid, signs};
 use super::lanes::{F32s, LANES};
 use super::search::fit_non_negative;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ2_XXS,

@@ -9,7 +9,7 @@ use super::codec::{self, Codec, DecodeBlock};
 use super::f16::{f32_to_f16, read_f16};
 use super::grids::lattice::{Block, Lattice, Pack, Refit, encode};
 use super::grids::{self, Grid, signs};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ3_S,

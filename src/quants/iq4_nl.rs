@@ -7,7 +7,7 @@ use super::f16::read_f16;
 use super::iq4;
 use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels, store_f16};
 use super::pack::nibbles;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ4_NL,

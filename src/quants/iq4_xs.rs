@@ -10,7 +10,7 @@ use super::iq4;
 use super::lanes::{F32s, LANES, Panel, QuantizePanel, U8s, quantize_panels, store_f16};
 use super::pack::nibbles;
 use super::search::nearest_int;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::IQ4_XS,

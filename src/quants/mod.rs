@@ -55,8 +55,8 @@ mod ternary;
 mod tq1_0;
 mod tq2_0;
 
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use codec::{Codec, Rows};
 use simd::Level;
 

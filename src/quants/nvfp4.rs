@@ -7,7 +7,7 @@
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
 use super::fp4;
 use super::legacy::largest_magnitude;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::NVFP4,

@@ -5,7 +5,7 @@
 use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
 use super::f16::read_f16;
 use super::legacy::f16_bytes;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q1_0,

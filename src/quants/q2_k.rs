@@ -12,7 +12,7 @@ use super::lanes::{
 };
 use super::pack::{requantize, two_bits};
 use super::search::{AffineGrid, fit_affine, fit_non_negative, nearest_int};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q2_K,

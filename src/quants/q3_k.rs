@@ -12,7 +12,7 @@ use super::lanes::{
 use super::pack::{bit_planes, requantize, two_bits};
 use super::scales6::{pack_signed_scales, signed_scale};
 use super::search::{fit_self_weighted, fit_symmetric, nearest_int};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q3_K,

@@ -8,7 +8,7 @@ use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
 use super::legacy::{f16_bytes, search_symmetric, spread_symmetric};
 use super::pack::nibbles;
 use super::simd::Level;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q4_0,

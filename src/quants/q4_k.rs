@@ -10,7 +10,7 @@ use super::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
 use super::pack::nibbles;
 use super::scales6::scale_and_min;
 use super::search::AffineGrid;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q4_K,

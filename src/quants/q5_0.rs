@@ -10,7 +10,7 @@ use super::legacy::{
 };
 use super::pack::nibbles;
 use super::simd::Level;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q5_0,

@@ -9,7 +9,7 @@ use super::f16::read_f16;
 use super::lanes::{F32s, LANES, Panel, QuantizePanel, U8s, load_f16, quantize_panels, store_f16};
 use super::pack::requantize;
 use super::search::{NEGLIGIBLE, fit_symmetric, nearest_int};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q6_K,

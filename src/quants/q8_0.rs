@@ -6,7 +6,7 @@ use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
 use super::f16::{f32_to_f16, read_f16};
 use super::legacy::largest_magnitude;
 use super::search::nearest_int;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::Q8_0,

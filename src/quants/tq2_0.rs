@@ -8,7 +8,7 @@ use super::codec::{self, Codec, DecodeBlock, EncodeBlock};
 use super::f16::read_f16;
 use super::legacy::f16_bytes;
 use super::ternary;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 pub(super) const CODEC: Codec = Codec {
     dtype: DType::TQ2_0,

@@ -12,7 +12,7 @@ use super::values::{self, Ask};
 use super::vocabulary::{self, Resolved, Vocabulary};
 use super::{chat, compat, ends, output_config, rows};
 use crate::arch::{Architecture, Role, TensorDecl};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 use crate::source::{TensorInfo, TensorTable};
 use std::collections::BTreeMap;
 

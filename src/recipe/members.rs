@@ -7,13 +7,13 @@
 use super::families;
 use super::reference::ModelRef;
 use crate::arch::{HyperParams, Role, Settings, TensorDecl, declared_config};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
+use crate::base::progress::{Progress, Silent};
 use crate::checkpoint::{self, Checkpoint, Config};
-use crate::dtype::DType;
-use crate::error::{Error, Result};
 use crate::file_kind::refuse_foreign;
 use crate::gguf;
 use crate::hub::{HubCache, HubReference};
-use crate::progress::{Progress, Silent};
 use crate::restore::restore;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::path::{Path, PathBuf};

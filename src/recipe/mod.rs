@@ -56,7 +56,7 @@ pub use summary::*;
 pub use vocabulary::Vocabulary;
 pub use yaml::Pos;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::file_kind::refuse_foreign_bytes;
 use std::path::Path;
 

@@ -5,9 +5,9 @@ use super::plan::{Place, TensorPlan};
 use super::planner::Planner;
 use super::side_files::take_token_ids;
 use crate::arch::{Settings, reconcile, set_spellings};
+use crate::base::dtype::DType;
+use crate::base::error::Result;
 use crate::checkpoint::Config;
-use crate::dtype::DType;
-use crate::error::Result;
 use crate::source::TensorInfo;
 use serde_json::Value;
 

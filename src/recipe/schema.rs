@@ -16,7 +16,7 @@ use super::params::{Clause, Given, Setting, Settings};
 use super::reference::ModelRef;
 use super::tokenizer_spec::{self, ChatTemplate, TokenizerSpec};
 use super::yaml::{self, At, Kind, Node, Pos};
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 
 /// One document: a stage.
 #[derive(Debug)]

@@ -13,7 +13,7 @@
 use super::diagnostics::Diagnostics;
 use super::schema::{Mapping, text};
 use super::yaml::{Kind, Node, Pos};
-use crate::size;
+use crate::base::size;
 
 const KEYS: &[&str] = &[
     "name",

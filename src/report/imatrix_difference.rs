@@ -2,7 +2,7 @@
 
 use super::render::one_line;
 use super::table::table;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::imatrix::{Comparison, ImportanceMatrix, TensorDifference, compare};
 use serde::Serialize;
 use std::collections::BTreeMap;

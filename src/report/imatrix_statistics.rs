@@ -4,7 +4,7 @@
 
 use super::render::{one_line, significant};
 use super::table::table;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::gguf;
 use crate::imatrix::{
     ChunkRanges, ImportanceMatrix, LayerStatistics, TensorStatistics, ranges_text,

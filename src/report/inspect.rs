@@ -1,7 +1,7 @@
 //! What is in a model file: GGUF, safetensors or importance matrix, told apart by content.
 
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{SafetensorsFile, looks_like_safetensors};
-use crate::error::{Error, Result};
 use crate::file_kind::refuse_foreign;
 use crate::gguf::{self, Array, GgufFile, Value};
 use crate::imatrix::ImportanceMatrix;

@@ -6,10 +6,10 @@
 use super::palette::letter;
 use super::render::one_line;
 use super::table::table;
+use crate::base::size;
 use crate::recipe::{
     EndRow, LayerRow, MemberSummary, ParamCell, PlanSummary, SourceCell, StageSummary,
 };
-use crate::size;
 
 /// The whole plan as tables, without a newline at the end.
 pub fn render_merge(summary: &PlanSummary) -> String {

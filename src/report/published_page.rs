@@ -6,7 +6,7 @@ use super::published::{Figures, Published, PublishedFile, QUANTIZING};
 use super::scatter::{self, Plot, Point};
 use super::svg::escape;
 use super::{heat_map, stack_picture, type_map};
-use crate::size;
+use crate::base::size;
 
 const STYLE: &str = "main{padding:8px 24px 40px}main h1{margin:16px 0 4px}main h2{margin:32px 0 8px}\
 table{border-collapse:collapse}th,td{padding:3px 14px 3px 0;text-align:right;white-space:nowrap}\

@@ -7,7 +7,7 @@
 use super::markdown::{code_block, plain};
 use super::plan::methods;
 use super::published::{Figures, Published, PublishedFile, PublishedMerge};
-use crate::size;
+use crate::base::size;
 use serde_json::{Map, Value as Json};
 
 /// Licences that the hub has a name for; others are `other` with a name of their own.

@@ -3,8 +3,8 @@
 //! from.
 
 use super::plan::methods;
+use crate::base::size;
 use crate::recipe::{MemberSummary, PlanSummary};
-use crate::size;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 

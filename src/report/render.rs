@@ -4,8 +4,8 @@ use super::inspect::{
     GgufReport, ImatrixReport, Inspection, MetadataRow, SafetensorsReport, Weights, bits_per_weight,
 };
 use super::table::table;
+use crate::base::size;
 use crate::gguf;
-use crate::size;
 use serde_json::Value as Json;
 
 /// Longer texts are cut in tables.

@@ -212,7 +212,7 @@ pub fn details(summary: &PlanSummary, stage: &StageSummary, row: Row) -> String 
         lines.push(format!("and {} more", made_of.len() - largest.len()));
     }
     if parameters > 0 {
-        lines.push(format!("{} parameters", crate::size::count(parameters)));
+        lines.push(format!("{} parameters", crate::base::size::count(parameters)));
     }
     lines.join("\n")
 }

@@ -10,8 +10,8 @@ use super::stack::{self, LEAST_SHARE, Repeat, Row};
 use super::stack_labels::{self, FONT, LINE, Label};
 use super::stack_layout::{LANE, LANE_BAR, LANE_LINK, LANE_NAME, Layout, Piece};
 use super::svg::{Rect, Svg, fit, number, text_width};
+use crate::base::size;
 use crate::recipe::{MemberShare, PlanSummary, StageSummary};
-use crate::size;
 
 const PAD: f64 = 28.0;
 /// Width of the result's column, and of the numbers to the left of it.

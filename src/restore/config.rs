@@ -7,9 +7,9 @@ use super::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
 use crate::arch::{
     Activation, Architecture, EmbeddingScale, HyperParams, Key, RopeScaling, Scores, Yarn,
 };
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::Config;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
 use crate::gguf::{GgufModel, Value};
 use serde_json::{Map, Value as Json, json};
 

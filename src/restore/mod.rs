@@ -13,8 +13,8 @@ mod config;
 mod tensors;
 
 use crate::arch::{Architecture, HyperParams};
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{Checkpoint, SideFile};
-use crate::error::{Error, Result};
 use crate::gguf::GgufModel;
 use crate::tokenizer;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The tensors of a GGUF model under Hugging Face's names, in its order of rows: a source over a source.
 
 use crate::arch::{Architecture, HyperParams};
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::gguf::{GgufModel, scale_tensor, scaled_weight, weight_scale};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};

@@ -5,8 +5,8 @@
 //! bounded by the few tensors in flight. Deliberately absent: caching; a reader that wants a tensor twice
 //! reads it twice.
 
-use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::quants;
 use rayon::prelude::*;
 use std::borrow::Cow;

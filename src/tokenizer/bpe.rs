@@ -4,7 +4,7 @@
 //! joined first, the leftmost of equal ones, until no pair has a rank. Semantics: llama.cpp
 //! `src/llama-vocab.cpp` (`llm_tokenizer_bpe_session`), October 2026.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 

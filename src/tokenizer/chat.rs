@@ -7,7 +7,7 @@
 
 use super::ChatTemplates;
 use super::jinja::{self, Date};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::Metadata;
 use minijinja::Environment;
 use serde_json::{Map, Value};

@@ -6,8 +6,8 @@
 //! Not here: rendering ([`super::ChatTemplate`]), and the templates that recipes name.
 
 use super::files::MAX_BYTES;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, Config, SideFile};
-use crate::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};
 use serde_json::Value as Json;
 

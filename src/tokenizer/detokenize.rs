@@ -6,7 +6,7 @@
 use super::bpe::byte_chars;
 use super::vocabulary::TokenKind;
 use super::{ALWAYS_CONTROL, SPACE_MARK, token_kinds};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{Metadata, bytes_of_text};
 
 /// What becomes of a token in a text.

@@ -11,8 +11,8 @@ use super::ChatTemplates;
 use super::files::{AddedToken, MAX_BYTES};
 use super::hf_slow;
 use super::tokens::TokenList;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, SideFile, json};
-use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 

@@ -2,8 +2,8 @@
 //! ones beside them. Only reading happens here; what the values mean is decided by the callers.
 
 use super::hf_slow;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{Checkpoint, Config, json};
-use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use super::hf_spm::too_many;
 use super::special::SpecialTokens;
 use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
 use super::{pretokenizer, recognize};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;

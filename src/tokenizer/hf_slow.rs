@@ -6,8 +6,8 @@
 
 use super::files::MAX_BYTES;
 use super::recognize;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::{Checkpoint, Config, SideFile, json};
-use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -9,7 +9,7 @@
 use super::files::{Merge, TokenizerFiles, TokenizerJson};
 use super::special::SpecialTokens;
 use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -46,7 +46,7 @@ pub use tokens::TokenList;
 pub use turns::{TextSequence, in_turns};
 pub use vocabulary::{SpacePrefix, TokenKind, Vocabulary};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};
 use bpe::BytePairEncoder;
 use pretokenizer::PreTokenizer;

@@ -8,7 +8,7 @@
 //! follows. The `regex` crate has no look-ahead and is linear in return, so the patterns here end in a
 //! plain `\s+` and [`Whitespace`] says what to give back.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use regex::Regex;
 
 /// What happens to a match that is white space only and is followed by something else.

@@ -6,9 +6,9 @@
 
 use super::files::TokenizerJson;
 use super::known_hashes::{KNOWN, PROBE};
+use crate::base::error::{Error, Result};
+use crate::base::hash;
 use crate::checkpoint::json;
-use crate::error::{Error, Result};
-use crate::hash;
 use serde_json::{Value, json};
 use std::path::Path;
 

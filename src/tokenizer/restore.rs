@@ -8,7 +8,7 @@ use super::detokenize::ByteChars;
 use super::sentencepiece::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
 use super::vocabulary::{TokenKind, padding_token};
 use super::{ChatTemplates, SPACE_MARK, pretokenizer, recognize, scores, token_kinds};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::gguf::{Metadata, is_utf8, shown};
 use prost::Message;
 use serde_json::{Map, Value, json};

@@ -7,7 +7,7 @@
 use super::files::TokenizerFiles;
 use super::special::SpecialTokens;
 use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use prost::Message;
 use std::path::Path;
 

@@ -9,7 +9,7 @@
 //! usual vocabularies that is at nearly every space.
 
 use super::TokenKind;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 

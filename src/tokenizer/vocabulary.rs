@@ -8,8 +8,8 @@ use super::ChatTemplates;
 use super::files::TokenizerFiles;
 use super::special::SpecialTokens;
 use super::{hf_bpe, hf_spm, sentencepiece};
+use crate::base::error::{Error, Result};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
 use crate::gguf::{Array, Metadata, Value};
 
 /// What a token is, in `tokenizer.ggml.token_type`.

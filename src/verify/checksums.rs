@@ -2,10 +2,10 @@
 //! space or an asterisk, and a file's name.
 
 use super::{Problem, Report};
-use crate::error::{Error, Result};
-use crate::hash::sha256_of_file;
+use crate::base::error::{Error, Result};
+use crate::base::hash::sha256_of_file;
+use crate::base::progress::{Progress, Unit};
 use crate::pipeline::checksums::SUMS_FILE;
-use crate::progress::{Progress, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;

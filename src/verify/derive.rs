@@ -6,13 +6,13 @@
 //! names and the seed alone.
 
 use super::{Model, Problem, Report};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
+use crate::base::mmap;
+use crate::base::progress::{Progress, Unit, check_interrupted};
 use crate::compare;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
 use crate::gguf::{GgufModel, Metadata};
 use crate::imatrix::ImportanceMatrix;
-use crate::mmap;
-use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quantize::{Group, Importance, Pruning, groups_of};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo};

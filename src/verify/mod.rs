@@ -13,9 +13,9 @@ pub use crate::pipeline::checksums::SUMS_FILE;
 pub use checksums::{Sums, listed};
 pub use derive::{Derivation, Derive};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::progress::Progress;
 use crate::gguf::{self, GgufFile, GgufModel};
-use crate::progress::Progress;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -2,10 +2,10 @@
 //! where they must be and within the file; here are the bytes between them, and the blocks.
 
 use super::{CheckedFile, Problem, Report};
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::base::mmap;
+use crate::base::progress::{Progress, Unit, check_interrupted};
 use crate::gguf::GgufFile;
-use crate::mmap;
-use crate::progress::{Progress, Unit, check_interrupted};
 use crate::quants;
 use rayon::prelude::*;
 

@@ -4,8 +4,8 @@
 //! tokens added.
 
 use crate::convert::{CONFIG, checkpoint, tensors, tokenizer_json};
+use aqueduct::base::dtype::DType;
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::dtype::DType;
 use aqueduct::gguf::{Array, GgufModel, Value};
 use aqueduct::tokenizer::{Detokenizer, Tokenizer, restore};
 use serde_json::json;

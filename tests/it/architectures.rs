@@ -6,14 +6,14 @@
 use super::cli::{Place, shipped};
 use super::convert::digest;
 use aqueduct::arch::{Architecture, HyperParams, Role};
+use aqueduct::base::dtype::DType;
+use aqueduct::base::error::Result;
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::{Checkpoint, Config, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::dtype::DType;
-use aqueduct::error::Result;
 use aqueduct::gguf::{Array, GgufModel, Metadata, Value as V};
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, Logits, Observer};
-use aqueduct::progress::Silent;
 use aqueduct::restore::restore;
 use aqueduct::source::{MemorySource, TensorData, TensorInfo};
 use serde_json::{Value, json};

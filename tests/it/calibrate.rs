@@ -3,12 +3,12 @@
 use super::architectures::{NAMES, checkpoint, converted, golden};
 use super::cli::{Place, shipped};
 use aqueduct::Result;
+use aqueduct::base::progress::Silent;
 use aqueduct::convert::OutputType;
 use aqueduct::gguf::GgufModel;
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, DecodeOptions, Feed, Footprint, Logits, Observer};
 use aqueduct::pipeline::Source;
-use aqueduct::progress::Silent;
 
 fn clerk() -> GgufModel {
     let source = Source::open(&shipped("recipes/demo/clerk")).unwrap();

@@ -1,10 +1,10 @@
 //! The calibration corpus: its manifest, and the parts of it that runs can ask for.
 
 use super::cli::{Place, shipped};
+use aqueduct::base::progress::Silent;
 use aqueduct::gguf::GgufModel;
 use aqueduct::imatrix::{self, ImportanceMatrix};
 use aqueduct::pipeline::{Calibration, Part, Source, calibration_parts};
-use aqueduct::progress::Silent;
 use aqueduct::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;

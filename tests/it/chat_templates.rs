@@ -1,10 +1,10 @@
 //! The chat templates of a model on their way through convert, merge and restore.
 
 use super::cli::{Place, shipped};
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::{self, Checkpoint, WriteOptions};
 use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::gguf::{self, Metadata};
-use aqueduct::progress::Silent;
 use aqueduct::restore::restore;
 use serde_json::{Value as Json, json};
 use std::fs;

@@ -1,9 +1,9 @@
 //! Checkpoints to GGUF models: names, order, permutation, types, metadata, and what is refused.
 
 use crate::hostile::assert_error;
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, Config, ModelCard, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, Array, GgufModel, GgufWriter};
 use aqueduct::source::{MemorySource, TensorInfo};
 use serde_json::{Value, json};

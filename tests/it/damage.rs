@@ -2,7 +2,7 @@
 //! names the tensor and leaves nothing.
 
 use super::cli::{Place, finished, shipped};
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::gguf::{self, GgufWriter};
 use aqueduct::imatrix::{Format, ImportanceMatrix};
 use aqueduct::quants;

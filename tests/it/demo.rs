@@ -1,11 +1,11 @@
 //! The demo: its recipe merges, converts, and the stack reads what its members were trained to read.
 
+use aqueduct::base::dtype::DType;
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::dtype::DType;
 use aqueduct::imatrix::{self, Options};
 use aqueduct::merge;
-use aqueduct::progress::Silent;
 use aqueduct::recipe::Folders;
 use aqueduct::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};

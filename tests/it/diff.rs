@@ -86,7 +86,8 @@ fn one_weight_another_shape_and_a_missing_tensor_are_found() {
         let mut bytes = model.tensors.read(index).unwrap().bytes.into_owned();
         if index == changed {
             let mut value = [0f32];
-            quants::decode(aqueduct::dtype::DType::F16, &bytes[2000..2002], &mut value).unwrap();
+            quants::decode(aqueduct::base::dtype::DType::F16, &bytes[2000..2002], &mut value)
+                .unwrap();
             bytes[2001] ^= 0x80;
             assert!(value[0] != 0.0);
         }

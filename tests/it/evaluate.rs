@@ -1,12 +1,12 @@
 //! Evaluation: the peer's files and figures met, every type of file evaluated, and what is refused.
 
 use super::cli::{Place, arguments, finished, one_error, shipped};
+use aqueduct::base::dtype::DType;
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::dtype::DType;
 use aqueduct::evaluate::{Against, Evaluation, Keep, Options, Subject, evaluate};
 use aqueduct::gguf;
-use aqueduct::progress::Silent;
 use aqueduct::quantize::Ftype;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;

@@ -5,12 +5,12 @@
 use super::architectures::{checkpoint, write_folder};
 use super::cli::{Place, shipped};
 use super::imatrix_resume::interrupt;
+use aqueduct::base::error::Result;
+use aqueduct::base::progress::Silent;
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::error::Result;
 use aqueduct::gguf::{self, GgufModel};
 use aqueduct::imatrix::{self, ImportanceMatrix};
 use aqueduct::kernels::Precision;
-use aqueduct::progress::Silent;
 use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, RunOptions};
 use aqueduct::source::{TensorData, TensorSource, TensorTable};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Files in and out: what is written is read back, in every form files come in.
 
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::gguf::{self, Array, GgufFile, GgufModel, GgufWriter, Layout, Metadata, Value};
 use aqueduct::source::TensorInfo;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Hugging Face folders: what is written is read back, by this library and by the safetensors crate.
 
+use aqueduct::base::dtype::DType;
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::{self, Checkpoint, Config, SafetensorsFile, WriteOptions};
-use aqueduct::dtype::DType;
-use aqueduct::progress::Silent;
 use aqueduct::source::{MemorySource, TensorInfo, TensorSource};
 use std::collections::BTreeSet;
 use std::fs;

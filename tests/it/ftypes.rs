@@ -2,7 +2,7 @@
 //! tensor's type, and its bytes. tests/data/quantize/README.md says what made the hashes.
 
 use super::cli::{Place, shipped};
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::gguf::{self, GgufModel};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;

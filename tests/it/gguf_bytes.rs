@@ -1,8 +1,8 @@
 //! Strings of a GGUF file that are no UTF-8 are carried byte for byte.
 
 use crate::cli::{Place, shipped};
+use aqueduct::base::progress::Silent;
 use aqueduct::gguf::{self, Array, GgufModel, Value, text_of_bytes};
-use aqueduct::progress::Silent;
 use std::sync::Arc;
 
 /// What the third and the fourth token become.

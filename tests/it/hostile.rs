@@ -2,8 +2,8 @@
 
 use super::folders;
 use aqueduct::Result;
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};
-use aqueduct::dtype::DType;
 use aqueduct::gguf;
 use std::fs;
 use std::path::{Path, PathBuf};

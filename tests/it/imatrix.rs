@@ -1,10 +1,10 @@
 //! Importance matrices: the peer's files read and written, and, on a real model, its values met.
 
+use aqueduct::base::progress::{Progress, Silent, Unit};
 use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{self, ConvertOptions};
 use aqueduct::imatrix::{self, Format, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
-use aqueduct::progress::{Progress, Silent, Unit};
 use aqueduct::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -2,12 +2,12 @@
 
 use super::cli::{Place, shipped};
 use super::hostile::entries;
+use aqueduct::base::progress::Silent;
 use aqueduct::convert::ConvertOptions;
 use aqueduct::gguf::GgufModel;
 use aqueduct::imatrix::{self, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
 use aqueduct::pipeline::Source;
-use aqueduct::progress::Silent;
 use aqueduct::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 use std::fs;

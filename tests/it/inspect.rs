@@ -2,7 +2,7 @@
 
 use super::folders;
 use super::hostile::assert_error;
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::gguf::{self, Array, GgufWriter, Metadata, Value};
 use aqueduct::imatrix::{Entry, Format, ImportanceMatrix};
 use aqueduct::report::{Inspection, inspect};

@@ -2,9 +2,9 @@
 
 use super::cli::Place;
 use super::pytorch;
+use aqueduct::base::dtype::DType;
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::{self, Checkpoint, WriteOptions, with_adapter};
-use aqueduct::dtype::DType;
-use aqueduct::progress::Silent;
 use aqueduct::quants;
 use aqueduct::source::{MemorySource, TensorInfo};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Merges against the peer's output, and the properties of merged sources.
 
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::Checkpoint;
-use aqueduct::dtype::DType;
 use aqueduct::merge;
 use aqueduct::recipe::{Folders, MemberLookup, MergePlan, Missing, ModelRef, plan_text};
 use aqueduct::source::{MemorySource, PART_BYTES, TensorData, TensorInfo, TensorSource};

@@ -1,13 +1,13 @@
 //! The forward pass against a naive one in f64, and what it refuses.
 
 use aqueduct::arch::HyperParams;
-use aqueduct::dtype::DType;
-use aqueduct::error::Result;
+use aqueduct::base::dtype::DType;
+use aqueduct::base::error::Result;
+use aqueduct::base::progress::Silent;
 use aqueduct::gguf::{GgufModel, Metadata};
 use aqueduct::imatrix;
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, Logits, Observer};
-use aqueduct::progress::Silent;
 use aqueduct::source::{MemorySource, TensorData, TensorInfo, TensorTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;

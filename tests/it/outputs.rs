@@ -3,11 +3,11 @@
 use super::folders;
 use super::hostile::{assert_error, entries, sharded};
 use aqueduct::Result;
+use aqueduct::base::dtype::DType;
+use aqueduct::base::output::{self, OutputDir, OutputFile};
+use aqueduct::base::progress::{self, Silent};
 use aqueduct::checkpoint::{self, Checkpoint, WriteOptions};
-use aqueduct::dtype::DType;
 use aqueduct::gguf::{GgufFile, GgufWriter, Metadata};
-use aqueduct::output::{self, OutputDir, OutputFile};
-use aqueduct::progress::{self, Silent};
 use aqueduct::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -55,7 +55,7 @@ fn the_demo_plan_shows_members_weights_and_sizes() {
     assert_eq!(row(&text, "demo-Q8_0.gguf")[1], "8.53");
     assert_eq!(row(&text, "demo-F16.gguf").last(), Some(&"on request: convert --type f16"));
     let stack = row(&text, "demo-stack/");
-    assert_eq!(stack[1], aqueduct::size::display(plan.bytes()));
+    assert_eq!(stack[1], aqueduct::base::size::display(plan.bytes()));
     let built = forecast.files.iter().chain([&forecast.imatrix]).map(|file| file.bytes);
     assert_eq!(forecast.disk, built.sum::<u64>());
 }

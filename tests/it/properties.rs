@@ -2,7 +2,7 @@
 //! what is taken decodes to numbers, a round trip stays near, and nothing panics.
 
 use super::stress::{self, PATTERNS, ROW_LEN, Random, power};
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::quants;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};

@@ -3,8 +3,8 @@
 
 use super::hostile::assert_error;
 use super::{cli::Place, folders};
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::Checkpoint;
-use aqueduct::dtype::DType;
 use std::fs;
 use std::path::{Path, PathBuf};
 

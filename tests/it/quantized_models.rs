@@ -4,9 +4,9 @@
 
 use super::cli::{Place, shipped};
 use super::convert::digest;
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, GgufModel};
 use aqueduct::restore::restore;
 use aqueduct::source::TensorSource;

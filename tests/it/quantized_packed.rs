@@ -3,8 +3,8 @@
 //! tests/data/quantized/README.md says what made the data (scripts/check-packed-sources).
 
 use super::cli::shipped;
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};
-use aqueduct::dtype::DType;
 use aqueduct::quants;
 use aqueduct::source::TensorSource;
 use safetensors::Dtype;

@@ -3,9 +3,9 @@
 
 use crate::hostile::assert_error;
 use crate::{convert, folders};
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert as to_gguf};
-use aqueduct::dtype::DType;
 use aqueduct::merge;
 use aqueduct::quants;
 use aqueduct::recipe::Folders;

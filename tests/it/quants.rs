@@ -2,7 +2,7 @@
 //!
 //! What made the data is written in tests/data/quants/README.md.
 
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::quants;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Every kind of problem a recipe can have: where it is reported, and what to do about it.
 
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, Config};
-use aqueduct::dtype::DType;
 use aqueduct::merge;
 use aqueduct::recipe::{
     Diagnostic, MemberLookup, MergePlan, Missing, ModelRef, Severity, plan_text, shape_checkpoint,

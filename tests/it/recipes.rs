@@ -47,7 +47,7 @@ fn the_table_of_recipes_has_a_row_for_each_with_the_right_numbers() {
         let row = row.unwrap_or_else(|| panic!("no row for {name}"));
         let plan = planned(&path);
         let (layers, parameters) = (plan.output().hyper.n_layer, plan.parameters());
-        let numbers = format!("| {layers} | {} |", aqueduct::size::count(parameters));
+        let numbers = format!("| {layers} | {} |", aqueduct::base::size::count(parameters));
         assert!(row.ends_with(&numbers), "{row} should end with {numbers}");
     }
 }

@@ -2,9 +2,9 @@
 
 use super::cli::{Place, shipped};
 use super::{convert as conversion, hostile::assert_error};
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::dtype::DType;
 use aqueduct::gguf::{self, Array, GgufModel, Metadata, Value};
 use aqueduct::restore::restore;
 use aqueduct::source::{MemorySource, TensorInfo};
@@ -273,7 +273,7 @@ fn a_tokenizer_that_cannot_be_restored_is_missed_only_where_it_is_needed() {
     let place = Place::new();
     let mut model = convert(&clerk(), &options(OutputType::F16)).unwrap();
     model.metadata.set("tokenizer.ggml.pre", "default");
-    let layout = aqueduct::progress::Silent;
+    let layout = aqueduct::base::progress::Silent;
     gguf::write(&model, &place.path("odd.gguf"), false, &layout).unwrap();
     let recipe = "merge_method: passthrough\nmodels: [{model: odd.gguf}]\n";
     fs::write(place.path("recipe.yml"), recipe).unwrap();

@@ -4,11 +4,12 @@
 use super::cli::{Place, finished};
 use super::folders;
 use super::hostile::{assert_error, entries};
+use aqueduct::Result;
+use aqueduct::base::dtype::DType;
+use aqueduct::base::output;
+use aqueduct::base::progress::{Progress, Unit};
 use aqueduct::checkpoint::{self, Checkpoint, Mark, Resume, WriteOptions, Written};
-use aqueduct::dtype::DType;
-use aqueduct::progress::{Progress, Unit};
 use aqueduct::source::{PART_BYTES, TensorData, TensorInfo, TensorSource, TensorTable};
-use aqueduct::{Result, output};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -2,9 +2,9 @@
 //! files by hash. tests/data/quantize/README.md says what made the hashes.
 
 use super::cli::{Place, shipped};
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
+use aqueduct::base::progress::Silent;
 use aqueduct::gguf::{self, GgufFile, GgufWriter, Metadata, Value, shard_name};
-use aqueduct::progress::Silent;
 use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions, Sharding};
 use sha2::{Digest, Sha256};
 use std::fs;

@@ -31,9 +31,9 @@ pub fn edit_weights(file: &Path, edit: impl FnOnce(&mut Stored)) {
 /// Values of an F16 or F32 tensor.
 fn values(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     let own = match dtype {
-        Dtype::F32 => aqueduct::dtype::DType::F32,
-        Dtype::BF16 => aqueduct::dtype::DType::BF16,
-        _ => aqueduct::dtype::DType::F16,
+        Dtype::F32 => aqueduct::base::dtype::DType::F32,
+        Dtype::BF16 => aqueduct::base::dtype::DType::BF16,
+        _ => aqueduct::base::dtype::DType::F16,
     };
     let mut out = vec![0.0; bytes.len() / own.block_bytes()];
     aqueduct::quants::decode(own, bytes, &mut out).unwrap();

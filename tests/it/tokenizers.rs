@@ -1,11 +1,11 @@
 //! Merges of models whose vocabularies differ: rows, tokenizer files, configuration.
 
 use crate::vocabulary::{PIECES, sentencepiece};
+use aqueduct::base::progress::Silent;
 use aqueduct::checkpoint::{self, Checkpoint, SideFile, WriteOptions};
 use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::gguf::{Array, GgufModel, Value};
 use aqueduct::merge;
-use aqueduct::progress::Silent;
 use aqueduct::recipe::{Diagnostic, Folders, MergePlan, Severity, ShapesOnly, plan_text, render};
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};

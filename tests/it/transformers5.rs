@@ -6,9 +6,9 @@ use super::architectures::{NAMES, checkpoint, converted, golden, shown, write_fo
 use super::cli::{Place, shipped};
 use super::convert::digest;
 use aqueduct::arch::declared_form;
+use aqueduct::base::dtype::DType;
 use aqueduct::checkpoint::{Checkpoint, SideFile};
 use aqueduct::convert::OutputType;
-use aqueduct::dtype::DType;
 use aqueduct::gguf::GgufModel;
 use aqueduct::restore::restore;
 use aqueduct::source::{MemorySource, TensorInfo};

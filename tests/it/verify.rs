@@ -1,7 +1,7 @@
 //! `aqueduct verify`: what is whole passes, and each kind of damage is found, with its place.
 
 use super::cli::{Place, Ran, finished, one_error, shipped};
-use aqueduct::dtype::DType;
+use aqueduct::base::dtype::DType;
 use aqueduct::gguf::{GgufFile, GgufWriter, Metadata, shard_name};
 use aqueduct::source::TensorInfo;
 use serde_json::Value as Json;

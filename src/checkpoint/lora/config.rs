@@ -5,7 +5,7 @@
 //! (`check_target_module_exists`).
 
 use super::super::Config;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 

@@ -17,7 +17,7 @@ mod plan;
 use super::folder::side_files;
 use super::weights::WeightsFile;
 use super::{Checkpoint, Config, SideFile};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::quants;
 use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use config::LoraConfig;

@@ -8,7 +8,7 @@
 use super::super::weights::{WeightsEntry, WeightsFile};
 use super::config::{LoraConfig, Targets, is_called, is_within};
 use super::names::{Meaning, Part, parse};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::source::{TensorInfo, TensorSource};
 use std::collections::{BTreeMap, HashMap};
 

@@ -10,7 +10,7 @@ use super::integers::{self, Widths};
 use super::joining::Joining;
 use super::settings::{self, Settings};
 use super::{fp4, fp8};
-use crate::error::Result;
+use crate::base::error::Result;
 use serde_json::{Map, Value};
 
 pub(super) const METHOD: Method = Method { accepts, join };

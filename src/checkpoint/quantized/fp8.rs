@@ -11,8 +11,8 @@ use super::scales::Grid;
 use super::settings::Settings;
 use super::source::Decoder;
 use super::{Method, products};
+use crate::base::error::Result;
 use crate::checkpoint::stored::{Kind, StoredTensor};
-use crate::error::Result;
 use crate::quants::fp8;
 use safetensors::Dtype;
 

@@ -12,8 +12,8 @@ use super::packed::{
 };
 use super::settings::Settings;
 use super::source::Decoder;
-use crate::dtype::DType;
-use crate::error::Result as Outcome;
+use crate::base::dtype::DType;
+use crate::base::error::Result as Outcome;
 use crate::quants;
 use safetensors::Dtype;
 use std::ops::Range;

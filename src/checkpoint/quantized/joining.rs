@@ -2,9 +2,9 @@
 
 use super::settings::Settings;
 use super::source::{Decoder, FolderSource, Origin};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::stored::{Kind, Stored, StoredTensor};
-use crate::dtype::DType;
-use crate::error::{Error, Result};
 use crate::source::{TensorInfo, TensorTable};
 
 /// What runtimes keep beside quantized weights and plain weights do not need: the scales of activations

@@ -34,7 +34,7 @@ use self::scales::Grid;
 use self::settings::Settings;
 use super::Config;
 use super::stored::{Kind, Stored};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::source::TensorSource;
 use std::path::Path;
 use std::sync::Arc;

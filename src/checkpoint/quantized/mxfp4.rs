@@ -31,7 +31,7 @@ pub(super) fn blocks(packed: &[u8], scales: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
     use crate::quants;
 
     #[test]

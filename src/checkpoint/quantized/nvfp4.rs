@@ -70,7 +70,7 @@ pub(super) fn blocks(packed: &[u8], scales: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::base::dtype::DType;
     use crate::quants;
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::joining::Joining;
 use super::settings::Settings;
+use crate::base::dtype::DType;
 use crate::checkpoint::stored::StoredTensor;
-use crate::dtype::DType;
 use safetensors::Dtype;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Scales of weights: one for a tensor, a row, a group of columns or a block, over matrices and stacks.
 
+use crate::base::dtype::DType;
 use crate::checkpoint::stored::StoredTensor;
-use crate::dtype::DType;
 use crate::quants::{self, fp8};
 use safetensors::Dtype;
 

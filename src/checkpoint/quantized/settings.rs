@@ -1,7 +1,7 @@
 //! How a folder says that its weights are quantized: `quantization_config` in config.json, or elsewhere.
 
+use crate::base::error::Result;
 use crate::checkpoint::Config;
-use crate::error::Result;
 use serde_json::{Map, Value};
 use std::path::Path;
 

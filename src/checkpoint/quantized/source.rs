@@ -1,9 +1,9 @@
 //! [`FolderSource`]: the tensors of a folder. Plain ones are read as they are stored, packed ones with their scales
 //! as F32, decoded in groups of rows when they are read.
 
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result};
 use crate::checkpoint::stored::Stored;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
 use crate::source::{Blocks, PART_BYTES, Sink, TensorData, TensorInfo, TensorSource, TensorTable};
 use rayon::prelude::*;
 use std::borrow::Cow;

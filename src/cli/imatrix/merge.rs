@@ -2,8 +2,9 @@
 
 use super::super::{Context, show as print};
 use super::Layout;
+use aqueduct::Error;
+use aqueduct::base::output;
 use aqueduct::imatrix::{ImportanceMatrix, merge_shards, ranges_text};
-use aqueduct::{Error, output};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;

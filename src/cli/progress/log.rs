@@ -5,8 +5,9 @@
 
 use super::super::shell;
 use super::event::Event;
+use aqueduct::Error;
+use aqueduct::base::size;
 use aqueduct::report::tame;
-use aqueduct::{Error, size};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};

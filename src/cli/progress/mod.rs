@@ -15,8 +15,8 @@ pub use log::Log;
 pub use track::StageTime;
 
 use super::colour::{self, ERROR, WARNING, paint};
-use aqueduct::memory::{self, Resident};
-use aqueduct::progress::{Progress, Unit};
+use aqueduct::base::memory::{self, Resident};
+use aqueduct::base::progress::{Progress, Unit};
 use event::State;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};

@@ -7,7 +7,7 @@
 //! million elements of larger tensors at random where all are counted here. Divergences are f64.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output, step_of_rows};
 use crate::merge::select::Scores;
 use crate::recipe::{BaseRule, MethodSpec};

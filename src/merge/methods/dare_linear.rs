@@ -6,7 +6,7 @@
 //! mergekit does (`sparsify.py`, `bernoulli`, 0.1.5); see [`crate::merge::task_vectors`].
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};

@@ -9,7 +9,7 @@
 //! <https://arxiv.org/abs/2603.04972>. Details as in mergekit's `merge_methods/karcher.py`, 0.1.5.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{MethodSpec, ParamDefault, ParamSpec};

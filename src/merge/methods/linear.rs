@@ -3,7 +3,7 @@
 //! "Model soups", Wortsman et al. 2022, <https://arxiv.org/abs/2203.05482>.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 

@@ -29,7 +29,7 @@ pub(super) mod testing;
 mod ties;
 
 use super::chunks::{Job, Output};
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::recipe::{MethodSpec, TensorPlan};
 
 /// Every method.

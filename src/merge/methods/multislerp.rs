@@ -9,7 +9,7 @@
 //! `merge_methods/multislerp.py`, 0.1.5.
 
 use super::Method;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};

@@ -5,7 +5,7 @@
 //! `merge_methods/nearswap.py`, 0.1.5.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 

@@ -7,7 +7,7 @@
 //! After mergekit's `merge_methods/nuslerp.py`, 0.1.5; angles are measured in f64.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};

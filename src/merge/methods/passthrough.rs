@@ -1,7 +1,7 @@
 //! Passthrough: one model's tensor, times `scale` if that is given. What stacks are made of.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 

@@ -5,7 +5,7 @@
 //! <https://arxiv.org/abs/2601.13572>; details as in mergekit's `merge_methods/ram.py`, 0.1.5.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};

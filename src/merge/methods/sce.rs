@@ -8,7 +8,7 @@
 //! Details as in mergekit's `merge_methods/sce.py`, 0.1.5.
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::consensus;
 use crate::merge::select::{Cut, Scores};

@@ -4,7 +4,7 @@
 //! mergekit's `generalized_task_arithmetic.py`, 0.1.5; see [`crate::merge::task_vectors`].
 
 use super::Method;
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};

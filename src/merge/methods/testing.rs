@@ -1,7 +1,7 @@
 //! What the methods' tests share: merging slices without files, and values to merge.
 
 use super::Method;
-use crate::dtype::DType;
+use crate::base::dtype::DType;
 use crate::merge::chunks::{Job, JobInput, Output};
 use crate::recipe::{Input, Place, TensorInput, TensorPlan, Value, Values};
 use crate::source::{TensorData, TensorInfo};

@@ -3,8 +3,8 @@
 //! Deliberately absent: whether they are there, which the state of the folder knows.
 
 use super::Stages;
+use crate::base::error::Result;
 use crate::checkpoint::Mark;
-use crate::error::Result;
 use crate::gguf::{Layout, Metadata, shard_paths};
 use crate::imatrix;
 use crate::pipeline::build::Prepared;

@@ -1,7 +1,7 @@
 //! What the state of a folder tells of outputs, and of names.
 
 use super::*;
-use crate::progress::Silent;
+use crate::base::progress::Silent;
 
 fn mark(bytes: &str) -> Vec<Mark> {
     vec![Mark::new("the text", bytes)]

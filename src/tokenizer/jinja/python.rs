@@ -1,6 +1,6 @@
 //! Values as Python sees and prints them.
 
-use crate::sync::lock;
+use crate::base::sync::lock;
 use minijinja::value::{DynObject, Enumerator, Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::collections::VecDeque;

@@ -8,11 +8,11 @@
 //! in it is worth keeping. A file that can be continued is under the same name ([`OutputFile::reopen`]), or has its saved
 //! state there, whole in itself ([`part_path`]).
 
-use crate::error::{Error, Result};
-use crate::progress::check_interrupted;
-use crate::size;
-use crate::sync::lock;
-use crate::system;
+use crate::base::error::{Error, Result};
+use crate::base::progress::check_interrupted;
+use crate::base::size;
+use crate::base::sync::lock;
+use crate::base::system;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;

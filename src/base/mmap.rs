@@ -6,7 +6,7 @@
 //! The one place outside the SIMD kernels with `unsafe` in it. Deliberately absent: writable maps;
 //! outputs are written with ordinary writes.
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Deref;

@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: what is hashed and why, which each caller says.
 
-use crate::error::{Error, Result};
-use crate::progress::check_interrupted;
+use crate::base::error::{Error, Result};
+use crate::base::progress::check_interrupted;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;

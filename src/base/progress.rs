@@ -7,7 +7,7 @@
 //! it go *steps*, one after the other, each of which counts something. Most stages are a single step; a stage of several
 //! alike, a pass of each of five models, is announced with [`Progress::stage`].
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a stage counts.
