@@ -1,17 +1,15 @@
 //! Aqueduct carries model weights from a merge recipe to distributable GGUF quants.
 //!
-//! Weights flow one tensor at a time through [`source::TensorSource`]s; see ARCHITECTURE.md for the
+//! Weights flow one tensor at a time through [`formats::source::TensorSource`]s; see ARCHITECTURE.md for the
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod arch;
 pub mod base;
 pub mod calibrate;
-pub mod checkpoint;
 pub mod compare;
 pub mod convert;
 pub mod evaluate;
-pub mod file_kind;
-pub mod gguf;
+pub mod formats;
 pub mod hub;
 pub mod imatrix;
 pub mod kernels;
@@ -24,7 +22,6 @@ pub mod quants;
 pub mod recipe;
 pub mod report;
 pub mod restore;
-pub mod source;
 pub mod tokenizer;
 pub mod verify;
 

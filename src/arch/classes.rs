@@ -4,7 +4,7 @@
 
 use super::Architecture;
 use crate::base::error::{Error, Result};
-use crate::checkpoint::Config;
+use crate::formats::checkpoint::Config;
 
 /// A model class of transformers.
 #[derive(Debug)]

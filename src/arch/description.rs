@@ -8,8 +8,8 @@ use super::spellings::Settings;
 use super::tensor::{EMBEDDING, HEAD};
 use super::{Architecture, HyperParams, Role};
 use crate::base::error::Result;
-use crate::checkpoint::{Checkpoint, Config};
-use crate::source::{TensorSource, TensorTable};
+use crate::formats::checkpoint::{Checkpoint, Config};
+use crate::formats::source::{TensorSource, TensorTable};
 
 /// The architecture and sizes of a checkpoint, and what its reader should hear about.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ fn lost_head(tensors: &dyn TensorSource, arch: &Architecture) -> Option<String> 
 mod tests {
     use super::*;
     use crate::base::dtype::DType;
-    use crate::source::{MemorySource, TensorInfo};
+    use crate::formats::source::{MemorySource, TensorInfo};
     use std::sync::Arc;
 
     fn gemma2(head: Option<u8>) -> Vec<String> {

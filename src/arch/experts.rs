@@ -10,8 +10,8 @@
 use super::spellings::Settings;
 use super::{Architecture, HyperParams, TensorDecl, canonical_number};
 use crate::base::error::{Error, Result};
-use crate::gguf::Metadata;
-use crate::source::TensorTable;
+use crate::formats::gguf::Metadata;
+use crate::formats::source::TensorTable;
 
 /// Where the expert's number goes in a Hugging Face name.
 const EXPERT: &str = "{e}";
@@ -148,7 +148,7 @@ pub struct Parameters {
 impl Parameters {
     /// Counts those of `table`, be it a checkpoint's or a GGUF model's.
     pub fn of(table: &TensorTable, hyper: &HyperParams) -> Parameters {
-        let elements = |infos: &mut dyn Iterator<Item = &crate::source::TensorInfo>| {
+        let elements = |infos: &mut dyn Iterator<Item = &crate::formats::source::TensorInfo>| {
             infos.map(|info| info.elements() as u64).sum::<u64>()
         };
         let total = elements(&mut table.infos().iter());

@@ -6,7 +6,7 @@
 use super::spellings::Settings;
 use super::{Architecture, EmbeddingScale, Experts, HyperParams, Key, RopeScaling, Scores};
 use crate::base::error::{Error, Result};
-use crate::checkpoint::Config;
+use crate::formats::checkpoint::Config;
 use serde_json::Value;
 
 impl HyperParams {

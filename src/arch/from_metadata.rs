@@ -6,7 +6,7 @@
 use super::tensor::HEAD;
 use super::{Architecture, EmbeddingScale, Experts, HyperParams, RopeScaling, Scores, Yarn};
 use crate::base::error::{Error, Result};
-use crate::gguf::{Array, GgufModel, Metadata, Value};
+use crate::formats::gguf::{Array, GgufModel, Metadata, Value};
 
 /// The keys of one architecture.
 struct Keys<'a> {

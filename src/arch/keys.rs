@@ -3,7 +3,7 @@
 //! Names: llama.cpp `gguf-py/gguf/constants.py`, October 2026. Reading them is in `from_metadata`.
 
 use super::{Architecture, HyperParams, RopeScaling};
-use crate::gguf::{Array, Metadata, Value};
+use crate::formats::gguf::{Array, Metadata, Value};
 
 /// A hyperparameter in GGUF, or some that go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

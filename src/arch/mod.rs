@@ -42,7 +42,7 @@ pub use spellings::{Settings, reconcile, set_spellings};
 pub use tensor::{Dim, Permute, Role, TensorDecl};
 
 use crate::base::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::formats::gguf::Metadata;
 
 /// Every architecture this program knows.
 pub static ALL: &[&Architecture] = &[

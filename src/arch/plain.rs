@@ -7,8 +7,8 @@
 
 use super::{Architecture, HyperParams, Settings, TensorDecl, match_pattern, wrapper};
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{Checkpoint, Config};
-use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::formats::checkpoint::{Checkpoint, Config};
+use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -257,7 +257,7 @@ impl TensorSource for DeclaredSource {
 mod tests {
     use super::*;
     use crate::base::dtype::DType;
-    use crate::source::MemorySource;
+    use crate::formats::source::MemorySource;
 
     /// Two experts of 2 x 3 matrices whose elements are numbered.
     fn fused(shapes: [Vec<usize>; 2]) -> Result<Checkpoint> {

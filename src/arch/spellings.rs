@@ -8,7 +8,7 @@ use super::classes::Class;
 use super::rope_settings::Rope;
 use super::{Activation, Architecture};
 use crate::base::error::{Error, Result};
-use crate::checkpoint::Config;
+use crate::formats::checkpoint::Config;
 use serde_json::Value;
 
 /// The keys of one fact, the one that counts first.

@@ -6,7 +6,7 @@
 
 use super::classes::Class;
 use crate::base::error::Result;
-use crate::checkpoint::Config;
+use crate::formats::checkpoint::Config;
 use serde_json::{Map, Value};
 
 /// Keys under which the text model's configuration is.

@@ -16,7 +16,7 @@ pub use sampler::Sampling;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Unit};
 use crate::base::size;
-use crate::gguf::GgufModel;
+use crate::formats::gguf::GgufModel;
 use crate::kernels::Precision;
 use crate::model::{self, DecodeOptions, Footprint};
 use crate::tokenizer::{Detokenizer, Role, Tokenizer};

@@ -5,7 +5,7 @@ use super::{Context, show};
 use aqueduct::base::output;
 use aqueduct::base::size;
 use aqueduct::convert::{ConvertOptions, OutputType};
-use aqueduct::gguf;
+use aqueduct::formats::gguf;
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
 use clap::Args;

@@ -3,7 +3,7 @@
 use super::{Context, show};
 use aqueduct::base::output;
 use aqueduct::base::size;
-use aqueduct::gguf;
+use aqueduct::formats::gguf;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;

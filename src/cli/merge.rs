@@ -5,7 +5,7 @@ use super::{Context, shell, show};
 use aqueduct::Error;
 use aqueduct::base::output;
 use aqueduct::base::size;
-use aqueduct::checkpoint::{self, Resume, WriteOptions};
+use aqueduct::formats::checkpoint::{self, Resume, WriteOptions};
 use aqueduct::merge;
 use aqueduct::pipeline::{Source, recipe_files};
 use clap::Args;

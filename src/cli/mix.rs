@@ -1,7 +1,7 @@
 //! Arguments that change a quantized file's mix, with llama-quantize's names.
 
 use aqueduct::base::dtype::DType;
-use aqueduct::gguf::{GgufModel, Value};
+use aqueduct::formats::gguf::{GgufModel, Value};
 use aqueduct::quantize::{Importance, PlanOptions, Pruning, Sharding, TensorType, writable};
 use aqueduct::{Error, Result};
 use clap::Args;

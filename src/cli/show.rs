@@ -2,7 +2,7 @@
 
 use super::colour::{self, STRONG, paint};
 use aqueduct::base::size;
-use aqueduct::gguf::GgufModel;
+use aqueduct::formats::gguf::GgufModel;
 use aqueduct::quantize::{QuantPlan, Written};
 use aqueduct::{Result, report};
 use serde::Serialize;

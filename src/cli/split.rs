@@ -4,7 +4,7 @@ use super::{Context, show};
 use aqueduct::Error;
 use aqueduct::base::output;
 use aqueduct::base::size;
-use aqueduct::gguf::{self, Shards};
+use aqueduct::formats::gguf::{self, Shards};
 use clap::Args;
 use serde::Serialize;
 use std::num::NonZeroUsize;

@@ -7,7 +7,7 @@ use anyhow::bail;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::size;
 use aqueduct::convert::{ConvertOptions, OutputType};
-use aqueduct::gguf::{self, GgufModel, Value};
+use aqueduct::formats::gguf::{self, GgufModel, Value};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::Pruning;
 use aqueduct::report::tame;

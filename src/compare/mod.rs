@@ -12,8 +12,8 @@ pub use sums::Sums;
 
 use crate::base::error::Result;
 use crate::base::progress::{Progress, Unit, check_interrupted};
-use crate::gguf::{GgufModel, Metadata, Value};
-use crate::source::TensorInfo;
+use crate::formats::gguf::{GgufModel, Metadata, Value};
+use crate::formats::source::TensorInfo;
 
 /// How a second model differs from a first.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ pub fn models(
         progress.advance(bytes(index));
     }
     progress.end();
-    let lacks = |infos: &[TensorInfo], table: &crate::source::TensorTable| {
+    let lacks = |infos: &[TensorInfo], table: &crate::formats::source::TensorTable| {
         infos.iter().filter(|info| table.get(&info.name).is_none()).cloned().collect()
     };
     Ok(ModelComparison {

@@ -4,8 +4,8 @@ use super::{Sums, Values};
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
 use crate::base::progress::check_interrupted;
+use crate::formats::source::{TensorData, TensorInfo, TensorSource};
 use crate::quants;
-use crate::source::{TensorData, TensorInfo, TensorSource};
 use rayon::prelude::*;
 
 /// Elements of a group of rows: both sides' values fit a core's second-level cache.

@@ -5,7 +5,7 @@
 
 use crate::arch::{Role, TensorDecl};
 use crate::base::dtype::DType;
-use crate::source::{Blocks, TensorInfo, TensorSource};
+use crate::formats::source::{Blocks, TensorInfo, TensorSource};
 
 /// The blocks that make one tensor of the GGUF model: those of a matrix, or of all experts' matrices.
 pub(super) struct Kept {

@@ -6,8 +6,8 @@
 
 use super::naming::{self, NameParts};
 use crate::arch::Parameters;
-use crate::checkpoint::Checkpoint;
-use crate::gguf::{Array, Metadata, Value};
+use crate::formats::checkpoint::Checkpoint;
+use crate::formats::gguf::{Array, Metadata, Value};
 use serde_json::{Map, Value as Json};
 
 /// The keys of front matter that tell a thing: llama.cpp's own convention, the same with `model_`, and

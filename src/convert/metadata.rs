@@ -8,8 +8,8 @@ use super::{ConvertOptions, identity};
 use crate::arch::{Architecture, HyperParams, Key, Parameters, VocabularyRules};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
-use crate::checkpoint::{Checkpoint, Config};
-use crate::gguf::{Metadata, Value};
+use crate::formats::checkpoint::{Checkpoint, Config};
+use crate::formats::gguf::{Metadata, Value};
 use crate::tokenizer::Vocabulary;
 use serde_json::{Map, Value as Json};
 

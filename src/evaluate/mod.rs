@@ -21,7 +21,7 @@ pub use text::Text;
 
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
-use crate::gguf::GgufModel;
+use crate::formats::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer};
 use crate::tokenizer::Tokenizer;

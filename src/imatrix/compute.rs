@@ -12,7 +12,7 @@ use super::saving::Saving;
 use super::{Entry, ImportanceMatrix};
 use crate::base::error::Result;
 use crate::base::progress::Progress;
-use crate::gguf::GgufModel;
+use crate::formats::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
 use crate::model::{self, Activations, Logits, Observer, Resumed, Snapshot};
 use crate::tokenizer::{TextSequence, Tokenizer};

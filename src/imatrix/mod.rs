@@ -36,7 +36,7 @@ pub use statistics::{LayerStatistics, TensorStatistics, kind, split_layer};
 use crate::base::error::{Error, Result};
 use crate::base::mmap::Mmap;
 use crate::base::output;
-use crate::file_kind::refuse_foreign;
+use crate::formats::file_kind::refuse_foreign;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -80,7 +80,7 @@ impl ImportanceMatrix {
     /// Reads a file of either layout, told apart by content.
     pub fn read(path: impl AsRef<Path>) -> Result<ImportanceMatrix> {
         let path = path.as_ref();
-        if crate::gguf::is_gguf(path)? {
+        if crate::formats::gguf::is_gguf(path)? {
             return gguf::read(path);
         }
         refuse_foreign(path)?;

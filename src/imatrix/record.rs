@@ -12,7 +12,7 @@ use super::perplexity::{Likelihood, Perplexity};
 use super::statistics::split_layer;
 use crate::base::error::{Error, Result};
 use crate::base::hash::hex;
-use crate::gguf::{Array, GgufModel, Layout, Metadata, Value};
+use crate::formats::gguf::{Array, GgufModel, Layout, Metadata, Value};
 use crate::kernels::Precision;
 use sha2::{Digest, Sha256};
 use std::ops::Range;

@@ -7,10 +7,10 @@ use super::buffers;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
+use crate::formats::source::{PART_BYTES, Sink, TensorData, TensorInfo, in_parts};
 use crate::quants;
 use crate::quants::simd::{Level, Work};
 use crate::recipe::TensorPlan;
-use crate::source::{PART_BYTES, Sink, TensorData, TensorInfo, in_parts};
 use rayon::prelude::*;
 
 /// Elements of a chunk. A multiple of every block length.
@@ -46,7 +46,7 @@ pub struct Job<'a> {
     pub origin: &'a str,
     /// What random methods draw from.
     pub seed: u64,
-    /// Takes the result part by part, as [`TensorSource::stream`](crate::source::TensorSource::stream) does, so that
+    /// Takes the result part by part, as [`TensorSource::stream`](crate::formats::source::TensorSource::stream) does, so that
     /// it need not be held. Methods that make it otherwise than by chunks that fill parts return it whole.
     pub sink: Option<&'a Sink<'a>>,
 }

@@ -4,7 +4,7 @@
 //! tensors, and names, sizes and times of change of its files. Not the weights: hashing them would take
 //! as long as merging them. A file that was only touched so makes a merge start anew, which is safe.
 
-use crate::checkpoint::{Checkpoint, Mark, SideFile};
+use crate::formats::checkpoint::{Checkpoint, Mark, SideFile};
 use crate::recipe::MergePlan;
 use std::fmt::Write;
 use std::path::Path;

@@ -29,7 +29,7 @@ pub use marks::marks;
 pub use source::MergeSource;
 
 use crate::base::error::Result;
-use crate::checkpoint::Checkpoint;
+use crate::formats::checkpoint::Checkpoint;
 use crate::recipe::{self, MemberLookup, MergePlan};
 use std::path::Path;
 use std::sync::Arc;

@@ -7,9 +7,9 @@
 use super::chunks::JobInput;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
+use crate::formats::source::TensorData;
 use crate::quants;
 use crate::recipe::{Arranged, Row, RowAt};
-use crate::source::TensorData;
 use rayon::prelude::*;
 
 /// Rows that one task gathers.

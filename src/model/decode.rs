@@ -14,7 +14,7 @@ use super::{Activations, Observer};
 use crate::arch::HyperParams;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Silent, check_interrupted};
-use crate::gguf::GgufModel;
+use crate::formats::gguf::GgufModel;
 use crate::kernels::{Precision, Rows, multiply};
 
 /// A token that a sequence goes on with.

@@ -7,8 +7,8 @@
 use crate::arch::HyperParams;
 use crate::base::error::{Error, Result};
 use crate::base::size;
+use crate::formats::source::TensorTable;
 use crate::kernels::{PackedMatrix, Precision};
-use crate::source::TensorTable;
 
 /// Work buffers of a group, in bytes, unless one chunk needs more or the bound gives less.
 const GROUP_BYTES: u64 = 256 << 20;

@@ -28,7 +28,7 @@ pub use memory::memory_estimate;
 use crate::arch::HyperParams;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Unit};
-use crate::gguf::GgufModel;
+use crate::formats::gguf::GgufModel;
 use crate::kernels::Precision;
 use std::io::Read;
 use std::ops::Range;

@@ -106,7 +106,7 @@ fn sharpness(yarn: &Yarn) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Config;
+    use crate::formats::checkpoint::Config;
 
     #[test]
     fn yarn_turns_as_far_as_in_transformers() {

@@ -6,10 +6,10 @@ use super::rope::RopeTable;
 use crate::arch::{Architecture, HyperParams, Role, RopeScaling};
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
-use crate::gguf::{GgufModel, scaled_weight, weight_scale};
+use crate::formats::gguf::{GgufModel, scaled_weight, weight_scale};
+use crate::formats::source::{TensorData, TensorSource};
 use crate::kernels::{PackedMatrix, Precision, Spare, scale};
 use crate::quants;
-use crate::source::{TensorData, TensorSource};
 use std::ops::Range;
 
 const EMBEDDING: &str = "token_embd.weight";

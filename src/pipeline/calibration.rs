@@ -2,7 +2,7 @@
 
 use super::corpus;
 use crate::base::error::{Error, Result};
-use crate::file_kind::refuse_foreign_bytes;
+use crate::formats::file_kind::refuse_foreign_bytes;
 use std::path::{Path, PathBuf};
 
 /// What is used where neither parts nor files are named, see docs/calibration.md.

@@ -6,9 +6,9 @@ use super::origins::Origins;
 use super::source::Source;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
-use crate::checkpoint::CARD_FILE;
 use crate::evaluate::Evaluations;
-use crate::gguf::{self, GgufModel};
+use crate::formats::checkpoint::CARD_FILE;
+use crate::formats::gguf::{self, GgufModel};
 use crate::quantize::{Written, presets};
 use crate::report::{
     self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,

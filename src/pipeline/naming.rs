@@ -5,7 +5,7 @@
 //! file. Deliberately absent: a made-up version `v1.0` where none is known, as llama.cpp's converter
 //! leaves it out too, and the type, which only adapters and vocabularies have.
 
-use crate::gguf::Metadata;
+use crate::formats::gguf::Metadata;
 
 /// A name as it may stand in a file name: no separators, no spaces, no leading dots.
 pub fn file_stem(name: &str) -> String {

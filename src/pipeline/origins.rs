@@ -5,7 +5,7 @@
 //! model. Deliberately absent: guessing names from folders, and asking the hub.
 
 use super::source::Source;
-use crate::checkpoint::{Checkpoint, FrontMatter, ModelCard};
+use crate::formats::checkpoint::{Checkpoint, FrontMatter, ModelCard};
 use crate::hub::HubReference;
 use crate::recipe::Member;
 use serde_json::{Map, Value as Json};

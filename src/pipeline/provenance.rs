@@ -16,7 +16,7 @@
 use super::BuildOptions;
 use super::inputs::Inputs;
 use crate::base::hash;
-use crate::gguf::Metadata;
+use crate::formats::gguf::Metadata;
 use crate::imatrix::ImportanceMatrix;
 
 /// Adds the keys to `metadata`. With the importance matrix comes the hash of its file.

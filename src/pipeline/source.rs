@@ -4,10 +4,12 @@ use super::naming::file_stem;
 use crate::arch::Parameters;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
-use crate::checkpoint::{Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors};
 use crate::convert::{ConvertOptions, convert, merge_front_matter};
-use crate::file_kind::refuse_foreign;
-use crate::gguf::{self, GgufModel};
+use crate::formats::checkpoint::{
+    Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors,
+};
+use crate::formats::file_kind::refuse_foreign;
+use crate::formats::gguf::{self, GgufModel};
 use crate::merge;
 use crate::recipe::{Folders, MergePlan, locate_source};
 use crate::report;

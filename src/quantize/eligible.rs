@@ -7,7 +7,7 @@ use super::facts::Family;
 use super::ftype::Ftype;
 use crate::arch::Category;
 use crate::base::dtype::DType;
-use crate::source::TensorInfo;
+use crate::formats::source::TensorInfo;
 
 /// Parts of names that mark tensors which are never quantized: small, or sensitive, or tables.
 const NEVER: &[&str] = &[

@@ -2,8 +2,8 @@
 
 use crate::arch::Category;
 use crate::base::error::{Error, Result};
-use crate::gguf::{Array, Metadata, Value};
-use crate::source::TensorInfo;
+use crate::formats::gguf::{Array, Metadata, Value};
+use crate::formats::source::TensorInfo;
 
 /// Architectures with rules of their own. All others share the common ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

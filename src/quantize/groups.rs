@@ -4,8 +4,8 @@
 //! work.
 
 use super::importance::Importance;
-use crate::gguf::GgufModel;
-use crate::source::TensorInfo;
+use crate::formats::gguf::GgufModel;
+use crate::formats::source::TensorInfo;
 use std::ops::Range;
 
 /// Elements of a group: their f32 values and what is made of them fit a core's second-level cache, and

@@ -1,7 +1,7 @@
 //! The importance matrix as the quantizer uses it: weights by tensor, and what the file says of them.
 
 use crate::base::error::{Error, Result};
-use crate::gguf::{Metadata, Value};
+use crate::formats::gguf::{Metadata, Value};
 use crate::imatrix::ImportanceMatrix;
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ use crate::base::error::Result;
 use crate::base::output::Pace;
 use crate::base::progress::{Progress, Unit, check_interrupted};
 use crate::base::sync::lock;
-use crate::gguf::{GgufModel, SplitWriter};
+use crate::formats::gguf::{GgufModel, SplitWriter};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

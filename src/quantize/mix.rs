@@ -11,7 +11,7 @@ use super::ftype::Ftype;
 use super::options::PlanOptions;
 use crate::arch::Category;
 use crate::base::dtype::DType;
-use crate::source::TensorInfo;
+use crate::formats::source::TensorInfo;
 
 /// The choice for one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What the user may change of a file's mix, with llama-quantize's words for it.
 
 use crate::base::dtype::DType;
-use crate::gguf::Value;
+use crate::formats::gguf::Value;
 use regex::Regex;
 use std::str::FromStr;
 

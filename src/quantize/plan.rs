@@ -12,9 +12,9 @@ use super::options::{PlanOptions, Sharding};
 use crate::arch::Category;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::gguf::{GgufModel, Metadata, Shards, Value};
+use crate::formats::gguf::{GgufModel, Metadata, Shards, Value};
+use crate::formats::source::{TensorInfo, TensorSource};
 use crate::quants;
-use crate::source::{TensorInfo, TensorSource};
 use std::collections::BTreeMap;
 
 /// `general.quantization_version` of files that this program writes: llama.cpp `ggml.h`,
@@ -423,7 +423,7 @@ fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::MemorySource;
+    use crate::formats::source::MemorySource;
     use std::sync::Arc;
 
     /// A model of one layer whose tensors have `row` columns.

@@ -8,8 +8,8 @@
 
 use super::importance::Importance;
 use crate::base::error::{Error, Result};
-use crate::gguf::{GgufModel, Value};
-use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::formats::gguf::{GgufModel, Value};
+use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -154,8 +154,8 @@ impl TensorSource for PrunedSource {
 mod tests {
     use super::*;
     use crate::base::dtype::DType;
-    use crate::gguf::Metadata;
-    use crate::source::MemorySource;
+    use crate::formats::gguf::Metadata;
+    use crate::formats::source::MemorySource;
 
     /// A model of `n` layers; the tensor of layer `i` holds the byte `i`.
     fn model(n: u8) -> GgufModel {

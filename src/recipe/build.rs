@@ -13,7 +13,7 @@ use super::vocabulary::{self, Resolved, Vocabulary};
 use super::{chat, compat, ends, output_config, rows};
 use crate::arch::{Architecture, Role, TensorDecl};
 use crate::base::dtype::DType;
-use crate::source::{TensorInfo, TensorTable};
+use crate::formats::source::{TensorInfo, TensorTable};
 use std::collections::BTreeMap;
 
 /// Plans the stage that `document` describes; `None` if it has errors.

@@ -7,7 +7,7 @@ use super::schema::Document;
 use super::slices::Parts;
 use super::yaml::Pos;
 use crate::arch::{Experts, HyperParams};
-use crate::source::TensorInfo;
+use crate::formats::source::TensorInfo;
 use std::collections::BTreeSet;
 
 type Planned = [(TensorInfo, TensorPlan)];
@@ -97,7 +97,8 @@ fn fits(planner: &mut Planner, input: Input, pos: Pos, first: Input, of_layers: 
 /// each for all layers, the donor's.
 fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<String> {
     let (own, ruling) = (planner.view(input), planner.view(donor));
-    let window = |config: &crate::checkpoint::Config| match config.usize("sliding_window") {
+    let window = |config: &crate::formats::checkpoint::Config| match config.usize("sliding_window")
+    {
         Some(n) => n.to_string(),
         None => "none".to_string(),
     };

@@ -5,7 +5,7 @@
 //! the plan's vocabulary is a guess, which a folder with only the model's config.json corrects.
 
 use crate::arch::Architecture;
-use crate::checkpoint::Config;
+use crate::formats::checkpoint::Config;
 use serde_json::json;
 
 /// A family: parts its name has (all of them, any one of each inner list), and its shape.

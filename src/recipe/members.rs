@@ -10,12 +10,12 @@ use crate::arch::{HyperParams, Role, Settings, TensorDecl, declared_config};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
-use crate::checkpoint::{self, Checkpoint, Config};
-use crate::file_kind::refuse_foreign;
-use crate::gguf;
+use crate::formats::checkpoint::{self, Checkpoint, Config};
+use crate::formats::file_kind::refuse_foreign;
+use crate::formats::gguf;
+use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::hub::{HubCache, HubReference};
 use crate::restore::restore;
-use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -57,7 +57,7 @@ pub use vocabulary::Vocabulary;
 pub use yaml::Pos;
 
 use crate::base::error::{Error, Result};
-use crate::file_kind::refuse_foreign_bytes;
+use crate::formats::file_kind::refuse_foreign_bytes;
 use std::path::Path;
 
 /// Reads and plans the recipe at `path`, with `seed` in place of its own if one is given. All problems come in one

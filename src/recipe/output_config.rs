@@ -7,8 +7,8 @@ use super::side_files::take_token_ids;
 use crate::arch::{Settings, reconcile, set_spellings};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
-use crate::checkpoint::Config;
-use crate::source::TensorInfo;
+use crate::formats::checkpoint::Config;
+use crate::formats::source::TensorInfo;
 use serde_json::Value;
 
 /// PyTorch's name of a float type, as config.json and recipes have it.

@@ -13,8 +13,8 @@ use super::vocabulary::Vocabulary;
 use super::yaml::Pos;
 use crate::arch::{Architecture, HyperParams};
 use crate::base::dtype::DType;
-use crate::checkpoint::{Checkpoint, Config, SideFile};
-use crate::source::{TensorInfo, TensorTable};
+use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
+use crate::formats::source::{TensorInfo, TensorTable};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -15,8 +15,8 @@ use super::side_files;
 use super::vocabulary::Tokens;
 use super::yaml::{self, At, Node, Pos};
 use crate::arch::{Architecture, Description, HyperParams};
-use crate::checkpoint::Config;
-use crate::source::TensorTable;
+use crate::formats::checkpoint::Config;
+use crate::formats::source::TensorTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use super::plan::Stage;
 use super::planner::Planner;
 use super::yaml::Pos;
 use crate::base::error::Result;
-use crate::checkpoint::{Checkpoint, Config, SideFile};
+use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
 use crate::tokenizer::{Change, ChatTemplates, edited_files, is_tokenizer_file};
 
 /// Ids of special tokens in config.json, which mean nothing under another tokenizer.

@@ -5,7 +5,7 @@
 use super::render::{one_line, significant};
 use super::table::table;
 use crate::base::error::Result;
-use crate::gguf;
+use crate::formats::gguf;
 use crate::imatrix::{
     ChunkRanges, ImportanceMatrix, LayerStatistics, TensorStatistics, ranges_text,
 };

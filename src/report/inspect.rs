@@ -1,9 +1,9 @@
 //! What is in a model file: GGUF, safetensors or importance matrix, told apart by content.
 
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{SafetensorsFile, looks_like_safetensors};
-use crate::file_kind::refuse_foreign;
-use crate::gguf::{self, Array, GgufFile, Value};
+use crate::formats::checkpoint::{SafetensorsFile, looks_like_safetensors};
+use crate::formats::file_kind::refuse_foreign;
+use crate::formats::gguf::{self, Array, GgufFile, Value};
 use crate::imatrix::ImportanceMatrix;
 use serde::Serialize;
 use serde_json::{Number, Value as Json, json};

@@ -5,8 +5,8 @@ use super::inspect::{MetadataRow, metadata_row};
 use super::render::{one_line, shape_text, significant, value_text};
 use super::table::table;
 use crate::compare::{ComparedTensor, KeyDifference, ModelComparison, Sums, Values};
+use crate::formats::source::TensorInfo;
 use crate::imatrix::{kind, split_layer};
-use crate::source::TensorInfo;
 use serde::Serialize;
 
 /// What `aqueduct diff` tells.

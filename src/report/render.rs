@@ -5,7 +5,7 @@ use super::inspect::{
 };
 use super::table::table;
 use crate::base::size;
-use crate::gguf;
+use crate::formats::gguf;
 use serde_json::Value as Json;
 
 /// Longer texts are cut in tables.

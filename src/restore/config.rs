@@ -9,8 +9,8 @@ use crate::arch::{
 };
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::checkpoint::Config;
-use crate::gguf::{GgufModel, Value};
+use crate::formats::checkpoint::Config;
+use crate::formats::gguf::{GgufModel, Value};
 use serde_json::{Map, Value as Json, json};
 
 /// The scalings of which a file holds only the divisors that they give: factor, low and high frequency

@@ -14,8 +14,8 @@ mod tensors;
 
 use crate::arch::{Architecture, HyperParams};
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{Checkpoint, SideFile};
-use crate::gguf::GgufModel;
+use crate::formats::checkpoint::{Checkpoint, SideFile};
+use crate::formats::gguf::GgufModel;
 use crate::tokenizer;
 use std::sync::Arc;
 use tensors::RestoredSource;

@@ -3,9 +3,9 @@
 use crate::arch::{Architecture, HyperParams};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::gguf::{GgufModel, scale_tensor, scaled_weight, weight_scale};
+use crate::formats::gguf::{GgufModel, scale_tensor, scaled_weight, weight_scale};
+use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::quants;
-use crate::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@
 use super::ChatTemplates;
 use super::jinja::{self, Date};
 use crate::base::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::formats::gguf::Metadata;
 use minijinja::Environment;
 use serde_json::{Map, Value};
 
@@ -159,7 +159,7 @@ mod tests {
         let tokens = ["<s>", "</s>", "a"].map(String::from).to_vec();
         metadata.set(
             "tokenizer.ggml.tokens",
-            crate::gguf::Value::Array(crate::gguf::Array::String(tokens)),
+            crate::formats::gguf::Value::Array(crate::formats::gguf::Array::String(tokens)),
         );
         metadata.set("tokenizer.ggml.bos_token_id", 0u32);
         metadata.set("tokenizer.ggml.eos_token_id", 1u32);

@@ -7,8 +7,8 @@
 
 use super::files::MAX_BYTES;
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, Config, SideFile};
-use crate::gguf::{Array, Metadata, Value};
+use crate::formats::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, Config, SideFile};
+use crate::formats::gguf::{Array, Metadata, Value};
 use serde_json::Value as Json;
 
 const KEY: &str = "tokenizer.chat_template";

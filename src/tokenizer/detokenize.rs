@@ -7,7 +7,7 @@ use super::bpe::byte_chars;
 use super::vocabulary::TokenKind;
 use super::{ALWAYS_CONTROL, SPACE_MARK, token_kinds};
 use crate::base::error::{Error, Result};
-use crate::gguf::{Metadata, bytes_of_text};
+use crate::formats::gguf::{Metadata, bytes_of_text};
 
 /// What becomes of a token in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::files::{AddedToken, MAX_BYTES};
 use super::hf_slow;
 use super::tokens::TokenList;
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, SideFile, json};
+use crate::formats::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, SideFile, json};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 

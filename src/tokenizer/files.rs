@@ -3,7 +3,7 @@
 
 use super::hf_slow;
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{Checkpoint, Config, json};
+use crate::formats::checkpoint::{Checkpoint, Config, json};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@
 use super::files::MAX_BYTES;
 use super::recognize;
 use crate::base::error::{Error, Result};
-use crate::checkpoint::{Checkpoint, Config, SideFile, json};
+use crate::formats::checkpoint::{Checkpoint, Config, SideFile, json};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -47,7 +47,7 @@ pub use turns::{TextSequence, in_turns};
 pub use vocabulary::{SpacePrefix, TokenKind, Vocabulary};
 
 use crate::base::error::{Error, Result};
-use crate::gguf::{Array, Metadata, Value};
+use crate::formats::gguf::{Array, Metadata, Value};
 use bpe::BytePairEncoder;
 use pretokenizer::PreTokenizer;
 use spm::ScoreEncoder;

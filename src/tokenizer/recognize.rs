@@ -8,7 +8,7 @@ use super::files::TokenizerJson;
 use super::known_hashes::{KNOWN, PROBE};
 use crate::base::error::{Error, Result};
 use crate::base::hash;
-use crate::checkpoint::json;
+use crate::formats::checkpoint::json;
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use super::sentencepiece::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpe
 use super::vocabulary::{TokenKind, padding_token};
 use super::{ChatTemplates, SPACE_MARK, pretokenizer, recognize, scores, token_kinds};
 use crate::base::error::{Error, Result};
-use crate::gguf::{Metadata, is_utf8, shown};
+use crate::formats::gguf::{Metadata, is_utf8, shown};
 use prost::Message;
 use serde_json::{Map, Value, json};
 

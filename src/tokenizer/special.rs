@@ -6,8 +6,8 @@
 
 use super::ChatTemplates;
 use super::files::{AddedToken, TokenizerFiles};
-use crate::checkpoint::Config;
-use crate::gguf::Metadata;
+use crate::formats::checkpoint::Config;
+use crate::formats::gguf::Metadata;
 use serde_json::Value as Json;
 
 /// What `tokenizer_config.json` calls a special token, and what GGUF does.

@@ -8,7 +8,7 @@
 use super::files::{AddedToken, TokenizerFiles};
 use super::sentencepiece;
 use crate::base::error::Result;
-use crate::checkpoint::{Checkpoint, SideFile};
+use crate::formats::checkpoint::{Checkpoint, SideFile};
 use std::collections::{BTreeMap, HashMap};
 
 /// Ids from here on are no ids: twice the largest vocabulary in the field, and safe to count with.

@@ -9,8 +9,8 @@ use super::files::TokenizerFiles;
 use super::special::SpecialTokens;
 use super::{hf_bpe, hf_spm, sentencepiece};
 use crate::base::error::{Error, Result};
-use crate::checkpoint::Checkpoint;
-use crate::gguf::{Array, Metadata, Value};
+use crate::formats::checkpoint::Checkpoint;
+use crate::formats::gguf::{Array, Metadata, Value};
 
 /// What a token is, in `tokenizer.ggml.token_type`.
 /// Numbers: llama.cpp `include/llama.h` (`enum llama_token_type`), October 2026.

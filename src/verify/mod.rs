@@ -15,7 +15,7 @@ pub use derive::{Derivation, Derive};
 
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
-use crate::gguf::{self, GgufFile, GgufModel};
+use crate::formats::gguf::{self, GgufFile, GgufModel};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};

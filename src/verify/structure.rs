@@ -5,7 +5,7 @@ use super::{CheckedFile, Problem, Report};
 use crate::base::error::Result;
 use crate::base::mmap;
 use crate::base::progress::{Progress, Unit, check_interrupted};
-use crate::gguf::GgufFile;
+use crate::formats::gguf::GgufFile;
 use crate::quants;
 use rayon::prelude::*;
 

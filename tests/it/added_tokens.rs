@@ -6,7 +6,7 @@
 use crate::convert::{CONFIG, checkpoint, tensors, tokenizer_json};
 use aqueduct::base::dtype::DType;
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::gguf::{Array, GgufModel, Value};
+use aqueduct::formats::gguf::{Array, GgufModel, Value};
 use aqueduct::tokenizer::{Detokenizer, Tokenizer, restore};
 use serde_json::json;
 

@@ -9,13 +9,13 @@ use aqueduct::arch::{Architecture, HyperParams, Role};
 use aqueduct::base::dtype::DType;
 use aqueduct::base::error::Result;
 use aqueduct::base::progress::Silent;
-use aqueduct::checkpoint::{Checkpoint, Config, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::gguf::{Array, GgufModel, Metadata, Value as V};
+use aqueduct::formats::checkpoint::{Checkpoint, Config, SideFile};
+use aqueduct::formats::gguf::{Array, GgufModel, Metadata, Value as V};
+use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo};
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, Logits, Observer};
 use aqueduct::restore::restore;
-use aqueduct::source::{MemorySource, TensorData, TensorInfo};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -231,7 +231,8 @@ fn restored_models_convert_to_what_they_were() {
         let back = restore(&model, name).unwrap();
         let again = converted(&back, OutputType::F32);
         assert_eq!(keys(&again.metadata), keys(&model.metadata), "{name}");
-        let count = |model: &aqueduct::gguf::GgufModel| model.tensors.table().infos().len();
+        let count =
+            |model: &aqueduct::formats::gguf::GgufModel| model.tensors.table().infos().len();
         assert_eq!(count(&again), count(&model), "{name}");
         for (index, info) in again.tensors.table().infos().iter().enumerate() {
             let was = model.tensors.read_name(&info.name).unwrap();
@@ -299,7 +300,7 @@ fn layers_keep_their_windows_in_a_stack() {
                   - sources: [{model: a, layer_range: [0, 3]}]\n- sources: [{model: a, layer_range: [0, 3]}]\n";
     std::fs::write(place.path("recipe.yml"), recipe).unwrap();
     place.ok("convert recipe.yml -o stack.gguf");
-    let model = aqueduct::gguf::open(place.path("stack.gguf")).unwrap();
+    let model = aqueduct::formats::gguf::open(place.path("stack.gguf")).unwrap();
     let pattern = model.metadata.get("gemma2.attention.sliding_window_pattern");
     let expected = Array::Bool(vec![true, false, true, true, false, true]);
     assert_eq!(pattern, Some(&V::Array(expected)));
@@ -309,7 +310,7 @@ fn layers_keep_their_windows_in_a_stack() {
                   - sources: [{model: a, layer_range: [0, 2]}]\n- sources: [{model: b, layer_range: [2, 3]}]\n";
     std::fs::write(place.path("two.yml"), recipe).unwrap();
     place.ok("convert two.yml -o two.gguf");
-    let model = aqueduct::gguf::open(place.path("two.gguf")).unwrap();
+    let model = aqueduct::formats::gguf::open(place.path("two.gguf")).unwrap();
     assert!(model.tensors.table().find("output.weight").is_none());
     let head = "head: {merge_method: passthrough, models: [{model: a}]}\n";
     std::fs::write(place.path("head.yml"), format!("{recipe}{head}")).unwrap();

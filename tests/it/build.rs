@@ -3,7 +3,7 @@
 
 use super::cli::{Place, arguments, finished, one_error, shipped};
 use super::hostile::entries;
-use aqueduct::gguf::{self, GgufModel};
+use aqueduct::formats::gguf::{self, GgufModel};
 use aqueduct::imatrix::ImportanceMatrix;
 use std::fs;
 use std::path::Path;

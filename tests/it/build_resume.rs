@@ -333,7 +333,7 @@ fn damage_to_what_an_interrupted_build_left_is_found() {
     assert!(stderr.contains("it is damaged") && stderr.contains("starting anew"), "{stderr}");
     if count(&state(&place.path("out"))) > 0 && part.exists() {
         // The embedding's first bytes: it is first in the file, and was whole first.
-        let start = aqueduct::gguf::GgufFile::open(place.path("whole/demo-IQ2_S.gguf"))
+        let start = aqueduct::formats::gguf::GgufFile::open(place.path("whole/demo-IQ2_S.gguf"))
             .map(|file| file.header().offsets[0] as usize)
             .unwrap();
         flip(&part, start);

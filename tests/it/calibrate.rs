@@ -5,7 +5,7 @@ use super::cli::{Place, shipped};
 use aqueduct::Result;
 use aqueduct::base::progress::Silent;
 use aqueduct::convert::OutputType;
-use aqueduct::gguf::GgufModel;
+use aqueduct::formats::gguf::GgufModel;
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, DecodeOptions, Feed, Footprint, Logits, Observer};
 use aqueduct::pipeline::Source;

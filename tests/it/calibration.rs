@@ -2,7 +2,7 @@
 
 use super::cli::{Place, shipped};
 use aqueduct::base::progress::Silent;
-use aqueduct::gguf::GgufModel;
+use aqueduct::formats::gguf::GgufModel;
 use aqueduct::imatrix::{self, ImportanceMatrix};
 use aqueduct::pipeline::{Calibration, Part, Source, calibration_parts};
 use aqueduct::tokenizer::Tokenizer;

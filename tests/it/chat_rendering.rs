@@ -1,7 +1,7 @@
 //! Chat templates render as transformers renders them, byte for byte, and fail where it fails.
 
 use super::cli::shipped;
-use aqueduct::gguf::{Array, Metadata, Value};
+use aqueduct::formats::gguf::{Array, Metadata, Value};
 use aqueduct::tokenizer::{ChatTemplate, Date};
 use serde_json::{Map, Value as Json};
 use std::fs;

@@ -2,9 +2,9 @@
 
 use super::cli::{Place, shipped};
 use aqueduct::base::progress::Silent;
-use aqueduct::checkpoint::{self, Checkpoint, WriteOptions};
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::gguf::{self, Metadata};
+use aqueduct::formats::checkpoint::{self, Checkpoint, WriteOptions};
+use aqueduct::formats::gguf::{self, Metadata};
 use aqueduct::restore::restore;
 use serde_json::{Value as Json, json};
 use std::fs;

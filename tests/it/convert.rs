@@ -2,10 +2,10 @@
 
 use crate::hostile::assert_error;
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, Config, ModelCard, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::gguf::{self, Array, GgufModel, GgufWriter};
-use aqueduct::source::{MemorySource, TensorInfo};
+use aqueduct::formats::checkpoint::{Checkpoint, Config, ModelCard, SideFile};
+use aqueduct::formats::gguf::{self, Array, GgufModel, GgufWriter};
+use aqueduct::formats::source::{MemorySource, TensorInfo};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::Path;

@@ -3,10 +3,10 @@
 
 use super::cli::{Place, finished, shipped};
 use aqueduct::base::dtype::DType;
-use aqueduct::gguf::{self, GgufWriter};
+use aqueduct::formats::gguf::{self, GgufWriter};
+use aqueduct::formats::source::TensorInfo;
 use aqueduct::imatrix::{Format, ImportanceMatrix};
 use aqueduct::quants;
-use aqueduct::source::TensorInfo;
 use std::collections::BTreeMap;
 use std::fs;
 

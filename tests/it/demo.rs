@@ -2,8 +2,8 @@
 
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{ConvertOptions, convert};
+use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::imatrix::{self, Options};
 use aqueduct::merge;
 use aqueduct::recipe::Folders;

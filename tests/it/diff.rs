@@ -1,7 +1,7 @@
 //! `aqueduct diff`: how two models of any kind differ.
 
 use super::cli::Place;
-use aqueduct::gguf::{self, GgufWriter};
+use aqueduct::formats::gguf::{self, GgufWriter};
 use aqueduct::quants;
 use serde_json::Value as Json;
 use std::fs;

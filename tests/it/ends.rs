@@ -3,7 +3,7 @@
 use crate::merge::{made, plan_made};
 use crate::recipe::{error, plan, problems, warning};
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::Checkpoint;
+use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::merge;
 use aqueduct::recipe::{MergePlan, render};
 use aqueduct::report::{merge_readme, render_merge};

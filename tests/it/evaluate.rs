@@ -3,10 +3,10 @@
 use super::cli::{Place, arguments, finished, one_error, shipped};
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::evaluate::{Against, Evaluation, Keep, Options, Subject, evaluate};
-use aqueduct::gguf;
+use aqueduct::formats::checkpoint::Checkpoint;
+use aqueduct::formats::gguf;
 use aqueduct::quantize::Ftype;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;

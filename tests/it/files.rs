@@ -1,8 +1,10 @@
 //! Files in and out: what is written is read back, in every form files come in.
 
 use aqueduct::base::dtype::DType;
-use aqueduct::gguf::{self, Array, GgufFile, GgufModel, GgufWriter, Layout, Metadata, Value};
-use aqueduct::source::TensorInfo;
+use aqueduct::formats::gguf::{
+    self, Array, GgufFile, GgufModel, GgufWriter, Layout, Metadata, Value,
+};
+use aqueduct::formats::source::TensorInfo;
 use std::path::Path;
 
 /// Metadata with a value and an array of every type.

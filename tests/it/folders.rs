@@ -2,8 +2,8 @@
 
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::checkpoint::{self, Checkpoint, Config, SafetensorsFile, WriteOptions};
-use aqueduct::source::{MemorySource, TensorInfo, TensorSource};
+use aqueduct::formats::checkpoint::{self, Checkpoint, Config, SafetensorsFile, WriteOptions};
+use aqueduct::formats::source::{MemorySource, TensorInfo, TensorSource};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -3,7 +3,7 @@
 
 use super::cli::{Place, shipped};
 use aqueduct::base::dtype::DType;
-use aqueduct::gguf::{self, GgufModel};
+use aqueduct::formats::gguf::{self, GgufModel};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,7 +2,7 @@
 
 use crate::cli::{Place, shipped};
 use aqueduct::base::progress::Silent;
-use aqueduct::gguf::{self, Array, GgufModel, Value, text_of_bytes};
+use aqueduct::formats::gguf::{self, Array, GgufModel, Value, text_of_bytes};
 use std::sync::Arc;
 
 /// What the third and the fourth token become.

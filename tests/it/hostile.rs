@@ -3,8 +3,8 @@
 use super::folders;
 use aqueduct::Result;
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};
-use aqueduct::gguf;
+use aqueduct::formats::checkpoint::{Checkpoint, SafetensorsFile};
+use aqueduct::formats::gguf;
 use std::fs;
 use std::path::{Path, PathBuf};
 

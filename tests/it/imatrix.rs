@@ -1,8 +1,8 @@
 //! Importance matrices: the peer's files read and written, and, on a real model, its values met.
 
 use aqueduct::base::progress::{Progress, Silent, Unit};
-use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{self, ConvertOptions};
+use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::imatrix::{self, Format, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
 use aqueduct::tokenizer::Tokenizer;

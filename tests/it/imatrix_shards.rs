@@ -139,11 +139,11 @@ fn other_weights_of_the_same_shapes_are_another_model() {
     place.ok("convert @recipes/demo/clerk -o a.gguf");
     let bytes = place.read("a.gguf");
     let hash = |name: &str| {
-        let model = aqueduct::gguf::open(place.path(name)).unwrap();
+        let model = aqueduct::formats::gguf::open(place.path(name)).unwrap();
         aqueduct::imatrix::model_hash(&model).unwrap()
     };
     let first = hash("a.gguf");
-    let file = aqueduct::gguf::GgufFile::open(place.path("a.gguf")).unwrap();
+    let file = aqueduct::formats::gguf::GgufFile::open(place.path("a.gguf")).unwrap();
     for (tensor, differs) in [
         ("blk.0.attn_norm.weight", true),
         ("output_norm.weight", true),

@@ -4,7 +4,7 @@ use super::cli::{Place, shipped};
 use super::hostile::entries;
 use aqueduct::base::progress::Silent;
 use aqueduct::convert::ConvertOptions;
-use aqueduct::gguf::GgufModel;
+use aqueduct::formats::gguf::GgufModel;
 use aqueduct::imatrix::{self, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
 use aqueduct::pipeline::Source;

@@ -3,10 +3,10 @@
 use super::folders;
 use super::hostile::assert_error;
 use aqueduct::base::dtype::DType;
-use aqueduct::gguf::{self, Array, GgufWriter, Metadata, Value};
+use aqueduct::formats::gguf::{self, Array, GgufWriter, Metadata, Value};
+use aqueduct::formats::source::TensorInfo;
 use aqueduct::imatrix::{Entry, Format, ImportanceMatrix};
 use aqueduct::report::{Inspection, inspect};
-use aqueduct::source::TensorInfo;
 use serde_json::{Value as Json, json};
 use std::path::Path;
 

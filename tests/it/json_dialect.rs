@@ -45,7 +45,7 @@ fn side_files_with_marks_nan_and_repeated_keys_convert_alike() {
         place.ok("convert model -o m.gguf --name m --quiet");
         let metadata = |bytes: &[u8]| {
             fs::write(place.path("x.gguf"), bytes).unwrap();
-            aqueduct::gguf::open(place.path("x.gguf")).unwrap().metadata
+            aqueduct::formats::gguf::open(place.path("x.gguf")).unwrap().metadata
         };
         let made = place.read("m.gguf");
         assert_eq!(metadata(&made), metadata(&expected), "{name}");

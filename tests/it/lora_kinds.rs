@@ -1,7 +1,7 @@
 //! Adapters of every kind against PEFT's own merges, and what they make of configuration and tokenizer.
 
 use super::cli::Place;
-use aqueduct::checkpoint::{Checkpoint, with_adapter};
+use aqueduct::formats::checkpoint::{Checkpoint, with_adapter};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::fs;

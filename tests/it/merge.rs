@@ -1,10 +1,10 @@
 //! Merges against the peer's output, and the properties of merged sources.
 
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::Checkpoint;
+use aqueduct::formats::checkpoint::Checkpoint;
+use aqueduct::formats::source::{MemorySource, PART_BYTES, TensorData, TensorInfo, TensorSource};
 use aqueduct::merge;
 use aqueduct::recipe::{Folders, MemberLookup, MergePlan, Missing, ModelRef, plan_text};
-use aqueduct::source::{MemorySource, PART_BYTES, TensorData, TensorInfo, TensorSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -186,7 +186,7 @@ fn the_parts_of_a_stream_make_what_is_read() {
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
         "vocab_size": VOCABULARY, "tie_word_embeddings": true}"#;
     let config = config.replace("VOCABULARY", &(elements / 4).to_string());
-    let config = aqueduct::checkpoint::Config::parse("large", &config).unwrap();
+    let config = aqueduct::formats::checkpoint::Config::parse("large", &config).unwrap();
     let shapes = aqueduct::recipe::shape_checkpoint("large", config).unwrap();
     let tensors = shapes.tensors.table().infos().iter().map(|info| {
         let values: Vec<f32> = (0..info.elements()).map(|i| i as f32).collect();
@@ -232,7 +232,7 @@ pub fn made(
             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
             "vocab_size": 3, "tie_word_embeddings": {tied}}}"#
     );
-    let config = aqueduct::checkpoint::Config::parse(name, &json).unwrap();
+    let config = aqueduct::formats::checkpoint::Config::parse(name, &json).unwrap();
     let shapes = aqueduct::recipe::shape_checkpoint(name, config).unwrap();
     let tensors = shapes.tensors.table().infos().iter().map(|info| {
         let values: Vec<f32> = (0..info.elements()).map(|i| value(&info.name, i)).collect();

@@ -4,11 +4,11 @@ use aqueduct::arch::HyperParams;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::error::Result;
 use aqueduct::base::progress::Silent;
-use aqueduct::gguf::{GgufModel, Metadata};
+use aqueduct::formats::gguf::{GgufModel, Metadata};
+use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo, TensorTable};
 use aqueduct::imatrix;
 use aqueduct::kernels::Precision;
 use aqueduct::model::{self, Activations, Logits, Observer};
-use aqueduct::source::{MemorySource, TensorData, TensorInfo, TensorTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -459,7 +459,8 @@ fn a_vocabulary_of_another_size_than_the_embedding_is_an_error() {
     let options = imatrix::Options { ctx: 20, ..Default::default() };
     for (size, fits) in [(VOCAB, true), (VOCAB - 1, false), (VOCAB + 1, false)] {
         let names = (0..size).map(|token| token.to_string()).collect();
-        let names = aqueduct::gguf::Value::Array(aqueduct::gguf::Array::String(names));
+        let names =
+            aqueduct::formats::gguf::Value::Array(aqueduct::formats::gguf::Array::String(names));
         model.metadata.set("tokenizer.ggml.tokens", names);
         let result = imatrix::compute(&model, &tokens, &options, &Silent);
         match fits {
@@ -537,7 +538,7 @@ fn models_that_do_not_fit_are_refused_before_any_work() {
 
 #[test]
 fn the_memory_estimate_grows_with_the_model_and_the_text() {
-    use aqueduct::checkpoint::Config;
+    use aqueduct::formats::checkpoint::Config;
     let hyper = |n_embd: usize, n_ff: usize| {
         let config = format!(
             r#"{{"architectures": ["LlamaForCausalLM"], "hidden_size": {n_embd}, "intermediate_size": {n_ff},

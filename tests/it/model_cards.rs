@@ -3,7 +3,7 @@
 //! Expected values: llama.cpp's `gguf-py/gguf/metadata.py` of October 2026 run on the same front matter.
 
 use crate::cli::{Place, shipped};
-use aqueduct::gguf;
+use aqueduct::formats::gguf;
 use std::fs;
 
 /// The demo's clerk with `card` as its README.md.

@@ -5,9 +5,9 @@ use super::cli::Place;
 use super::convert::digest;
 use aqueduct::arch::declared_form;
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, Config};
 use aqueduct::convert::OutputType;
-use aqueduct::source::{MemorySource, TensorData, TensorInfo};
+use aqueduct::formats::checkpoint::{Checkpoint, Config};
+use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ fn text_models_convert_as_if_they_were_alone() {
         }
         let alone = converted(&checkpoint(name, &golden, 0), OutputType::F16);
         let model = converted(&model, OutputType::F16);
-        let keys = |model: &aqueduct::gguf::GgufModel| {
+        let keys = |model: &aqueduct::formats::gguf::GgufModel| {
             model.metadata.iter().map(|(k, v)| format!("{k} {v:?}")).collect::<Vec<_>>()
         };
         // llama.cpp's converter makes these of the text model: see `architectures`.
@@ -77,7 +77,7 @@ fn text_models_convert_as_if_they_were_alone() {
             keys(&model).into_iter().filter(keep).collect::<Vec<_>>(),
             keys(&alone).into_iter().filter(keep).collect::<Vec<_>>()
         );
-        let tensors = |model: &aqueduct::gguf::GgufModel| {
+        let tensors = |model: &aqueduct::formats::gguf::GgufModel| {
             let infos = model.tensors.table().infos().to_vec();
             let digests = (0..infos.len()).map(|i| digest(&model.tensors.read(i).unwrap().bytes));
             (digests.collect::<Vec<_>>(), infos)

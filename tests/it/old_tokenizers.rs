@@ -4,7 +4,7 @@
 //! beside a llama.
 
 use crate::cli::{Place, shipped};
-use aqueduct::gguf::{self, Metadata};
+use aqueduct::formats::gguf::{self, Metadata};
 use aqueduct::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 use std::fs;

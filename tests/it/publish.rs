@@ -3,7 +3,7 @@
 
 use super::cli::Place;
 use super::hostile::entries;
-use aqueduct::gguf;
+use aqueduct::formats::gguf;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use std::fs;

@@ -4,7 +4,7 @@
 use super::hostile::assert_error;
 use super::{cli::Place, folders};
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::Checkpoint;
+use aqueduct::formats::checkpoint::Checkpoint;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,9 +4,9 @@
 
 use super::cli::shipped;
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};
+use aqueduct::formats::checkpoint::{Checkpoint, SafetensorsFile};
+use aqueduct::formats::source::TensorSource;
 use aqueduct::quants;
-use aqueduct::source::TensorSource;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};

@@ -4,12 +4,12 @@
 use crate::hostile::assert_error;
 use crate::{convert, folders};
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, SafetensorsFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert as to_gguf};
+use aqueduct::formats::checkpoint::{Checkpoint, SafetensorsFile};
+use aqueduct::formats::source::{PART_BYTES, TensorInfo, TensorSource};
 use aqueduct::merge;
 use aqueduct::quants;
 use aqueduct::recipe::Folders;
-use aqueduct::source::{PART_BYTES, TensorInfo, TensorSource};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

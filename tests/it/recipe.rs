@@ -1,12 +1,12 @@
 //! Every kind of problem a recipe can have: where it is reported, and what to do about it.
 
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, Config};
+use aqueduct::formats::checkpoint::{Checkpoint, Config};
+use aqueduct::formats::source::{MemorySource, TensorInfo, TensorSource};
 use aqueduct::merge;
 use aqueduct::recipe::{
     Diagnostic, MemberLookup, MergePlan, Missing, ModelRef, Severity, plan_text, shape_checkpoint,
 };
-use aqueduct::source::{MemorySource, TensorInfo, TensorSource};
 use std::path::Path;
 use std::sync::Arc;
 

@@ -169,7 +169,7 @@ fn a_seed_that_changes_nothing_is_warned_of_and_one_that_changes_is_not_continue
         "build b/recipe.yml -f t.txt --ctx 32 --chunks 1 --types Q8_0 -o again --name r --quiet",
     );
     let tensors = |path: &str| {
-        let model = aqueduct::gguf::open(place.path(path)).unwrap();
+        let model = aqueduct::formats::gguf::open(place.path(path)).unwrap();
         let infos = model.tensors.table().infos().len();
         (0..infos).map(|i| model.tensors.read(i).unwrap().bytes.into_owned()).collect::<Vec<_>>()
     };

@@ -3,11 +3,11 @@
 use super::cli::{Place, shipped};
 use super::{convert as conversion, hostile::assert_error};
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, SideFile};
 use aqueduct::convert::{ConvertOptions, OutputType, convert};
-use aqueduct::gguf::{self, Array, GgufModel, Metadata, Value};
+use aqueduct::formats::checkpoint::{Checkpoint, SideFile};
+use aqueduct::formats::gguf::{self, Array, GgufModel, Metadata, Value};
+use aqueduct::formats::source::{MemorySource, TensorInfo};
 use aqueduct::restore::restore;
-use aqueduct::source::{MemorySource, TensorInfo};
 use aqueduct::tokenizer::{self, Vocabulary};
 use serde_json::json;
 use std::fs;
@@ -255,7 +255,7 @@ fn vocabularies_with_scores_go_there_and_back() {
             files.into_iter().map(|(name, bytes)| SideFile::made(name, bytes)).collect();
         // Ids come from the configuration, as Llama 2's do.
         let config = r#"{"bos_token_id": 1, "eos_token_id": 9}"#;
-        let config = aqueduct::checkpoint::Config::parse("config.json", config).unwrap();
+        let config = aqueduct::formats::checkpoint::Config::parse("config.json", config).unwrap();
         let checkpoint = Checkpoint { config, side_files, ..clerk() };
         let vocabulary = Vocabulary::from_checkpoint(&checkpoint, 11, None).unwrap();
         let mut again = Metadata::new();

@@ -4,7 +4,7 @@
 use super::cli::{Place, shipped};
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::gguf::{self, GgufFile, GgufWriter, Metadata, Value, shard_name};
+use aqueduct::formats::gguf::{self, GgufFile, GgufWriter, Metadata, Value, shard_name};
 use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions, Sharding};
 use sha2::{Digest, Sha256};
 use std::fs;

@@ -6,9 +6,9 @@
 use super::architectures::{checkpoint, converted, golden, write_folder};
 use super::cli::Place;
 use aqueduct::arch::{Description, HyperParams, RopeScaling, Settings, reconcile};
-use aqueduct::checkpoint::Config;
 use aqueduct::convert::OutputType;
-use aqueduct::source::TensorTable;
+use aqueduct::formats::checkpoint::Config;
+use aqueduct::formats::source::TensorTable;
 use serde_json::{Value, json};
 
 /// The sizes of a model, `more` and the keys of its class.
@@ -306,7 +306,7 @@ fn merged_configurations_have_one_value_under_every_name() {
     let stderr = place.ok("convert a -o a.gguf").stderr;
     assert!(stderr.contains("777"), "{stderr}");
     let theta = |file: &str| {
-        let model = aqueduct::gguf::open(place.path(file)).unwrap();
+        let model = aqueduct::formats::gguf::open(place.path(file)).unwrap();
         model.metadata.get("qwen3moe.rope.freq_base").cloned()
     };
     assert_eq!(theta("out.gguf"), Some(777f32.into()));

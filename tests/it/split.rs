@@ -1,7 +1,7 @@
 //! `aqueduct split` and `join`: against llama.cpp's files by hash, and back to the file that was split.
 
 use super::cli::{Place, shipped};
-use aqueduct::gguf::{self, GgufFile, Value, shard_name};
+use aqueduct::formats::gguf::{self, GgufFile, Value, shard_name};
 use sha2::{Digest, Sha256};
 use std::fs;
 

@@ -2,8 +2,8 @@
 
 use super::cli::{Place, copy_member};
 use super::folders::assert_equal;
-use aqueduct::checkpoint::Checkpoint;
-use aqueduct::gguf;
+use aqueduct::formats::checkpoint::Checkpoint;
+use aqueduct::formats::gguf;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Several texts under `--chunks`: each gets its share, and only texts that were read are named.
 
 use crate::cli::Place;
-use aqueduct::gguf;
+use aqueduct::formats::gguf;
 use aqueduct::imatrix::ImportanceMatrix;
 use std::fs;
 

@@ -3,8 +3,8 @@
 use super::cli::{Place, copy_member};
 use super::tensor_types::edit_weights;
 use aqueduct::arch::Description;
-use aqueduct::checkpoint::Checkpoint;
-use aqueduct::gguf;
+use aqueduct::formats::checkpoint::Checkpoint;
+use aqueduct::formats::gguf;
 use serde_json::{Value as Json, json};
 use std::fs;
 

@@ -2,7 +2,7 @@
 
 use crate::convert::smollm2;
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::gguf::{Array, Metadata, Value};
+use aqueduct::formats::gguf::{Array, Metadata, Value};
 use aqueduct::tokenizer::{Detokenizer, Role, TokenKind, Tokenizer};
 use std::path::Path;
 

@@ -2,9 +2,9 @@
 
 use crate::vocabulary::{PIECES, sentencepiece};
 use aqueduct::base::progress::Silent;
-use aqueduct::checkpoint::{self, Checkpoint, SideFile, WriteOptions};
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::gguf::{Array, GgufModel, Value};
+use aqueduct::formats::checkpoint::{self, Checkpoint, SideFile, WriteOptions};
+use aqueduct::formats::gguf::{Array, GgufModel, Value};
 use aqueduct::merge;
 use aqueduct::recipe::{Diagnostic, Folders, MergePlan, Severity, ShapesOnly, plan_text, render};
 use serde_json::{Value as Json, json};

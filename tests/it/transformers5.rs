@@ -7,11 +7,11 @@ use super::cli::{Place, shipped};
 use super::convert::digest;
 use aqueduct::arch::declared_form;
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::{Checkpoint, SideFile};
 use aqueduct::convert::OutputType;
-use aqueduct::gguf::GgufModel;
+use aqueduct::formats::checkpoint::{Checkpoint, SideFile};
+use aqueduct::formats::gguf::GgufModel;
+use aqueduct::formats::source::{MemorySource, TensorInfo};
 use aqueduct::restore::restore;
-use aqueduct::source::{MemorySource, TensorInfo};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -212,7 +212,7 @@ fn recipes_mix_fused_and_plain_members() {
         let weights = |kind: &str| place.read(&format!("{kind}-merged/model.safetensors"));
         assert!(weights("plain") == weights("fused"), "{name}");
         let ends = ["plain", "fused"].map(|kind| {
-            let model = aqueduct::gguf::open(place.path(&format!("{kind}.gguf"))).unwrap();
+            let model = aqueduct::formats::gguf::open(place.path(&format!("{kind}.gguf"))).unwrap();
             let infos = model.tensors.table().infos().to_vec();
             let digests = (0..infos.len()).map(|i| digest(&model.tensors.read(i).unwrap().bytes));
             (digests.collect::<Vec<_>>(), infos)

@@ -2,8 +2,8 @@
 
 use super::cli::{Place, Ran, finished, one_error, shipped};
 use aqueduct::base::dtype::DType;
-use aqueduct::gguf::{GgufFile, GgufWriter, Metadata, shard_name};
-use aqueduct::source::TensorInfo;
+use aqueduct::formats::gguf::{GgufFile, GgufWriter, Metadata, shard_name};
+use aqueduct::formats::source::TensorInfo;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use std::fs;

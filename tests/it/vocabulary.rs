@@ -3,9 +3,9 @@
 use crate::convert::{CONFIG, checkpoint, tensors, tokenizer_json};
 use crate::hostile::assert_error;
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::Checkpoint;
 use aqueduct::convert::{ConvertOptions, convert};
-use aqueduct::gguf::{Array, Metadata, Value};
+use aqueduct::formats::checkpoint::Checkpoint;
+use aqueduct::formats::gguf::{Array, Metadata, Value};
 use aqueduct::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 

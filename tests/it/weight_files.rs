@@ -1,7 +1,7 @@
 //! Which files of a folder are its weights, where index, whole file and shards disagree.
 
 use aqueduct::base::dtype::DType;
-use aqueduct::checkpoint::Checkpoint;
+use aqueduct::formats::checkpoint::Checkpoint;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;

@@ -2,9 +2,9 @@
 
 use super::Method;
 use crate::base::dtype::DType;
+use crate::formats::source::{TensorData, TensorInfo};
 use crate::merge::chunks::{Job, JobInput, Output};
 use crate::recipe::{Input, Place, TensorInput, TensorPlan, Value, Values};
-use crate::source::{TensorData, TensorInfo};
 
 /// A tensor to be merged as F32.
 pub struct Case<'a> {

@@ -4,8 +4,9 @@
 
 use super::Stages;
 use crate::base::error::Result;
-use crate::checkpoint::Mark;
-use crate::gguf::{Layout, Metadata, shard_paths};
+use crate::formats::checkpoint::Mark;
+use crate::formats::gguf::{Layout, Metadata, shard_paths};
+use crate::formats::source::TensorInfo;
 use crate::imatrix;
 use crate::pipeline::build::Prepared;
 use crate::pipeline::checksums::SUMS_FILE;
@@ -14,7 +15,6 @@ use crate::pipeline::inputs::Inputs;
 use crate::pipeline::source::Source;
 use crate::pipeline::state::Wanted;
 use crate::quantize::QuantPlan;
-use crate::source::TensorInfo;
 use std::path::{Path, PathBuf};
 
 impl Stages<'_> {

@@ -1,0 +1,281 @@
+//! GGUF files as tensor sources: one memory-mapped file, or all the shards of a split model.
+
+use super::GgufModel;
+use super::header::{Header, MAGIC};
+use crate::base::error::{Error, Result};
+use crate::base::mmap::Mmap;
+use crate::formats::file_kind::refuse_foreign_bytes;
+use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One GGUF file, mapped and validated. A shard of a split model holds part of the tensors.
+pub struct GgufFile {
+    map: Mmap,
+    header: Header,
+}
+
+impl GgufFile {
+    /// Maps `path` and checks its header and the place of every tensor.
+    pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
+        let map = Mmap::open(path.as_ref())?;
+        refuse_foreign_bytes(map.path(), &map, map.len() as u64)?;
+        let header = Header::parse(map.path(), &map)?;
+        Ok(GgufFile { map, header })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+
+    /// Size of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes of tensor `index`.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn tensor_bytes(&self, index: usize) -> &[u8] {
+        let bytes = self.header.tensors[index].bytes().expect("checked at opening");
+        let start = self.header.offsets[index] as usize; // within the map, so within usize
+        &self.map[start..start + bytes]
+    }
+
+    /// Number of this shard, from 0, and how many there are; `None` if the model is in one file.
+    pub fn split(&self) -> Option<(u64, u64)> {
+        let count = self.header.metadata.u64(SPLIT_COUNT)?;
+        (count > 1).then(|| (self.header.metadata.u64(SPLIT_NO).unwrap_or(0), count))
+    }
+}
+
+// The keys of llama.cpp's gguf-split.
+pub(super) const SPLIT_NO: &str = "split.no";
+pub(super) const SPLIT_COUNT: &str = "split.count";
+pub(super) const SPLIT_TENSORS: &str = "split.tensors.count";
+/// Shard numbers have five digits.
+const MAX_SHARDS: u64 = 99_999;
+
+/// Whether the file at `path` begins like a GGUF file. Fails if it cannot be read.
+pub fn is_gguf(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    file.take(4).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+    Ok(head == MAGIC)
+}
+
+/// The model in `dir`, a folder that holds GGUF files and no other weights: its only GGUF file, or the first of
+/// its only series of shards. `None` for any other folder. Projectors and importance matrices, which
+/// publishers put beside models, do not count.
+///
+/// # Errors
+/// If there are several models; the message lists them.
+pub fn only_model_in(dir: &Path) -> Result<Option<PathBuf>> {
+    let mut models: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let name = entry.map_err(Error::io(dir, "list"))?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        let lower = name.to_ascii_lowercase();
+        let weights = [".safetensors", ".safetensors.index.json", ".bin.index.json"];
+        if weights.iter().any(|end| lower.ends_with(end)) || lower.starts_with("pytorch_model") {
+            return Ok(None);
+        }
+        if lower.ends_with(".gguf") && !lower.starts_with("mmproj") && !lower.contains("imatrix") {
+            models.push(name);
+        }
+    }
+    models.sort();
+    // Of a split model, its first shard stands for all.
+    let stem = |name: &str| name[..name.len() - ".gguf".len()].to_string();
+    models.dedup_by_key(|name| super::without_shard(&stem(name)).to_string());
+    match models.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(dir.join(one))),
+        several => {
+            const SHOWN: usize = 40;
+            let more = several.len().saturating_sub(SHOWN);
+            let mut list = several[..several.len().min(SHOWN)].join("\n  ");
+            if more > 0 {
+                list.push_str(&format!("\n  and {more} more"));
+            }
+            let detail = format!(
+                "a folder of {} GGUF models; name one of them, as {}:\n  {list}",
+                several.len(),
+                dir.join(&several[0]).display()
+            );
+            Err(Error::format(dir, detail))
+        }
+    }
+}
+
+/// Opens the model in `path`: a single GGUF file, or any shard of a split one, whose other shards must
+/// lie beside it. The metadata are the first shard's, without the `split.` keys.
+pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
+    let path = path.as_ref();
+    let file = GgufFile::open(path)?;
+    let shards = match file.split() {
+        None => vec![file],
+        Some((no, count)) => open_shards(file, no, count)?,
+    };
+    let mut metadata = shards[0].header.metadata.clone();
+    metadata.remove_if(|key| key.starts_with("split."));
+    let tensors = Arc::new(GgufSource::new(&path.display().to_string(), shards)?);
+    Ok(GgufModel { metadata, tensors, warnings: Vec::new() })
+}
+
+/// The name of shard `no` (from 0) of `count`, by gguf-split's convention.
+pub fn shard_name(stem: &str, no: u64, count: u64) -> String {
+    format!("{stem}-{:05}-of-{count:05}.gguf", no + 1)
+}
+
+/// `stem` without `-00001-of-00003`.
+pub fn without_shard(stem: &str) -> &str {
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    match stem.rsplit_once("-of-").map(|(head, count)| (head.rsplit_once('-'), count)) {
+        Some((Some((name, number)), count)) if digits(number) && digits(count) => name,
+        _ => stem,
+    }
+}
+
+/// All shards of the model of which `file` is number `no`, in order.
+fn open_shards(file: GgufFile, no: u64, count: u64) -> Result<Vec<GgufFile>> {
+    let path = file.path().to_path_buf();
+    if no >= count || count > MAX_SHARDS {
+        return Err(Error::format(&path, format!("claims to be shard {no} (from 0) of {count}")));
+    }
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let Some(stem) = name.strip_suffix(&shard_name("", no, count)) else {
+        let detail = format!(
+            "holds shard {} of {count}, so its name must end in '{}'; without that the other shards \
+             cannot be found",
+            no + 1,
+            shard_name("", no, count)
+        );
+        return Err(Error::format(&path, detail));
+    };
+    let sibling = |i: u64| path.with_file_name(shard_name(stem, i, count));
+    check_siblings(&path, (0..count).map(sibling))?;
+    let mut own = Some(file);
+    let mut shards = Vec::new();
+    for i in 0..count {
+        let shard = match own.take_if(|_| i == no) {
+            Some(own) => own,
+            None => GgufFile::open(sibling(i))?,
+        };
+        if shard.split() != Some((i, count)) {
+            let detail = match shard.split() {
+                Some((no, of)) => format!("holds shard {} of {of}", no + 1),
+                None => "holds no shard".to_string(),
+            };
+            let path = shard.path();
+            return Err(Error::format(
+                path,
+                format!("is named {} of {count}, but {detail}", i + 1),
+            ));
+        }
+        shards.push(shard);
+    }
+    check_tensor_count(&shards)?;
+    Ok(shards)
+}
+
+fn check_siblings(path: &Path, names: impl Iterator<Item = PathBuf>) -> Result<()> {
+    let missing: Vec<_> = names.filter(|p| !p.exists()).collect();
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => {
+            let name = first.file_name().unwrap_or_default().to_string_lossy();
+            let more = match missing.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            Err(Error::format(path, format!("its sibling '{name}'{more} is missing")))
+        }
+    }
+}
+
+fn check_tensor_count(shards: &[GgufFile]) -> Result<()> {
+    let found: usize = shards.iter().map(|s| s.header.tensors.len()).sum();
+    match shards[0].header.metadata.u64(SPLIT_TENSORS) {
+        Some(told) if told != found as u64 => Err(Error::format(
+            shards[0].path(),
+            format!("says that the shards hold {told} tensors; they hold {found}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The tensors of a model in one or more GGUF files, in file order.
+struct GgufSource {
+    origin: String,
+    table: TensorTable,
+    shards: Vec<GgufFile>,
+    /// Shard, and index in it, of each tensor of the table.
+    places: Vec<(usize, usize)>,
+}
+
+impl GgufSource {
+    fn new(origin: &str, shards: Vec<GgufFile>) -> Result<GgufSource> {
+        let places = (shards.iter().enumerate())
+            .flat_map(|(s, shard)| (0..shard.header.tensors.len()).map(move |i| (s, i)))
+            .collect();
+        let infos = shards.iter().flat_map(|shard| shard.header.tensors.iter().cloned()).collect();
+        let table = TensorTable::new(origin, infos)?;
+        Ok(GgufSource { origin: origin.to_string(), table, shards, places })
+    }
+}
+
+impl TensorSource for GgufSource {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn table(&self) -> &TensorTable {
+        &self.table
+    }
+
+    fn read(&self, index: usize) -> Result<TensorData<'_>> {
+        let (shard, within) = self.places[index];
+        let shard = &self.shards[shard];
+        let TensorInfo { shape, dtype, .. } = &shard.header.tensors[within];
+        Ok(TensorData {
+            dtype: *dtype,
+            shape: shape.clone(),
+            bytes: Cow::Borrowed(shard.tensor_bytes(within)),
+        })
+    }
+
+    fn shard(&self, index: usize) -> Option<usize> {
+        Some(self.places[index].0)
+    }
+
+    fn files(&self) -> Option<Vec<PathBuf>> {
+        Some(self.shards.iter().map(|shard| shard.path().to_path_buf()).collect())
+    }
+}
+
+impl GgufModel {
+    /// What stands in the metadata of a model, for errors: the origin of its tensors.
+    pub fn origin(&self) -> &str {
+        self.tensors.origin()
+    }
+
+    /// `general.architecture`, which every model has.
+    pub fn architecture(&self) -> Result<&str> {
+        self.metadata.str("general.architecture").ok_or_else(|| {
+            Error::model(self.origin(), "'general.architecture' is missing: no model file")
+        })
+    }
+}

@@ -1,0 +1,366 @@
+//! A model over several GGUF files: which tensor goes where, and a writer that hides it.
+//!
+//! Names and keys are those of llama.cpp `tools/gguf-split` and `src/llama-quant.cpp` (October 2026): the
+//! first file has the model's metadata, every file the three `split.` keys. A model divided by size fills
+//! its files in the order of the tensors, as gguf-split fills them. The two programs differ in the order of
+//! the keys and in what becomes of a model that fits one file; see [`Shards::like_gguf_split`].
+
+use super::file::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
+use super::{GgufWriter, Layout, Metadata, Value};
+use crate::base::error::{Error, Result};
+use crate::formats::source::TensorInfo;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+/// Most files of a model: their numbers have five digits, and `split.count` is a u16.
+const MAX_FILES: usize = u16::MAX as usize;
+
+/// Which of a model's files each tensor goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// File of each tensor, from 0; never less than that of the tensor before.
+    numbers: Vec<usize>,
+    count: usize,
+    like_gguf_split: bool,
+}
+
+impl Shards {
+    /// All of `tensors` tensors in one file.
+    pub fn one(tensors: usize) -> Shards {
+        Shards { numbers: vec![0; tensors], count: 1, like_gguf_split: false }
+    }
+
+    /// As few files as hold `tensors` in their order with at most `max_bytes` of data in each; a tensor
+    /// is never divided. Sizes count with the padding that follows each tensor. Fails if there would be
+    /// more than 65535 files; `origin` names the model then.
+    pub fn by_size<'a>(
+        origin: &str,
+        tensors: impl Iterator<Item = &'a TensorInfo>,
+        max_bytes: u64,
+    ) -> Result<Shards> {
+        let (mut number, mut filled) = (0, 0u64);
+        let numbers = tensors.map(|info| {
+            let bytes = info.bytes().unwrap_or(0) as u64;
+            let bytes = bytes.next_multiple_of(super::DEFAULT_ALIGNMENT);
+            if filled > 0 && filled.saturating_add(bytes) > max_bytes {
+                (number, filled) = (number + 1, 0);
+            }
+            filled += bytes;
+            number
+        });
+        Shards::new(origin, numbers.collect())
+    }
+
+    /// As few files as hold `tensors` tensors in their order with at most `max` in each. Fails as
+    /// [`Shards::by_size`] does.
+    pub fn by_count(origin: &str, tensors: usize, max: NonZeroUsize) -> Result<Shards> {
+        Shards::new(origin, (0..tensors).map(|index| index / max).collect())
+    }
+
+    /// The same with a first file before them that has the metadata and no tensor. Fails as
+    /// [`Shards::by_size`] does.
+    pub fn after_metadata(self, origin: &str) -> Result<Shards> {
+        let numbers = self.numbers.into_iter().map(|number| number + 1);
+        let like_gguf_split = self.like_gguf_split;
+        Ok(Shards { like_gguf_split, ..Shards::new(origin, numbers.collect())? })
+    }
+
+    /// The same with the keys in gguf-split's order, `split.count` last, rather than llama-quantize's; and
+    /// a model in one file is number 1 of 1, by name and keys, rather than not split.
+    pub fn like_gguf_split(self) -> Shards {
+        Shards { like_gguf_split: true, ..self }
+    }
+
+    /// Whether the files have numbers.
+    fn is_split(&self) -> bool {
+        self.count > 1 || self.like_gguf_split
+    }
+
+    /// The files whose numbers, from 0, the tensors had in another model. A file that no tensor is left
+    /// for goes, unless it is the first, which has the metadata: llama.cpp drops such files at the end
+    /// and makes nothing of a model that has one between others. Fails as [`Shards::by_size`] does.
+    ///
+    /// # Panics
+    /// If a number is less than the one before it.
+    pub fn kept(origin: &str, numbers: &[usize]) -> Result<Shards> {
+        assert!(numbers.is_sorted(), "tensors are not in the order of their shards");
+        let (mut number, mut last) = (0, 0);
+        let renumbered = numbers.iter().map(|&old| {
+            if old != last {
+                (number, last) = (number + 1, old);
+            }
+            number
+        });
+        Shards::new(origin, renumbered.collect())
+    }
+
+    fn new(origin: &str, numbers: Vec<usize>) -> Result<Shards> {
+        let count = numbers.last().map_or(1, |last| last + 1);
+        if count > MAX_FILES {
+            let detail = format!("would be {count} files, more than {MAX_FILES}");
+            return Err(Error::Usage(format!("{origin}: {detail}; allow larger ones")));
+        }
+        Ok(Shards { numbers, count, like_gguf_split: false })
+    }
+
+    /// Number of files.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The file, from 0, of tensor `index`.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn number(&self, index: usize) -> usize {
+        self.numbers[index]
+    }
+
+    /// The layout of each file. Fails as [`Layout::new`] does.
+    ///
+    /// # Panics
+    /// If there are not as many `tensors` as this was made for.
+    pub fn layouts(
+        &self,
+        origin: &str,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+    ) -> Result<Vec<Layout>> {
+        let files = self.files(metadata, tensors);
+        files.iter().map(|(metadata, group)| Layout::new(origin, metadata, group)).collect()
+    }
+
+    /// Metadata and tensors of each file.
+    fn files(
+        &self,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+    ) -> Vec<(Metadata, Vec<TensorInfo>)> {
+        assert_eq!(tensors.len(), self.numbers.len(), "shards of another model");
+        let total = tensors.len();
+        let mut files: Vec<_> = (0..self.count).map(|_| (Metadata::new(), Vec::new())).collect();
+        files[0].0 = metadata.clone();
+        if self.is_split() {
+            for (no, (own, _)) in files.iter_mut().enumerate() {
+                // At the end, even if they were set before.
+                own.remove_if(|key| [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key));
+                own.set(SPLIT_NO, Value::U16(no as u16));
+                let count = (SPLIT_COUNT, Value::U16(self.count as u16));
+                let tensors = (SPLIT_TENSORS, Value::I32(total as i32));
+                let order = if self.like_gguf_split { [tensors, count] } else { [count, tensors] };
+                order.into_iter().for_each(|(key, value)| own.set(key, value));
+            }
+        }
+        for (info, &number) in tensors.into_iter().zip(&self.numbers) {
+            files[number].1.push(info);
+        }
+        files
+    }
+}
+
+/// A model being written to one file or several; they appear under their names when all are whole.
+pub struct SplitWriter {
+    files: Vec<GgufWriter>,
+    paths: Vec<PathBuf>,
+    /// File, and place in it, of each tensor.
+    places: Vec<(usize, usize)>,
+}
+
+impl SplitWriter {
+    /// Begins to write `tensors` to `path`, or to `STEM-00001-of-0000N.gguf` and so on beside it where
+    /// `shards` has several files. Fails as [`GgufWriter::create`] does.
+    ///
+    /// # Panics
+    /// If `shards` was made for another number of tensors.
+    pub fn create(
+        path: &Path,
+        force: bool,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+        shards: &Shards,
+    ) -> Result<SplitWriter> {
+        SplitWriter::open(path, metadata, tensors, shards, |path, own, group| {
+            GgufWriter::create(path, force, own, group)
+        })
+    }
+
+    /// As [`SplitWriter::create`], under hidden names that a later run finds again, for [`SplitWriter::settle`]. Tells for
+    /// each tensor whether an earlier run has begun just the file that it is in, see [`GgufWriter::reopen`].
+    ///
+    /// # Panics
+    /// If `shards` was made for another number of tensors.
+    pub fn reopen(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+        shards: &Shards,
+    ) -> Result<(SplitWriter, Vec<bool>)> {
+        let mut begun = Vec::new();
+        let writer = SplitWriter::open(path, metadata, tensors, shards, |path, own, group| {
+            let (file, there) = GgufWriter::reopen(path, own, group)?;
+            begun.push(there);
+            Ok(file)
+        })?;
+        let there = writer.places.iter().map(|&(file, _)| begun[file]).collect();
+        Ok((writer, there))
+    }
+
+    fn open(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorInfo>,
+        shards: &Shards,
+        mut open: impl FnMut(&Path, &Metadata, Vec<TensorInfo>) -> Result<GgufWriter>,
+    ) -> Result<SplitWriter> {
+        let paths = shard_paths(path, shards);
+        let groups = shards.files(metadata, tensors);
+        let places = groups.iter().enumerate();
+        let places = places.flat_map(|(f, (_, group))| (0..group.len()).map(move |i| (f, i)));
+        let places = places.collect();
+        let mut files = Vec::with_capacity(paths.len());
+        for ((own, group), path) in groups.into_iter().zip(&paths) {
+            files.push(open(path, &own, group)?);
+        }
+        Ok(SplitWriter { files, paths, places })
+    }
+
+    /// The files, in order.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Size of all files in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.layout().file_bytes()).sum()
+    }
+
+    /// [`GgufWriter::write_part`] for tensor `index` of all.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn write_part(&self, index: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (file, place) = self.places[index];
+        self.files[file].write_part(place, offset, bytes)
+    }
+
+    /// [`GgufWriter::keep`] for tensor `index` of all.
+    pub fn keep(&self, index: usize) {
+        let (file, place) = self.places[index];
+        self.files[file].keep(place);
+    }
+
+    /// [`GgufWriter::read_part`] for tensor `index` of all.
+    pub fn read_part(&self, index: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let (file, place) = self.places[index];
+        self.files[file].read_part(place, offset, bytes)
+    }
+
+    /// [`GgufWriter::sync`] for all files.
+    pub fn sync(&self) -> Result<()> {
+        self.files.iter().try_for_each(GgufWriter::sync)
+    }
+
+    /// [`GgufWriter::settle`] for all files.
+    pub fn settle(self) -> Result<()> {
+        self.files.into_iter().try_for_each(GgufWriter::settle)
+    }
+
+    /// Gives the files their names, the first one last: without it, nothing reads the others.
+    pub fn finish(self) -> Result<()> {
+        self.files.into_iter().rev().try_for_each(GgufWriter::finish)
+    }
+}
+
+/// `path` itself, or the names of the files that `shards` says.
+pub fn shard_paths(path: &Path, shards: &Shards) -> Vec<PathBuf> {
+    if !shards.is_split() {
+        return vec![path.to_path_buf()];
+    }
+    let count = shards.count;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = name.strip_suffix(".gguf").unwrap_or(&name);
+    (0..count as u64).map(|no| path.with_file_name(shard_name(stem, no, count as u64))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::DType;
+
+    fn tensors(lengths: &[usize]) -> Vec<TensorInfo> {
+        let info = |(i, &n): (usize, &usize)| TensorInfo::new(format!("t{i}"), vec![n], DType::F32);
+        lengths.iter().enumerate().map(info).collect()
+    }
+
+    #[test]
+    fn files_are_filled_in_order_and_tensors_stay_whole() {
+        let infos = tensors(&[8, 8, 64, 1, 8]);
+        let numbers = |max| Shards::by_size("test", infos.iter(), max).unwrap().numbers;
+        // With padding: 32, 32, 256, 32 and 32 bytes.
+        assert_eq!(numbers(64), [0, 0, 1, 2, 2]);
+        assert_eq!(numbers(63), [0, 1, 2, 3, 4]);
+        assert_eq!(numbers(384), [0; 5]);
+        assert_eq!(Shards::by_size("test", infos.iter(), 384).unwrap(), Shards::one(5));
+        assert_eq!(Shards::by_size("test", [].iter(), 1).unwrap(), Shards::one(0));
+    }
+
+    #[test]
+    fn files_are_filled_by_number_and_the_first_may_have_only_metadata() {
+        let max = NonZeroUsize::new(2).unwrap();
+        let shards = Shards::by_count("test", 5, max).unwrap();
+        assert_eq!((&shards.numbers[..], shards.count()), (&[0, 0, 1, 1, 2][..], 3));
+        let shards = shards.like_gguf_split().after_metadata("test").unwrap();
+        assert_eq!((&shards.numbers[..], shards.count()), (&[1, 1, 2, 2, 3][..], 4));
+        assert!(shards.like_gguf_split);
+    }
+
+    #[test]
+    fn kept_files_without_tensors_go_but_the_first() {
+        let kept = |numbers: &[usize]| {
+            let shards = Shards::kept("test", numbers).unwrap();
+            (shards.numbers.clone(), shards.count())
+        };
+        assert_eq!(kept(&[0, 0, 1, 2]), (vec![0, 0, 1, 2], 3));
+        assert_eq!(kept(&[0, 2, 2, 5]), (vec![0, 1, 1, 2], 3));
+        assert_eq!(kept(&[1, 2]), (vec![1, 2], 3));
+        assert_eq!(kept(&[4, 4]), (vec![1, 1], 2));
+        assert_eq!(kept(&[]), (vec![], 1));
+    }
+
+    #[test]
+    fn more_files_than_a_u16_can_count_are_refused() {
+        let infos = tensors(&vec![1; MAX_FILES + 1]);
+        let shards = |n: usize| Shards::by_size("m.gguf", infos[..n].iter(), 1);
+        assert_eq!(shards(MAX_FILES).unwrap().count(), MAX_FILES);
+        let error = shards(MAX_FILES + 1).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)));
+        assert!(error.to_string().contains("m.gguf: would be 65536 files"), "{error}");
+    }
+
+    #[test]
+    fn every_file_has_the_keys_of_a_split_at_its_end() {
+        let mut metadata = Metadata::new();
+        metadata.set("split.count", 7u32);
+        metadata.set("a", 1u32);
+        let keys = |metadata: &Metadata| -> Vec<String> {
+            metadata.iter().map(|(key, _)| key.to_string()).collect()
+        };
+        let files = Shards::kept("test", &[0, 1]).unwrap().files(&metadata, tensors(&[1, 1]));
+        assert_eq!(keys(&files[0].0), ["a", SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
+        assert_eq!(keys(&files[1].0), [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
+        assert_eq!(files[1].0.get(SPLIT_COUNT), Some(&Value::U16(2)));
+        let like = Shards::one(2).like_gguf_split().files(&metadata, tensors(&[1, 1]));
+        assert_eq!(keys(&like[0].0), ["a", SPLIT_NO, SPLIT_TENSORS, SPLIT_COUNT]);
+        let one = Shards::one(2).files(&metadata, tensors(&[1, 1]));
+        assert_eq!((one.len(), &one[0].0), (1, &metadata));
+    }
+
+    #[test]
+    fn several_files_are_numbered() {
+        let two = shard_paths(Path::new("d/m-Q4_0.gguf"), &Shards::kept("test", &[0, 1]).unwrap());
+        assert_eq!(two[1], Path::new("d/m-Q4_0-00002-of-00002.gguf"));
+        assert_eq!(shard_paths(Path::new("m.gguf"), &Shards::one(3)), [Path::new("m.gguf")]);
+        let alone = Shards::one(3).like_gguf_split();
+        assert_eq!(shard_paths(Path::new("m.gguf"), &alone), [Path::new("m-00001-of-00001.gguf")]);
+    }
+}
