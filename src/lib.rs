@@ -3,11 +3,9 @@
 //! Weights flow one tensor at a time through [`formats::source::TensorSource`]s; see ARCHITECTURE.md for the
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
-pub mod arch;
 pub mod base;
 pub mod calibrate;
 pub mod compare;
-pub mod convert;
 pub mod evaluate;
 pub mod formats;
 pub mod hub;
@@ -21,8 +19,6 @@ pub mod quantize;
 pub mod quants;
 pub mod recipe;
 pub mod report;
-pub mod restore;
-pub mod tokenizer;
 pub mod verify;
 
 pub use base::error::{Error, Result};

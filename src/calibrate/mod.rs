@@ -1,6 +1,6 @@
 //! Calibration text that the model writes itself, for those who have none.
 //!
-//! Sequences are sampled token by token, many at a time ([`model::decode`]), each from BOS where the model has it
+//! Sequences are sampled token by token, many at a time ([`forward::decode`]), each from BOS where the model has it
 //! added and from a random token otherwise, until the model ends it or it is long enough. What comes out reads
 //! like what the model was trained on, as far as it remembers; it is made of tokens the model itself finds
 //! likely. Liu et al., "LLM-QAT: Data-Free Quantization Aware Training", 2023, calibrate so.
@@ -18,8 +18,8 @@ use crate::base::progress::{Progress, Unit};
 use crate::base::size;
 use crate::formats::gguf::GgufModel;
 use crate::kernels::Precision;
-use crate::model::{self, DecodeOptions, Footprint};
-use crate::tokenizer::{Detokenizer, Role, Tokenizer};
+use crate::model::forward::{self, DecodeOptions, Footprint};
+use crate::model::tokenizer::{Detokenizer, Role, Tokenizer};
 use sequences::Sequences;
 
 /// Sequences that are written at the same time, at most: with more a step gets no cheaper per token.
@@ -40,7 +40,7 @@ pub struct Options {
     pub sampling: Sampling,
     /// Of products with weights.
     pub precision: Precision,
-    /// Bytes that the whole process may take; see [`model::default_memory`]. What is written does not depend on it.
+    /// Bytes that the whole process may take; see [`forward::default_memory`]. What is written does not depend on it.
     pub memory: u64,
 }
 
@@ -57,7 +57,7 @@ pub struct Written {
 ///
 /// # Errors
 /// If there is nothing to write, if sampling is asked for that makes no sense, if the model has no tokenizer that is
-/// known, or one whose vocabulary is not the model's, and as [`model::decode`] does.
+/// known, or one whose vocabulary is not the model's, and as [`forward::decode`] does.
 pub fn write(model: &GgufModel, options: &Options, progress: &dyn Progress) -> Result<Written> {
     options.sampling.check()?;
     if options.tokens == 0 || options.length < 2 {
@@ -68,7 +68,7 @@ pub fn write(model: &GgufModel, options: &Options, progress: &dyn Progress) -> R
         Tokenizer::from_metadata(model.origin(), &model.metadata)?,
         Detokenizer::from_metadata(model.origin(), &model.metadata)?,
     );
-    let n_vocab = model::check(model)?;
+    let n_vocab = forward::check(model)?;
     let roles: Vec<Role> = (0..n_vocab as u32).map(|id| vocabulary.role(id)).collect();
     let bos = tokenizer.bos_id().filter(|_| tokenizer.add_bos());
     let mut sequences = Sequences::new(options, roles, bos)?;
@@ -76,7 +76,7 @@ pub fn write(model: &GgufModel, options: &Options, progress: &dyn Progress) -> R
     progress.begin("writing", options.tokens as u64, Unit::Tokens);
     let mut written = 0;
     let first = sequences.begin(decoding.slots);
-    model::decode(model, &decoding, first, &mut |logits| {
+    forward::decode(model, &decoding, first, &mut |logits| {
         let feeds = sequences.step(logits);
         let now = sequences.written().min(options.tokens);
         progress.advance((now - written) as u64);

@@ -7,8 +7,8 @@
 use super::Options;
 use super::sampler::Sampler;
 use crate::base::error::{Error, Result};
-use crate::model::Feed;
-use crate::tokenizer::Role;
+use crate::model::forward::Feed;
+use crate::model::tokenizer::Role;
 use rayon::prelude::*;
 
 /// Tokens before a sequence may end, so that a model that would rather say nothing says something.

@@ -5,9 +5,9 @@ use super::{Context, show};
 use aqueduct::base::output;
 use aqueduct::base::size;
 use aqueduct::calibrate::{self, Options, Sampling};
-use aqueduct::convert::OutputType;
 use aqueduct::kernels::Precision;
-use aqueduct::model;
+use aqueduct::model::convert::OutputType;
+use aqueduct::model::forward;
 use aqueduct::pipeline::Source;
 use clap::Args;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ impl Arguments {
             seed: self.seed,
             sampling: Sampling { temperature, top_k, top_p },
             precision: self.precision.map_or_else(Precision::fastest, Precision::from),
-            memory: self.memory.unwrap_or_else(model::default_memory),
+            memory: self.memory.unwrap_or_else(forward::default_memory),
         };
         let written = calibrate::write(&gguf, &options, context.progress())?;
         output::write_file(&self.output, written.text.as_bytes(), self.force)?;

@@ -4,7 +4,7 @@ use super::options::{ConvertArguments, positive};
 use super::pictures::{self, Picture, PictureArguments};
 use super::{Context, show};
 use aqueduct::compare;
-use aqueduct::convert::OutputType;
+use aqueduct::model::convert::OutputType;
 use aqueduct::pipeline::Source;
 use aqueduct::report::{self, ModelDifference};
 use clap::Args;

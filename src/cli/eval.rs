@@ -3,8 +3,8 @@
 use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
 use aqueduct::base::output;
-use aqueduct::convert::OutputType;
 use aqueduct::evaluate::{self, Against, Keep, Subject};
+use aqueduct::model::convert::OutputType;
 use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::report;
 use clap::Args;

@@ -2,12 +2,12 @@
 
 use super::Context;
 use aqueduct::base::size;
-use aqueduct::convert::{ConvertOptions, OutputType};
 use aqueduct::kernels::Precision;
-use aqueduct::model;
+use aqueduct::model::convert::{ConvertOptions, OutputType};
+use aqueduct::model::forward;
+use aqueduct::model::tokenizer::Date;
 use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::quantize::RunOptions;
-use aqueduct::tokenizer::Date;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -131,7 +131,7 @@ impl RunArguments {
 
     /// Memory that a forward pass may take.
     pub fn forward_memory(&self) -> u64 {
-        self.memory.unwrap_or_else(model::default_memory)
+        self.memory.unwrap_or_else(forward::default_memory)
     }
 }
 
@@ -146,7 +146,7 @@ pub struct MemoryArgument {
 
 impl MemoryArgument {
     pub fn bytes(&self) -> u64 {
-        self.memory.unwrap_or_else(model::default_memory)
+        self.memory.unwrap_or_else(forward::default_memory)
     }
 }
 

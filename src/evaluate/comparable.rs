@@ -4,8 +4,8 @@ use super::{Options, Reference, Subject, Text, tokenize};
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
 use crate::kernels::Precision;
-use crate::model;
-use crate::tokenizer::{TextSequence, Tokenizer};
+use crate::model::forward;
+use crate::model::tokenizer::{TextSequence, Tokenizer};
 
 /// A subject that can be evaluated.
 pub(super) struct Prepared<'a> {
@@ -22,7 +22,7 @@ pub(super) struct Prepared<'a> {
 impl Prepared<'_> {
     pub fn new<'s>(subject: &'s Subject, options: &Options) -> Result<Prepared<'s>> {
         let model = &subject.model;
-        let n_vocab = model::check(model)?;
+        let n_vocab = forward::check(model)?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
         if tokenizer.n_vocab() > n_vocab {
             let detail = format!(

@@ -1,6 +1,6 @@
 //! How good a model is: the perplexity of a text, and how far its predictions are from a reference's.
 //!
-//! [`evaluate`] takes each model over the same text, layer by layer as [`model::run`] does, and looks at its
+//! [`evaluate`] takes each model over the same text, layer by layer as [`forward::run`] does, and looks at its
 //! logits. A reference comes first: its log-probabilities are written in the peer's 16-bit layout
 //! ([`Reference`]) to a temporary file, or one that stays, and every other model is compared with them row by
 //! row, so that no more than a tile of logits is held and any number of models share one pass of the reference.
@@ -23,8 +23,8 @@ use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
 use crate::formats::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
-use crate::model::{self, Activations, Logits, Observer};
-use crate::tokenizer::Tokenizer;
+use crate::model::forward::{self, Activations, Logits, Observer};
+use crate::model::tokenizer::Tokenizer;
 use comparable::Prepared;
 use log_probs::Compared;
 use rayon::prelude::*;
@@ -80,7 +80,7 @@ impl Default for Options {
             against: None,
             keep: None,
             precision: Precision::F32,
-            memory: model::default_memory(),
+            memory: forward::default_memory(),
         }
     }
 }
@@ -119,7 +119,7 @@ pub struct Evaluation {
 /// Before any work: [`Error::Usage`] if the text does not fill one chunk, or options contradict each other or
 /// the reference's file; if a model cannot be evaluated, a file is none of log-probabilities, or a
 /// vocabulary is not the reference's; if there is no space for the log-probabilities. Later what
-/// [`model::run`] finds.
+/// [`forward::run`] finds.
 pub fn evaluate(
     subjects: &[Subject],
     options: &Options,
@@ -251,8 +251,8 @@ fn measure(
     let mut observer =
         Measuring { text, sink, nll: Vec::new(), compared: Vec::new(), records: Vec::new() };
     let (precision, memory) = (subject.precision, subject.memory);
-    let run = model::Options { logits: text.counted(), precision, memory, first_chunk: 0 };
-    model::run(&subject.subject.model, &chunks, &mut observer, &run, progress)?;
+    let run = forward::Options { logits: text.counted(), precision, memory, first_chunk: 0 };
+    forward::run(&subject.subject.model, &chunks, &mut observer, &run, progress)?;
     let Measuring { nll, compared, .. } = observer;
     let per_chunk = text.counted().len();
     let running = statistics::running_perplexity(&nll, per_chunk);

@@ -8,7 +8,7 @@
 use super::Entry;
 use crate::base::error::{Error, Result};
 use crate::kernels::{add_squares, all_finite};
-use crate::model::Activations;
+use crate::model::forward::Activations;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 

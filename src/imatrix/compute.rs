@@ -14,8 +14,8 @@ use crate::base::error::Result;
 use crate::base::progress::Progress;
 use crate::formats::gguf::GgufModel;
 use crate::kernels::{Precision, log_sum_exp};
-use crate::model::{self, Activations, Logits, Observer, Resumed, Snapshot};
-use crate::tokenizer::{TextSequence, Tokenizer};
+use crate::model::forward::{self, Activations, Logits, Observer, Resumed, Snapshot};
+use crate::model::tokenizer::{TextSequence, Tokenizer};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,7 +53,7 @@ impl Default for Options {
             process_output: false,
             bos: None,
             precision: Precision::fastest(),
-            memory: model::default_memory(),
+            memory: forward::default_memory(),
             datasets: Vec::new(),
         }
     }
@@ -128,7 +128,7 @@ pub fn arrange(texts: Vec<NamedTokens>, options: &mut Options) -> Result<Vec<u32
 ///
 /// Reports running perplexity by [`Progress::note`] as llama-imatrix prints it. As layers are the outer
 /// loop, the figures come together at the end. Fails as [`chunk_tokens`] and
-/// [`model::run`] do.
+/// [`forward::run`] do.
 pub fn compute(
     model: &GgufModel,
     tokens: &[u32],
@@ -267,13 +267,13 @@ impl<'a> Run<'a> {
             layers,
             record: &self.record,
         };
-        let run = model::Options {
+        let run = forward::Options {
             logits: counted(self.options.ctx),
             precision: self.options.precision,
             memory: self.options.memory,
             first_chunk: self.first + next.start,
         };
-        model::run(self.model, &self.chunks[next.clone()], &mut observer, &run, progress)?;
+        forward::run(self.model, &self.chunks[next.clone()], &mut observer, &run, progress)?;
         let likelihoods = observer.likelihoods;
         self.record.likelihoods.extend(likelihoods);
         // Fits: the record's count of the text's chunks did.

@@ -20,7 +20,7 @@ use crate::base::error::{Error, Result};
 use crate::base::output::{self, OutputFile, Pace};
 use crate::base::progress::Progress;
 use crate::base::size;
-use crate::model::{Resumed, Snapshot};
+use crate::model::forward::{Resumed, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};

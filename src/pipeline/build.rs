@@ -11,14 +11,14 @@ use super::stages::Stages;
 use super::state::State;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
-use crate::convert::ConvertOptions;
 use crate::evaluate::Evaluations;
 use crate::formats::checkpoint::{CARD_FILE, ModelCard};
 use crate::formats::gguf::GgufModel;
 use crate::imatrix;
-use crate::model;
+use crate::model::convert::ConvertOptions;
+use crate::model::forward;
+use crate::model::tokenizer::{Date, Tokenizer};
 use crate::quantize::{Ftype, PlanOptions, QuantPlan, RunOptions, Sharding, Written};
-use crate::tokenizer::{Date, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ impl Default for BuildOptions {
             restart: false,
             save_every: Duration::from_secs(30),
             memory: RunOptions::default().memory,
-            forward_memory: model::default_memory(),
+            forward_memory: forward::default_memory(),
             convert: ConvertOptions::default(),
             plan: PlanOptions::default(),
         }

@@ -5,7 +5,7 @@
 //! guessing other data sets' layouts (`from` and `value`, prompt and answer in columns).
 
 use crate::base::error::{Error, Result};
-use crate::tokenizer::{ChatTemplate, Tokenizer};
+use crate::model::tokenizer::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 

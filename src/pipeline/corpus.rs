@@ -5,7 +5,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::hash;
-use crate::tokenizer::in_turns;
+use crate::model::tokenizer::in_turns;
 use serde::Deserialize;
 
 /// The name of the corpus. Texts that are released do not change; others come under another name.

@@ -9,12 +9,12 @@ use crate::base::progress::Progress;
 use crate::evaluate::Evaluations;
 use crate::formats::checkpoint::CARD_FILE;
 use crate::formats::gguf::{self, GgufModel};
+use crate::model::tokenizer::{ChatTemplate, ChatTemplates, Date};
 use crate::quantize::{Written, presets};
 use crate::report::{
     self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
     TensorOfType,
 };
-use crate::tokenizer::{ChatTemplate, ChatTemplates, Date};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,6 @@
 
 use super::build::{BuildOptions, stem};
 use super::source::Source;
-use crate::arch::{Description, HyperParams, Key};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::base::progress::Silent;
@@ -12,10 +11,11 @@ use crate::formats::gguf::{GgufModel, Metadata};
 use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::imatrix;
 use crate::kernels::Precision;
-use crate::model;
+use crate::model::arch::{Description, HyperParams, Key};
+use crate::model::forward;
+use crate::model::tokenizer::Tokenizer;
 use crate::quantize::{self, Ftype, PlanOptions, QuantPlan};
 use crate::report;
-use crate::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     let memory = vec![
         StageMemory {
             stage: "imatrix",
-            bytes: model::memory_estimate(
+            bytes: forward::memory_estimate(
                 &hyper,
                 table,
                 Precision::fastest(),

@@ -1,16 +1,16 @@
 //! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
 
 use super::naming::file_stem;
-use crate::arch::Parameters;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
-use crate::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::formats::checkpoint::{
     Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors,
 };
 use crate::formats::file_kind::refuse_foreign;
 use crate::formats::gguf::{self, GgufModel};
 use crate::merge;
+use crate::model::arch::Parameters;
+use crate::model::convert::{ConvertOptions, convert, merge_front_matter};
 use crate::recipe::{Folders, MergePlan, locate_source};
 use crate::report;
 use std::io::Read;

@@ -5,9 +5,9 @@
 
 use super::facts::Family;
 use super::ftype::Ftype;
-use crate::arch::Category;
 use crate::base::dtype::DType;
 use crate::formats::source::TensorInfo;
+use crate::model::arch::Category;
 
 /// Parts of names that mark tensors which are never quantized: small, or sensitive, or tables.
 const NEVER: &[&str] = &[

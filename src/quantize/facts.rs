@@ -1,9 +1,9 @@
 //! What the rules of the mix need to know of a model, read from its metadata and tensor names.
 
-use crate::arch::Category;
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::{Array, Metadata, Value};
 use crate::formats::source::TensorInfo;
+use crate::model::arch::Category;
 
 /// Architectures with rules of their own. All others share the common ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

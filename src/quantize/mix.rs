@@ -9,9 +9,9 @@ use super::eligible::allows_quantization;
 use super::facts::{Family, ModelFacts};
 use super::ftype::Ftype;
 use super::options::PlanOptions;
-use crate::arch::Category;
 use crate::base::dtype::DType;
 use crate::formats::source::TensorInfo;
+use crate::model::arch::Category;
 
 /// The choice for one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

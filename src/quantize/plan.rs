@@ -9,11 +9,11 @@ use super::ftype::Ftype;
 use super::importance::Importance;
 use super::mix::{Mix, layer_of};
 use super::options::{PlanOptions, Sharding};
-use crate::arch::Category;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::{GgufModel, Metadata, Shards, Value};
 use crate::formats::source::{TensorInfo, TensorSource};
+use crate::model::arch::Category;
 use crate::quants;
 use std::collections::BTreeMap;
 

@@ -11,9 +11,9 @@ use super::slices::{self, Part, Parts};
 use super::values::{self, Ask};
 use super::vocabulary::{self, Resolved, Vocabulary};
 use super::{chat, compat, ends, output_config, rows};
-use crate::arch::{Architecture, Role, TensorDecl};
 use crate::base::dtype::DType;
 use crate::formats::source::{TensorInfo, TensorTable};
+use crate::model::arch::{Architecture, Role, TensorDecl};
 use std::collections::BTreeMap;
 
 /// Plans the stage that `document` describes; `None` if it has errors.

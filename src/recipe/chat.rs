@@ -10,7 +10,7 @@ use super::planner::Planner;
 use super::schema::Document;
 use super::slices::Parts;
 use super::tokenizer_spec::ChatTemplate;
-use crate::tokenizer::ChatTemplates;
+use crate::model::tokenizer::ChatTemplates;
 
 /// The template of the result, where it is not that of the tokenizer's member. `Err` if one cannot be
 /// read, which is reported.

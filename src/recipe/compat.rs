@@ -6,8 +6,8 @@ use super::planner::{Planner, View};
 use super::schema::Document;
 use super::slices::Parts;
 use super::yaml::Pos;
-use crate::arch::{Experts, HyperParams};
 use crate::formats::source::TensorInfo;
+use crate::model::arch::{Experts, HyperParams};
 use std::collections::BTreeSet;
 
 type Planned = [(TensorInfo, TensorPlan)];

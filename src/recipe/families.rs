@@ -4,8 +4,8 @@
 //! The numbers are those of each family's public config.json. A fine-tune may have added tokens: then
 //! the plan's vocabulary is a guess, which a folder with only the model's config.json corrects.
 
-use crate::arch::Architecture;
 use crate::formats::checkpoint::Config;
+use crate::model::arch::Architecture;
 use serde_json::json;
 
 /// A family: parts its name has (all of them, any one of each inner list), and its shape.
@@ -122,7 +122,7 @@ mod tests {
         for family in FAMILIES {
             let name: Vec<&str> = family.parts.iter().map(|any| any[0]).collect();
             let config = config_for(&name.join("-")).unwrap();
-            let hyper = crate::arch::HyperParams::from_config(&config).unwrap();
+            let hyper = crate::model::arch::HyperParams::from_config(&config).unwrap();
             assert_eq!((hyper.n_layer, hyper.n_vocab), (family.layers, family.vocabulary));
         }
     }

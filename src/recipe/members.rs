@@ -6,7 +6,6 @@
 
 use super::families;
 use super::reference::ModelRef;
-use crate::arch::{HyperParams, Role, Settings, TensorDecl, declared_config};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
@@ -15,7 +14,8 @@ use crate::formats::file_kind::refuse_foreign;
 use crate::formats::gguf;
 use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::hub::{HubCache, HubReference};
-use crate::restore::restore;
+use crate::model::arch::{HyperParams, Role, Settings, TensorDecl, declared_config};
+use crate::model::restore::restore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

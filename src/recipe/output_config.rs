@@ -4,11 +4,11 @@ use super::donors::Donors;
 use super::plan::{Place, TensorPlan};
 use super::planner::Planner;
 use super::side_files::take_token_ids;
-use crate::arch::{Settings, reconcile, set_spellings};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::formats::checkpoint::Config;
 use crate::formats::source::TensorInfo;
+use crate::model::arch::{Settings, reconcile, set_spellings};
 use serde_json::Value;
 
 /// PyTorch's name of a float type, as config.json and recipes have it.

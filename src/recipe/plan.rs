@@ -11,10 +11,10 @@ use super::rows::Arranged;
 use super::settings::BuildSettings;
 use super::vocabulary::Vocabulary;
 use super::yaml::Pos;
-use crate::arch::{Architecture, HyperParams};
 use crate::base::dtype::DType;
 use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
 use crate::formats::source::{TensorInfo, TensorTable};
+use crate::model::arch::{Architecture, HyperParams};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

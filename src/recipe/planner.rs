@@ -14,9 +14,9 @@ use super::settings::{self, BuildSettings};
 use super::side_files;
 use super::vocabulary::Tokens;
 use super::yaml::{self, At, Node, Pos};
-use crate::arch::{Architecture, Description, HyperParams};
 use crate::formats::checkpoint::Config;
 use crate::formats::source::TensorTable;
+use crate::model::arch::{Architecture, Description, HyperParams};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

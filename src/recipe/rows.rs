@@ -11,8 +11,8 @@
 use super::plan::{Input, Place, TensorPlan};
 use super::planner::Planner;
 use super::vocabulary::{Override, Resolved};
-use crate::arch::Role;
-use crate::tokenizer::TokenList;
+use crate::model::arch::Role;
+use crate::model::tokenizer::TokenList;
 use std::sync::Arc;
 
 /// How the inputs of a tensor are brought to the rows of the result's vocabulary.

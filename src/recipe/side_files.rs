@@ -6,7 +6,7 @@ use super::planner::Planner;
 use super::yaml::Pos;
 use crate::base::error::Result;
 use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
-use crate::tokenizer::{Change, ChatTemplates, edited_files, is_tokenizer_file};
+use crate::model::tokenizer::{Change, ChatTemplates, edited_files, is_tokenizer_file};
 
 /// Ids of special tokens in config.json, which mean nothing under another tokenizer.
 pub(super) const TOKEN_IDS: &[&str] = &[

@@ -6,7 +6,7 @@ use super::output_config::torch_name;
 use super::plan::{Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes};
 use super::shares::{MemberShare, RowShares, Shares};
 use super::yaml::Pos;
-use crate::arch::Settings;
+use crate::model::arch::Settings;
 use serde::Serialize;
 use std::path::PathBuf;
 

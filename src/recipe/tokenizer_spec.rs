@@ -8,7 +8,7 @@ use super::diagnostics::{Diagnostics, nearest};
 use super::reference::ModelRef;
 use super::schema::{Mapping, model_ref, scalar_text};
 use super::yaml::{At, Kind, Node, Pos};
-use crate::tokenizer::{chat_template_names, named_chat_template};
+use crate::model::tokenizer::{chat_template_names, named_chat_template};
 
 /// Rows are padded to a multiple of at most this: hardware asks for 8 to 256.
 const LARGEST_MULTIPLE: usize = 1 << 16;

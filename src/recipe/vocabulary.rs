@@ -19,7 +19,7 @@ use super::schema::Document;
 use super::slices::Parts;
 use super::tokenizer_spec::{RowSource, TokenSpec, TokenizerSource, TokenizerSpec, WhichToken};
 use super::yaml::At;
-use crate::tokenizer::TokenList;
+use crate::model::tokenizer::TokenList;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -5,9 +5,9 @@
 
 use crate::convert::{CONFIG, checkpoint, tensors, tokenizer_json};
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::formats::gguf::{Array, GgufModel, Value};
-use aqueduct::tokenizer::{Detokenizer, Tokenizer, restore};
+use aqueduct::model::convert::{ConvertOptions, convert};
+use aqueduct::model::tokenizer::{Detokenizer, Tokenizer, restore};
 use serde_json::json;
 
 /// Content, normalized, special; text and kind in GGUF (3 control, 4 user-defined).

@@ -5,17 +5,17 @@
 
 use super::cli::{Place, shipped};
 use super::convert::digest;
-use aqueduct::arch::{Architecture, HyperParams, Role};
 use aqueduct::base::dtype::DType;
 use aqueduct::base::error::Result;
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::formats::checkpoint::{Checkpoint, Config, SideFile};
 use aqueduct::formats::gguf::{Array, GgufModel, Metadata, Value as V};
 use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo};
 use aqueduct::kernels::Precision;
-use aqueduct::model::{self, Activations, Logits, Observer};
-use aqueduct::restore::restore;
+use aqueduct::model::arch::{Architecture, HyperParams, Role};
+use aqueduct::model::convert::{ConvertOptions, OutputType, convert};
+use aqueduct::model::forward::{self, Activations, Logits, Observer};
+use aqueduct::model::restore::restore;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -180,8 +180,8 @@ impl Observer for Keep {
 fn run(model: &GgufModel, tokens: &[u32]) -> Keep {
     let mut keep = Keep::default();
     let (logits, memory) = (0..tokens.len(), u64::MAX);
-    let options = model::Options { logits, precision: Precision::F32, memory, first_chunk: 0 };
-    model::run(model, &[tokens.to_vec()], &mut keep, &options, &Silent).unwrap();
+    let options = forward::Options { logits, precision: Precision::F32, memory, first_chunk: 0 };
+    forward::run(model, &[tokens.to_vec()], &mut keep, &options, &Silent).unwrap();
     keep
 }
 

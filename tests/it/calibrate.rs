@@ -4,10 +4,12 @@ use super::architectures::{NAMES, checkpoint, converted, golden};
 use super::cli::{Place, shipped};
 use aqueduct::Result;
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::OutputType;
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::kernels::Precision;
-use aqueduct::model::{self, Activations, DecodeOptions, Feed, Footprint, Logits, Observer};
+use aqueduct::model::convert::OutputType;
+use aqueduct::model::forward::{
+    self, Activations, DecodeOptions, Feed, Footprint, Logits, Observer,
+};
 use aqueduct::pipeline::Source;
 
 fn clerk() -> GgufModel {
@@ -28,9 +30,9 @@ fn whole_pass(model: &GgufModel, chunks: &[Vec<u32>]) -> Vec<Vec<f32>> {
         }
     }
     let mut keep = Keep(vec![Vec::new(); chunks.len()]);
-    let (precision, memory) = (Precision::F32, model::default_memory());
-    let options = model::Options { logits: 0..1000, precision, memory, first_chunk: 0 };
-    model::run(model, chunks, &mut keep, &options, &Silent).unwrap();
+    let (precision, memory) = (Precision::F32, forward::default_memory());
+    let options = forward::Options { logits: 0..1000, precision, memory, first_chunk: 0 };
+    forward::run(model, chunks, &mut keep, &options, &Silent).unwrap();
     keep.0
 }
 
@@ -53,7 +55,7 @@ fn token_by_token(
         Feed { slot, token, begins: n == 1 }
     };
     let first = fed.iter().map(feed).collect();
-    model::decode(model, &options, first, &mut |logits| {
+    forward::decode(model, &options, first, &mut |logits| {
         let n_vocab = logits.len() / fed.len();
         for ((_, chunk, _), row) in fed.iter().zip(logits.chunks(n_vocab)) {
             got[*chunk].extend_from_slice(row);
@@ -78,7 +80,7 @@ fn agrees(
     lengths: &[u32],
     slots: usize,
 ) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
-    let n_vocab = model::check(model).unwrap() as u32;
+    let n_vocab = forward::check(model).unwrap() as u32;
     let chunk = |(i, &n): (usize, &u32)| {
         (0..n).map(|t| (t * t * 7 + i as u32 * 31 + t) % n_vocab).collect()
     };
@@ -97,7 +99,7 @@ fn agrees(
 #[test]
 fn decoding_gives_the_logits_of_the_forward_pass() {
     let model = clerk();
-    let n_vocab = model::check(&model).unwrap();
+    let n_vocab = forward::check(&model).unwrap();
     // Longer than a tile of keys, and shorter ones that end and make room at different times.
     let (chunks, got) = agrees("clerk", &model, &[300, 5, 70, 33, 1, 128], 3);
     assert!(got[0][..n_vocab] != got[0][n_vocab..2 * n_vocab]);
@@ -121,7 +123,7 @@ fn tokens_that_cannot_be_decoded_are_refused() {
     let error = |token: u32| {
         let first = vec![Feed { slot: 0, token, begins: true }];
         let mut next = |_: &[f32]| Ok(vec![Feed { slot: 0, token, begins: false }]);
-        model::decode(&model, &options, first, &mut next).unwrap_err().to_string()
+        forward::decode(&model, &options, first, &mut next).unwrap_err().to_string()
     };
     assert!(error(7).contains("position 2 of 2"), "{}", error(7));
     assert!(error(u32::MAX).contains("vocabulary"));

@@ -2,7 +2,7 @@
 
 use super::cli::shipped;
 use aqueduct::formats::gguf::{Array, Metadata, Value};
-use aqueduct::tokenizer::{ChatTemplate, Date};
+use aqueduct::model::tokenizer::{ChatTemplate, Date};
 use serde_json::{Map, Value as Json};
 use std::fs;
 use std::path::Path;

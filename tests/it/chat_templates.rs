@@ -2,10 +2,10 @@
 
 use super::cli::{Place, shipped};
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::formats::checkpoint::{self, Checkpoint, WriteOptions};
 use aqueduct::formats::gguf::{self, Metadata};
-use aqueduct::restore::restore;
+use aqueduct::model::convert::{ConvertOptions, convert};
+use aqueduct::model::restore::restore;
 use serde_json::{Value as Json, json};
 use std::fs;
 

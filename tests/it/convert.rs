@@ -2,10 +2,10 @@
 
 use crate::hostile::assert_error;
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::formats::checkpoint::{Checkpoint, Config, ModelCard, SideFile};
 use aqueduct::formats::gguf::{self, Array, GgufModel, GgufWriter};
 use aqueduct::formats::source::{MemorySource, TensorInfo};
+use aqueduct::model::convert::{ConvertOptions, OutputType, convert};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::Path;

@@ -2,12 +2,12 @@
 
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::imatrix::{self, Options};
 use aqueduct::merge;
+use aqueduct::model::convert::{ConvertOptions, convert};
+use aqueduct::model::tokenizer::Tokenizer;
 use aqueduct::recipe::Folders;
-use aqueduct::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 
 fn shipped(path: &str) -> PathBuf {

@@ -3,10 +3,10 @@
 use super::cli::{Place, arguments, finished, one_error, shipped};
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::evaluate::{Against, Evaluation, Keep, Options, Subject, evaluate};
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf;
+use aqueduct::model::convert::{ConvertOptions, convert};
 use aqueduct::quantize::Ftype;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;

@@ -7,11 +7,11 @@ use super::cli::{Place, shipped};
 use super::imatrix_resume::interrupt;
 use aqueduct::base::error::Result;
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::formats::gguf::{self, GgufModel};
 use aqueduct::formats::source::{TensorData, TensorSource, TensorTable};
 use aqueduct::imatrix::{self, ImportanceMatrix};
 use aqueduct::kernels::Precision;
+use aqueduct::model::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, RunOptions};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -203,12 +203,13 @@ fn a_bound_on_memory_changes_no_bit_of_a_mixture() {
     let place = place(&golden);
     place.ok("convert mixtral --type f32 -o f32.gguf");
     let model = gguf::open(place.path("f32.gguf")).unwrap();
-    let hyper = aqueduct::arch::HyperParams::from_metadata("m", &model.metadata, false).unwrap();
+    let hyper =
+        aqueduct::model::arch::HyperParams::from_metadata("m", &model.metadata, false).unwrap();
     let tokens: Vec<u32> = (0..40 * 64).map(|i| i * i % 300).collect();
     let table = model.tensors.table();
     let least = |bound: u64| {
         let text = (tokens.len(), 64);
-        aqueduct::model::memory_estimate(&hyper, table, Precision::F32, text, 0, bound)
+        aqueduct::model::forward::memory_estimate(&hyper, table, Precision::F32, text, 0, bound)
     };
     let (spilled, roomy) = (least(1), least(u64::MAX));
     assert!(spilled < roomy);

@@ -1,11 +1,11 @@
 //! Importance matrices: the peer's files read and written, and, on a real model, its values met.
 
 use aqueduct::base::progress::{Progress, Silent, Unit};
-use aqueduct::convert::{self, ConvertOptions};
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::imatrix::{self, Format, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
-use aqueduct::tokenizer::Tokenizer;
+use aqueduct::model::convert::{self, ConvertOptions};
+use aqueduct::model::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 

@@ -3,12 +3,12 @@
 use super::cli::{Place, shipped};
 use super::hostile::entries;
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::ConvertOptions;
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::imatrix::{self, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
+use aqueduct::model::convert::ConvertOptions;
+use aqueduct::model::tokenizer::Tokenizer;
 use aqueduct::pipeline::Source;
-use aqueduct::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::Path;

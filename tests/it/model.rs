@@ -1,6 +1,5 @@
 //! The forward pass against a naive one in f64, and what it refuses.
 
-use aqueduct::arch::HyperParams;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::error::Result;
 use aqueduct::base::progress::Silent;
@@ -8,7 +7,8 @@ use aqueduct::formats::gguf::{GgufModel, Metadata};
 use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo, TensorTable};
 use aqueduct::imatrix;
 use aqueduct::kernels::Precision;
-use aqueduct::model::{self, Activations, Logits, Observer};
+use aqueduct::model::arch::HyperParams;
+use aqueduct::model::forward::{self, Activations, Logits, Observer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -250,14 +250,14 @@ impl Observer for Record {
 }
 
 fn record(model: &GgufModel) -> Record {
-    record_within(model, model::default_memory()).unwrap()
+    record_within(model, forward::default_memory()).unwrap()
 }
 
 fn record_within(model: &GgufModel, memory: u64) -> Result<Record> {
     let mut record = Record::default();
     let options =
-        model::Options { logits: 3..1000, precision: Precision::F32, memory, first_chunk: 0 };
-    model::run(model, &chunks(), &mut record, &options, &Silent)?;
+        forward::Options { logits: 3..1000, precision: Precision::F32, memory, first_chunk: 0 };
+    forward::run(model, &chunks(), &mut record, &options, &Silent)?;
     Ok(record)
 }
 
@@ -269,8 +269,8 @@ fn the_bound_on_memory_changes_no_bit() {
     let text = (lengths.iter().sum(), lengths.iter().copied().max().unwrap());
     // One chunk at a time, states in a temporary file, no layer ahead.
     let table = model.tensors.table();
-    let least = model::memory_estimate(&hyper, table, Precision::F32, text, 0, 1);
-    let most = model::memory_estimate(&hyper, table, Precision::F32, text, 0, u64::MAX);
+    let least = forward::memory_estimate(&hyper, table, Precision::F32, text, 0, 1);
+    let most = forward::memory_estimate(&hyper, table, Precision::F32, text, 0, u64::MAX);
     assert!(least < most);
     let (small, large) = (record_within(&model, least).unwrap(), record(&model));
     assert_eq!(small.inputs, large.inputs);
@@ -476,13 +476,13 @@ fn a_vocabulary_of_another_size_than_the_embedding_is_an_error() {
 
 fn error_of(tensors: &Tensors, chunks: &[Vec<u32>]) -> String {
     let model = model_of(tensors, Variant::default());
-    let options = model::Options {
+    let options = forward::Options {
         logits: 0..100,
         precision: Precision::F32,
         first_chunk: 0,
-        memory: model::default_memory(),
+        memory: forward::default_memory(),
     };
-    let result = model::run(&model, chunks, &mut Record::default(), &options, &Silent);
+    let result = forward::run(&model, chunks, &mut Record::default(), &options, &Silent);
     result.unwrap_err().to_string()
 }
 
@@ -564,7 +564,7 @@ fn the_memory_estimate_grows_with_the_model_and_the_text() {
         });
         let table = TensorTable::new("test", layers.collect()).unwrap();
         let text = (chunks * 512, 512);
-        model::memory_estimate(&hyper(n_embd, n_ff), &table, Precision::F32, text, 0, memory)
+        forward::memory_estimate(&hyper(n_embd, n_ff), &table, Precision::F32, text, 0, memory)
     };
     let seven_b = estimate((4096, 14336), 100, u64::MAX);
     // Two layers of 218 M weights in f32 and 100 chunks of 8 MiB.

@@ -3,11 +3,11 @@
 use super::architectures::{checkpoint, converted, golden, write_folder};
 use super::cli::Place;
 use super::convert::digest;
-use aqueduct::arch::declared_form;
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::OutputType;
 use aqueduct::formats::checkpoint::{Checkpoint, Config};
 use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo};
+use aqueduct::model::arch::declared_form;
+use aqueduct::model::convert::OutputType;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

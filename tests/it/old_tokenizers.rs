@@ -5,7 +5,7 @@
 
 use crate::cli::{Place, shipped};
 use aqueduct::formats::gguf::{self, Metadata};
-use aqueduct::tokenizer::Tokenizer;
+use aqueduct::model::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 use std::fs;
 

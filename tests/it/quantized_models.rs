@@ -5,11 +5,11 @@
 use super::cli::{Place, shipped};
 use super::convert::digest;
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf::{self, GgufModel};
 use aqueduct::formats::source::TensorSource;
-use aqueduct::restore::restore;
+use aqueduct::model::convert::{ConvertOptions, OutputType, convert};
+use aqueduct::model::restore::restore;
 use serde_json::{Value, json};
 use std::fs;
 

@@ -4,10 +4,10 @@
 use crate::hostile::assert_error;
 use crate::{convert, folders};
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::{ConvertOptions, OutputType, convert as to_gguf};
 use aqueduct::formats::checkpoint::{Checkpoint, SafetensorsFile};
 use aqueduct::formats::source::{PART_BYTES, TensorInfo, TensorSource};
 use aqueduct::merge;
+use aqueduct::model::convert::{ConvertOptions, OutputType, convert as to_gguf};
 use aqueduct::quants;
 use aqueduct::recipe::Folders;
 use serde_json::{Map, Value, json};

@@ -3,12 +3,12 @@
 use super::cli::{Place, shipped};
 use super::{convert as conversion, hostile::assert_error};
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::{ConvertOptions, OutputType, convert};
 use aqueduct::formats::checkpoint::{Checkpoint, SideFile};
 use aqueduct::formats::gguf::{self, Array, GgufModel, Metadata, Value};
 use aqueduct::formats::source::{MemorySource, TensorInfo};
-use aqueduct::restore::restore;
-use aqueduct::tokenizer::{self, Vocabulary};
+use aqueduct::model::convert::{ConvertOptions, OutputType, convert};
+use aqueduct::model::restore::restore;
+use aqueduct::model::tokenizer::{self, Vocabulary};
 use serde_json::json;
 use std::fs;
 use std::sync::Arc;

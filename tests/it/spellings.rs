@@ -5,10 +5,10 @@
 
 use super::architectures::{checkpoint, converted, golden, write_folder};
 use super::cli::Place;
-use aqueduct::arch::{Description, HyperParams, RopeScaling, Settings, reconcile};
-use aqueduct::convert::OutputType;
 use aqueduct::formats::checkpoint::Config;
 use aqueduct::formats::source::TensorTable;
+use aqueduct::model::arch::{Description, HyperParams, RopeScaling, Settings, reconcile};
+use aqueduct::model::convert::OutputType;
 use serde_json::{Value, json};
 
 /// The sizes of a model, `more` and the keys of its class.

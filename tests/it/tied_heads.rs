@@ -2,9 +2,9 @@
 
 use super::cli::{Place, copy_member};
 use super::tensor_types::edit_weights;
-use aqueduct::arch::Description;
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf;
+use aqueduct::model::arch::Description;
 use serde_json::{Value as Json, json};
 use std::fs;
 

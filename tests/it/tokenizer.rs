@@ -1,9 +1,9 @@
 //! Text to ids: special tokens, BOS and EOS, errors, and a real model's ids where one is at hand.
 
 use crate::convert::smollm2;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::formats::gguf::{Array, Metadata, Value};
-use aqueduct::tokenizer::{Detokenizer, Role, TokenKind, Tokenizer};
+use aqueduct::model::convert::{ConvertOptions, convert};
+use aqueduct::model::tokenizer::{Detokenizer, Role, TokenKind, Tokenizer};
 use std::path::Path;
 
 fn strings(texts: &[&str]) -> Value {

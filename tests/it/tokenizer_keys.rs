@@ -228,7 +228,7 @@ fn run_template(name: &str, messages: Json, prompt: bool) -> Result<String, mini
             Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, text))
         },
     );
-    let template = aqueduct::tokenizer::named_chat_template(name).unwrap();
+    let template = aqueduct::model::tokenizer::named_chat_template(name).unwrap();
     let context = json!({"messages": messages, "add_generation_prompt": prompt,
         "bos_token": "<s>", "eos_token": "</s>"});
     environment.render_str(template, minijinja::Value::from_serialize(context))

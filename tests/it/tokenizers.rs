@@ -2,10 +2,10 @@
 
 use crate::vocabulary::{PIECES, sentencepiece};
 use aqueduct::base::progress::Silent;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::formats::checkpoint::{self, Checkpoint, SideFile, WriteOptions};
 use aqueduct::formats::gguf::{Array, GgufModel, Value};
 use aqueduct::merge;
+use aqueduct::model::convert::{ConvertOptions, convert};
 use aqueduct::recipe::{Diagnostic, Folders, MergePlan, Severity, ShapesOnly, plan_text, render};
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};

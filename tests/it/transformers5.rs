@@ -5,13 +5,13 @@
 use super::architectures::{NAMES, checkpoint, converted, golden, shown, write_folder};
 use super::cli::{Place, shipped};
 use super::convert::digest;
-use aqueduct::arch::declared_form;
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::OutputType;
 use aqueduct::formats::checkpoint::{Checkpoint, SideFile};
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::formats::source::{MemorySource, TensorInfo};
-use aqueduct::restore::restore;
+use aqueduct::model::arch::declared_form;
+use aqueduct::model::convert::OutputType;
+use aqueduct::model::restore::restore;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

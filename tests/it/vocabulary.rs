@@ -3,10 +3,10 @@
 use crate::convert::{CONFIG, checkpoint, tensors, tokenizer_json};
 use crate::hostile::assert_error;
 use aqueduct::base::dtype::DType;
-use aqueduct::convert::{ConvertOptions, convert};
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf::{Array, Metadata, Value};
-use aqueduct::tokenizer::Tokenizer;
+use aqueduct::model::convert::{ConvertOptions, convert};
+use aqueduct::model::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 
 fn model(files: &[(&str, &[u8])], options: &ConvertOptions) -> aqueduct::Result<Metadata> {

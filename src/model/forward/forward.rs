@@ -10,13 +10,13 @@ use super::hidden::HiddenStates;
 use super::memory::{LOGIT_BYTES, Schedule};
 use super::weights::{Checked, FeedForward, Gated, LayerWeights, Linear, Norm, Ropes};
 use super::{Activations, Logits, Observer, Resumed, Snapshot};
-use crate::arch::{Activation, HyperParams};
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, check_interrupted};
 use crate::kernels::{
     Multiply, NonFinite, Rows, add_scaled, all_finite, geglu, multiply, rms_norm, scale, soft_cap,
     swiglu,
 };
+use crate::model::arch::{Activation, HyperParams};
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -2,15 +2,15 @@
 //! its hyperparameters, its tokenizer.
 //!
 //! Source of keys and order: llama.cpp `gguf-py/gguf/constants.py` and
-//! `conversion/base.py`, October 2026; what is an architecture's own is declared in [`crate::arch`].
+//! `conversion/base.py`, October 2026; what is an architecture's own is declared in [`crate::model::arch`].
 
 use super::{ConvertOptions, identity};
-use crate::arch::{Architecture, HyperParams, Key, Parameters, VocabularyRules};
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 use crate::formats::checkpoint::{Checkpoint, Config};
 use crate::formats::gguf::{Metadata, Value};
-use crate::tokenizer::Vocabulary;
+use crate::model::arch::{Architecture, HyperParams, Key, Parameters, VocabularyRules};
+use crate::model::tokenizer::Vocabulary;
 use serde_json::{Map, Value as Json};
 
 /// The version of the block formats, `general.quantization_version`.

@@ -11,11 +11,11 @@ use super::forward::{Pass, finish_logits, normalize};
 use super::memory::Schedule;
 use super::weights::{Checked, LayerWeights, Linear, Norm};
 use super::{Activations, Observer};
-use crate::arch::HyperParams;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Silent, check_interrupted};
 use crate::formats::gguf::GgufModel;
 use crate::kernels::{Precision, Rows, multiply};
+use crate::model::arch::HyperParams;
 
 /// A token that a sequence goes on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Heuristics, not a grammar; they follow llama.cpp's `gguf-py/gguf/metadata.py`
 //! (`get_model_id_components`) of October 2026, so that converted files are labelled alike.
 
-use crate::arch::Parameters;
+use crate::model::arch::Parameters;
 
 /// The parts of a name such as `org/Mistral-7B-Instruct-v0.3`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

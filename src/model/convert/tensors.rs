@@ -3,11 +3,11 @@
 use super::blocks::Kept;
 use super::cast;
 use super::experts::Stacks;
-use crate::arch::{Architecture, HyperParams, Parameters, Role, RopeScaling, TensorDecl};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::source::{PART_BYTES, TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::model::arch::{Architecture, HyperParams, Parameters, Role, RopeScaling, TensorDecl};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! GGUF models as checkpoints: the inverse of [`crate::convert`], so that a merge can have them as members.
+//! GGUF models as checkpoints: the inverse of [`crate::model::convert`], so that a merge can have them as members.
 //!
 //! Names are those of Hugging Face, the rows of queries and keys stand in its order, config.json is made
 //! of the metadata and the tokenizer's files of the vocabulary. Floats keep their type and bits. Quantized
@@ -12,11 +12,11 @@
 mod config;
 mod tensors;
 
-use crate::arch::{Architecture, HyperParams};
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, SideFile};
 use crate::formats::gguf::GgufModel;
-use crate::tokenizer;
+use crate::model::arch::{Architecture, HyperParams};
+use crate::model::tokenizer;
 use std::sync::Arc;
 use tensors::RestoredSource;
 

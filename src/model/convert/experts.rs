@@ -1,6 +1,6 @@
 //! The experts' matrices of a checkpoint, gathered into stacks: GGUF has one tensor for all experts of a layer.
 
-use crate::arch::TensorDecl;
+use crate::model::arch::TensorDecl;
 use std::collections::BTreeMap;
 
 /// What was met so far of the layers whose experts are not complete.
@@ -53,7 +53,7 @@ impl Stacks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Architecture;
+    use crate::model::arch::Architecture;
 
     #[test]
     fn stacks_come_with_the_last_matrix_of_a_layer() {

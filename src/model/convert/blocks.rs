@@ -3,9 +3,9 @@
 //! Source of names and order: llama.cpp `conversion/base.py` (`_repack_nvfp4`, `_flush_nvfp4_experts`),
 //! October 2026; its programs multiply a product with `NAME.weight` by `NAME.scale`.
 
-use crate::arch::{Role, TensorDecl};
 use crate::base::dtype::DType;
 use crate::formats::source::{Blocks, TensorInfo, TensorSource};
+use crate::model::arch::{Role, TensorDecl};
 
 /// The blocks that make one tensor of the GGUF model: those of a matrix, or of all experts' matrices.
 pub(super) struct Kept {

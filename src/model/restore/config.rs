@@ -1,16 +1,16 @@
 //! config.json and generation_config.json from metadata.
 //!
 //! Keys: the architectures' configurations in Hugging Face transformers; where they come from,
-//! [`crate::convert`].
+//! [`crate::model::convert`].
 
 use super::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT};
-use crate::arch::{
-    Activation, Architecture, EmbeddingScale, HyperParams, Key, RopeScaling, Scores, Yarn,
-};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::Config;
 use crate::formats::gguf::{GgufModel, Value};
+use crate::model::arch::{
+    Activation, Architecture, EmbeddingScale, HyperParams, Key, RopeScaling, Scores, Yarn,
+};
 use serde_json::{Map, Value as Json, json};
 
 /// The scalings of which a file holds only the divisors that they give: factor, low and high frequency

@@ -3,7 +3,7 @@
 //! Only metadata are made here; tensors are renamed, reordered and cast when they are read, one at a
 //! time, and not copied where nothing changes. So conversion takes no time and no memory of note, and
 //! the imatrix and quantize stages work on a checkpoint as on a GGUF file. Which tensors there are, and
-//! how they are named and permuted, is declared in [`crate::arch`].
+//! how they are named and permuted, is declared in [`crate::model::arch`].
 
 mod blocks;
 mod cast;
@@ -15,12 +15,12 @@ mod tensors;
 
 pub use identity::{merge_front_matter, write_base_models};
 
-use crate::arch::{Description, VocabularyRules};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, ModelCard};
 use crate::formats::gguf::GgufModel;
-use crate::tokenizer::{SpacePrefix, Vocabulary};
+use crate::model::arch::{Description, VocabularyRules};
+use crate::model::tokenizer::{SpacePrefix, Vocabulary};
 use std::str::FromStr;
 use std::sync::Arc;
 use tensors::ConvertedSource;

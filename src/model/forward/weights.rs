@@ -3,12 +3,12 @@
 use super::attention::Heads;
 use super::memory::Needs;
 use super::rope::RopeTable;
-use crate::arch::{Architecture, HyperParams, Role, RopeScaling};
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
 use crate::formats::gguf::{GgufModel, scaled_weight, weight_scale};
 use crate::formats::source::{TensorData, TensorSource};
 use crate::kernels::{PackedMatrix, Precision, Spare, scale};
+use crate::model::arch::{Architecture, HyperParams, Role, RopeScaling};
 use crate::quants;
 use std::ops::Range;
 

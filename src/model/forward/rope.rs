@@ -1,9 +1,9 @@
 //! Rotary position embedding: pairs of elements of a head turn with the position.
 //!
-//! Which elements make a pair, the architecture says (see [`crate::arch::Pairing`]).
+//! Which elements make a pair, the architecture says (see [`crate::model::arch::Pairing`]).
 
-use crate::arch::{HyperParams, Pairing, RopeScaling, Yarn};
 use crate::kernels::{rotate_halves, rotate_pairs};
+use crate::model::arch::{HyperParams, Pairing, RopeScaling, Yarn};
 
 /// Cosines and sines for every position and pair.
 pub(super) struct RopeTable {

@@ -5,9 +5,9 @@
 //! (`apply_metadata_heuristic`, `set_gguf_meta_model`), October 2026.
 
 use super::naming::{self, NameParts};
-use crate::arch::Parameters;
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::gguf::{Array, Metadata, Value};
+use crate::model::arch::Parameters;
 use serde_json::{Map, Value as Json};
 
 /// The keys of front matter that tell a thing: llama.cpp's own convention, the same with `model_`, and

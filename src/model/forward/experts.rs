@@ -13,10 +13,10 @@
 use super::forward::{Pass, Work, first_bad_row, product};
 use super::weights::{Gated, Norm};
 use super::{Activations, Expert};
-use crate::arch::Activation;
 use crate::base::error::Result;
 use crate::base::progress::check_interrupted;
 use crate::kernels::{Rows, geglu, rms_norm, swiglu};
+use crate::model::arch::Activation;
 use rayon::prelude::*;
 
 /// The least that weights are divided by: the smallest normal number of F16.

@@ -4,11 +4,11 @@
 //! of a group of chunks; the hidden states, of all chunks or, spilled, of one group; what reading a tensor takes. After the
 //! layers, the head and a tile of logits take the place of the former two.
 
-use crate::arch::HyperParams;
 use crate::base::error::{Error, Result};
 use crate::base::size;
 use crate::formats::source::TensorTable;
 use crate::kernels::{PackedMatrix, Precision};
+use crate::model::arch::HyperParams;
 
 /// Work buffers of a group, in bytes, unless one chunk needs more or the bound gives less.
 const GROUP_BYTES: u64 = 256 << 20;

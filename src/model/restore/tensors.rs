@@ -1,10 +1,10 @@
 //! The tensors of a GGUF model under Hugging Face's names, in its order of rows: a source over a source.
 
-use crate::arch::{Architecture, HyperParams};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::{GgufModel, scale_tensor, scaled_weight, weight_scale};
 use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
+use crate::model::arch::{Architecture, HyperParams};
 use crate::quants;
 use rayon::prelude::*;
 use std::borrow::Cow;
