@@ -4,13 +4,10 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod base;
-pub mod calibrate;
-pub mod compare;
-pub mod evaluate;
 pub mod formats;
 pub mod hub;
-pub mod imatrix;
 pub mod kernels;
+pub mod measure;
 pub mod merge;
 pub mod model;
 pub mod pipeline;

@@ -6,7 +6,7 @@ use super::options::{
 use super::quantize::distinct;
 use super::{Context, shell, show};
 use aqueduct::base::size;
-use aqueduct::evaluate::{Estimate, Evaluations};
+use aqueduct::measure::evaluate::{Estimate, Evaluations};
 use aqueduct::model::convert::OutputType;
 use aqueduct::pipeline::{self, Build, BuildOptions, Calibration, EvalText, Source};
 use aqueduct::quantize::{Ftype, PlanOptions, presets};

@@ -3,7 +3,7 @@
 use super::options::{ConvertArguments, positive};
 use super::pictures::{self, Picture, PictureArguments};
 use super::{Context, show};
-use aqueduct::compare;
+use aqueduct::measure::compare;
 use aqueduct::model::convert::OutputType;
 use aqueduct::pipeline::Source;
 use aqueduct::report::{self, ModelDifference};

@@ -3,7 +3,7 @@
 use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
 use aqueduct::base::output;
-use aqueduct::evaluate::{self, Against, Keep, Subject};
+use aqueduct::measure::evaluate::{self, Against, Keep, Subject};
 use aqueduct::model::convert::OutputType;
 use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::report;

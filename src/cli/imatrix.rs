@@ -14,8 +14,8 @@ use super::options::{
 use super::{Context, shell, show as print};
 use aqueduct::Error;
 use aqueduct::base::output;
-use aqueduct::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
 use aqueduct::kernels::Precision;
+use aqueduct::measure::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
 use aqueduct::model::convert::OutputType;
 use aqueduct::model::tokenizer::{ChatTemplate, Tokenizer};
 use aqueduct::pipeline::{Calibration, Chats};

@@ -8,7 +8,7 @@ use aqueduct::Error;
 use aqueduct::base::output;
 use aqueduct::base::size;
 use aqueduct::formats::gguf;
-use aqueduct::imatrix::{self, ImportanceMatrix, Record};
+use aqueduct::measure::imatrix::{self, ImportanceMatrix, Record};
 use aqueduct::model::convert::{ConvertOptions, OutputType};
 use aqueduct::pipeline::Source;
 use aqueduct::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, Sharding};

@@ -6,9 +6,9 @@ use super::origins::Origins;
 use super::source::Source;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
-use crate::evaluate::Evaluations;
 use crate::formats::checkpoint::CARD_FILE;
 use crate::formats::gguf::{self, GgufModel};
+use crate::measure::evaluate::Evaluations;
 use crate::model::tokenizer::{ChatTemplate, ChatTemplates, Date};
 use crate::quantize::{Written, presets};
 use crate::report::{

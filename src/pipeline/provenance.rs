@@ -17,7 +17,7 @@ use super::BuildOptions;
 use super::inputs::Inputs;
 use crate::base::hash;
 use crate::formats::gguf::Metadata;
-use crate::imatrix::ImportanceMatrix;
+use crate::measure::imatrix::ImportanceMatrix;
 
 /// Adds the keys to `metadata`. With the importance matrix comes the hash of its file.
 pub fn record(

@@ -2,7 +2,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::{Metadata, Value};
-use crate::imatrix::ImportanceMatrix;
+use crate::measure::imatrix::ImportanceMatrix;
 use std::collections::BTreeMap;
 
 /// Longest string, in bytes, that the peer's quantizer records of a file or data set name.

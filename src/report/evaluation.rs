@@ -1,7 +1,7 @@
 //! Results of an evaluation as a table: a row for each statistic, a column for each model.
 
 use super::table;
-use crate::evaluate::{Distribution, Divergence, Estimate, Evaluation, Evaluations};
+use crate::measure::evaluate::{Distribution, Divergence, Estimate, Evaluation, Evaluations};
 
 /// The table that `aqueduct eval` shows. Without a reference there is a row for each model instead.
 pub fn evaluation_table(results: &Evaluations) -> String {

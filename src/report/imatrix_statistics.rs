@@ -1,12 +1,12 @@
 //! Statistics of an importance matrix by tensor and by layer, and which layers stand out.
 //!
-//! The figures are those of `llama-imatrix --show-statistics`, see [`crate::imatrix::TensorStatistics`].
+//! The figures are those of `llama-imatrix --show-statistics`, see [`crate::measure::imatrix::TensorStatistics`].
 
 use super::render::{one_line, significant};
 use super::table::table;
 use crate::base::error::Result;
 use crate::formats::gguf;
-use crate::imatrix::{
+use crate::measure::imatrix::{
     ChunkRanges, ImportanceMatrix, LayerStatistics, TensorStatistics, ranges_text,
 };
 use serde::Serialize;
@@ -147,7 +147,7 @@ fn run_report(matrix: &ImportanceMatrix) -> Option<RunReport> {
 }
 
 fn never_met(matrix: &ImportanceMatrix) -> Vec<NeverMet> {
-    let unmet = |(tensor, entry): (&String, &crate::imatrix::Entry)| {
+    let unmet = |(tensor, entry): (&String, &crate::measure::imatrix::Entry)| {
         let experts = (0..entry.counts.len()).filter(|&at| entry.counts[at] == 0);
         let experts: Vec<usize> = experts.collect();
         let all = experts.len() == entry.counts.len();

@@ -4,7 +4,7 @@ use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{SafetensorsFile, looks_like_safetensors};
 use crate::formats::file_kind::refuse_foreign;
 use crate::formats::gguf::{self, Array, GgufFile, Value};
-use crate::imatrix::ImportanceMatrix;
+use crate::measure::imatrix::ImportanceMatrix;
 use serde::Serialize;
 use serde_json::{Number, Value as Json, json};
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub struct ImatrixReport {
 }
 
 /// What was collected for one tensor. The statistics are those of llama-imatrix, see
-/// [`crate::imatrix::TensorStatistics`].
+/// [`crate::measure::imatrix::TensorStatistics`].
 #[derive(Clone, Debug, Serialize)]
 pub struct ImatrixRow {
     pub tensor: String,
@@ -242,7 +242,7 @@ fn imatrix_report(
 ) -> ImatrixReport {
     let statistics: BTreeMap<_, _> =
         matrix.statistics().into_iter().map(|s| (s.tensor.clone(), s)).collect();
-    let row = |(name, entry): (&String, &crate::imatrix::Entry)| {
+    let row = |(name, entry): (&String, &crate::measure::imatrix::Entry)| {
         let known = statistics.get(name);
         ImatrixRow {
             tensor: name.clone(),

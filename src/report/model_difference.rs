@@ -1,12 +1,12 @@
-//! How two models differ, see [`crate::compare`]: as data, and as tables.
+//! How two models differ, see [`crate::measure::compare`]: as data, and as tables.
 
 use super::imatrix_statistics::place;
 use super::inspect::{MetadataRow, metadata_row};
 use super::render::{one_line, shape_text, significant, value_text};
 use super::table::table;
-use crate::compare::{ComparedTensor, KeyDifference, ModelComparison, Sums, Values};
 use crate::formats::source::TensorInfo;
-use crate::imatrix::{kind, split_layer};
+use crate::measure::compare::{ComparedTensor, KeyDifference, ModelComparison, Sums, Values};
+use crate::measure::imatrix::{kind, split_layer};
 use serde::Serialize;
 
 /// What `aqueduct diff` tells.

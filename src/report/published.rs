@@ -2,7 +2,7 @@
 //! card of it, [`published_html`](super::published_html) the page with pictures.
 
 use super::imatrix_statistics::ImatrixStatistics;
-use crate::evaluate::Estimate;
+use crate::measure::evaluate::Estimate;
 use crate::recipe::PlanSummary;
 
 /// The stage in [`Published::timings`] that each file has a share of.

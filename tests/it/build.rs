@@ -4,7 +4,7 @@
 use super::cli::{Place, arguments, finished, one_error, shipped};
 use super::hostile::entries;
 use aqueduct::formats::gguf::{self, GgufModel};
-use aqueduct::imatrix::ImportanceMatrix;
+use aqueduct::measure::imatrix::ImportanceMatrix;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -3,7 +3,7 @@
 use super::cli::{Place, shipped};
 use aqueduct::base::progress::Silent;
 use aqueduct::formats::gguf::GgufModel;
-use aqueduct::imatrix::{self, ImportanceMatrix};
+use aqueduct::measure::imatrix::{self, ImportanceMatrix};
 use aqueduct::model::tokenizer::Tokenizer;
 use aqueduct::pipeline::{Calibration, Part, Source, calibration_parts};
 use sha2::{Digest, Sha256};

@@ -3,7 +3,7 @@
 //! Commands that write models are in `build`.
 
 use super::hostile::entries;
-use aqueduct::imatrix::{Format, ImportanceMatrix};
+use aqueduct::measure::imatrix::{Format, ImportanceMatrix};
 use serde_json::Value as Json;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use super::cli::{Place, finished, shipped};
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::gguf::{self, GgufWriter};
 use aqueduct::formats::source::TensorInfo;
-use aqueduct::imatrix::{Format, ImportanceMatrix};
+use aqueduct::measure::imatrix::{Format, ImportanceMatrix};
 use aqueduct::quants;
 use std::collections::BTreeMap;
 use std::fs;

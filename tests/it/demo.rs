@@ -3,7 +3,7 @@
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
 use aqueduct::formats::checkpoint::Checkpoint;
-use aqueduct::imatrix::{self, Options};
+use aqueduct::measure::imatrix::{self, Options};
 use aqueduct::merge;
 use aqueduct::model::convert::{ConvertOptions, convert};
 use aqueduct::model::tokenizer::Tokenizer;

@@ -3,9 +3,9 @@
 use super::cli::{Place, arguments, finished, one_error, shipped};
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
-use aqueduct::evaluate::{Against, Evaluation, Keep, Options, Subject, evaluate};
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf;
+use aqueduct::measure::evaluate::{Against, Evaluation, Keep, Options, Subject, evaluate};
 use aqueduct::model::convert::{ConvertOptions, convert};
 use aqueduct::quantize::Ftype;
 use serde_json::Value as Json;

@@ -2,8 +2,8 @@
 
 use aqueduct::base::progress::{Progress, Silent, Unit};
 use aqueduct::formats::checkpoint::Checkpoint;
-use aqueduct::imatrix::{self, Format, ImportanceMatrix, Options};
 use aqueduct::kernels::Precision;
+use aqueduct::measure::imatrix::{self, Format, ImportanceMatrix, Options};
 use aqueduct::model::convert::{self, ConvertOptions};
 use aqueduct::model::tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Runs over calibration text that are interrupted, and continued to the same bytes.
 
 use super::cli::{Place, finished, one_error};
-use aqueduct::imatrix::ImportanceMatrix;
+use aqueduct::measure::imatrix::ImportanceMatrix;
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Importance matrices in parts: shards added together, and what is refused.
 
 use super::cli::{Place, shipped};
-use aqueduct::imatrix::{ImportanceMatrix, Record};
 use aqueduct::kernels::Precision;
+use aqueduct::measure::imatrix::{ImportanceMatrix, Record};
 use serde_json::{Value as Json, json};
 use std::fs;
 
@@ -140,7 +140,7 @@ fn other_weights_of_the_same_shapes_are_another_model() {
     let bytes = place.read("a.gguf");
     let hash = |name: &str| {
         let model = aqueduct::formats::gguf::open(place.path(name)).unwrap();
-        aqueduct::imatrix::model_hash(&model).unwrap()
+        aqueduct::measure::imatrix::model_hash(&model).unwrap()
     };
     let first = hash("a.gguf");
     let file = aqueduct::formats::gguf::GgufFile::open(place.path("a.gguf")).unwrap();

@@ -1,7 +1,7 @@
 //! `imatrix show` and `imatrix diff`: figures against the peer's, and pictures as trees of XML.
 
 use super::cli::{Place, shipped};
-use aqueduct::imatrix::{Entry, Format, ImportanceMatrix};
+use aqueduct::measure::imatrix::{Entry, Format, ImportanceMatrix};
 use aqueduct::report::{imatrix_html, imatrix_statistics, imatrix_svg};
 use roxmltree::{Document, Node, ParsingOptions};
 use serde_json::{Value as Json, json};

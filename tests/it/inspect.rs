@@ -5,7 +5,7 @@ use super::hostile::assert_error;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::gguf::{self, Array, GgufWriter, Metadata, Value};
 use aqueduct::formats::source::TensorInfo;
-use aqueduct::imatrix::{Entry, Format, ImportanceMatrix};
+use aqueduct::measure::imatrix::{Entry, Format, ImportanceMatrix};
 use aqueduct::report::{Inspection, inspect};
 use serde_json::{Value as Json, json};
 use std::path::Path;

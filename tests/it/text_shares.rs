@@ -2,7 +2,7 @@
 
 use crate::cli::Place;
 use aqueduct::formats::gguf;
-use aqueduct::imatrix::ImportanceMatrix;
+use aqueduct::measure::imatrix::ImportanceMatrix;
 use std::fs;
 
 /// A long text, a shorter one and a short one; the longest has dozens of chunks of 16 tokens.

@@ -4,7 +4,7 @@ use super::super::{Context, show as print};
 use super::Layout;
 use aqueduct::Error;
 use aqueduct::base::output;
-use aqueduct::imatrix::{ImportanceMatrix, merge_shards, ranges_text};
+use aqueduct::measure::imatrix::{ImportanceMatrix, merge_shards, ranges_text};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;

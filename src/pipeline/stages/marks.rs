@@ -7,7 +7,7 @@ use crate::base::error::Result;
 use crate::formats::checkpoint::Mark;
 use crate::formats::gguf::{Layout, Metadata, shard_paths};
 use crate::formats::source::TensorInfo;
-use crate::imatrix;
+use crate::measure::imatrix;
 use crate::pipeline::build::Prepared;
 use crate::pipeline::checksums::SUMS_FILE;
 use crate::pipeline::documents::{self, name_of};
