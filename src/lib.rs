@@ -4,18 +4,16 @@
 //! layers and invariants. Modules in the order of the flow, bottom layer first.
 
 pub mod base;
+pub mod build;
 pub mod formats;
 pub mod hub;
 pub mod kernels;
 pub mod measure;
 pub mod merge;
 pub mod model;
-pub mod pipeline;
-pub mod publish;
 pub mod quantize;
 pub mod quants;
 pub mod recipe;
 pub mod report;
-pub mod verify;
 
 pub use base::error::{Error, Result};

@@ -6,9 +6,9 @@ use super::options::{
 use super::quantize::distinct;
 use super::{Context, shell, show};
 use aqueduct::base::size;
+use aqueduct::build::{self, Build, BuildOptions, Calibration, EvalText, Source};
 use aqueduct::measure::evaluate::{Estimate, Evaluations};
 use aqueduct::model::convert::OutputType;
-use aqueduct::pipeline::{self, Build, BuildOptions, Calibration, EvalText, Source};
 use aqueduct::quantize::{Ftype, PlanOptions, presets};
 use aqueduct::recipe::{self, BuildSettings, Diagnostic, MergePlan};
 use aqueduct::{Error, report};
@@ -218,7 +218,7 @@ impl Arguments {
         if self.keep_stack && source.checkpoint().is_none() {
             context.warn_all(["--keep-stack does nothing for a GGUF file".to_string()]);
         }
-        let built = pipeline::build(&source, &self.output, &options, context.progress())?;
+        let built = build::build(&source, &self.output, &options, context.progress())?;
         if context.json {
             return context.json(&built);
         }

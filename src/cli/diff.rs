@@ -3,9 +3,9 @@
 use super::options::{ConvertArguments, positive};
 use super::pictures::{self, Picture, PictureArguments};
 use super::{Context, show};
+use aqueduct::build::Source;
 use aqueduct::measure::compare;
 use aqueduct::model::convert::OutputType;
-use aqueduct::pipeline::Source;
 use aqueduct::report::{self, ModelDifference};
 use clap::Args;
 use serde::Serialize;

@@ -3,9 +3,9 @@
 use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
 use aqueduct::base::output;
+use aqueduct::build::{Calibration, Source};
 use aqueduct::measure::evaluate::{self, Against, Keep, Subject};
 use aqueduct::model::convert::OutputType;
-use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::report;
 use clap::Args;
 use serde_json::json;

@@ -14,11 +14,11 @@ use super::options::{
 use super::{Context, shell, show as print};
 use aqueduct::Error;
 use aqueduct::base::output;
+use aqueduct::build::{Calibration, Chats};
 use aqueduct::kernels::Precision;
 use aqueduct::measure::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
 use aqueduct::model::convert::OutputType;
 use aqueduct::model::tokenizer::{ChatTemplate, Tokenizer};
-use aqueduct::pipeline::{Calibration, Chats};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -31,7 +31,7 @@ mod verify;
 
 use aqueduct::Error;
 use aqueduct::base::progress::Progress;
-use aqueduct::pipeline::Source;
+use aqueduct::build::Source;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use progress::{Log, Reporter};
 use serde::Serialize;

@@ -2,11 +2,11 @@
 
 use super::Context;
 use aqueduct::base::size;
+use aqueduct::build::{Calibration, Source};
 use aqueduct::kernels::Precision;
 use aqueduct::model::convert::{ConvertOptions, OutputType};
 use aqueduct::model::forward;
 use aqueduct::model::tokenizer::Date;
-use aqueduct::pipeline::{Calibration, Source};
 use aqueduct::quantize::RunOptions;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};

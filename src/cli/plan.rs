@@ -5,8 +5,8 @@ use super::options::SeedArgument;
 use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
 use super::{Context, colour, show};
+use aqueduct::build::{self, BuildOptions, Forecast, Kind, Source};
 use aqueduct::merge;
-use aqueduct::pipeline::{self, BuildOptions, Forecast, Kind, Source};
 use aqueduct::quantize::{Ftype, PlanOptions};
 use aqueduct::recipe::{
     self, Diagnostic, Folders, MemberLookup, MergePlan, PlanSummary, ShapesOnly,
@@ -63,7 +63,7 @@ impl Arguments {
             plan: PlanOptions { allow_requantize: true, ..PlanOptions::default() },
             ..BuildOptions::default()
         };
-        let forecast = pipeline::forecast(&source, &options)?;
+        let forecast = build::forecast(&source, &options)?;
         let summary = match &source {
             Source::Recipe { plan, .. } => Some(plan.summary()),
             Source::Folder(_) | Source::Gguf { .. } => None,

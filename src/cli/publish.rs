@@ -2,8 +2,8 @@
 
 use super::{Context, show};
 use aqueduct::base::size;
+use aqueduct::build::publish::{self, Folder, Options};
 use aqueduct::hub::HubName;
-use aqueduct::publish::{self, Folder, Options};
 use aqueduct::{Error, report};
 use clap::Args;
 use serde_json::{Value as Json, json};

@@ -4,13 +4,13 @@ use super::architectures::{NAMES, checkpoint, converted, golden};
 use super::cli::{Place, shipped};
 use aqueduct::Result;
 use aqueduct::base::progress::Silent;
+use aqueduct::build::Source;
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::kernels::Precision;
 use aqueduct::model::convert::OutputType;
 use aqueduct::model::forward::{
     self, Activations, DecodeOptions, Feed, Footprint, Logits, Observer,
 };
-use aqueduct::pipeline::Source;
 
 fn clerk() -> GgufModel {
     let source = Source::open(&shipped("recipes/demo/clerk")).unwrap();

@@ -2,10 +2,10 @@
 
 use super::cli::{Place, shipped};
 use aqueduct::base::progress::Silent;
+use aqueduct::build::{Calibration, Part, Source, calibration_parts};
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::measure::imatrix::{self, ImportanceMatrix};
 use aqueduct::model::tokenizer::Tokenizer;
-use aqueduct::pipeline::{Calibration, Part, Source, calibration_parts};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;

@@ -331,8 +331,8 @@ fn hub_folders_go_with_what_is_in_them() {
 #[test]
 #[ignore = "needs hf, of the package huggingface_hub, in PATH"]
 fn hub_server_and_command_are_those_of_the_hubs_own_program() {
+    use aqueduct::build::publish::{Options, hf_command};
     use aqueduct::hub::HubName;
-    use aqueduct::publish::{Options, hf_command};
     let (place, hub) = (place(), HubServer::new());
     let repo = HubName::parse("org/demo", None).unwrap();
     let options = Options {

@@ -3,12 +3,12 @@
 use super::cli::{Place, shipped};
 use super::hostile::entries;
 use aqueduct::base::progress::Silent;
+use aqueduct::build::Source;
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::kernels::Precision;
 use aqueduct::measure::imatrix::{self, ImportanceMatrix, Options};
 use aqueduct::model::convert::ConvertOptions;
 use aqueduct::model::tokenizer::Tokenizer;
-use aqueduct::pipeline::Source;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The text of a plan: what people read before they start hours of work.
 
+use aqueduct::build::{self, BuildOptions, Source};
 use aqueduct::merge;
-use aqueduct::pipeline::{self, BuildOptions, Source};
 use aqueduct::quantize::Ftype;
 use aqueduct::recipe::{ShapesOnly, plan_text, render};
 use aqueduct::report::render_merge;
@@ -48,7 +48,7 @@ fn the_demo_plan_shows_members_weights_and_sizes() {
         forward_memory: 8_000_000_000,
         ..BuildOptions::default()
     };
-    let forecast = pipeline::forecast(&source, &options).unwrap();
+    let forecast = build::forecast(&source, &options).unwrap();
     let text = forecast.render();
     assert!(text.starts_with("demo: 5 layers, "), "{text}");
     assert!(text.contains("\nstages: merge -> convert -> imatrix -> quantize\n"), "{text}");

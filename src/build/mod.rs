@@ -15,9 +15,11 @@ mod inputs;
 mod naming;
 mod origins;
 mod provenance;
+pub mod publish;
 mod source;
 mod stages;
 mod state;
+pub mod verify;
 
 pub use build::{Build, BuildOptions, EvalText, build, recipe_files};
 pub use calibration::Calibration;

@@ -9,7 +9,7 @@ mod checksums;
 mod derive;
 mod structure;
 
-pub use crate::pipeline::checksums::SUMS_FILE;
+pub use crate::build::checksums::SUMS_FILE;
 pub use checksums::{Sums, listed};
 pub use derive::{Derivation, Derive};
 

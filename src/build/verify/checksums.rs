@@ -5,7 +5,7 @@ use super::{Problem, Report};
 use crate::base::error::{Error, Result};
 use crate::base::hash::sha256_of_file;
 use crate::base::progress::{Progress, Unit};
-use crate::pipeline::checksums::SUMS_FILE;
+use crate::build::checksums::SUMS_FILE;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -4,16 +4,16 @@
 
 use super::Stages;
 use crate::base::error::Result;
+use crate::build::build::Prepared;
+use crate::build::checksums::SUMS_FILE;
+use crate::build::documents::{self, name_of};
+use crate::build::inputs::Inputs;
+use crate::build::source::Source;
+use crate::build::state::Wanted;
 use crate::formats::checkpoint::Mark;
 use crate::formats::gguf::{Layout, Metadata, shard_paths};
 use crate::formats::source::TensorInfo;
 use crate::measure::imatrix;
-use crate::pipeline::build::Prepared;
-use crate::pipeline::checksums::SUMS_FILE;
-use crate::pipeline::documents::{self, name_of};
-use crate::pipeline::inputs::Inputs;
-use crate::pipeline::source::Source;
-use crate::pipeline::state::Wanted;
 use crate::quantize::QuantPlan;
 use std::path::{Path, PathBuf};
 
