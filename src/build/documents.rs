@@ -1,8 +1,8 @@
 //! What is written beside the quants for people: README.md, report.html, the recipe and the picture of its plan.
 
-use super::build::{Build, BuildOptions};
 use super::checksums::SUMS_FILE;
 use super::origins::Origins;
+use super::run::{Build, BuildOptions};
 use super::source::Source;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;

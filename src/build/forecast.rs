@@ -1,6 +1,6 @@
 //! What a build would make and need, told without reading a weight.
 
-use super::build::{BuildOptions, stem};
+use super::run::{BuildOptions, stem};
 use super::source::Source;
 use crate::base::dtype::DType;
 use crate::base::error::Result;

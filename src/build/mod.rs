@@ -4,7 +4,6 @@
 //! any of them into the GGUF terms that the later stages work on. [`build`] runs all stages, and continues.
 //! Deliberately absent: uploading.
 
-mod build;
 mod calibration;
 mod chats;
 pub(crate) mod checksums;
@@ -16,16 +15,17 @@ mod naming;
 mod origins;
 mod provenance;
 pub mod publish;
+mod run;
 mod source;
 mod stages;
 mod state;
 pub mod verify;
 
-pub use build::{Build, BuildOptions, EvalText, build, recipe_files};
 pub use calibration::Calibration;
 pub use chats::Chats;
 pub use corpus::{CORPUS, Part, parts as calibration_parts};
 pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
 pub use naming::file_stem;
+pub use run::{Build, BuildOptions, EvalText, build, recipe_files};
 pub use source::{Kind, Source};
 pub use state::STATE_FILE;

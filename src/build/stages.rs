@@ -6,12 +6,12 @@
 
 mod marks;
 
-use super::build::{Build, BuildOptions, Prepared, plan_options, recipe_files};
 use super::checksums::{self, SUMS_FILE};
 use super::documents::{self, name_of};
 use super::inputs::Inputs;
 use super::origins::Origins;
 use super::provenance;
+use super::run::{Build, BuildOptions, Prepared, plan_options, recipe_files};
 use super::source::Source;
 use super::state::{Standing, State, Wanted};
 use crate::base::error::{Error, Result};

@@ -4,10 +4,10 @@
 
 use super::Stages;
 use crate::base::error::Result;
-use crate::build::build::Prepared;
 use crate::build::checksums::SUMS_FILE;
 use crate::build::documents::{self, name_of};
 use crate::build::inputs::Inputs;
+use crate::build::run::Prepared;
 use crate::build::source::Source;
 use crate::build::state::Wanted;
 use crate::formats::checkpoint::Mark;

@@ -1,0 +1,5 @@
+//! Tables, pictures and pages.
+
+pub mod inspect;
+pub mod pictures;
+pub mod rendered;
