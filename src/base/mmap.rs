@@ -103,11 +103,11 @@ pub fn let_go(bytes: &[u8]) {
 mod advise {
     use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-    pub fn will_need(map: &Mmap, offset: usize, len: usize) {
+    pub(super) fn will_need(map: &Mmap, offset: usize, len: usize) {
         let _ = map.advise_range(Advice::WillNeed, offset, len);
     }
 
-    pub fn let_go(map: &Mmap, offset: usize, len: usize) {
+    pub(super) fn let_go(map: &Mmap, offset: usize, len: usize) {
         // SAFETY: the map is read-only and shared with its file, so there is no data of its own to lose:
         // a page that is touched later, by other readers of the same bytes for example, comes from the
         // file again. `locate` has checked the range.

@@ -41,11 +41,11 @@ mod each {
     use super::*;
     use std::os::unix::fs::{FileExt, MetadataExt};
 
-    pub fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(bytes, offset)
     }
 
-    pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         file.write_at(bytes, offset)
     }
 

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 /// The name of the file.
 pub const SUMS_FILE: &str = "SHA256SUMS";
 /// The text of SHA256SUMS for files and their hashes.
-pub fn text(sums: &[(PathBuf, String)]) -> String {
+pub(crate) fn text(sums: &[(PathBuf, String)]) -> String {
     // Two spaces: text, which on these systems is the same as binary.
     sums.iter().map(|(path, sum)| format!("{sum}  {}\n", path.display())).collect()
 }
 
 /// The files in the folder `dir` of a model and in its folder of named chat templates, sorted.
-pub fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let inner = dir.join(output::INNER_FOLDER);
     let mut files = files_in(dir)?;
     if inner.is_dir() {

@@ -92,7 +92,7 @@ fn groups(parts: &[Part]) -> Vec<&str> {
 ///
 /// # Errors
 /// If a word names nothing; the error lists what can be named.
-pub fn pick(words: &[String]) -> Result<Vec<Part>> {
+pub(super) fn pick(words: &[String]) -> Result<Vec<Part>> {
     let all = parts();
     let names = |part: &Part, word: &str| word == ALL || part.name == word || part.group == word;
     for word in words {
@@ -111,7 +111,7 @@ pub fn pick(words: &[String]) -> Result<Vec<Part>> {
 }
 
 /// One text of `parts`: as it is if there is only one, otherwise their pieces in turns.
-pub fn text(parts: &[Part]) -> String {
+pub(super) fn text(parts: &[Part]) -> String {
     if let [part] = parts {
         return part.text().to_string();
     }

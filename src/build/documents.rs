@@ -23,7 +23,7 @@ const RECIPE_FILE: &str = "recipe.yml";
 const PICTURE_FILE: &str = "plan.svg";
 
 /// The documents that a build of `source` into `dir` writes.
-pub fn targets(source: &Source, dir: &Path) -> Vec<PathBuf> {
+pub(super) fn targets(source: &Source, dir: &Path) -> Vec<PathBuf> {
     let mut names = vec![CARD_FILE, REPORT_FILE];
     if matches!(source, Source::Recipe { .. }) {
         names.extend([RECIPE_FILE, PICTURE_FILE]);
@@ -32,7 +32,7 @@ pub fn targets(source: &Source, dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A document: its name, its text, and what of it is not of a single run, as times are.
-pub struct Document {
+pub(super) struct Document {
     pub name: &'static str,
     pub text: String,
     pub lasting: String,
@@ -42,7 +42,7 @@ pub struct Document {
 ///
 /// # Errors
 /// If a file of the build cannot be read again.
-pub fn texts(
+pub(super) fn texts(
     source: &Source,
     model: &GgufModel,
     origins: &Origins,

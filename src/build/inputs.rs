@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Hashes of a source, SHA-256 in hexadecimal.
-pub struct Inputs {
+pub(super) struct Inputs {
     /// Of what the recipe says of the merge, see [`crate::recipe::MergePlan::meaning`].
     pub recipe: Option<String>,
     /// Name and hash of each member of a merge; of any other source one, without a name. The hash is that of the lines
@@ -42,7 +42,7 @@ impl Inputs {
     ///
     /// # Errors
     /// If a file cannot be read, or the user interrupts.
-    pub fn read(source: &Source, progress: &dyn Progress) -> Result<Inputs> {
+    pub(super) fn read(source: &Source, progress: &dyn Progress) -> Result<Inputs> {
         let models: Vec<(Option<String>, Option<Vec<PathBuf>>)> = match source {
             Source::Recipe { plan, .. } => {
                 let name = |m: &crate::recipe::Member| Some(m.reference.to_string());
@@ -88,7 +88,7 @@ impl Inputs {
     ///
     /// # Errors
     /// That, or a file is gone.
-    pub fn check_unchanged(&self) -> Result<()> {
+    pub(super) fn check_unchanged(&self) -> Result<()> {
         for (path, seen) in &self.files {
             if look(path)? != *seen {
                 let detail = "was changed while the build was at work; run the same command again";
@@ -99,7 +99,7 @@ impl Inputs {
     }
 
     /// What any output depends on.
-    pub fn marks(&self) -> Vec<Mark> {
+    pub(super) fn marks(&self) -> Vec<Mark> {
         let mut marks = vec![Mark::new("this program's version", env!("CARGO_PKG_VERSION"))];
         marks.extend(self.recipe.iter().map(|hash| Mark::new("the recipe", hash)));
         marks.extend(self.models.iter().map(|(name, hash)| {

@@ -17,7 +17,7 @@ pub fn file_stem(name: &str) -> String {
 
 /// `BaseName-SizeLabel-FineTune-Version`, if the metadata tell base name and size; of the rest what they
 /// tell.
-pub fn conventional_stem(metadata: &Metadata) -> Option<String> {
+pub(super) fn conventional_stem(metadata: &Metadata) -> Option<String> {
     let told = |key: &str| metadata.str(&format!("general.{key}")).filter(|text| !text.is_empty());
     let mut parts = vec![told("basename")?, told("size_label")?];
     parts.extend(["finetune", "version"].into_iter().filter_map(told));

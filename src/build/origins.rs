@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Where a model comes from.
 #[derive(Clone, Debug, Default)]
-pub struct Origins {
+pub(super) struct Origins {
     /// Names on the hub, each once.
     pub base_models: Vec<String>,
     /// Members whose name on the hub is not known.
@@ -34,7 +34,7 @@ pub struct Origins {
 
 impl Origins {
     /// What `source` and the cards of its members tell.
-    pub fn of(source: &Source) -> Origins {
+    pub(super) fn of(source: &Source) -> Origins {
         let mut origins = Origins::default();
         match source {
             Source::Recipe { plan, .. } => {
@@ -121,12 +121,12 @@ impl Origins {
     }
 
     /// Whether the names of all base models are known, and there are any.
-    pub fn all_named(&self) -> bool {
+    pub(super) fn all_named(&self) -> bool {
         self.unnamed.is_empty() && !self.base_models.is_empty()
     }
 
     /// What to tell where the members' licences differ.
-    pub fn conflict(&self) -> Option<String> {
+    pub(super) fn conflict(&self) -> Option<String> {
         let first = &self.licenses.first()?.1;
         if self.licenses.iter().all(|(_, license)| license == first) {
             return None;

@@ -20,7 +20,7 @@ use crate::formats::gguf::Metadata;
 use crate::measure::imatrix::ImportanceMatrix;
 
 /// Adds the keys to `metadata`. With the importance matrix comes the hash of its file.
-pub fn record(
+pub(super) fn record(
     metadata: &mut Metadata,
     inputs: &Inputs,
     options: &BuildOptions,

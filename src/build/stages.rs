@@ -50,7 +50,7 @@ struct Matrix {
 }
 
 impl<'a> Stages<'a> {
-    pub fn new(
+    pub(super) fn new(
         source: &'a Source,
         model: &'a GgufModel,
         dir: &'a Path,
@@ -64,7 +64,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Runs all of them; `plans` are of the types, in their order.
-    pub fn run(
+    pub(super) fn run(
         &self,
         calibration: &Prepared,
         plans: &[QuantPlan],
@@ -123,7 +123,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Refuses, before any work, files that are in the way and that no build has made, and outputs that are inputs.
-    pub fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
+    pub(super) fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
             name: name_of(&path),
             paths: shard_paths(&path, &plan.shards),

@@ -74,7 +74,7 @@ struct Evaluated {
 
 /// How an output that is wanted stands.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub(super) enum Standing {
     /// Nothing is known of it.
     New,
     /// This very output has been begun.
@@ -95,7 +95,7 @@ enum Place {
 }
 
 /// The state of a folder that this process builds into.
-pub struct State {
+pub(super) struct State {
     dir: PathBuf,
     contents: Mutex<Contents>,
     /// Recorded files that are as recorded.
@@ -117,7 +117,7 @@ impl State {
     ///
     /// # Errors
     /// If another build is at work in it.
-    pub fn open(dir: &Path, restart: bool, progress: &dyn Progress) -> Result<State> {
+    pub(super) fn open(dir: &Path, restart: bool, progress: &dyn Progress) -> Result<State> {
         let new_dir = !dir.exists();
         let lock = output::lock_folder(dir)?;
         let path = dir.join(STATE_FILE);
@@ -205,7 +205,7 @@ impl State {
     ///
     /// # Errors
     /// If a file cannot be renamed.
-    pub fn standing(&self, wanted: &Wanted) -> Result<Standing> {
+    pub(super) fn standing(&self, wanted: &Wanted) -> Result<Standing> {
         let Wanted { name, paths, marks } = wanted;
         let output = self.contents().outputs.get(name).cloned();
         let begun = output.as_ref().is_none_or(|output| output.files.is_empty());
@@ -239,24 +239,24 @@ impl State {
     }
 
     /// What the output `name` was made from, once it is whole.
-    pub fn recorded_hash(&self, name: &str) -> Option<String> {
+    pub(super) fn recorded_hash(&self, name: &str) -> Option<String> {
         let contents = self.contents();
         Some(contents.outputs.get(name)?.files.values().next()?.sha256.clone())
     }
 
     /// Why what is recorded of the output `name` was not made from `marks`; `None` if it was, or nothing is.
-    pub fn difference(&self, name: &str, marks: &[Mark]) -> Option<String> {
+    pub(super) fn difference(&self, name: &str, marks: &[Mark]) -> Option<String> {
         changed(&self.contents().outputs.get(name)?.marks, marks)
     }
 
     /// Seconds that the output `name` took, as far as they are known.
-    pub fn seconds(&self, name: &str) -> f64 {
+    pub(super) fn seconds(&self, name: &str) -> f64 {
         self.contents().outputs.get(name).map_or(0.0, |output| output.seconds)
     }
 
     /// Records that outputs are being made, and whether they may replace what is there; what was made of one from the
     /// same marks before stays.
-    pub fn begin(&self, outputs: &[Wanted], replace: bool) -> Result<()> {
+    pub(super) fn begin(&self, outputs: &[Wanted], replace: bool) -> Result<()> {
         let mut contents = self.contents();
         contents.finished = false;
         for Wanted { name, paths, marks } in outputs {
@@ -277,17 +277,17 @@ impl State {
     }
 
     /// `what` was made of the output `name`, and stays if the build fails.
-    pub fn keep(&self, name: &str, what: String) {
+    pub(super) fn keep(&self, name: &str, what: String) {
         lock(&self.kept).insert(name.to_string(), what);
     }
 
     /// The tensors of the output `name` that are whole.
-    pub fn tensors(&self, name: &str) -> TensorHashes {
+    pub(super) fn tensors(&self, name: &str) -> TensorHashes {
         self.contents().outputs.get(name).map(|o| o.tensors.clone()).unwrap_or_default()
     }
 
     /// Records the tensors of the outputs `names` that are whole, and on the disk.
-    pub fn record_tensors(&self, names: &[String], tensors: &[TensorHashes]) -> Result<()> {
+    pub(super) fn record_tensors(&self, names: &[String], tensors: &[TensorHashes]) -> Result<()> {
         let mut contents = self.contents();
         for (name, tensors) in names.iter().zip(tensors) {
             if let Some(output) = contents.outputs.get_mut(name) {
@@ -300,7 +300,7 @@ impl State {
 
     /// Hashes the outputs, whose files are whole under their hidden names, records them with the seconds that they
     /// took, and gives the files their names.
-    pub fn settle(&self, outputs: &[(Wanted, f64)], progress: &dyn Progress) -> Result<()> {
+    pub(super) fn settle(&self, outputs: &[(Wanted, f64)], progress: &dyn Progress) -> Result<()> {
         let files: Vec<(usize, &PathBuf)> = outputs
             .iter()
             .enumerate()
@@ -325,7 +325,7 @@ impl State {
     }
 
     /// Records an output that is a whole folder.
-    pub fn settle_folder(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
+    pub(super) fn settle_folder(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
         let Wanted { name, paths, marks } = wanted;
         let files = checksums::entries(&paths[0])?;
         let hashed = self.hash(&files, progress)?;
@@ -338,7 +338,7 @@ impl State {
     }
 
     /// Writes `bytes` as the output `name`, a file of that name, unless it is there already.
-    pub fn write(&self, name: &str, marks: &[Mark], bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, name: &str, marks: &[Mark], bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
         let whole = Whole { bytes: bytes.len() as u64, sha256: hash::sha256(bytes) };
         let mut file = OutputFile::reopen(&path)?;
@@ -370,7 +370,10 @@ impl State {
     }
 
     /// Path in the folder and SHA-256 of every file of the outputs `names`, sorted by path.
-    pub fn sums<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<(PathBuf, String)> {
+    pub(super) fn sums<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Vec<(PathBuf, String)> {
         let contents = self.contents();
         let outputs = names.into_iter().filter_map(|name| contents.outputs.get(name));
         let files = outputs.flat_map(|output| &output.files);
@@ -380,20 +383,25 @@ impl State {
     }
 
     /// What was measured of `name`, if it was measured of this.
-    pub fn evaluation(&self, name: &str, marks: &[Mark]) -> Option<Evaluation> {
+    pub(super) fn evaluation(&self, name: &str, marks: &[Mark]) -> Option<Evaluation> {
         let contents = self.contents();
         let evaluated = contents.evaluations.get(name)?;
         (evaluated.marks == marks).then(|| evaluated.evaluation.clone())
     }
 
-    pub fn record_evaluation(&self, name: &str, marks: &[Mark], of: &Evaluation) -> Result<()> {
+    pub(super) fn record_evaluation(
+        &self,
+        name: &str,
+        marks: &[Mark],
+        of: &Evaluation,
+    ) -> Result<()> {
         let evaluated = Evaluated { marks: marks.to_vec(), evaluation: of.clone() };
         self.contents().evaluations.insert(name.to_string(), evaluated);
         self.save()
     }
 
     /// Forgets the output `name` and removes its files, which no longer serve.
-    pub fn discard(&self, name: &str) -> Result<()> {
+    pub(super) fn discard(&self, name: &str) -> Result<()> {
         let output = self.contents().outputs.remove(name);
         let Output { files, paths, .. } = output.unwrap_or_default();
         for path in files.keys().chain(&paths).map(|name| self.dir.join(name)) {
@@ -406,7 +414,7 @@ impl State {
     /// Removes what builds that were killed have left of `paths` and is of no use: files under names that no run
     /// writes again, and unfinished parts of outputs that are not wanted any more. Gives the outputs that are
     /// there, but not among `wanted`.
-    pub fn sweep(&self, wanted: &[String], paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    pub(super) fn sweep(&self, wanted: &[String], paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut names: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
         names.insert(STATE_FILE.to_string());
         for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir, "read"))? {
@@ -443,7 +451,7 @@ impl State {
     }
 
     /// Records that the build came to its end.
-    pub fn finish(&self) -> Result<()> {
+    pub(super) fn finish(&self) -> Result<()> {
         self.contents().finished = true;
         self.save()
     }
@@ -454,7 +462,7 @@ impl State {
     }
 
     /// Ends a build that has failed: what is of use stays, and this tells of it; the rest goes.
-    pub fn farewell(self, progress: &dyn Progress) {
+    pub(super) fn farewell(self, progress: &dyn Progress) {
         let (contents, kept, fresh) = (self.contents(), lock(&self.kept), lock(&self.fresh));
         let outputs = &contents.outputs;
         let whole = outputs.values().filter(|output| !output.files.is_empty()).count();
@@ -502,7 +510,7 @@ impl State {
 
 /// An output that a build is to make.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// Its file's path in the folder; of several, the one that they would be if they were one.
     pub name: String,
     /// Its files, or the folder.

@@ -22,7 +22,7 @@ use std::time::Duration;
 /// A recipe may have settings for this command in a document of its own with the key `build`, which
 /// options given here take precedence over.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The folder to write into.
@@ -177,7 +177,7 @@ impl Arguments {
         Ok(Some(EvalText { name, text, chunks: self.eval_chunks }))
     }
 
-    pub fn run(mut self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(mut self, context: &Context) -> anyhow::Result<()> {
         let source = self.seed.open(&self.source, context)?;
         context.warn_of(&source);
         let mut name = self.convert.name();

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 /// Let the model write calibration text, for `imatrix -f` and `build -f`.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The text to write.
@@ -55,7 +55,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         output::check_file_target(&self.output, self.force)?;
         let source = Source::open_telling(&self.source, context.progress())?;

@@ -13,16 +13,16 @@ use std::sync::OnceLock;
 // text on either. All else is told apart by weight, in the terminal's own colour.
 
 /// The word `error`.
-pub const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
 /// The word `warning`; yellow would be usual, and cannot be read on white.
-pub const WARNING: Style = AnsiColor::Magenta.on_default().bold();
+pub(super) const WARNING: Style = AnsiColor::Magenta.on_default().bold();
 /// Headers of tables, names of stages, labels.
-pub const STRONG: Style = Style::new().bold();
+pub(super) const STRONG: Style = Style::new().bold();
 
 static ASKED: OnceLock<clap::ColorChoice> = OnceLock::new();
 
 /// Sets what `--color` asks for, once.
-pub fn choose(choice: clap::ColorChoice) {
+pub(super) fn choose(choice: clap::ColorChoice) {
     // A second time changes nothing; there is one command line.
     let _ = ASKED.set(choice);
 }
@@ -48,12 +48,12 @@ fn wanted(stream: &impl IsTerminal) -> bool {
 }
 
 /// Whether text on stdout may have colours.
-pub fn on_stdout() -> bool {
+pub(super) fn on_stdout() -> bool {
     wanted(&stdout())
 }
 
 /// Whether text on stderr may have colours.
-pub fn on_stderr() -> bool {
+pub(super) fn on_stderr() -> bool {
     wanted(&stderr())
 }
 
@@ -62,16 +62,16 @@ fn choice(wanted: bool) -> ColorChoice {
 }
 
 /// Stdout, without colours where they are not wanted.
-pub fn out() -> AutoStream<Stdout> {
+pub(super) fn out() -> AutoStream<Stdout> {
     AutoStream::new(stdout(), choice(on_stdout()))
 }
 
 /// Stderr, without colours where they are not wanted.
-pub fn err() -> AutoStream<Stderr> {
+pub(super) fn err() -> AutoStream<Stderr> {
     AutoStream::new(stderr(), choice(on_stderr()))
 }
 
 /// `text` in `style`.
-pub fn paint(style: Style, text: &str) -> String {
+pub(super) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }

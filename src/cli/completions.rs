@@ -9,14 +9,14 @@ use std::io::{self, Write};
 ///
 /// For bash: aqueduct completions bash > ~/.local/share/bash-completion/completions/aqueduct
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The shell.
     #[arg(value_enum)]
     shell: Shell,
 }
 
 impl Arguments {
-    pub fn run(self, _context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, _context: &Context) -> anyhow::Result<()> {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "aqueduct", &mut text);
         Ok(io::stdout().write_all(&text)?)

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// Write a source as a GGUF file of floats.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The file to write.
@@ -34,7 +34,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let source = self.seed.open(&self.source, context)?;
         output::check_not_input(&self.output, source.files())?;

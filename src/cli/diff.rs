@@ -15,7 +15,7 @@ use std::path::PathBuf;
 ///
 /// Both are compared in GGUF terms; a quantized tensor stands for the values that its blocks mean.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The model to compare with: a recipe, a Hugging Face folder or a GGUF file.
     first: PathBuf,
     /// The one that is compared, of any of these kinds.
@@ -38,7 +38,7 @@ struct Shown<'a> {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         self.pictures.check(context.json)?;
         let options = self.convert.options(OutputType::Auto);
         let mut models = Vec::with_capacity(2);

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// Tell the perplexity of a text, and how far models are from a reference.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Recipes, Hugging Face folders or GGUF files, quantized ones too.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
@@ -58,7 +58,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let keep = self.save_logits.clone().map(|path| Keep { path, force: self.force });
         if let Some(Keep { path, force }) = &keep {

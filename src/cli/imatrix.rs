@@ -34,7 +34,7 @@ use std::time::Instant;
     override_usage = "aqueduct imatrix [OPTIONS] -o <FILE> <SOURCE>\n       \
                       aqueduct imatrix <merge|show|diff> ..."
 )]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(subcommand)]
     tool: Option<Tool>,
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
@@ -122,7 +122,7 @@ impl From<Layout> for Format {
 }
 
 impl Arguments {
-    pub fn run(mut self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(mut self, context: &Context) -> anyhow::Result<()> {
         match (self.tool.take(), self.source.take(), self.output.take()) {
             (None, Some(source), Some(output)) => self.compute(&source, &output, context),
             (Some(tool), None, None) if self.texts.is_empty() && self.chats.is_empty() => {

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 
 /// Show what is in a GGUF, safetensors or imatrix file.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The file, or its address on the hub; its content decides its kind.
     file: PathBuf,
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let file = locate_source(&self.file, context.progress())?;
         let inspection = report::inspect(&file)?;
         if context.json {

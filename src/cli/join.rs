@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Put the files of a split GGUF model together, which gives the file that was split.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Any of the files; the others lie beside it.
     shard: PathBuf,
     /// The file to write.
@@ -26,7 +26,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         output::check_file_target(&self.output, self.force)?;
         let model = gguf::joined(&self.shard, self.keep_split_keys)?;
         output::check_not_input(&self.output, model.tensors.files().unwrap_or_default())?;

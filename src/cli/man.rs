@@ -10,7 +10,7 @@ use std::path::PathBuf;
 ///
 /// They are read with `man -l DIR/aqueduct.1`, or by their names from a folder man1 of the manual path.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The folder to write them into; it is made if it is not there.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -23,7 +23,7 @@ pub struct Arguments {
 type Page = (String, Vec<u8>);
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let mut command = Cli::command().disable_help_subcommand(true);
         command.build();
         let mut pages = Vec::new();

@@ -19,7 +19,7 @@ use std::time::Instant;
 /// rest; if the recipe, a member or the shard size has changed meanwhile, it starts anew and says so.
 /// To discard what is left, give --restart, or remove that folder.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The merge recipe (YAML in mergekit's dialect).
     recipe: PathBuf,
     /// The folder to write.
@@ -43,7 +43,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let source = self.seed.open(&self.recipe, context)?;
         let Source::Recipe { plan, checkpoint } = &source else {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// What types the tensors get, and which importance weights count.
 #[derive(Args)]
-pub struct MixArguments {
+pub(super) struct MixArguments {
     /// Accept a source that is quantized already, though quality suffers twice.
     #[arg(long)]
     allow_requantize: bool,
@@ -52,7 +52,7 @@ pub struct MixArguments {
 
 impl MixArguments {
     /// The options. Fails if the file of patterns cannot be read or has a line that is none.
-    pub fn options(&self) -> Result<PlanOptions> {
+    pub(super) fn options(&self) -> Result<PlanOptions> {
         let mut tensor_types = self.tensor_type.clone();
         for path in &self.tensor_type_file {
             let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
@@ -77,7 +77,7 @@ impl MixArguments {
     }
 
     /// `model` without the layers to prune; `importance` and `options` are made to go with it.
-    pub fn prune(
+    pub(super) fn prune(
         &self,
         model: GgufModel,
         importance: Option<&mut Importance>,
@@ -96,7 +96,7 @@ impl MixArguments {
 
     /// `importance` less the weights that are not to be used; `None` if none are left, which is as if
     /// there were no matrix.
-    pub fn filter(&self, mut importance: Importance) -> Option<Importance> {
+    pub(super) fn filter(&self, mut importance: Importance) -> Option<Importance> {
         let contains = |name: &str, parts: &[String]| parts.iter().any(|part| name.contains(part));
         importance.retain(|name| {
             !contains(name, &self.exclude_weights)
@@ -107,7 +107,7 @@ impl MixArguments {
 }
 
 /// Parses `KEY=TYPE:VALUE` as llama.cpp does; its integers become u32.
-pub fn override_kv(text: &str) -> std::result::Result<(String, Value), String> {
+pub(super) fn override_kv(text: &str) -> std::result::Result<(String, Value), String> {
     let fail = || format!("'{text}' is no KEY=TYPE:VALUE with a type of int, float, bool or str");
     let (key, rest) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(fail)?;
     let (kind, value) = rest.split_once(':').ok_or_else(fail)?;

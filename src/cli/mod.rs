@@ -46,7 +46,7 @@ use summary::Spent;
 /// or an address there is found in the hub's cache.
 #[derive(Parser)]
 #[command(name = "aqueduct", version, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -150,7 +150,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 impl Cli {
     /// Runs the command that was asked for after `prepare`, tells an error, and gives the exit code.
-    pub fn run(self, prepare: impl FnOnce() -> anyhow::Result<()>) -> u8 {
+    pub(crate) fn run(self, prepare: impl FnOnce() -> anyhow::Result<()>) -> u8 {
         let Global { threads, quiet, json, log, color } = self.global;
         colour::choose(color);
         let (log, opened) = match log.map(|path| Log::open(&path)).transpose() {

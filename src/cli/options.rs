@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// How a model folder or a merge is converted to GGUF terms on the fly.
 #[derive(Args)]
-pub struct ConvertArguments {
+pub(super) struct ConvertArguments {
     /// Name the tokenizer's pre-tokenizer (tokenizer.ggml.pre) where it cannot be recognised.
     #[arg(long, value_name = "NAME")]
     pre_tokenizer: Option<String>,
@@ -24,11 +24,11 @@ pub struct ConvertArguments {
 
 impl ConvertArguments {
     /// The model's name, if one is given.
-    pub fn name(&self) -> Option<String> {
+    pub(super) fn name(&self) -> Option<String> {
         self.name.clone()
     }
 
-    pub fn options(&self, output_type: OutputType) -> ConvertOptions {
+    pub(super) fn options(&self, output_type: OutputType) -> ConvertOptions {
         ConvertOptions {
             output_type,
             name: self.name.clone(),
@@ -40,7 +40,7 @@ impl ConvertArguments {
 
 /// The seed of a recipe.
 #[derive(Args)]
-pub struct SeedArgument {
+pub(super) struct SeedArgument {
     /// Draw what a recipe leaves to chance (dare, della) from this seed instead of the recipe's own.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -48,7 +48,11 @@ pub struct SeedArgument {
 
 impl SeedArgument {
     /// Opens the source at `path`, a recipe with this seed, and shows what that found.
-    pub fn open(&self, path: &Path, context: &Context) -> aqueduct::base::error::Result<Source> {
+    pub(super) fn open(
+        &self,
+        path: &Path,
+        context: &Context,
+    ) -> aqueduct::base::error::Result<Source> {
         let source = Source::open_seeded(path, self.seed, context.progress())?;
         if self.seed.is_some() && !matches!(source, Source::Recipe { .. }) {
             let path = path.display();
@@ -60,7 +64,7 @@ impl SeedArgument {
 
 /// The text that an importance matrix is collected over.
 #[derive(Args)]
-pub struct CalibrationArguments {
+pub(super) struct CalibrationArguments {
     /// A calibration text; may be given several times.
     #[arg(short = 'f', long = "file", value_name = "TEXT")]
     files: Vec<PathBuf>,
@@ -73,31 +77,31 @@ pub struct CalibrationArguments {
 
 impl CalibrationArguments {
     /// Whether nothing was chosen.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.calibration.is_empty()
     }
 
     /// The files that were given.
-    pub fn files(&self) -> &[PathBuf] {
+    pub(super) fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
     /// Takes `words` and `files` where nothing was chosen.
-    pub fn complete(&mut self, words: &[String], files: Vec<PathBuf>) {
+    pub(super) fn complete(&mut self, words: &[String], files: Vec<PathBuf>) {
         if self.is_empty() {
             (self.calibration, self.files) = (words.to_vec(), files);
         }
     }
 
     /// What was chosen, or the default.
-    pub fn choose(&self) -> aqueduct::base::error::Result<Calibration> {
+    pub(super) fn choose(&self) -> aqueduct::base::error::Result<Calibration> {
         Calibration::choose(&self.calibration, &self.files)
     }
 }
 
 /// The date that chat templates see.
 #[derive(Args)]
-pub struct DateArgument {
+pub(super) struct DateArgument {
     /// Tell chat templates that ask for the date that today is this day [default: 2024-07-26, so that
     /// results do not depend on the day].
     #[arg(long, value_name = "YYYY-MM-DD")]
@@ -105,14 +109,14 @@ pub struct DateArgument {
 }
 
 impl DateArgument {
-    pub fn today(&self) -> Date {
+    pub(super) fn today(&self) -> Date {
         self.date.unwrap_or_default()
     }
 }
 
 /// How quantized files are written.
 #[derive(Args)]
-pub struct RunArguments {
+pub(super) struct RunArguments {
     /// Replace files that exist.
     #[arg(long)]
     pub force: bool,
@@ -124,20 +128,20 @@ pub struct RunArguments {
 }
 
 impl RunArguments {
-    pub fn options(&self) -> RunOptions {
+    pub(super) fn options(&self) -> RunOptions {
         let memory = self.memory.unwrap_or(RunOptions::default().memory);
         RunOptions { force: self.force, memory }
     }
 
     /// Memory that a forward pass may take.
-    pub fn forward_memory(&self) -> u64 {
+    pub(super) fn forward_memory(&self) -> u64 {
         self.memory.unwrap_or_else(forward::default_memory)
     }
 }
 
 /// A bound on the memory of a forward pass.
 #[derive(Args)]
-pub struct MemoryArgument {
+pub(super) struct MemoryArgument {
     /// Memory that the program may take; what does not fit goes to a temporary file in TMPDIR
     /// [default: half of the machine's].
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -145,7 +149,7 @@ pub struct MemoryArgument {
 }
 
 impl MemoryArgument {
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.memory.unwrap_or_else(forward::default_memory)
     }
 }
@@ -169,7 +173,7 @@ impl From<Rounding> for Precision {
 }
 
 /// Parses a number of tokens or chunks: 1 or more.
-pub fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a number of 1 or more".to_string()),
         Ok(n) => Ok(n),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Pictures to draw besides the text.
 #[derive(Args)]
-pub struct PictureArguments {
+pub(super) struct PictureArguments {
     /// Draw it as an SVG picture. `-` writes it to stdout, and nothing else there.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub struct PictureArguments {
 
 /// A picture that was written to a file.
 #[derive(Serialize)]
-pub struct Picture {
+pub(super) struct Picture {
     path: PathBuf,
     bytes: u64,
 }
@@ -35,17 +35,17 @@ impl PictureArguments {
     }
 
     /// Whether any picture is asked for.
-    pub fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.paths().next().is_some()
     }
 
     /// Whether stdout holds a picture, and so must hold nothing else.
-    pub fn on_stdout(&self) -> bool {
+    pub(super) fn on_stdout(&self) -> bool {
         self.paths().any(is_stdout)
     }
 
     /// Fails if a picture cannot be written where it is asked for. Call it before long work.
-    pub fn check(&self, json: bool) -> Result<(), Error> {
+    pub(super) fn check(&self, json: bool) -> Result<(), Error> {
         if self.svg.is_some() && self.svg == self.html {
             let text = "--svg and --html name the same file; give each its own";
             return Err(Error::Usage(text.to_string()));
@@ -62,13 +62,13 @@ impl PictureArguments {
     }
 
     /// Fails if a picture would replace one of `inputs`.
-    pub fn check_not_inputs<P: AsRef<Path>>(&self, inputs: &[P]) -> Result<(), Error> {
+    pub(super) fn check_not_inputs<P: AsRef<Path>>(&self, inputs: &[P]) -> Result<(), Error> {
         let mut files = self.paths().filter(|path| !is_stdout(path));
         files.try_for_each(|path| output::check_not_input(path, inputs))
     }
 
     /// Writes the pictures that are asked for, each made by its function.
-    pub fn write(
+    pub(super) fn write(
         &self,
         svg: impl Fn() -> String,
         html: impl Fn() -> String,
@@ -88,7 +88,7 @@ impl PictureArguments {
 }
 
 /// Names the pictures that were written.
-pub fn tell(written: &[Picture]) {
+pub(super) fn tell(written: &[Picture]) {
     for Picture { path, bytes } in written {
         show::text(&format!("\npicture {} ({})", path.display(), size::display(*bytes)));
     }

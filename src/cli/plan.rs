@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Show what a build would make and need, without doing any of it.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// Plan a recipe whose members are not on disk: shapes come from a config.json alone, or from a
@@ -43,7 +43,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         self.pictures.check(context.json)?;
         let place = recipe::locate_source(&self.source, context.progress())?;
         let source = match Kind::of(&place)? {

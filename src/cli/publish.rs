@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// that of HF_TOKEN or of `hf auth login`. A program that was built without the feature `hub` prints the command of the
 /// hub's own program instead.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The folder. Hidden files in it stay where they are.
     dir: PathBuf,
     /// The repository, OWNER/NAME.
@@ -45,7 +45,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let repo = HubName::parse(&self.repo, self.revision.as_deref()).ok_or_else(|| {
             Error::Usage(format!(
                 "{:?} is no repository, or {:?} no branch; write OWNER/NAME",

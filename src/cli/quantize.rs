@@ -18,7 +18,7 @@ use std::time::Instant;
 
 /// Write quantized GGUF files, all types in one pass over the weights.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
     source: PathBuf,
     /// The types to write: Q4_K_M, Q5_K_M, Q6_K, Q8_0 and others, in any case.
@@ -52,7 +52,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         let types = distinct(&self.types);
         let source = self.seed.open(&self.source, context)?;
@@ -138,7 +138,7 @@ fn paths(target: &Path, types: &[Ftype], source: &Source) -> Result<Vec<PathBuf>
 }
 
 /// The types, each once, in the order given.
-pub fn distinct(types: &[Ftype]) -> Vec<Ftype> {
+pub(super) fn distinct(types: &[Ftype]) -> Vec<Ftype> {
     let mut kept = Vec::new();
     for &ftype in types {
         if !kept.contains(&ftype) {

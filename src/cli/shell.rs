@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 /// `word` for a POSIX shell: in quotes where it needs them.
-pub fn quoted(word: impl AsRef<OsStr>) -> String {
+pub(super) fn quoted(word: impl AsRef<OsStr>) -> String {
     let text = word.as_ref().to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

@@ -11,12 +11,12 @@ use std::io::Write;
 
 /// Prints text on stdout, without its styles where they are not wanted. A reader that went away (`| head`) ends the
 /// printing, not the program.
-pub fn text(text: &str) {
+pub(super) fn text(text: &str) {
     let _ = writeln!(colour::out().lock(), "{text}");
 }
 
 /// Prints `text` after a label of at most 8 letters.
-pub fn labelled(label: &str, value: &str) {
+pub(super) fn labelled(label: &str, value: &str) {
     text(&format!(
         "{}{} {value}",
         paint(STRONG, label),
@@ -25,7 +25,7 @@ pub fn labelled(label: &str, value: &str) {
 }
 
 /// Prints a table whose first line is its header.
-pub fn table(table: &str) {
+pub(super) fn table(table: &str) {
     let (header, rows) = table.split_once('\n').unwrap_or((table, ""));
     text(&paint(STRONG, header));
     if !rows.is_empty() {
@@ -34,13 +34,13 @@ pub fn table(table: &str) {
 }
 
 /// Prints `value` as JSON on stdout.
-pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     text(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
 /// The files that were written, one line each.
-pub fn files_table(files: &[Written]) -> String {
+pub(super) fn files_table(files: &[Written]) -> String {
     let rows = files.iter().map(|file| {
         vec![
             file.path.display().to_string(),
@@ -54,7 +54,7 @@ pub fn files_table(files: &[Written]) -> String {
 
 /// What `plans`, all for `model`, would make: every tensor's type in each file and, of a file in
 /// several shards, the number of its shard, from 1; then sizes.
-pub fn plans(as_json: bool, model: &GgufModel, plans: &[QuantPlan]) -> anyhow::Result<()> {
+pub(super) fn plans(as_json: bool, model: &GgufModel, plans: &[QuantPlan]) -> anyhow::Result<()> {
     if as_json {
         return json(&plans.iter().map(plan_json).collect::<Result<Vec<_>>>()?);
     }

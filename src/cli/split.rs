@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Divide a GGUF file into several, NAME-00001-of-0000N.gguf, byte for byte as llama.cpp's gguf-split.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The GGUF file. Any shard of a split model stands for all, which are divided anew.
     file: PathBuf,
     /// A folder that is there or whose name ends in a slash, where the files have FILE's name; or the
@@ -42,7 +42,7 @@ struct Report {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let model = gguf::open(&self.file)?;
         let infos = model.tensors.table().infos();
         let origin = model.origin();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// What a command took.
 #[derive(Debug, Serialize)]
-pub struct Spent {
+pub(super) struct Spent {
     /// In the order in which they ended.
     pub stages: Vec<StageTime>,
     /// The most main memory that the process had, pages of mapped files among it.
@@ -18,7 +18,7 @@ pub struct Spent {
 
 /// A result, with what it took among its keys.
 #[derive(Serialize)]
-pub struct WithSpent<'a, T: Serialize> {
+pub(super) struct WithSpent<'a, T: Serialize> {
     #[serde(flatten)]
     pub result: &'a T,
     #[serde(flatten)]
@@ -27,7 +27,7 @@ pub struct WithSpent<'a, T: Serialize> {
 
 impl Spent {
     /// A line for each stage, and one for all of `seconds`.
-    pub fn table(&self, seconds: f64) -> String {
+    pub(super) fn table(&self, seconds: f64) -> String {
         let total = StageTime {
             stage: "total".to_string(),
             seconds,
@@ -44,7 +44,7 @@ impl Spent {
     }
 
     /// `1.2 s, peak memory 313 MB`.
-    pub fn text(&self, seconds: f64) -> String {
+    pub(super) fn text(&self, seconds: f64) -> String {
         let peak = self.peak_memory_bytes.map(size::display);
         let peak = peak.map_or(String::new(), |peak| format!(", peak memory {peak}"));
         format!("{} s{peak}", seconds_text(seconds))
@@ -58,7 +58,7 @@ fn seconds_text(seconds: f64) -> String {
 }
 
 /// Prints the commands that one would give next.
-pub fn next(commands: &[String]) {
+pub(super) fn next(commands: &[String]) {
     for (at, command) in commands.iter().enumerate() {
         show::labelled(if at == 0 { "next" } else { "" }, command);
     }

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 ///
 /// Exit code 1 tells that something is wrong; everything that is, is listed.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A GGUF file, any shard of a split one, or a folder of GGUF files.
     target: PathBuf,
     /// What the files were made from, a recipe, a Hugging Face folder or a GGUF file: tensors are made again,
@@ -51,7 +51,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let model = match &self.source {
             None => None,
             Some(path) => {

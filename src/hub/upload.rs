@@ -147,7 +147,7 @@ enum Way {
 /// # Errors
 /// Without a token, offline (`HF_HUB_OFFLINE`), if the server refuses or cannot be reached, if a file changes
 /// meanwhile, and if the user interrupts. Nothing shows on the hub then but a repository or a branch that was made.
-pub fn upload(upload: &Upload, progress: &dyn Progress) -> Result<Uploaded> {
+pub fn upload(upload: &Upload<'_>, progress: &dyn Progress) -> Result<Uploaded> {
     if is_offline() {
         return Err(Error::Usage("HF_HUB_OFFLINE forbids to ask the hub".to_string()));
     }

@@ -132,7 +132,7 @@ fn split(out: &mut [f32], outputs: usize, rows: usize) -> Vec<Task<'_>> {
     let most = (TASK_PANELS * rows / TASK_ROWS).clamp(FEW_PANELS, TASK_PANELS);
     let (across, down) = (panels.div_ceil(most), rows.div_ceil(TASK_ROWS));
     let width = panels.div_ceil(across);
-    let mut tasks: Vec<Task> = (0..across * down)
+    let mut tasks: Vec<Task<'_>> = (0..across * down)
         .map(|index| {
             let first = index / down * width;
             Task {
@@ -209,7 +209,7 @@ pub(super) struct Target<'t, 'r> {
 impl Target<'_, '_> {
     /// The columns of one row.
     #[inline(always)]
-    pub fn row(&mut self, row: usize) -> &mut [f32; PANEL] {
+    pub(super) fn row(&mut self, row: usize) -> &mut [f32; PANEL] {
         let columns = &mut self.rows[row][self.column..][..PANEL];
         columns.try_into().expect("sliced to that length")
     }

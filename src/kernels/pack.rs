@@ -57,7 +57,7 @@ impl Words {
     }
 
     /// Inputs in a word.
-    pub fn inputs(self) -> usize {
+    pub(super) fn inputs(self) -> usize {
         if self == Words::Pairs { 2 } else { 1 }
     }
 

@@ -68,6 +68,7 @@ impl Level {
 macro_rules! levels {
     ($(#[$doc:meta])* $name:ident ($($arg:ident: $type:ty),*) $(-> $ret:ty)? = $body:ident) => {
         $(#[$doc])*
+        #[allow(unreachable_pub)] // Only some of these functions are exported.
         pub fn $name($($arg: $type),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {

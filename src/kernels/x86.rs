@@ -17,7 +17,7 @@ macro_rules! kernel_512 {
         /// # Panics
         /// If the panel is deeper than a block, or `x` or `target` has too few rows.
         #[target_feature(enable = $features)]
-        pub fn $name<const M: usize>(
+        pub(crate) fn $name<const M: usize>(
             x: &[[u32; BLOCK]],
             panel: &[[u32; PANEL]],
             target: &mut Target<'_, '_>,
@@ -78,7 +78,7 @@ kernel_512! {
 /// # Panics
 /// If the panel is deeper than a block, `half` is over 1, or `x` or `target` has too few rows.
 #[target_feature(enable = "avx2,fma")]
-pub fn product_avx2<const M: usize>(
+pub(super) fn product_avx2<const M: usize>(
     x: &[[u32; BLOCK]],
     panel: &[[u32; PANEL]],
     first: usize,

@@ -14,7 +14,7 @@ use crate::recipe::TensorPlan;
 use rayon::prelude::*;
 
 /// Elements of a chunk. A multiple of every block length.
-pub const CHUNK: usize = 1 << 15;
+pub(super) const CHUNK: usize = 1 << 15;
 /// Elements that are decoded, combined and encoded at once where elements do not depend on each other: three
 /// arrays of them stay in a first-level cache. A multiple of every block length.
 const PIECE: usize = 1 << 11;
@@ -145,7 +145,7 @@ impl JobInput<'_> {
 type Buffers = Vec<Vec<f32>>;
 
 /// Elements of a chunk of whole rows of `row` elements: as many as fit into [`CHUNK`], one at least.
-pub fn step_of_rows(row: usize) -> usize {
+pub(super) fn step_of_rows(row: usize) -> usize {
     let row = row.max(1);
     row * (CHUNK / row).max(1)
 }

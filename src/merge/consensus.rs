@@ -5,7 +5,7 @@
 //! of zero counts as positive, and an element of zero agrees with nothing.
 
 /// Elementwise sums, in the order of the vectors, into `total`.
-pub fn total(vectors: &[&[f32]], total: &mut Vec<f32>) {
+pub(super) fn total(vectors: &[&[f32]], total: &mut Vec<f32>) {
     total.clear();
     total.resize(vectors.first().map_or(0, |vector| vector.len()), 0.0);
     for vector in vectors {
@@ -17,13 +17,13 @@ pub fn total(vectors: &[&[f32]], total: &mut Vec<f32>) {
 
 /// Whether an element counts where the elements of all vectors add up to `total`.
 #[inline(always)]
-pub fn agrees(element: f32, total: f32) -> bool {
+pub(super) fn agrees(element: f32, total: f32) -> bool {
     if total >= 0.0 { element > 0.0 } else { element < 0.0 }
 }
 
 /// Adds to `out`, elementwise, the vectors' elements that agree, divided by the sum of their vectors'
 /// weights if `normalize`; a sum of zero does not divide.
-pub fn mix(vectors: &[&[f32]], weights: &[f32], normalize: bool, out: &mut [f32]) {
+pub(super) fn mix(vectors: &[&[f32]], weights: &[f32], normalize: bool, out: &mut [f32]) {
     let mut totals = Vec::new();
     total(vectors, &mut totals);
     let mut divisors = vec![0f32; out.len()];

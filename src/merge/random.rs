@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// The random numbers of one tensor of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub(super) struct Stream {
     start: u64,
 }
 
@@ -19,7 +19,7 @@ const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Stream {
     /// The stream for `tensor` of `model`.
-    pub fn new(seed: u64, model: &str, tensor: &str) -> Stream {
+    pub(super) fn new(seed: u64, model: &str, tensor: &str) -> Stream {
         let mut hash = Sha256::new();
         hash.update(seed.to_le_bytes());
         // The length sets the names apart: a model 'ab' with 'c' is not 'a' with 'bc'.
@@ -40,18 +40,18 @@ impl Stream {
     }
 
     /// Whether the draw for element `index` succeeds.
-    pub fn draw(self, index: u64, chance: Chance) -> bool {
+    pub(super) fn draw(self, index: u64, chance: Chance) -> bool {
         (self.bits(index) >> 32) < chance.0
     }
 }
 
 /// A probability in steps of 2^-32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chance(u64);
+pub(super) struct Chance(u64);
 
 impl Chance {
     /// Nearest to `probability`, which is clamped to 0..=1.
-    pub fn new(probability: f64) -> Chance {
+    pub(super) fn new(probability: f64) -> Chance {
         Chance((probability.clamp(0.0, 1.0) * 4_294_967_296.0).round() as u64)
     }
 }

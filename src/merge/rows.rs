@@ -20,7 +20,7 @@ const BLOCK: usize = 256;
 pub(super) fn gather(
     arranged: &Arranged,
     rows: &[Row],
-    sources: &[JobInput],
+    sources: &[JobInput<'_>],
     row_len: usize,
 ) -> Result<TensorData<'static>> {
     let gathering = Gathering { arranged, sources, row_len };

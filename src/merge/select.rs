@@ -10,18 +10,18 @@ use crate::base::error::Result;
 
 /// Where selecting gets its scores: which inputs are needed, in chunks of which length, and how they are
 /// scored.
-pub struct Scores<'a> {
+pub(super) struct Scores<'a> {
     pub which: &'a [usize],
     pub step: usize,
     pub score: &'a Score<'a>,
 }
 
 /// Gets the index of the first element, the inputs' values and the scores to fill, which are finite.
-pub type Score<'a> = dyn Fn(usize, &[Vec<f32>], &mut [f32]) + Sync + 'a;
+pub(super) type Score<'a> = dyn Fn(usize, &[Vec<f32>], &mut [f32]) + Sync + 'a;
 
 /// The `k` elements with the largest scores.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub(super) struct Cut {
     /// Elements with a greater key belong.
     key: u32,
     /// Of those with this key, how many of each chunk belong, from its first on; all if absent.
@@ -58,7 +58,7 @@ impl Scores<'_> {
     /// Counts by bucket, for each of `counts` lists; `bucket` says where a key counts in list `n`.
     fn histograms(
         &self,
-        job: &Job,
+        job: &Job<'_>,
         counts: usize,
         bucket: impl Fn(usize, u32) -> Option<u16> + Sync,
     ) -> Result<Vec<Vec<u64>>> {
@@ -85,7 +85,7 @@ impl Scores<'_> {
 
     /// The scores at `ranks`, counted from 1 at the largest; ranks must be from 1 to the number of
     /// elements.
-    fn find(&self, job: &Job, ranks: &[u64]) -> Result<Vec<Found>> {
+    fn find(&self, job: &Job<'_>, ranks: &[u64]) -> Result<Vec<Found>> {
         let upper = self.histograms(job, 1, |_, key| Some((key >> 16) as u16))?;
         let halves: Vec<(u32, u64)> = ranks.iter().map(|&rank| reach(&upper[0], rank)).collect();
         let lower = self.histograms(job, ranks.len(), |list, key| {
@@ -103,14 +103,14 @@ impl Scores<'_> {
     ///
     /// # Panics
     /// If a rank is not less than the number of elements.
-    pub fn ascending(&self, job: &Job, ranks: &[usize]) -> Result<Vec<f32>> {
+    pub(super) fn ascending(&self, job: &Job<'_>, ranks: &[usize]) -> Result<Vec<f32>> {
         let n = job.info.elements();
         let ranks: Vec<u64> = ranks.iter().map(|&rank| (n - rank) as u64).collect();
         Ok(self.find(job, &ranks)?.iter().map(|found| value(found.key)).collect())
     }
 
     /// The selections of the `k` largest for each of `sizes`, from none to all elements.
-    pub fn largest(&self, job: &Job, sizes: &[usize]) -> Result<Vec<Cut>> {
+    pub(super) fn largest(&self, job: &Job<'_>, sizes: &[usize]) -> Result<Vec<Cut>> {
         let n = job.info.elements();
         let inner: Vec<u64> =
             sizes.iter().filter(|&&k| k > 0 && k < n).map(|&k| k as u64).collect();
@@ -162,7 +162,7 @@ fn reach(counts: &[u64], rank: u64) -> (u32, u64) {
 
 impl Cut {
     /// Whether each element of the chunk at `start` belongs, from its scores.
-    pub fn mask(&self, start: usize, scores: &[f32], mask: &mut Vec<bool>) {
+    pub(super) fn mask(&self, start: usize, scores: &[f32], mask: &mut Vec<bool>) {
         mask.clear();
         let ties = self.ties.as_ref().map(|ties| ties[start / self.step]);
         match ties {

@@ -65,7 +65,7 @@ impl MergeSource {
         &self,
         stage: usize,
         index: usize,
-        sink: Option<&Sink>,
+        sink: Option<&Sink<'_>>,
     ) -> Result<Option<TensorData<'_>>> {
         crate::base::progress::check_interrupted()?;
         let stage_plan = &self.plan.stages[stage];
@@ -159,7 +159,7 @@ impl TensorSource for MergeSource {
         self.whole(self.output(), index)
     }
 
-    fn stream(&self, index: usize, sink: &Sink) -> Result<()> {
+    fn stream(&self, index: usize, sink: &Sink<'_>) -> Result<()> {
         let info = &self.table().infos()[index];
         match self.copied_member(self.output(), index).filter(|_| info.dtype.is_float()) {
             Some(copied) => {

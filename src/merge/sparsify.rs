@@ -13,7 +13,7 @@ use crate::base::error::Result;
 
 /// How a method sparsifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sparsify {
+pub(super) enum Sparsify {
     /// Not at all; `density` means nothing.
     Never,
     /// Keeps the `int(density n)` elements of the greatest magnitude.
@@ -39,14 +39,15 @@ enum Rescale {
 }
 
 /// The words for `rescale`; flags are 0 and 1.
-pub const RESCALE_WORDS: &[(&str, f64)] = &[("none", 0.0), ("l1", 1.0), ("density", DENSITY)];
+pub(super) const RESCALE_WORDS: &[(&str, f64)] =
+    &[("none", 0.0), ("l1", 1.0), ("density", DENSITY)];
 const DENSITY: f64 = 2.0;
 
 /// Sums of magnitudes below are not divided by.
 const SMALLEST_SUM: f64 = 1e-7;
 
 /// What is kept of one model's task vector.
-pub struct Sparse {
+pub(super) struct Sparse {
     kept: Kept,
     scale: f32,
 }
@@ -80,7 +81,7 @@ struct Ranked {
 impl Sparse {
     /// Decides what is kept of input `at`, whose task vector is its difference from the base model. All
     /// chunks, here and later, are of `step` elements; whole rows for [`Sparsify::RandomByRank`].
-    pub fn decide(job: &Job, rule: Sparsify, at: usize, step: usize) -> Result<Sparse> {
+    pub(super) fn decide(job: &Job<'_>, rule: Sparsify, at: usize, step: usize) -> Result<Sparse> {
         let params = &job.plan.inputs[at].params;
         let whole = Sparse { kept: Kept::All, scale: 1.0 };
         let density = match rule {
@@ -122,7 +123,7 @@ impl Sparse {
     }
 
     /// Measures the sums of magnitudes; what was costly to decide is noted down on the way.
-    fn with_l1(self, job: &Job, at: usize, step: usize) -> Result<Sparse> {
+    fn with_l1(self, job: &Job<'_>, at: usize, step: usize) -> Result<Sparse> {
         let costly = matches!(self.kept, Kept::ByRank(_) | Kept::Random(..));
         let chunks = job.each(&[at, job.base()], step, |start, inputs| {
             let (delta, base) = inputs.split_at_mut(1);
@@ -153,7 +154,7 @@ impl Sparse {
     }
 
     /// Makes what is dropped of a chunk zero and scales the rest.
-    pub fn apply(&self, start: usize, delta: &mut [f32]) {
+    pub(super) fn apply(&self, start: usize, delta: &mut [f32]) {
         match &self.kept {
             Kept::All => return,
             Kept::Nothing => return delta.fill(0.0),
@@ -185,7 +186,7 @@ fn share(density: f64, elements: usize) -> usize {
     (density * elements as f64) as usize
 }
 
-fn band(job: &Job, at: usize, step: usize, density: f64, gamma: f64) -> Result<Kept> {
+fn band(job: &Job<'_>, at: usize, step: usize, density: f64, gamma: f64) -> Result<Kept> {
     let n = job.info.elements();
     let wanted = share(density, n).max(1).min(n);
     let outliers = share(gamma, n).min(n - wanted);

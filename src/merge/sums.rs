@@ -6,7 +6,7 @@
 const LANES: usize = 8;
 
 /// The scalar product of two equally long slices.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];
     let (wide_a, rest_a) = a.as_chunks::<LANES>();
     let (wide_b, rest_b) = b.as_chunks::<LANES>();
@@ -20,7 +20,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The sum of the magnitudes.
-pub fn magnitudes(values: &[f32]) -> f64 {
+pub(super) fn magnitudes(values: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];
     let (wide, rest) = values.as_chunks::<LANES>();
     for values in wide {
@@ -32,7 +32,7 @@ pub fn magnitudes(values: &[f32]) -> f64 {
 }
 
 /// `values -= base`, elementwise.
-pub fn subtract(values: &mut [f32], base: &[f32]) {
+pub(super) fn subtract(values: &mut [f32], base: &[f32]) {
     for (x, base) in values.iter_mut().zip(base) {
         *x -= base;
     }

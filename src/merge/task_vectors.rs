@@ -15,7 +15,7 @@ use crate::recipe::{BaseRule, MethodSpec, Misfit, ParamDefault, ParamSpec, Value
 
 /// What a method of the family does.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub(super) struct Rule {
     pub sparsify: Sparsify,
     /// Whether elements whose sign is not that of the sum are left out.
     pub consensus: bool,
@@ -25,32 +25,33 @@ pub struct Rule {
 const SMALLEST_SUM: f32 = 1e-8;
 
 /// What the specifications of the family have in common.
-pub const PLAIN: MethodSpec = MethodSpec { base: BaseRule::Required, ..MethodSpec::PLAIN };
+pub(super) const PLAIN: MethodSpec = MethodSpec { base: BaseRule::Required, ..MethodSpec::PLAIN };
 
-pub const WEIGHT: ParamSpec = ParamSpec::source("weight", ParamDefault::Required);
-pub const DENSITY: ParamSpec =
+pub(super) const WEIGHT: ParamSpec = ParamSpec::source("weight", ParamDefault::Required);
+pub(super) const DENSITY: ParamSpec =
     ParamSpec::source("density", ParamDefault::Value(1.0)).within(0.0, 1.0);
-pub const GAMMA: ParamSpec = ParamSpec::source("gamma", ParamDefault::Value(0.01)).within(0.0, 1.0);
-pub const EPSILON: ParamSpec =
+pub(super) const GAMMA: ParamSpec =
+    ParamSpec::source("gamma", ParamDefault::Value(0.01)).within(0.0, 1.0);
+pub(super) const EPSILON: ParamSpec =
     ParamSpec::source("epsilon", ParamDefault::Value(0.15)).within(0.0, 1.0);
-pub const LAMBDA: ParamSpec = ParamSpec::tensor("lambda", ParamDefault::Value(1.0));
+pub(super) const LAMBDA: ParamSpec = ParamSpec::tensor("lambda", ParamDefault::Value(1.0));
 /// The peer's choice of a type for its masks in memory.
-pub const INT8_MASK: ParamSpec = ParamSpec::silent("int8_mask");
+pub(super) const INT8_MASK: ParamSpec = ParamSpec::silent("int8_mask");
 
 /// `normalize` with its default.
-pub const fn normalize(default: bool) -> ParamSpec {
+pub(super) const fn normalize(default: bool) -> ParamSpec {
     ParamSpec::tensor("normalize", ParamDefault::Value(default as u8 as f64))
 }
 
 /// `rescale` with its default.
-pub const fn rescale(default: bool) -> ParamSpec {
+pub(super) const fn rescale(default: bool) -> ParamSpec {
     ParamSpec::tensor("rescale", ParamDefault::Value(default as u8 as f64))
         .within(0.0, 2.0)
         .words(RESCALE_WORDS)
 }
 
 /// Keeping by rank needs probabilities between 0 and 1; at densities of 0 and 1 nothing is drawn.
-pub fn check_probabilities(values: &Values) -> std::result::Result<(), Misfit> {
+pub(super) fn check_probabilities(values: &Values) -> std::result::Result<(), Misfit> {
     let (density, epsilon) = (values.need("density"), values.need("epsilon"));
     let drawn = density > 0.0 && density < 1.0;
     if !drawn || (density - epsilon > 0.0 && density + epsilon < 1.0) {
@@ -64,7 +65,7 @@ pub fn check_probabilities(values: &Values) -> std::result::Result<(), Misfit> {
 }
 
 /// The merged tensor.
-pub fn combine(job: &Job, rule: Rule) -> Result<Output> {
+pub(super) fn combine(job: &Job<'_>, rule: Rule) -> Result<Output> {
     let base = job.base();
     let tuned = job.tuned();
     let step = match rule.sparsify {

@@ -49,22 +49,22 @@ struct KeptTensor {
 }
 
 impl Kept {
-    pub fn new(tensors: usize) -> Kept {
+    pub(super) fn new(tensors: usize) -> Kept {
         Kept { tensors: (0..tensors).map(|_| KeptTensor::default()).collect() }
     }
 
     /// Whether tensor `index` is whole.
-    pub fn has(&self, index: usize) -> bool {
+    pub(super) fn has(&self, index: usize) -> bool {
         self.tensors[index].hash.get().is_some()
     }
 
     /// Takes the hash of the group of tensor `index` that begins with row `first_row`.
-    pub fn add(&self, index: usize, first_row: usize, hash: u128) {
+    pub(super) fn add(&self, index: usize, first_row: usize, hash: u128) {
         lock(&self.tensors[index].groups).push((first_row as u64, hash));
     }
 
     /// All groups of tensor `index` have been written.
-    pub fn finish(&self, index: usize) {
+    pub(super) fn finish(&self, index: usize) {
         let tensor = &self.tensors[index];
         let groups = std::mem::take(&mut *lock(&tensor.groups));
         tensor.hash.get_or_init(|| combined(groups));
@@ -107,7 +107,7 @@ pub(super) struct Begun<'a> {
 
 /// Looks at the tensors that earlier passes have made whole, and keeps those that are as they were written.
 pub(super) fn verify(
-    files: &[Begun],
+    files: &[Begun<'_>],
     model: &GgufModel,
     importance: Option<&Importance>,
     progress: &dyn Progress,
@@ -123,7 +123,7 @@ pub(super) fn verify(
     if recorded.is_empty() {
         return Ok(());
     }
-    let bytes = |index: usize, file: &Begun| {
+    let bytes = |index: usize, file: &Begun<'_>| {
         file.plan.tensors[index].info.bytes().map_or(0, |bytes| bytes as u64)
     };
     let total = recorded.iter().map(|(file, index, _)| bytes(*index, file)).sum();
@@ -150,7 +150,7 @@ pub(super) fn verify(
 }
 
 /// The hash of tensor `index` as it is in the file.
-fn hash_of(file: &Begun, index: usize, groups: &[Group]) -> Result<String> {
+fn hash_of(file: &Begun<'_>, index: usize, groups: &[Group]) -> Result<String> {
     let info = &file.plan.tensors[index].info;
     let row_bytes = info.dtype.row_bytes(info.row_len()).unwrap_or(0);
     let mut bytes = Vec::new();
@@ -173,7 +173,7 @@ pub(super) struct Saver<'a, 'f> {
 }
 
 impl<'a, 'f> Saver<'a, 'f> {
-    pub fn new(
+    pub(super) fn new(
         keeping: &'a Keeping<'a>,
         files: Vec<(&'f QuantPlan, &'f SplitWriter, &'f Kept)>,
     ) -> Saver<'a, 'f> {
@@ -182,18 +182,18 @@ impl<'a, 'f> Saver<'a, 'f> {
     }
 
     /// Tensor `index` of all files is written.
-    pub fn finished(&self, index: usize) {
+    pub(super) fn finished(&self, index: usize) {
         self.files.iter().for_each(|(_, _, kept)| kept.finish(index));
         self.news.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Saves if it is time to.
-    pub fn save_if_due(&self) -> Result<()> {
+    pub(super) fn save_if_due(&self) -> Result<()> {
         if self.pace.is_due() { self.save() } else { Ok(()) }
     }
 
     /// Saves if there is anything new.
-    pub fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         if self.news.swap(0, Ordering::Relaxed) == 0 {
             return Ok(());
         }

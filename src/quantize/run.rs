@@ -143,7 +143,7 @@ pub fn run_keeping(
     outputs: Vec<Output>,
     importance: Option<&Importance>,
     options: RunOptions,
-    keeping: &Keeping,
+    keeping: &Keeping<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Written>> {
     let mut files = Vec::with_capacity(outputs.len());
@@ -176,7 +176,7 @@ fn pass(
     files: &[OpenFile],
     importance: Option<&Importance>,
     options: RunOptions,
-    saver: Option<&Saver>,
+    saver: Option<&Saver<'_, '_>>,
     progress: &dyn Progress,
 ) -> Result<()> {
     let Some(first) = files.first() else { return Ok(()) };
@@ -437,7 +437,7 @@ impl<'a> Tensor<'a> {
         files: &'a [OpenFile],
         importance: Option<&'a Importance>,
     ) -> Tensor<'a> {
-        let mut targets: Vec<Target> = Vec::new();
+        let mut targets: Vec<Target<'_>> = Vec::new();
         for file in files.iter().filter(|file| !file.kept.has(index)) {
             let planned = &file.plan.tensors[index];
             let (dtype, weighted) = (planned.info.dtype, planned.weighted);
@@ -536,7 +536,7 @@ impl<'a> Tensor<'a> {
     /// Fills `encoded` with `values` in the type of `target`.
     fn encode(
         &self,
-        target: &Target,
+        target: &Target<'_>,
         group: &Group,
         values: &[f32],
         encoded: &mut Vec<u8>,

@@ -9,7 +9,7 @@ pub(super) struct Codec {
     /// Decodes whole blocks; the lengths have been checked against each other.
     pub decode: fn(Level, &[u8], &mut [f32]),
     /// Writes whole rows of whole blocks, lengths checked; `None` for types that are only read.
-    pub quantize: Option<fn(Level, Rows, &mut [u8])>,
+    pub quantize: Option<fn(Level, Rows<'_>, &mut [u8])>,
     /// Whether one block's scales are finite.
     pub is_valid: fn(&[u8]) -> bool,
 }
@@ -90,7 +90,7 @@ where
 /// [`Codec::quantize`] for a format that writes a block from its weights alone, ignoring importance.
 pub(super) fn encode_blocks<F, const LEN: usize, const BYTES: usize>(
     level: Level,
-    rows: Rows,
+    rows: Rows<'_>,
     out: &mut [u8],
 ) where
     F: EncodeBlock<LEN, BYTES>,

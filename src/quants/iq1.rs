@@ -77,13 +77,13 @@ pub(super) struct Trial {
 }
 
 impl Best {
-    pub fn new() -> Best {
+    pub(super) fn new() -> Best {
         Best { score: F32s([f32::MIN; LANES]), scale: F32s::ZERO, trial: F32s([-1.0; LANES]) }
     }
 
     /// Takes a trial in the lanes where it is better, given sums of x q and of q^2.
     #[inline(always)]
-    pub fn offer(&mut self, xq: &F32s, q2: &F32s, trial: Trial) {
+    pub(super) fn offer(&mut self, xq: &F32s, q2: &F32s, trial: Trial) {
         let (mut scale, mut score, mut better) = (F32s::ZERO, F32s::ZERO, Mask::NONE);
         for k in 0..LANES {
             scale[k] = xq[k] / q2[k];
@@ -100,7 +100,7 @@ impl Best {
 
     /// The lane's best trial, if any weight counts there.
     #[inline(always)]
-    pub fn trial(&self, lane: usize) -> Option<Trial> {
+    pub(super) fn trial(&self, lane: usize) -> Option<Trial> {
         let number = self.trial[lane];
         let bits = number as usize;
         let trial = Trial { first: bits / 256, second: bits / 4 % 64, down: bits % 4 };
@@ -217,7 +217,7 @@ fn place<const N: usize, const G: usize>(
 
 /// The index of the neighbour of least error in lane `k`; the first of equals.
 #[inline(always)]
-fn best_neighbour(grid: &Grid<8>, list: Neighbours, lanes: &[[F32s; 3]; 8], k: usize) -> u16 {
+fn best_neighbour(grid: &Grid<8>, list: Neighbours<'_>, lanes: &[[F32s; 3]; 8], k: usize) -> u16 {
     let mut costs = [[0f32; 4]; 8];
     for i in 0..8 {
         for level in 0..3 {

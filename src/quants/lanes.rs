@@ -25,12 +25,12 @@ pub(super) struct F32s(pub [f32; LANES]);
 pub(super) struct Mask(pub [i32; LANES]);
 
 impl Mask {
-    pub const NONE: Mask = Mask([0; LANES]);
+    pub(super) const NONE: Mask = Mask([0; LANES]);
 
     /// `yes` where the condition holds, `no` elsewhere. A loop of its own for each choice: several in one
     /// loop stay scalar.
     #[inline(always)]
-    pub fn choose(&self, yes: &F32s, no: &F32s) -> F32s {
+    pub(super) fn choose(&self, yes: &F32s, no: &F32s) -> F32s {
         let mut chosen = F32s::ZERO;
         for k in 0..LANES {
             chosen[k] = if self.0[k] != 0 { yes[k] } else { no[k] };
@@ -39,7 +39,7 @@ impl Mask {
     }
 
     #[inline(always)]
-    pub fn set(&mut self, lane: usize, condition: bool) {
+    pub(super) fn set(&mut self, lane: usize, condition: bool) {
         self.0[lane] = -i32::from(condition);
     }
 }
@@ -48,7 +48,7 @@ impl Mask {
 pub(super) type U8s = [u8; LANES];
 
 impl F32s {
-    pub const ZERO: F32s = F32s([0.0; LANES]);
+    pub(super) const ZERO: F32s = F32s([0.0; LANES]);
 }
 
 impl Index<usize> for F32s {
@@ -88,7 +88,7 @@ pub(super) trait QuantizePanel<const LEN: usize, const BYTES: usize> {
 /// [`super::codec::Codec::quantize`] for a format that is searched sixteen blocks at a time.
 pub(super) fn quantize_panels<F, const LEN: usize, const BYTES: usize>(
     level: Level,
-    rows: Rows,
+    rows: Rows<'_>,
     out: &mut [u8],
 ) where
     F: QuantizePanel<LEN, BYTES>,
@@ -156,7 +156,7 @@ fn transpose<'a, const LEN: usize>(out: &mut [F32s; LEN], block: impl Fn(usize) 
 
 /// Mean square of each row, summed left to right; several rows at once hide the additions' latency.
 #[inline(always)]
-fn row_mean_squares(rows: Rows) -> Vec<f32> {
+fn row_mean_squares(rows: Rows<'_>) -> Vec<f32> {
     const TOGETHER: usize = 8;
     let mut means = Vec::with_capacity(rows.values.len() / rows.row_len);
     for group in rows.values.chunks(TOGETHER * rows.row_len) {

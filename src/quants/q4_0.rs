@@ -31,7 +31,7 @@ impl DecodeBlock<32, 18> for Q4_0 {
     }
 }
 
-fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
+fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
     match rows.importance {
         None => codec::encode_blocks::<Q4_0, 32, 18>(level, rows, out),
         Some(_) => quantize_panels::<Q4_0, 32, 18>(level, rows, out),

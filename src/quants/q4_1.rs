@@ -32,7 +32,7 @@ impl DecodeBlock<32, 20> for Q4_1 {
     }
 }
 
-fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
+fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
     match rows.importance {
         None => codec::encode_blocks::<Q4_1, 32, 20>(level, rows, out),
         Some(_) => quantize_panels::<Q4_1, 32, 20>(level, rows, out),

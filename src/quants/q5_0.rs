@@ -36,7 +36,7 @@ impl DecodeBlock<32, 22> for Q5_0 {
     }
 }
 
-fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
+fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
     match rows.importance {
         None => codec::encode_blocks::<Q5_0, 32, 22>(level, rows, out),
         Some(_) => quantize_panels::<Q5_0, 32, 22>(level, rows, out),

@@ -37,7 +37,7 @@ impl DecodeBlock<32, 24> for Q5_1 {
     }
 }
 
-fn quantize(level: Level, rows: Rows, out: &mut [u8]) {
+fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
     match rows.importance {
         None => codec::encode_blocks::<Q5_1, 32, 24>(level, rows, out),
         Some(_) => quantize_panels::<Q5_1, 32, 24>(level, rows, out),

@@ -28,7 +28,7 @@ pub(crate) trait Work {
 
 impl Level {
     /// All levels of this CPU, plainest first.
-    pub fn available() -> Vec<Level> {
+    pub(crate) fn available() -> Vec<Level> {
         #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "nothing is added"))]
         let mut levels = vec![Level(Kind::Baseline)];
         #[cfg(target_arch = "x86_64")]
@@ -49,7 +49,7 @@ impl Level {
 
     /// The level to use: the CPU's best, or a lower one named by the environment variable
     /// `AQUEDUCT_SIMD` (`baseline`, `avx2`, `avx512`; a level the CPU lacks is ignored).
-    pub fn best() -> Level {
+    pub(crate) fn best() -> Level {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
             let levels = Level::available();
@@ -70,7 +70,7 @@ impl Level {
     }
 
     /// Runs `work`, compiled for this level.
-    pub fn run<W: Work>(self, work: W) {
+    pub(crate) fn run<W: Work>(self, work: W) {
         match self.0 {
             Kind::Baseline => work.run(),
             // SAFETY: a Level is made by `available` alone, after the CPU's features were detected.

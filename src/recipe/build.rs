@@ -17,7 +17,11 @@ use crate::model::arch::{Architecture, Role, TensorDecl};
 use std::collections::BTreeMap;
 
 /// Plans the stage that `document` describes; `None` if it has errors.
-pub(super) fn stage(planner: &mut Planner, document: &Document, is_final: bool) -> Option<Stage> {
+pub(super) fn stage(
+    planner: &mut Planner<'_>,
+    document: &Document,
+    is_final: bool,
+) -> Option<Stage> {
     let spec = method(planner, document);
     let ends: Vec<_> =
         document.ends.iter().map(|end| (end, method(planner, &end.document))).collect();
@@ -85,14 +89,14 @@ impl<'d> Stack<'d> {
 
 /// Plans a stage all of whose slices and ends are sound.
 fn plan_whole(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
     spec: &'static MethodSpec,
-    stack: &Stack,
+    stack: &Stack<'_>,
 ) -> Option<Stage> {
     let first = stack.slices.first()?;
     let donors = donors::find(planner, document, first)?;
-    let parts: Vec<&Parts> = stack.all().collect();
+    let parts: Vec<&Parts<'_>> = stack.all().collect();
     if !compat::check(planner, &parts, Some((donors.config.0, donors.config_pos))) {
         return None;
     }
@@ -128,7 +132,7 @@ fn plan_whole(
 
 /// How the rows of embedding and head come to the vocabulary that the recipe asks for.
 fn arrange(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
     resolved: &Resolved,
     tensors: &[(TensorInfo, TensorPlan)],
@@ -155,10 +159,10 @@ fn arrange(
 
 /// Puts together what has been found sound.
 fn finish(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
     spec: &'static MethodSpec,
-    stack: &Stack,
+    stack: &Stack<'_>,
     tensors: Vec<(TensorInfo, TensorPlan)>,
     mut donors: Donors,
     resolved: Option<Resolved>,
@@ -216,14 +220,14 @@ fn finish(
 }
 
 /// The vocabulary of a stage that the tokenizer is taken from.
-fn inherited(planner: &Planner, tokenizer: Input) -> Option<Vocabulary> {
+fn inherited(planner: &Planner<'_>, tokenizer: Input) -> Option<Vocabulary> {
     match tokenizer {
         Input::Stage(s) => planner.stages[s].vocabulary.clone(),
         Input::Member(_) => None,
     }
 }
 
-fn method(planner: &mut Planner, document: &Document) -> Option<&'static MethodSpec> {
+fn method(planner: &mut Planner<'_>, document: &Document) -> Option<&'static MethodSpec> {
     let method = document.method.as_ref()?;
     if let Some(spec) = planner.methods.iter().find(|spec| spec.name == method.value) {
         return Some(spec);
@@ -321,12 +325,12 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
 
     /// Whether the output has a head of its own: if the recipe merges one, if any model of the last slice
     /// has one, or if they are tied to embeddings that are not the output's.
-    fn needs_head(&mut self, stack: &Stack, first: &Parts, last: &Parts) -> bool {
+    fn needs_head(&mut self, stack: &Stack<'_>, first: &Parts<'_>, last: &Parts<'_>) -> bool {
         let heads: Vec<&TensorDecl> = self.arch.with_role(Role::Head).collect();
         if heads.is_empty() {
             return self.always_tied(stack, last);
         }
-        let has_own = |part: &&Part| {
+        let has_own = |part: &&Part<'_>| {
             let view = self.planner.view(part.input);
             heads.iter().any(|decl| find(&view, (decl, 0), 0).is_some_and(|f| !f.stands_in))
         };
@@ -346,7 +350,8 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         if stack.end(Place::Head).is_some() || own.is_some() {
             return true;
         }
-        let inputs = |slice: &Parts| slice.list.iter().map(|part| part.input).collect::<Vec<_>>();
+        let inputs =
+            |slice: &Parts<'_>| slice.list.iter().map(|part| part.input).collect::<Vec<_>>();
         let apart = stack.end(Place::Embedding).is_some();
         if !apart && inputs(first) == inputs(last) {
             return false;
@@ -363,7 +368,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     }
 
     /// No head, in an architecture whose head is always the embedding; a recipe that merges one is wrong.
-    fn always_tied(&mut self, stack: &Stack, last: &Parts) -> bool {
+    fn always_tied(&mut self, stack: &Stack<'_>, last: &Parts<'_>) -> bool {
         if stack.end(Place::Head).is_some() {
             let message = format!(
                 "models of architecture {} have no head but their embedding",
@@ -475,7 +480,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     }
 
     /// The output's name, shape and type; inputs of different shapes are an error.
-    fn info(&mut self, name: String, plan: &TensorPlan, slice: &Parts) -> Option<TensorInfo> {
+    fn info(&mut self, name: String, plan: &TensorPlan, slice: &Parts<'_>) -> Option<TensorInfo> {
         let infos: Vec<TensorInfo> = plan
             .inputs
             .iter()
@@ -522,7 +527,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
     }
 
     /// A sum of weights that is to be divided by must not be zero.
-    fn check_sum(&mut self, plan: &TensorPlan, slice: &Parts) {
+    fn check_sum(&mut self, plan: &TensorPlan, slice: &Parts<'_>) {
         let Some(flag) = slice.spec.normalized_by else { return };
         let counts = |at: usize| slice.spec.base == BaseRule::DonorOnly || plan.base != Some(at);
         let inputs = plan.inputs.iter().enumerate().filter(|(at, _)| counts(*at));
@@ -581,7 +586,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
 
 /// The tensor of `view` that `decl`, of that expert, means in its layer `layer`. The embedding
 /// stands in for a head that is not stored.
-fn find(view: &View, (decl, expert): (&TensorDecl, usize), layer: usize) -> Option<Found> {
+fn find(view: &View<'_>, (decl, expert): (&TensorDecl, usize), layer: usize) -> Option<Found> {
     if decl.role == Role::Head && view.hyper.tied {
         let embedding = view.arch.with_role(Role::Embedding).next()?;
         let index = view.table.find(embedding.hf)?;

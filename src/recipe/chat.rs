@@ -15,9 +15,9 @@ use crate::model::tokenizer::ChatTemplates;
 /// The template of the result, where it is not that of the tokenizer's member. `Err` if one cannot be
 /// read, which is reported.
 pub(super) fn resolve(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
-    slices: &[&Parts],
+    slices: &[&Parts<'_>],
     donors: &Donors,
 ) -> Result<Option<String>, ()> {
     let Some(wanted) = &document.chat_template else {
@@ -70,7 +70,7 @@ pub(super) fn resolve(
     Ok(chosen.map(|(template, _)| template))
 }
 
-fn template_of(planner: &mut Planner, input: Input) -> Result<Option<String>, ()> {
+fn template_of(planner: &mut Planner<'_>, input: Input) -> Result<Option<String>, ()> {
     let member = match input {
         Input::Member(member) => member,
         Input::Stage(s) => match &planner.stages[s] {

@@ -36,7 +36,11 @@ fn sizes(hyper: &HyperParams, of_layers: bool) -> Vec<(&'static str, usize)> {
 /// Compares every source with the first one that gives layers, reporting exact numbers. So is the donor of
 /// the configuration, if it is known; and where a model's layers will run with constants of the donor
 /// that are not its own there is a warning. `slices` are those of the stack and the ends that are merged apart.
-pub(super) fn check(planner: &mut Planner, slices: &[&Parts], donor: Option<(Input, Pos)>) -> bool {
+pub(super) fn check(
+    planner: &mut Planner<'_>,
+    slices: &[&Parts<'_>],
+    donor: Option<(Input, Pos)>,
+) -> bool {
     let layered = slices.iter().find(|slice| slice.layers > 0);
     let Some(first) = layered.or(slices.first()).and_then(|slice| slice.list.first()) else {
         return false;
@@ -67,7 +71,7 @@ pub(super) fn check(planner: &mut Planner, slices: &[&Parts], donor: Option<(Inp
 }
 
 /// Whether `input` has the architecture and sizes of `first`; the sizes of layers only if it gives layers.
-fn fits(planner: &mut Planner, input: Input, pos: Pos, first: Input, of_layers: bool) -> bool {
+fn fits(planner: &mut Planner<'_>, input: Input, pos: Pos, first: Input, of_layers: bool) -> bool {
     let (ours, theirs) = (planner.view(first), planner.view(input));
     let (name, other) = (planner.label(input), planner.label(first));
     if !std::ptr::eq(ours.arch, theirs.arch) {
@@ -95,7 +99,7 @@ fn fits(planner: &mut Planner, input: Input, pos: Pos, first: Input, of_layers: 
 
 /// Constants of the forward pass in which `input` and the donor differ. The output has one value of
 /// each for all layers, the donor's.
-fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<String> {
+fn foreign_constants(planner: &Planner<'_>, input: Input, donor: Input) -> Option<String> {
     let (own, ruling) = (planner.view(input), planner.view(donor));
     let window = |config: &crate::formats::checkpoint::Config| match config.usize("sliding_window")
     {
@@ -104,7 +108,7 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
     };
     let used = |experts: Option<Experts>| experts.map_or("none".into(), |e| e.used.to_string());
     let optional = |x: Option<f32>| x.map_or("none".to_string(), |x| x.to_string());
-    let constants = |view: &View| {
+    let constants = |view: &View<'_>| {
         let hyper = view.hyper;
         [
             ("rope_theta", hyper.rope_theta.to_string()),
@@ -137,7 +141,11 @@ fn foreign_constants(planner: &Planner, input: Input, donor: Input) -> Option<St
 }
 
 /// Layers must all have the same optional tensors (biases): a model has one layout.
-pub(super) fn check_optional(planner: &mut Planner, slices: &[Parts], tensors: &Planned) -> bool {
+pub(super) fn check_optional(
+    planner: &mut Planner<'_>,
+    slices: &[Parts<'_>],
+    tensors: &Planned,
+) -> bool {
     let suffix = |name: &str| name.splitn(4, '.').nth(3).unwrap_or_default().to_string();
     let mut layouts: Vec<BTreeSet<String>> = Vec::new();
     for (info, plan) in tensors {
@@ -167,7 +175,7 @@ pub(super) fn check_optional(planner: &mut Planner, slices: &[Parts], tensors: &
 
 /// Embedding, head and tokenizer must speak of the same tokens.
 pub(super) fn check_vocabulary(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
     tensors: &Planned,
     donors: &Donors,
@@ -210,7 +218,11 @@ pub(super) fn check_vocabulary(
 
 /// A source whose weight is 0 in every tensor changes nothing; some recipes list one for the sake of
 /// its tokenizer, others by mistake.
-pub(super) fn warn_of_zero_weights(planner: &mut Planner, slices: &[&Parts], tensors: &Planned) {
+pub(super) fn warn_of_zero_weights(
+    planner: &mut Planner<'_>,
+    slices: &[&Parts<'_>],
+    tensors: &Planned,
+) {
     for part in slices.iter().flat_map(|slice| &slice.list) {
         let weights: Vec<f64> = tensors
             .iter()

@@ -122,32 +122,37 @@ impl fmt::Display for Diagnostic {
 
 /// The problems of one recipe, in the order they were found.
 #[derive(Clone, Debug, Default)]
-pub struct Diagnostics {
+pub(super) struct Diagnostics {
     list: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
-    pub fn error(&mut self, pos: Pos, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn error(
+        &mut self,
+        pos: Pos,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.push(Diagnostic::error(pos, message, remedy));
     }
 
-    pub fn warn(&mut self, pos: Pos, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn warn(&mut self, pos: Pos, message: impl Into<String>, remedy: impl Into<String>) {
         self.push(Diagnostic::warning(pos, message, remedy));
     }
 
     /// Adds `problem` unless the very same was said before (an anchored part is read more than once).
-    pub fn push(&mut self, problem: Diagnostic) {
+    pub(super) fn push(&mut self, problem: Diagnostic) {
         if !self.list.contains(&problem) {
             self.list.push(problem);
         }
     }
 
-    pub fn has_errors(&self) -> bool {
+    pub(super) fn has_errors(&self) -> bool {
         self.list.iter().any(|d| d.severity == Severity::Error)
     }
 
     /// All problems in the order of the recipe's `text`, each with the line it is about.
-    pub fn into_sorted(mut self, text: &str) -> Vec<Diagnostic> {
+    pub(super) fn into_sorted(mut self, text: &str) -> Vec<Diagnostic> {
         self.list.sort_by_key(|problem| problem.pos);
         let lines: Vec<&str> = text.lines().collect();
         for problem in &mut self.list {
@@ -171,7 +176,10 @@ pub fn render(file: &str, problems: &[Diagnostic]) -> String {
 }
 
 /// The candidate nearest to `word` by edits, if one is near enough to be a likely slip.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1) + 1;
     candidates
         .into_iter()

@@ -18,7 +18,11 @@ pub(super) struct Donors {
 }
 
 /// `base_model`, else the first source; for the tokenizer a model named as its source goes before.
-pub(super) fn find(planner: &mut Planner, document: &Document, first: &Parts) -> Option<Donors> {
+pub(super) fn find(
+    planner: &mut Planner<'_>,
+    document: &Document,
+    first: &Parts<'_>,
+) -> Option<Donors> {
     let (input, why, config_pos) = match &document.base_model {
         Some(base) => (planner.input(base)?, "base_model", base.pos),
         None => first.list.first().map(|part| (part.input, "first source", part.pos))?,
@@ -46,7 +50,7 @@ pub(super) fn find(planner: &mut Planner, document: &Document, first: &Parts) ->
 }
 
 /// The member behind `input`.
-fn donor(planner: &Planner, input: Input, why: &str, of: fn(&Stage) -> &Donor) -> Donor {
+fn donor(planner: &Planner<'_>, input: Input, why: &str, of: fn(&Stage) -> &Donor) -> Donor {
     match input {
         Input::Member(member) => Donor { member, reason: why.to_string() },
         Input::Stage(stage) => {

@@ -11,7 +11,7 @@ use super::yaml::{At, Kind, Node, Pos};
 
 /// What a stage is made of.
 #[derive(Debug)]
-pub enum Inputs {
+pub(super) enum Inputs {
     /// `models`: all layers of each.
     Models(Slice),
     Slices(Vec<Slice>),
@@ -21,7 +21,7 @@ pub enum Inputs {
 
 impl Inputs {
     /// The slices; `models` are one.
-    pub fn slices(&self) -> &[Slice] {
+    pub(super) fn slices(&self) -> &[Slice] {
         match self {
             Inputs::Models(slice) => std::slice::from_ref(slice),
             Inputs::Slices(slices) => slices,
@@ -32,7 +32,7 @@ impl Inputs {
 
 /// An output slice: the same number of layers of every source, combined.
 #[derive(Debug)]
-pub struct Slice {
+pub(super) struct Slice {
     pub pos: Pos,
     pub sources: Vec<Source>,
     pub base_model: Option<At<ModelRef>>,
@@ -40,7 +40,7 @@ pub struct Slice {
 }
 
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(super) struct Source {
     pub pos: Pos,
     pub model: At<ModelRef>,
     pub range: Range,
@@ -49,7 +49,7 @@ pub struct Source {
 
 /// The layers of a source.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Range {
+pub(super) enum Range {
     /// First layer and the one after the last.
     Given(At<(usize, usize)>),
     /// No `layer_range`: usual in `models`, an error in `slices`.
@@ -59,7 +59,7 @@ pub enum Range {
 }
 
 /// What the recipe is made of, and the parameters of its module.
-pub(super) fn read(map: &Mapping, problems: &mut Diagnostics) -> (Inputs, Settings) {
+pub(super) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Inputs, Settings) {
     let mut given: Vec<_> =
         ["models", "slices", "modules"].iter().filter_map(|k| map.given(k)).collect();
     // As in mergekit, an empty list beside another is as good as none.

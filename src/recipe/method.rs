@@ -141,7 +141,7 @@ pub struct MethodSpec {
 }
 
 /// Judges the values of one source.
-pub type CheckSource = fn(&Values) -> Result<(), Misfit>;
+pub(super) type CheckSource = fn(&Values) -> Result<(), Misfit>;
 
 /// Why values do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl MethodSpec {
 
 /// Parameters of any method of the peer, past and present: in a recipe for a method that has no such
 /// parameter they do nothing, which deserves a warning, not an error.
-pub const PEER_PARAMS: &[&str] = &[
+pub(super) const PEER_PARAMS: &[&str] = &[
     "alpha",
     "density",
     "embed_slerp",

@@ -32,7 +32,7 @@ pub(super) struct Outcome<'a> {
 /// The donor's configuration with what the merge changed: number of layers, element type, tied head,
 /// vocabulary, and lists that have an entry for each layer. The architecture's class stays the donor's,
 /// and with it constants such as `sliding_window`. Keys that contradict each other get the value that counts.
-pub(super) fn make(planner: &mut Planner, donors: &Donors, outcome: &Outcome) -> Config {
+pub(super) fn make(planner: &mut Planner<'_>, donors: &Donors, outcome: &Outcome<'_>) -> Config {
     let mut config = planner.view(donors.config.0).config.clone();
     layer_lists(planner, donors, outcome, &mut config);
     windows(planner, donors, outcome, &mut config);
@@ -72,7 +72,7 @@ fn name_class(config: &mut Config) -> Result<()> {
 
 /// Writes `layer_types`, which tells the layers whose attention has a window, where they would not be the ones
 /// that a reader expects at their places: a layer keeps the window it was trained with.
-fn windows(planner: &Planner, donors: &Donors, outcome: &Outcome, config: &mut Config) {
+fn windows(planner: &Planner<'_>, donors: &Donors, outcome: &Outcome<'_>, config: &mut Config) {
     let view = planner.view(donors.config.0);
     if view.hyper.windowed.is_empty() || config.map().contains_key("layer_types") {
         return;
@@ -127,7 +127,12 @@ fn layer_list<'c>(config: &'c Config, key: &str, layers: usize) -> Option<&'c Ve
 
 /// Lets every list that has an entry for each layer follow the layers: an output layer keeps the entry of
 /// the first model it is made of. Where a model has no such list, the key is left out.
-fn layer_lists(planner: &mut Planner, donors: &Donors, outcome: &Outcome, config: &mut Config) {
+fn layer_lists(
+    planner: &mut Planner<'_>,
+    donors: &Donors,
+    outcome: &Outcome<'_>,
+    config: &mut Config,
+) {
     let view = planner.view(donors.config.0);
     let lists = |(key, _): (&String, &Value)| {
         layer_list(view.config, key, view.hyper.n_layer).map(|_| key.clone())
@@ -152,9 +157,9 @@ fn layer_lists(planner: &mut Planner, donors: &Donors, outcome: &Outcome, config
 
 /// The entries of all output layers; the model that has none otherwise.
 fn follow(
-    planner: &Planner,
+    planner: &Planner<'_>,
     key: &str,
-    outcome: &Outcome,
+    outcome: &Outcome<'_>,
 ) -> std::result::Result<Vec<Value>, String> {
     let mut entries = vec![Value::Null; outcome.layers];
     for (_, plan) in outcome.tensors {

@@ -251,7 +251,7 @@ impl Planner<'_> {
 
     /// The member or stage that `reference` means, opened at its first use. `None` if it could not be
     /// had, which is reported once.
-    pub fn input(&mut self, reference: &At<ModelRef>) -> Option<Input> {
+    pub(super) fn input(&mut self, reference: &At<ModelRef>) -> Option<Input> {
         let name = &reference.value.path;
         if reference.value.may_be_stage()
             && let Some(stage) = self.stage_of_name.get(name)
@@ -279,7 +279,7 @@ impl Planner<'_> {
     }
 
     /// Whether only shapes of members are known, so that their tokenizers are not read.
-    pub fn shapes_only(&self) -> bool {
+    pub(super) fn shapes_only(&self) -> bool {
         self.lookup.shapes_only()
     }
 
@@ -349,7 +349,7 @@ impl Planner<'_> {
         }
     }
 
-    pub fn view(&self, input: Input) -> View<'_> {
+    pub(super) fn view(&self, input: Input) -> View<'_> {
         match input {
             Input::Member(m) => {
                 let member = &self.members[m];
@@ -364,7 +364,7 @@ impl Planner<'_> {
         }
     }
 
-    pub fn label(&self, input: Input) -> String {
+    pub(super) fn label(&self, input: Input) -> String {
         match input {
             Input::Member(m) => self.members[m].reference.to_string(),
             Input::Stage(s) => self.stages[s].label(),

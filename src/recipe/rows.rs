@@ -72,7 +72,7 @@ impl Candidate {
 /// Arranges the inputs of the tensor that `plan` makes; `None` if all are as they should be. The
 /// number of tokens that no model has comes with it: their rows are 0.
 pub(super) fn arrange(
-    planner: &Planner,
+    planner: &Planner<'_>,
     resolved: &Resolved,
     plan: &TensorPlan,
 ) -> Option<(Arranged, usize)> {
@@ -113,7 +113,7 @@ struct Arranger<'r> {
 }
 
 impl<'r> Arranger<'r> {
-    fn new(planner: &Planner, resolved: &'r Resolved, plan: &TensorPlan) -> Arranger<'r> {
+    fn new(planner: &Planner<'_>, resolved: &'r Resolved, plan: &TensorPlan) -> Arranger<'r> {
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut of_input = Vec::with_capacity(plan.inputs.len());
         for input in &plan.inputs {
@@ -221,7 +221,7 @@ impl<'r> Arranger<'r> {
 }
 
 fn candidate(
-    planner: &Planner,
+    planner: &Planner<'_>,
     resolved: &Resolved,
     input: Input,
     index: usize,
@@ -232,14 +232,18 @@ fn candidate(
 }
 
 /// Length of the rows of a tensor of `input`; 0 if it holds no floats.
-pub(super) fn row_len(planner: &Planner, input: Input, index: usize) -> usize {
+pub(super) fn row_len(planner: &Planner<'_>, input: Input, index: usize) -> usize {
     let info = &planner.view(input).table.infos()[index];
     if info.shape.len() == 2 && info.dtype.is_float() { info.shape[1] } else { 0 }
 }
 
 /// The tensor of `input` that has a row for each token at `place`: the embedding, which also stands in
 /// for a head that is tied to it.
-pub(super) fn vocabulary_tensor(planner: &Planner, input: Input, place: Place) -> Option<usize> {
+pub(super) fn vocabulary_tensor(
+    planner: &Planner<'_>,
+    input: Input,
+    place: Place,
+) -> Option<usize> {
     let view = planner.view(input);
     let role = if place == Place::Head && !view.hyper.tied { Role::Head } else { Role::Embedding };
     view.arch.with_role(role).find_map(|decl| view.table.find(decl.hf))

@@ -11,7 +11,7 @@ use super::diagnostics::{Diagnostics, nearest};
 use super::ends::{self, End};
 use super::foreign;
 use super::inputs;
-pub use super::inputs::{Inputs, Range, Slice, Source};
+pub(super) use super::inputs::{Inputs, Range, Slice, Source};
 use super::params::{Clause, Given, Setting, Settings};
 use super::reference::ModelRef;
 use super::tokenizer_spec::{self, ChatTemplate, TokenizerSpec};
@@ -20,7 +20,7 @@ use crate::base::dtype::DType;
 
 /// One document: a stage.
 #[derive(Debug)]
-pub struct Document {
+pub(super) struct Document {
     /// The first key.
     pub pos: Pos,
     pub name: Option<At<String>>,
@@ -44,7 +44,7 @@ pub struct Document {
 
 /// A seed, and who gives it.
 #[derive(Clone, Copy, Debug)]
-pub enum Seed {
+pub(super) enum Seed {
     /// The recipe, at this place.
     Recipe(At<u64>),
     /// The command line.
@@ -52,7 +52,7 @@ pub enum Seed {
 }
 
 impl Seed {
-    pub fn value(&self) -> u64 {
+    pub(super) fn value(&self) -> u64 {
         match self {
             Seed::Recipe(seed) => seed.value,
             Seed::Option(seed) => *seed,
@@ -82,7 +82,7 @@ const DOCUMENT_KEYS: &[&str] = &[
 
 /// Reads one document. Always yields something, so that later checks can go on; errors are in
 /// `problems`.
-pub fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
+pub(super) fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
     let remedy = "a recipe is a mapping with 'merge_method' and 'models' or 'slices'";
     let node = &foreign::without(&without_anchor_holders(node, text), problems);
     let map = Mapping::read(node, "a recipe", remedy, DOCUMENT_KEYS, problems)?;
@@ -193,7 +193,7 @@ fn short_ref(node: &Node, remedy: &str, problems: &mut Diagnostics) -> Option<Mo
 }
 
 /// `seed`, or mergekit's `random_seed`.
-fn seed(map: &Mapping, problems: &mut Diagnostics) -> Option<Seed> {
+fn seed(map: &Mapping<'_>, problems: &mut Diagnostics) -> Option<Seed> {
     let mut read = |key: &str| number_from_0(key, map.get(key)?, problems);
     let (own, other) = (read("seed"), read("random_seed"));
     if let (Some(own), Some(other)) = (own, other)
@@ -377,7 +377,7 @@ pub(super) struct Mapping<'a> {
 }
 
 impl<'a> Mapping<'a> {
-    pub fn read(
+    pub(super) fn read(
         node: &'a Node,
         what: &str,
         remedy: &str,
@@ -403,13 +403,13 @@ impl<'a> Mapping<'a> {
     }
 
     /// Key and value of `name`; one that is null counts as missing, as in mergekit.
-    pub fn given(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
+    pub(super) fn given(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
         let mut entries = self.entries.iter().map(|(key, node)| (key, node));
         entries.find(|(key, node)| key.value == name && node.value != Kind::Null)
     }
 
     /// Whether there is no `name`, nor a key that was reported as a slip for it.
-    pub fn lacks(&self, name: &str) -> bool {
+    pub(super) fn lacks(&self, name: &str) -> bool {
         let slip = |key: &At<String>| {
             !self.known.contains(&key.value.as_str())
                 && nearest(&key.value, self.known.iter().copied()) == Some(name)
@@ -418,7 +418,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// The value of `name`; one that is null counts as missing.
-    pub fn get(&self, name: &str) -> Option<&'a Node> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a Node> {
         self.given(name).map(|(_, node)| node)
     }
 }

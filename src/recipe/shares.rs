@@ -85,7 +85,7 @@ pub(super) struct RowShares {
 pub(super) struct Shares(Vec<Vec<Vec<MemberShare>>>);
 
 impl Shares {
-    pub fn of(plan: &MergePlan) -> Shares {
+    pub(super) fn of(plan: &MergePlan) -> Shares {
         let mut stages: Vec<Vec<Vec<MemberShare>>> = Vec::with_capacity(plan.stages.len());
         for stage in &plan.stages {
             // Stages come after those they use.
@@ -99,7 +99,7 @@ impl Shares {
     }
 
     /// The mean over the tensors of stage number `index` at `place`, by their size.
-    pub fn row(&self, index: usize, stage: &Stage, place: Place) -> RowShares {
+    pub(super) fn row(&self, index: usize, stage: &Stage, place: Place) -> RowShares {
         let mut row = RowShares { inputs: Vec::new(), members: Vec::new(), parameters: 0 };
         let sizes = stage.table.infos().iter().map(|info| info.elements() as u64);
         for ((tensor, made), size) in stage.tensors.iter().zip(&self.0[index]).zip(sizes) {

@@ -21,7 +21,7 @@ pub(super) const TOKEN_IDS: &[&str] = &[
 const GENERATION: &str = "generation_config.json";
 
 /// The files of the last stage; what cannot be read is reported.
-pub(super) fn of_output(planner: &mut Planner) -> Vec<SideFile> {
+pub(super) fn of_output(planner: &mut Planner<'_>) -> Vec<SideFile> {
     let Some(stage) = planner.stages.last() else { return Vec::new() };
     let donor = &planner.members[stage.tokenizer_donor.member];
     let (pos, donor) = (donor.pos, donor.reference.to_string());
@@ -46,7 +46,7 @@ pub(super) fn of_output(planner: &mut Planner) -> Vec<SideFile> {
 
 /// The chat templates of the result, where the files of the tokenizer's member do not give them as one, and warnings.
 fn chat_templates(
-    planner: &Planner,
+    planner: &Planner<'_>,
     stage: &Stage,
 ) -> Result<(Option<ChatTemplates>, Vec<String>)> {
     let own =
@@ -69,7 +69,7 @@ fn chat_templates(
 }
 
 fn files(
-    planner: &Planner,
+    planner: &Planner<'_>,
     stage: &Stage,
     chat_templates: Option<&ChatTemplates>,
 ) -> Result<Vec<SideFile>> {

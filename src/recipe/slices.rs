@@ -37,7 +37,7 @@ static NO_SETTINGS: Settings = Vec::new();
 
 /// The slices of `document`; `None` in the place of each that has an error, all of which are reported.
 pub(super) fn resolve<'d>(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &'d Document,
     spec: &'static MethodSpec,
 ) -> Vec<Option<Parts<'d>>> {
@@ -55,7 +55,7 @@ pub(super) fn resolve<'d>(
 
 /// The models of an end that is merged apart, resolved.
 pub(super) fn resolve_end<'d>(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     end: &'d End,
     spec: &'static MethodSpec,
 ) -> Option<Parts<'d>> {
@@ -67,7 +67,7 @@ pub(super) fn resolve_end<'d>(
 
 /// Looks for the models of `document`; with `check_ranges` for faults of their layer ranges too, which
 /// [`resolve`] finds where the method is known.
-pub(super) fn look_up(planner: &mut Planner, document: &Document, check_ranges: bool) {
+pub(super) fn look_up(planner: &mut Planner<'_>, document: &Document, check_ranges: bool) {
     if let Some(base) = &document.base_model {
         planner.input(base);
     }
@@ -82,7 +82,7 @@ pub(super) fn look_up(planner: &mut Planner, document: &Document, check_ranges: 
 
 /// `models`: one slice over all layers.
 fn whole_models<'d>(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &'d Document,
     slice: &'d Slice,
     spec: &'static MethodSpec,
@@ -123,7 +123,7 @@ fn whole_models<'d>(
 /// The models of `slice`, without layers. A base model that the method needs is added at the end, as the
 /// peer does.
 fn models<'d>(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &'d Document,
     slice: &'d Slice,
     spec: &'static MethodSpec,
@@ -163,7 +163,7 @@ fn models<'d>(
 
 /// One of `slices`: given ranges of equal length.
 fn ranges<'d>(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &'d Document,
     slice: &'d Slice,
     spec: &'static MethodSpec,
@@ -211,7 +211,7 @@ fn position_of(sources: &[Source], reference: &ModelRef) -> Option<usize> {
 
 /// First layer and the one after the last, if they are a range of the model's layers.
 fn checked_range(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     source: &Source,
     input: Option<Input>,
 ) -> Option<(usize, usize)> {
@@ -250,7 +250,7 @@ fn checked_range(
 
 /// Whether the method takes `sources` models, the one at `base` among them.
 fn check_count(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &MethodSpec,
     pos: Pos,
     sources: usize,
@@ -284,7 +284,7 @@ fn check_count(
 }
 
 fn require_base(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
     spec: &MethodSpec,
     slice: &Slice,
@@ -327,7 +327,7 @@ fn require_base(
     None
 }
 
-fn warn_of_empty(planner: &mut Planner, document: &Document, slices: &[Option<Parts>]) {
+fn warn_of_empty(planner: &mut Planner<'_>, document: &Document, slices: &[Option<Parts<'_>>]) {
     let given = |place: Place| document.ends.iter().any(|end| end.place == place);
     let last = slices.len().saturating_sub(1);
     for (index, slice) in slices.iter().enumerate() {

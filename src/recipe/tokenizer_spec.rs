@@ -15,7 +15,7 @@ const LARGEST_MULTIPLE: usize = 1 << 16;
 
 /// What a stage's tokenizer shall be.
 #[derive(Clone, Debug)]
-pub struct TokenizerSpec {
+pub(super) struct TokenizerSpec {
     /// Where the recipe says it.
     pub pos: Pos,
     pub source: TokenizerSource,
@@ -27,7 +27,7 @@ pub struct TokenizerSpec {
 
 /// Where the tokenizer comes from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum TokenizerSource {
+pub(super) enum TokenizerSource {
     /// `base`: the base model.
     Base(Pos),
     Model(At<ModelRef>),
@@ -37,7 +37,7 @@ pub enum TokenizerSource {
 
 /// What a recipe says of one token.
 #[derive(Clone, Debug)]
-pub struct TokenSpec {
+pub(super) struct TokenSpec {
     /// Where the row of models without the token comes from; `None` for the usual rule.
     pub source: Option<RowSource>,
     /// Whether models that have the token get that row too.
@@ -46,7 +46,7 @@ pub struct TokenSpec {
 
 /// Where a row comes from.
 #[derive(Clone, Debug)]
-pub enum RowSource {
+pub(super) enum RowSource {
     /// That token's row in a model.
     Model(At<ModelRef>),
     Zero,
@@ -58,14 +58,14 @@ pub enum RowSource {
 }
 
 #[derive(Clone, Debug)]
-pub enum WhichToken {
+pub(super) enum WhichToken {
     Text(At<String>),
     Id(At<usize>),
 }
 
 impl TokenizerSpec {
     /// Every model that is named.
-    pub fn references(&self) -> impl Iterator<Item = &At<ModelRef>> {
+    pub(super) fn references(&self) -> impl Iterator<Item = &At<ModelRef>> {
         let source = match &self.source {
             TokenizerSource::Model(model) => Some(model),
             TokenizerSource::Base(_) | TokenizerSource::Union => None,
@@ -79,7 +79,7 @@ impl TokenizerSpec {
 }
 
 /// `tokenizer_source` or `tokenizer`, whichever is there.
-pub(super) fn tokenizer(map: &Mapping, problems: &mut Diagnostics) -> Option<TokenizerSpec> {
+pub(super) fn tokenizer(map: &Mapping<'_>, problems: &mut Diagnostics) -> Option<TokenizerSpec> {
     if let (Some((key, _)), Some(_)) = (map.given("tokenizer"), map.given("tokenizer_source")) {
         let remedy = "keep one of them";
         problems.error(key.pos, "both 'tokenizer' and 'tokenizer_source' are given", remedy);
@@ -231,14 +231,17 @@ fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
 
 /// `chat_template`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ChatTemplate {
+pub(super) enum ChatTemplate {
     /// That which most of the models have.
     Auto,
     /// A known one's or the recipe's own text.
     Text(String),
 }
 
-pub(super) fn chat_template(map: &Mapping, problems: &mut Diagnostics) -> Option<At<ChatTemplate>> {
+pub(super) fn chat_template(
+    map: &Mapping<'_>,
+    problems: &mut Diagnostics,
+) -> Option<At<ChatTemplate>> {
     let node = map.get("chat_template")?;
     let text = scalar_text(&node.value).unwrap_or_default();
     let name = text.trim();

@@ -28,10 +28,10 @@ pub(super) struct Ask<'a> {
 /// The values of the method's parameters with `ask.scope`; `None` if a required one is missing, which
 /// is reported once for a source.
 pub(super) fn evaluate(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &MethodSpec,
-    places: &Places,
-    ask: &Ask,
+    places: &Places<'_>,
+    ask: &Ask<'_>,
 ) -> Option<Values> {
     let mut values = Vec::new();
     let mut ok = true;
@@ -67,11 +67,11 @@ pub(super) fn evaluate(
 }
 
 fn report_missing(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &MethodSpec,
     param: &ParamSpec,
     (pos, whose): (Pos, &str),
-    places: &Places,
+    places: &Places<'_>,
 ) {
     let name = param.name;
     // A misspelt key or an unusable value has been reported; that it is missing says nothing more.
@@ -97,7 +97,11 @@ fn report_missing(
 
 /// Names of parameters that the method does not know, or does not read where they stand; and required
 /// parameters that are nowhere.
-pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &'static MethodSpec) {
+pub(super) fn check_names(
+    planner: &mut Planner<'_>,
+    document: &Document,
+    spec: &'static MethodSpec,
+) {
     let mut methods = document.ends.iter().filter_map(|end| end.document.method.as_ref());
     let random_end = methods
         .any(|method| planner.methods.iter().any(|spec| spec.random && spec.name == method.value));
@@ -118,7 +122,7 @@ pub(super) fn check_names(planner: &mut Planner, document: &Document, spec: &'st
 }
 
 /// What [`evaluate`] would find missing for every tensor, found also where a slice cannot be planned.
-fn check_required(planner: &mut Planner, document: &Document, spec: &'static MethodSpec) {
+fn check_required(planner: &mut Planner<'_>, document: &Document, spec: &'static MethodSpec) {
     for slice in document.inputs.slices().iter().filter(|slice| !slice.sources.is_empty()) {
         let wide = [&slice.parameters, &document.module_parameters, &document.parameters];
         let base = slice.base_model.as_ref().or(document.base_model.as_ref());
@@ -141,11 +145,11 @@ fn check_required(planner: &mut Planner, document: &Document, spec: &'static Met
 
 /// Reports the required parameters of `scope` that none of `places` has a setting for.
 fn report_unset(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &'static MethodSpec,
     scope: Scope,
     at: (Pos, &str),
-    places: &Places,
+    places: &Places<'_>,
 ) {
     for param in spec.params.iter().filter(|p| p.scope == scope && p.default == Default::Required) {
         if places.iter().all(|settings| find(settings, param.name).is_none()) {
@@ -154,7 +158,12 @@ fn report_unset(
     }
 }
 
-fn check_settings(planner: &mut Planner, spec: &MethodSpec, settings: &Settings, of_source: bool) {
+fn check_settings(
+    planner: &mut Planner<'_>,
+    spec: &MethodSpec,
+    settings: &Settings,
+    of_source: bool,
+) {
     for (key, setting) in settings {
         let name = key.value.as_str();
         let known = spec.param(name);
@@ -194,7 +203,7 @@ fn nearest_param(spec: &MethodSpec, name: &str) -> Option<&'static str> {
 }
 
 /// Words that mean nothing, numbers that are impossible or strange.
-fn check_values(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
+fn check_values(planner: &mut Planner<'_>, param: &ParamSpec, setting: &Setting) {
     let name = param.name;
     for clause in &setting.clauses {
         let values = match &clause.given {
@@ -235,14 +244,14 @@ fn check_values(planner: &mut Planner, param: &ParamSpec, setting: &Setting) {
     }
 }
 
-fn unused_parameter(planner: &mut Planner, spec: &MethodSpec, name: &str, pos: Pos) {
+fn unused_parameter(planner: &mut Planner<'_>, spec: &MethodSpec, name: &str, pos: Pos) {
     let message = format!("'{name}' has no effect on merge_method '{}'", spec.name);
     planner.problems.warn(pos, message, "remove it, or choose the method that uses it");
 }
 
 /// Warns of filters that gave no tensor a value. `names` are all tensor names that were asked about.
 pub(super) fn warn_of_dead_filters(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
     spec: &MethodSpec,
     names: &[&str],
@@ -260,7 +269,7 @@ pub(super) fn warn_of_dead_filters(
     }
 }
 
-fn warn_of_dead_clauses(planner: &mut Planner, setting: &Setting, names: &[&str]) {
+fn warn_of_dead_clauses(planner: &mut Planner<'_>, setting: &Setting, names: &[&str]) {
     for clause in &setting.clauses {
         let Some(filter) = &clause.filter else { continue };
         if planner.used_clauses.contains(&clause.pos) {

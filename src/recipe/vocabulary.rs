@@ -65,9 +65,9 @@ pub(super) enum Tokens {
 /// The vocabulary that `document` asks for; `Ok(None)` if it does not, `Err` if it cannot be had, which
 /// is reported.
 pub(super) fn resolve(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     document: &Document,
-    slices: &[&Parts],
+    slices: &[&Parts<'_>],
     donors: &Donors,
 ) -> Result<Option<Resolved>, ()> {
     let Some(spec) = &document.tokenizer else { return Ok(None) };
@@ -112,7 +112,7 @@ pub(super) fn resolve(
 
 /// Warns if the result has fewer rows than its models, whose embeddings are padded: the rows are cut off, and with them
 /// sizes that hardware likes.
-fn warn_of_padding(planner: &mut Planner, spec: &TokenizerSpec, inputs: &[Input], rows: usize) {
+fn warn_of_padding(planner: &mut Planner<'_>, spec: &TokenizerSpec, inputs: &[Input], rows: usize) {
     let padded = inputs.iter().map(|&input| (planner.view(input).hyper.n_vocab, input));
     let Some((most, input)) = padded.min_by_key(|(own, _)| std::cmp::Reverse(*own)) else { return };
     if most <= rows {
@@ -127,7 +127,7 @@ fn warn_of_padding(planner: &mut Planner, spec: &TokenizerSpec, inputs: &[Input]
 }
 
 /// A guess for plans that read no tokenizers: all tokens of the largest model, or the donor's.
-fn from_shapes(planner: &mut Planner, spec: &TokenizerSpec, inputs: &[Input]) -> Resolved {
+fn from_shapes(planner: &mut Planner<'_>, spec: &TokenizerSpec, inputs: &[Input]) -> Resolved {
     let rows = |input: &Input| planner.view(*input).hyper.n_vocab;
     let used = match spec.source {
         TokenizerSource::Union => inputs.iter().map(rows).max().unwrap_or(0),
@@ -145,7 +145,7 @@ fn from_shapes(planner: &mut Planner, spec: &TokenizerSpec, inputs: &[Input]) ->
 /// The tokens of `inputs`, the first of which is the tokenizer's donor and must have some. Another model
 /// without a tokenizer is taken to have the donor's if it has as many rows.
 fn lists(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &TokenizerSpec,
     inputs: &[Input],
 ) -> Result<Vec<(Input, Arc<TokenList>)>, ()> {
@@ -189,7 +189,7 @@ fn lists(
 }
 
 /// The tokens of `input` that have a row. A stage has those of its own vocabulary, else its donor's.
-pub(super) fn tokens_of(planner: &mut Planner, input: Input) -> Tokens {
+pub(super) fn tokens_of(planner: &mut Planner<'_>, input: Input) -> Tokens {
     if let Some(known) = planner.token_lists.get(&input) {
         return known.clone();
     }
@@ -220,7 +220,7 @@ pub(super) fn tokens_of(planner: &mut Planner, input: Input) -> Tokens {
     tokens
 }
 
-fn within(planner: &mut Planner, input: Input, list: &TokenList, rows: usize) -> Tokens {
+fn within(planner: &mut Planner<'_>, input: Input, list: &TokenList, rows: usize) -> Tokens {
     let (list, beyond) = list.clone().within(rows);
     if beyond > 0
         && let Input::Member(m) = input
@@ -235,7 +235,7 @@ fn within(planner: &mut Planner, input: Input, list: &TokenList, rows: usize) ->
 }
 
 fn append_ordinary(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &TokenizerSpec,
     input: Input,
     list: &TokenList,
@@ -255,7 +255,7 @@ fn append_ordinary(
 }
 
 fn append_added(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &TokenizerSpec,
     input: Input,
     list: &TokenList,
@@ -275,7 +275,7 @@ fn append_added(
 
 /// Resolves what the recipe says of single tokens; tokens that no model has are appended.
 fn overrides(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     spec: &TokenizerSpec,
     lists: &[(Input, Arc<TokenList>)],
     tokens: &mut TokenList,
@@ -318,7 +318,7 @@ enum Told {
 
 /// The row that the recipe gives the token `name`; `None` if it cannot be had, which is reported.
 fn row_told(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     name: &At<String>,
     told: &TokenSpec,
     lists: &[(Input, Arc<TokenList>)],
@@ -378,7 +378,7 @@ fn row_told(
 
 /// Rows of a model that is not part of the merge must be as long as those of the others.
 fn check_row_len(
-    planner: &mut Planner,
+    planner: &mut Planner<'_>,
     pos: super::yaml::Pos,
     input: Input,
     other: Input,

@@ -57,7 +57,7 @@ impl Column<'_> {
         (self.kinds.len() as f64 * NAME + 6.0).max(30.0)
     }
 
-    fn same_figures(&self, other: &Column) -> bool {
+    fn same_figures(&self, other: &Column<'_>) -> bool {
         let figures = |row: &StatisticsRow| {
             (row.columns, row.sum_of_squares, row.entropy, row.cosine_similarity)
         };
@@ -167,7 +167,7 @@ impl<'a> Picture<'a> {
     }
 
     /// The names of the column's kinds, side by side and upright.
-    fn column_head(&mut self, column: &Column, left: f64, width: f64) {
+    fn column_head(&mut self, column: &Column<'_>, left: f64, width: f64) {
         let names = column.kinds.len() as f64;
         for (nth, kind) in column.kinds.iter().enumerate() {
             let x = left + (width - names * NAME) / 2.0 + (nth as f64 + 0.5) * NAME + 4.0;
@@ -175,7 +175,7 @@ impl<'a> Picture<'a> {
         }
     }
 
-    fn cell(&mut self, column: &Column, row: &StatisticsRow, at: Rect, position: Option<f64>) {
+    fn cell(&mut self, column: &Column<'_>, row: &StatisticsRow, at: Rect, position: Option<f64>) {
         self.svg.open("g", &[("class", "cell")]);
         let details = format!(
             "layer {}, {}\nΣ(act²) {}, mean {}, std dev {}\nmin {}, max {}, active {}\nentropy {:.4} \
@@ -249,7 +249,7 @@ impl<'a> Picture<'a> {
 fn columns(report: &ImatrixStatistics) -> Vec<Column<'_>> {
     let mut rows: Vec<_> = report.tensors.iter().filter(|row| row.layer.is_some()).collect();
     rows.sort_by(|a, b| StatisticsRow::by_kind(a, b));
-    let mut columns: Vec<Column> = Vec::new();
+    let mut columns: Vec<Column<'_>> = Vec::new();
     for of_kind in rows.chunk_by(|a, b| a.kind == b.kind) {
         let cells = of_kind.iter().filter_map(|row| Some((row.layer?, *row))).collect();
         let column = Column { kinds: vec![&of_kind[0].kind], cells };

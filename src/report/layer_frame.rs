@@ -7,18 +7,24 @@ use super::stack_picture::FONTS;
 use super::svg::{Rect, Svg, fit, number};
 
 /// Around the picture.
-pub const PAD: f64 = 28.0;
+pub(super) const PAD: f64 = 28.0;
 /// Size of the letters in panels.
-pub const SMALL: f64 = 11.0;
+pub(super) const SMALL: f64 = 11.0;
 /// Size of those under the title.
-pub const FONT: f64 = 13.0;
+pub(super) const FONT: f64 = 13.0;
 /// Room for the layers' numbers.
-pub const AXIS: f64 = 46.0;
+pub(super) const AXIS: f64 = 46.0;
 /// The longest that a column's head may be.
-pub const MAX_HEAD: f64 = 180.0;
+pub(super) const MAX_HEAD: f64 = 180.0;
 
 /// Opens the `svg` element, with ground, colours and heading; the caller closes it.
-pub fn open(svg: &mut Svg, (width, height): (f64, f64), style: &str, title: &str, subtitle: &str) {
+pub(super) fn open(
+    svg: &mut Svg,
+    (width, height): (f64, f64),
+    style: &str,
+    title: &str,
+    subtitle: &str,
+) {
     let (w, h) = (number(width), number(height));
     let all: &[(&str, &str)] = &[
         ("xmlns", "http://www.w3.org/2000/svg"),
@@ -53,7 +59,7 @@ fn gradient(svg: &mut Svg) {
 }
 
 /// The layers' numbers beside rows of height `row` from `top` on, as many as have room.
-pub fn axis(svg: &mut Svg, top: f64, row: f64, layers: impl Iterator<Item = usize>) {
+pub(super) fn axis(svg: &mut Svg, top: f64, row: f64, layers: impl Iterator<Item = usize>) {
     let step = (14.0 / row).ceil().max(1.0) as usize;
     let right: &[(&str, &str)] = &[("class", "muted"), ("text-anchor", "end")];
     let x = PAD + AXIS - 8.0;
@@ -64,14 +70,14 @@ pub fn axis(svg: &mut Svg, top: f64, row: f64, layers: impl Iterator<Item = usiz
 }
 
 /// A panel's title and what its figure is.
-pub fn panel_heading(svg: &mut Svg, x: f64, title: &str, note: &str) {
+pub(super) fn panel_heading(svg: &mut Svg, x: f64, title: &str, note: &str) {
     let bold: &[(&str, &str)] = &[("class", "ink"), ("font-size", "14"), ("font-weight", "600")];
     svg.text(x, PAD + 72.0, bold, title);
     svg.text(x, PAD + 88.0, &[("class", "muted")], note);
 }
 
 /// A kind's name upright above the cells that begin at `top`, no longer than `head`.
-pub fn upright(svg: &mut Svg, x: f64, top: f64, head: f64, kind: &str) {
+pub(super) fn upright(svg: &mut Svg, x: f64, top: f64, head: f64, kind: &str) {
     let y = top - 6.0;
     let turn = format!("rotate(-90 {} {})", number(x), number(y));
     let text = fit(&one_line(kind), SMALL, head - 8.0);
@@ -79,13 +85,13 @@ pub fn upright(svg: &mut Svg, x: f64, top: f64, head: f64, kind: &str) {
 }
 
 /// A scale's colours and marks.
-pub fn legend(svg: &mut Svg, x: f64, y: f64, width: f64, scale: Scale) {
+pub(super) fn legend(svg: &mut Svg, x: f64, y: f64, width: f64, scale: Scale) {
     svg.rect(Rect { x, y, width, height: 10.0 }, &[("fill", "url(#scale)")]);
     marks(svg, x, y + 24.0, width, scale);
 }
 
 /// A scale's marks below a line from `x` on.
-pub fn marks(svg: &mut Svg, x: f64, y: f64, width: f64, scale: Scale) {
+pub(super) fn marks(svg: &mut Svg, x: f64, y: f64, width: f64, scale: Scale) {
     for (position, text) in scale.marks(5) {
         let anchor = match position {
             0.0 => "start",

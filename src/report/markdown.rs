@@ -1,7 +1,7 @@
 //! Texts from elsewhere in Markdown: none of them can end a table's cell, a line or a block of code.
 
 /// `text` on one line, shown as it is in GitHub's and the hub's Markdown, table cells included.
-pub fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -19,7 +19,7 @@ pub fn plain(text: &str) -> String {
 }
 
 /// A block of code that `text` cannot end: its fence is longer than any run of backticks in it.
-pub fn code_block(language: &str, text: &str) -> String {
+pub(super) fn code_block(language: &str, text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat((longest + 1).max(3));
     let end = if text.ends_with('\n') { "" } else { "\n" };

@@ -17,13 +17,13 @@ const FONT: f64 = 12.0;
 const RADIUS: f64 = 4.5;
 
 /// Rules that the picture needs from its page, on light and on dark grounds.
-pub const STYLE: &str = ".plot .ink{fill:#1f2328}.plot .muted{fill:#59636e}.plot .grid{stroke:#59636e;stroke-opacity:.2}\
+pub(super) const STYLE: &str = ".plot .ink{fill:#1f2328}.plot .muted{fill:#59636e}.plot .grid{stroke:#59636e;stroke-opacity:.2}\
 .plot .axis{stroke:#59636e}.plot .mark{stroke:#d55e00;stroke-dasharray:5 4;stroke-width:1.5}.plot circle:hover{stroke:#1f2328;stroke-width:2}";
-pub const DARK_STYLE: &str = "main .plot .ink{fill:#e6edf3}main .plot .muted{fill:#9aa4af}main .plot .grid{stroke:#9aa4af}\
+pub(super) const DARK_STYLE: &str = "main .plot .ink{fill:#e6edf3}main .plot .muted{fill:#9aa4af}main .plot .grid{stroke:#9aa4af}\
 main .plot .axis{stroke:#9aa4af}main .plot circle:hover{stroke:#e6edf3}";
 
 /// A file in the plot.
-pub struct Point {
+pub(super) struct Point {
     pub label: String,
     /// More, shown under the mouse.
     pub details: String,
@@ -33,7 +33,7 @@ pub struct Point {
 }
 
 /// What is plotted.
-pub struct Plot<'a> {
+pub(super) struct Plot<'a> {
     pub title: &'a str,
     pub x: &'a str,
     pub y: &'a str,
@@ -92,7 +92,7 @@ impl Axis {
 }
 
 /// The plot as an `svg` element; nothing without points.
-pub fn drawn(plot: &Plot) -> String {
+pub(super) fn drawn(plot: &Plot<'_>) -> String {
     let xs = Axis::around(plot.points.iter().map(|p| p.x));
     let marked = plot.mark.iter().map(|mark| mark.0);
     let ys = Axis::around(plot.points.iter().map(|p| p.y).chain(marked));
@@ -138,7 +138,7 @@ fn line(svg: &mut Svg, class: &str, [x1, y1, x2, y2]: [f64; 4]) {
     svg.leaf("line", &ends);
 }
 
-fn axes(svg: &mut Svg, plot: &Plot, xs: &Axis, ys: &Axis) {
+fn axes(svg: &mut Svg, plot: &Plot<'_>, xs: &Axis, ys: &Axis) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     for value in xs.marks() {
         let x = px(xs, value);

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Smaller shares are taken for none: they would be thinner than a line.
-pub const LEAST_SHARE: f64 = 0.005;
+pub(super) const LEAST_SHARE: f64 = 0.005;
 
 /// A row of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Row {
+pub(super) enum Row {
     Embedding,
     Layer(usize),
     FinalNorm,
@@ -21,12 +21,12 @@ pub enum Row {
 
 impl Row {
     /// The rows of `stage` from the bottom of the stack to its top, which is the order of the text.
-    pub fn all(stage: &StageSummary) -> Vec<Row> {
+    pub(super) fn all(stage: &StageSummary) -> Vec<Row> {
         let layers = (0..stage.layers.len()).map(Row::Layer);
         [Row::Embedding].into_iter().chain(layers).chain([Row::FinalNorm, Row::Head]).collect()
     }
 
-    pub fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         match self {
             Row::Embedding => "embedding".to_string(),
             Row::Layer(layer) => format!("layer {layer}"),
@@ -35,7 +35,7 @@ impl Row {
         }
     }
 
-    pub fn layer(self) -> Option<usize> {
+    pub(super) fn layer(self) -> Option<usize> {
         match self {
             Row::Layer(layer) => Some(layer),
             _ => None,
@@ -43,7 +43,7 @@ impl Row {
     }
 
     /// Picks the end that this row is, or would be, of a stage.
-    pub fn end(self) -> fn(&StageSummary) -> &EndRow {
+    pub(super) fn end(self) -> fn(&StageSummary) -> &EndRow {
         match self {
             Row::Embedding | Row::Layer(_) => |stage| &stage.embedding,
             Row::FinalNorm => |stage| &stage.final_norm,
@@ -52,7 +52,7 @@ impl Row {
     }
 
     /// What it is made of, and how many parameters it has.
-    pub fn made_of(self, stage: &StageSummary) -> (&[MemberShare], u64) {
+    pub(super) fn made_of(self, stage: &StageSummary) -> (&[MemberShare], u64) {
         match self {
             Row::Layer(layer) => {
                 let LayerRow { made_of, parameters, .. } = &stage.layers[layer];
@@ -66,7 +66,7 @@ impl Row {
     }
 
     /// The rows of other stages that it uses: the stage's index and the row there.
-    pub fn uses(self, stage: &StageSummary) -> impl Iterator<Item = (usize, Row)> {
+    pub(super) fn uses(self, stage: &StageSummary) -> impl Iterator<Item = (usize, Row)> {
         let sources = match self {
             Row::Layer(layer) => &stage.layers[layer].sources,
             end => &end.end()(stage).sources,
@@ -77,7 +77,7 @@ impl Row {
 }
 
 /// Rows one after the other, each made of the layers that follow those of the row before.
-pub fn runs(rows: &[LayerRow]) -> Vec<Range<usize>> {
+pub(super) fn runs(rows: &[LayerRow]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for at in 0..rows.len() {
         match runs.last_mut() {
@@ -104,7 +104,7 @@ fn follows(below: &LayerRow, above: &LayerRow) -> bool {
 
 /// What one member gives to a run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Given {
+pub(super) struct Given {
     pub member: usize,
     /// First layer and the one after the last; none for the ends.
     pub layers: Option<(usize, usize)>,
@@ -117,12 +117,12 @@ pub struct Given {
 
 impl Given {
     /// `[8,24)`, or nothing for an end.
-    pub fn range(&self) -> String {
+    pub(super) fn range(&self) -> String {
         self.layers.map_or(String::new(), |(start, end)| format!("[{start},{end})"))
     }
 
     /// `65 %`, or `100 → 0 %`; nothing where there is nothing else.
-    pub fn percent(&self) -> String {
+    pub(super) fn percent(&self) -> String {
         let [first, last] = [self.first, self.last].map(percent);
         match (first, last) {
             (first, last) if first != last => format!("{first} → {last} %"),
@@ -132,13 +132,13 @@ impl Given {
     }
 }
 
-pub fn percent(share: f64) -> i64 {
+pub(super) fn percent(share: f64) -> i64 {
     (share * 100.0).round() as i64
 }
 
 /// What the rows of a run (or a part of it, or a single row) are made of. Members that give nothing to any
 /// of them are left out.
-pub fn given(rows: &[&[MemberShare]]) -> Vec<Given> {
+pub(super) fn given(rows: &[&[MemberShare]]) -> Vec<Given> {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Vec::new() };
     let one = |(at, start): (usize, &MemberShare)| {
         let share = |row: &[MemberShare]| row.get(at).map_or(0.0, |given| given.share);
@@ -161,7 +161,7 @@ pub fn given(rows: &[&[MemberShare]]) -> Vec<Given> {
 }
 
 /// A short name for each member: the last part of its path where no other has the same.
-pub fn short_names(members: &[MemberSummary]) -> Vec<String> {
+pub(super) fn short_names(members: &[MemberSummary]) -> Vec<String> {
     let last = |member: &MemberSummary| -> String {
         let parts = member.reference.trim_end_matches('/').rsplit('/');
         parts.into_iter().next().unwrap_or_default().to_string()
@@ -174,7 +174,7 @@ pub fn short_names(members: &[MemberSummary]) -> Vec<String> {
 }
 
 /// The name of stage number `index`, without anything that could steer a terminal.
-pub fn stage_name(summary: &PlanSummary, index: usize) -> String {
+pub(super) fn stage_name(summary: &PlanSummary, index: usize) -> String {
     one_line(&summary.stages[index].name)
 }
 
@@ -182,7 +182,7 @@ pub fn stage_name(summary: &PlanSummary, index: usize) -> String {
 const MOST_DETAILS: usize = 12;
 
 /// What is known of a row, for a tooltip: how it is made, then each member's part.
-pub fn details(summary: &PlanSummary, stage: &StageSummary, row: Row) -> String {
+pub(super) fn details(summary: &PlanSummary, stage: &StageSummary, row: Row) -> String {
     let (made_of, parameters) = row.made_of(stage);
     let formula = super::plan::formula(summary, stage, row.layer(), row.end());
     let stages = row.uses(stage).map(|(index, used)| match used {
@@ -219,7 +219,7 @@ pub fn details(summary: &PlanSummary, stage: &StageSummary, row: Row) -> String 
 
 /// Two rows, with none between them that does the same, which use the same layer of a member.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Repeat {
+pub(super) struct Repeat {
     pub member: usize,
     pub rows: (usize, usize),
     /// How many members before this one repeat a layer in the same two rows.
@@ -230,7 +230,7 @@ pub struct Repeat {
 const LEAST_REPEATED: f64 = 0.05;
 
 /// Where layers of members are used again, by rows.
-pub fn repeats(stage: &StageSummary) -> Vec<Repeat> {
+pub(super) fn repeats(stage: &StageSummary) -> Vec<Repeat> {
     let mut uses: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for row in &stage.layers {
         for given in row.made_of.iter().filter(|given| given.share >= LEAST_REPEATED) {

@@ -6,8 +6,8 @@ use super::svg::text_width;
 use crate::recipe::{LayerRow, PlanSummary, StageSummary};
 
 /// Size of the letters, and from line to line.
-pub const FONT: f64 = 12.0;
-pub const LINE: f64 = 15.0;
+pub(super) const FONT: f64 = 12.0;
+pub(super) const LINE: f64 = 15.0;
 /// Between labels.
 const GAP: f64 = 5.0;
 /// Members of a run that are named one by one; where there are more, the smallest are only counted.
@@ -16,21 +16,21 @@ const MOST: usize = 4;
 const OVERHANG: f64 = 60.0;
 
 /// A line of a label.
-pub struct Line {
+pub(super) struct Line {
     /// The member whose colour stands before the text.
     pub member: Option<usize>,
     pub text: String,
 }
 
 impl Line {
-    pub fn width(&self) -> f64 {
+    pub(super) fn width(&self) -> f64 {
         let swatch = if self.member.is_some() { FONT + 4.0 } else { 0.0 };
         swatch + text_width(&self.text, FONT)
     }
 }
 
 /// What stands beside some rows.
-pub struct Label {
+pub(super) struct Label {
     pub lines: Vec<Line>,
     /// Edges of the rows that are meant.
     pub rows: (f64, f64),
@@ -41,13 +41,13 @@ pub struct Label {
 }
 
 impl Label {
-    pub fn height(&self) -> f64 {
+    pub(super) fn height(&self) -> f64 {
         self.lines.len() as f64 * LINE
     }
 }
 
 /// The labels of the output's column, from top to bottom, clear of each other.
-pub fn labels(summary: &PlanSummary, layout: &Layout, names: &[String]) -> Vec<Label> {
+pub(super) fn labels(summary: &PlanSummary, layout: &Layout, names: &[String]) -> Vec<Label> {
     let stage = &summary.stages[layout.output.stage];
     let edge = |row: Row| layout.output.top(row).unwrap_or(0.0);
     let end = |row: Row, bottom: f64| {

@@ -9,13 +9,13 @@ use crate::recipe::{PlanSummary, StageSummary};
 use std::collections::BTreeSet;
 
 /// Heights of an end's row, and of the space between ends and layers.
-pub const END: f64 = 16.0;
-pub const END_GAP: f64 = 8.0;
+pub(super) const END: f64 = 16.0;
+pub(super) const END_GAP: f64 = 8.0;
 /// A lane: the stage's name, its bars, and the room for links to the right of them.
-pub const LANE_NAME: f64 = 124.0;
-pub const LANE_BAR: f64 = 76.0;
-pub const LANE_LINK: f64 = 44.0;
-pub const LANE: f64 = LANE_NAME + LANE_BAR + LANE_LINK;
+pub(super) const LANE_NAME: f64 = 124.0;
+pub(super) const LANE_BAR: f64 = 76.0;
+pub(super) const LANE_LINK: f64 = 44.0;
+pub(super) const LANE: f64 = LANE_NAME + LANE_BAR + LANE_LINK;
 /// Room for a stage's name, method and number of layers.
 const NAME: f64 = 48.0;
 /// How far stages may be moved from the rows that use them before they get a lane of their own.
@@ -26,12 +26,12 @@ const CLOSE: f64 = 2.0;
 
 /// The height of a layer's row in a stack of `layers`: as tall as a screen where that leaves lines that
 /// can be seen, and no taller than is sensible.
-pub fn row_height(layers: usize) -> f64 {
+pub(super) fn row_height(layers: usize) -> f64 {
     (960.0 / layers.max(1) as f64).floor().clamp(4.0, 24.0)
 }
 
 /// Rows of a stage that stand together.
-pub struct Piece {
+pub(super) struct Piece {
     /// An index into the summary's stages.
     pub stage: usize,
     /// Each row, its top edge below the piece's, and its height.
@@ -55,16 +55,16 @@ impl Piece {
         Piece { stage, rows: placed, y: 0.0, lane: 0 }
     }
 
-    pub fn height(&self) -> f64 {
+    pub(super) fn height(&self) -> f64 {
         self.rows.last().map_or(0.0, |(_, y, height)| y + height)
     }
 
-    pub fn has_layers(&self) -> bool {
+    pub(super) fn has_layers(&self) -> bool {
         self.rows.iter().any(|(row, ..)| row.layer().is_some())
     }
 
     /// Top edge of `row`.
-    pub fn top(&self, row: Row) -> Option<f64> {
+    pub(super) fn top(&self, row: Row) -> Option<f64> {
         self.rows.iter().find(|(other, ..)| *other == row).map(|(_, y, _)| self.y + y)
     }
 
@@ -75,7 +75,7 @@ impl Piece {
 }
 
 /// The output's column and the stages' pieces.
-pub struct Layout {
+pub(super) struct Layout {
     /// Height of a layer's row.
     pub row: f64,
     pub output: Piece,
@@ -88,7 +88,7 @@ pub struct Layout {
 
 impl Layout {
     /// `None` if the plan has no stage.
-    pub fn of(summary: &PlanSummary) -> Option<Layout> {
+    pub(super) fn of(summary: &PlanSummary) -> Option<Layout> {
         let (last, output) = summary.stages.iter().enumerate().next_back()?;
         let row = row_height(output.layers.len());
         let used = used(summary);
@@ -110,13 +110,13 @@ impl Layout {
     }
 
     /// The bottom of the lowest row.
-    pub fn height(&self) -> f64 {
+    pub(super) fn height(&self) -> f64 {
         let pieces = self.pieces.iter().map(|piece| piece.y + piece.extent());
         pieces.fold(self.output.height(), f64::max)
     }
 
     /// The piece that shows `row` of `stage`, and the row's top edge.
-    pub fn find(&self, stage: usize, row: Row) -> Option<(&Piece, f64)> {
+    pub(super) fn find(&self, stage: usize, row: Row) -> Option<(&Piece, f64)> {
         let pieces = self.pieces.iter().chain([&self.output]);
         let mut of_stage = pieces.filter(|piece| piece.stage == stage);
         of_stage.find_map(|piece| piece.top(row).map(|top| (piece, top)))
@@ -187,7 +187,7 @@ impl Layout {
 }
 
 /// A band from rows of a stage to the rows that they become.
-pub struct Link {
+pub(super) struct Link {
     /// Lane of the stage, and of the stage that uses it; none if that is the output.
     pub lane: usize,
     pub user_lane: Option<usize>,
@@ -198,7 +198,7 @@ pub struct Link {
 
 impl Layout {
     /// The bands, one for rows that follow each other at both sides.
-    pub fn links(&self, summary: &PlanSummary) -> Vec<Link> {
+    pub(super) fn links(&self, summary: &PlanSummary) -> Vec<Link> {
         let mut links = Vec::new();
         for user in self.pieces.iter().chain([&self.output]) {
             let user_lane = (user.stage != self.output.stage).then_some(user.lane);
@@ -258,7 +258,7 @@ fn depths(summary: &PlanSummary) -> Vec<usize> {
 
 /// Moves things of the given wanted tops and heights as little as possible so that they keep their order
 /// and stand at least `gap` apart, none above `low`. Things in each other's way share the shift.
-pub fn spread(wanted: &[(f64, f64)], gap: f64, low: f64) -> Vec<f64> {
+pub(super) fn spread(wanted: &[(f64, f64)], gap: f64, low: f64) -> Vec<f64> {
     /// Neighbours that touch: where the first should stand on average, and their heights.
     struct Group {
         sum: f64,

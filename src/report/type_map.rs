@@ -16,9 +16,9 @@ const CELL: f64 = 14.0;
 const NAME: f64 = 110.0;
 
 /// Rules that the maps need from their page.
-pub const STYLE: &str = ".maps{display:flex;flex-wrap:wrap;gap:18px 30px}.maps figure{margin:0}.maps figcaption{font-weight:600}\
+pub(super) const STYLE: &str = ".maps{display:flex;flex-wrap:wrap;gap:18px 30px}.maps figure{margin:0}.maps figcaption{font-weight:600}\
 .maps text{fill:#59636e}.legend span{display:inline-block;margin-right:14px}.legend i{display:inline-block;width:12px;height:12px;margin-right:5px;vertical-align:-1px}";
-pub const DARK_STYLE: &str = "main .maps text{fill:#9aa4af}";
+pub(super) const DARK_STYLE: &str = "main .maps text{fill:#9aa4af}";
 
 /// Types in order of bits.
 struct Types(Vec<(String, f64)>);
@@ -42,7 +42,7 @@ impl Types {
 }
 
 /// All maps and their legend, as markup.
-pub fn drawn(files: &[PublishedFile]) -> String {
+pub(super) fn drawn(files: &[PublishedFile]) -> String {
     let types = Types::of(files);
     let mut text = "<p class=\"legend\">".to_string();
     for (name, bits) in &types.0 {

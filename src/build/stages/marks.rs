@@ -18,11 +18,11 @@ use crate::quantize::QuantPlan;
 use std::path::{Path, PathBuf};
 
 impl Stages<'_> {
-    pub fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
+    pub(crate) fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
         Wanted { name: name_of(&path), paths: vec![path], marks }
     }
 
-    pub fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
+    pub(crate) fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
         let max_shard_bytes = self.options.keep_stack?;
         self.source.checkpoint()?;
         let mut marks = inputs.marks();
@@ -34,7 +34,7 @@ impl Stages<'_> {
         Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), marks))
     }
 
-    pub fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
+    pub(crate) fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
         let mut marks = inputs.marks();
         let matters = |key: &str| key == "general.architecture" || !key.starts_with("general.");
         let (what, infos) =
@@ -51,7 +51,7 @@ impl Stages<'_> {
     }
 
     /// The quantized files that `plans` make, but for what they are made from.
-    pub fn quant_paths<'p>(
+    pub(crate) fn quant_paths<'p>(
         &self,
         plans: &'p [QuantPlan],
     ) -> impl Iterator<Item = (&'p QuantPlan, PathBuf)> {
@@ -60,7 +60,7 @@ impl Stages<'_> {
     }
 
     /// The quantized file that `plan` makes.
-    pub fn quant(
+    pub(crate) fn quant(
         &self,
         inputs: &Inputs,
         plan: &QuantPlan,
@@ -80,7 +80,7 @@ impl Stages<'_> {
     }
 
     /// A GGUF header, which serializes just these.
-    pub fn header(
+    pub(crate) fn header(
         &self,
         metadata: &Metadata,
         infos: &[TensorInfo],
@@ -91,7 +91,7 @@ impl Stages<'_> {
         Ok(Layout::new(self.model.origin(), &metadata, infos)?.header().to_vec())
     }
 
-    pub fn document_paths(&self) -> impl Iterator<Item = PathBuf> {
+    pub(crate) fn document_paths(&self) -> impl Iterator<Item = PathBuf> {
         let sums = self.dir.join(SUMS_FILE);
         documents::targets(self.source, self.dir).into_iter().chain([sums])
     }

@@ -191,7 +191,7 @@ impl Derive<'_> {
     }
 
     /// Makes tensor `index` of the source again for all `targets`, and tells which differ.
-    fn make(&self, index: usize, targets: &[Target]) -> Result<Vec<Problem>> {
+    fn make(&self, index: usize, targets: &[Target<'_>]) -> Result<Vec<Problem>> {
         let source = &*self.source.tensors;
         let info = &source.table().infos()[index];
         let rows = info.elements() / info.row_len().max(1);
@@ -301,7 +301,7 @@ fn make_group(
     info: &TensorInfo,
     bytes: &[u8],
     group: &Group,
-    targets: &[Target],
+    targets: &[Target<'_>],
 ) -> Result<Vec<Vec<Option<Mismatch>>>> {
     let fail = |error: Error| Error::tensor(origin, &info.name, error.to_string());
     let row = info.row_len();

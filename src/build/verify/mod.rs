@@ -99,7 +99,7 @@ pub struct Report {
 /// # Errors
 /// A path that cannot be read, a folder without GGUF files, a source or an importance matrix that cannot be
 /// used, and interruption. What is wrong with the files themselves is in the report.
-pub fn verify(path: &Path, derive: Option<&Derive>, progress: &dyn Progress) -> Result<Report> {
+pub fn verify(path: &Path, derive: Option<&Derive<'_>>, progress: &dyn Progress) -> Result<Report> {
     let meta = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
     let mut report = Report::default();
     let paths = if meta.is_dir() { folder(path)? } else { file_and_shards(path) };

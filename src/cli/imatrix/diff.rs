@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Tell how two importance matrices differ: two calibrations of one model, usually.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The importance matrix to compare with.
     first: PathBuf,
     /// The one that is compared.
@@ -19,7 +19,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let report = report::imatrix_difference(&self.first, &self.second)?;
         if context.json {
             return print::json(&report);

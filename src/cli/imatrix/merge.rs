@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// Shards tell what they were computed from: those of different models, texts or settings are refused, and
 /// so are two that hold the same chunk. Chunks that were asked for and are in no shard are warned of.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The files to add.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         output::check_file_target(&self.output, self.force)?;
         output::check_not_input(&self.output, &self.files)?;
         let read = |path: &PathBuf| Ok((path.clone(), ImportanceMatrix::read(path)?));

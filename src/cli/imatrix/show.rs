@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Show the statistics of an importance matrix, by tensor and by layer, and draw a heat map.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// An imatrix file, in either layout.
     file: PathBuf,
     /// Show layers only, and not every tensor.
@@ -29,7 +29,7 @@ struct Shown<'a> {
 }
 
 impl Arguments {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         self.pictures.check(context.json)?;
         self.pictures.check_not_inputs(&[&self.file])?;
         let report = report::imatrix_statistics(&self.file)?;

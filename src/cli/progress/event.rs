@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Something that happened. As JSON, an object whose key `event` tells which, in small letters.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub(crate) enum Event {
     Stages {
         stages: Vec<String>,
     },
@@ -35,7 +35,7 @@ pub enum Event {
 
 /// How far the work is.
 #[derive(Clone, Debug, Serialize)]
-pub struct State {
+pub(crate) struct State {
     pub stage: String,
     /// Number of the stage among those that were announced, and how many these are.
     #[serde(skip)]
@@ -74,12 +74,12 @@ fn unit_name<S: serde::Serializer>(unit: &Unit, serializer: S) -> Result<S::Ok, 
 
 impl Event {
     /// Whether `--quiet` lets it through.
-    pub fn is_problem(&self) -> bool {
+    pub(crate) fn is_problem(&self) -> bool {
         matches!(self, Event::Warning { .. } | Event::Error { .. })
     }
 
     /// One line of JSON; `elapsed` is in seconds since the program began.
-    pub fn json(&self, elapsed: f64) -> String {
+    pub(crate) fn json(&self, elapsed: f64) -> String {
         #[derive(Serialize)]
         struct Line<'a> {
             #[serde(flatten)]

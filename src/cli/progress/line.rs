@@ -28,7 +28,7 @@ fn length(parts: &[Part]) -> usize {
 
 /// The line for a terminal of `width` columns, `elapsed` seconds after the program began; the stage's name in bold if
 /// `styled`.
-pub fn render(state: &State, elapsed: f64, width: usize, styled: bool) -> String {
+pub(super) fn render(state: &State, elapsed: f64, width: usize, styled: bool) -> String {
     let head = Part { rank: 0, text: heading(state) };
     let mut parts = vec![head, Part { rank: 5, text: bar(state.fraction, BAR.1) }];
     let mut add = |rank, text: String| parts.push(Part { rank, text });
@@ -62,7 +62,7 @@ pub fn render(state: &State, elapsed: f64, width: usize, styled: bool) -> String
 }
 
 /// A line for a log of a build server, which is written now and then.
-pub fn sentence(state: &State) -> String {
+pub(super) fn sentence(state: &State) -> String {
     let mut parts = vec![format!("{} {} %", heading(state), percent(state.fraction))];
     parts.extend(rate(state));
     parts.extend(state.eta_seconds.map(|seconds| format!("ETA {}", clock(seconds))));
@@ -133,7 +133,7 @@ fn grouped(value: f64) -> String {
 }
 
 /// `0:42`, `3:10`, `12:34:56`.
-pub fn clock(seconds: f64) -> String {
+pub(super) fn clock(seconds: f64) -> String {
     let all = seconds.max(0.0).round() as u64;
     let (hours, minutes, seconds) = (all / 3600, all / 60 % 60, all % 60);
     match hours {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// A log file. What cannot be written to it is told once and does not stop the work.
-pub struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     file: File,
     failed: bool,
@@ -22,7 +22,7 @@ pub struct Log {
 
 impl Log {
     /// Opens the file at `path`, which is continued if it exists, and writes what this run is.
-    pub fn open(path: &Path) -> Result<Log, Error> {
+    pub(crate) fn open(path: &Path) -> Result<Log, Error> {
         let file = File::options().create(true).append(true).open(path);
         let file = file.map_err(Error::io(path, "open the log"))?;
         let mut log = Log { path: path.to_path_buf(), file, failed: false };
@@ -36,7 +36,7 @@ impl Log {
     }
 
     /// Writes what `event` says. The first failure gives a text for the user.
-    pub fn event(&mut self, event: &Event) -> Option<String> {
+    pub(crate) fn event(&mut self, event: &Event) -> Option<String> {
         let (label, text) = match event {
             Event::Stages { stages } => ("stages", stages.join(", ")),
             Event::StageBegin { stage, .. } => ("stage", format!("{stage} begins")),
@@ -54,7 +54,7 @@ impl Log {
     }
 
     /// Writes how the run ended.
-    pub fn end(&mut self, exit_code: u8, seconds: f64, peak: Option<u64>) -> Option<String> {
+    pub(crate) fn end(&mut self, exit_code: u8, seconds: f64, peak: Option<u64>) -> Option<String> {
         let peak =
             peak.map_or(String::new(), |bytes| format!(", peak memory {}", size::display(bytes)));
         self.try_write("end", &format!("exit code {exit_code}, {seconds:.3} s{peak}"))

@@ -10,9 +10,9 @@ mod line;
 mod log;
 mod track;
 
-pub use event::Event;
-pub use log::Log;
-pub use track::StageTime;
+pub(super) use event::Event;
+pub(super) use log::Log;
+pub(super) use track::StageTime;
 
 use super::colour::{self, ERROR, WARNING, paint};
 use aqueduct::base::memory::{self, Resident};
@@ -48,7 +48,7 @@ enum Voice {
 }
 
 /// Tells the user how the work goes.
-pub struct Reporter {
+pub(super) struct Reporter {
     shared: Arc<Shared>,
     ticker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -73,7 +73,7 @@ struct Account {
 }
 
 impl Reporter {
-    pub fn new(quiet: bool, json: bool, log: Option<Log>) -> Reporter {
+    pub(super) fn new(quiet: bool, json: bool, log: Option<Log>) -> Reporter {
         let voice = match json {
             true => Voice::Events,
             false if draws() => Voice::Line,
@@ -87,19 +87,19 @@ impl Reporter {
     }
 
     /// Ends the stage under way, and tells what each stage took, and the most memory of all.
-    pub fn stages_done(&self) -> (Vec<StageTime>, Option<u64>) {
+    pub(super) fn stages_done(&self) -> (Vec<StageTime>, Option<u64>) {
         let mut account = self.shared.lock();
         self.shared.close(&mut account);
         (account.track.done.clone(), account.track.peak(memory::resident()))
     }
 
     /// Whether notes are wanted.
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.shared.quiet
     }
 
     /// Ends the telling: an error if there is one, and the exit code for the log.
-    pub fn finish(&self, error: Option<String>, exit_code: u8) {
+    pub(super) fn finish(&self, error: Option<String>, exit_code: u8) {
         let shared = &self.shared;
         let mut account = shared.lock();
         shared.close(&mut account);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// What a stage took.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StageTime {
+pub(crate) struct StageTime {
     pub stage: String,
     pub seconds: f64,
     /// None where the system does not tell.
@@ -20,7 +20,7 @@ pub struct StageTime {
 
 /// The stage that is under way.
 #[derive(Debug)]
-pub struct Stage {
+pub(super) struct Stage {
     pub name: String,
     /// Its number among those that were announced, from 1, and how many these are.
     pub number: Option<(usize, usize)>,
@@ -42,7 +42,7 @@ pub struct Stage {
 
 impl Stage {
     /// Whether no step of it has begun yet.
-    pub fn is_fresh(&self) -> bool {
+    pub(super) fn is_fresh(&self) -> bool {
         self.of.is_none()
     }
 
@@ -54,7 +54,7 @@ impl Stage {
 
 /// The step that is under way.
 #[derive(Debug)]
-pub struct Step {
+pub(super) struct Step {
     pub name: String,
     pub unit: Unit,
     /// The tensor, layer or file that is being worked on.
@@ -91,7 +91,7 @@ impl Memory {
 
 /// The whole work.
 #[derive(Debug, Default)]
-pub struct Track {
+pub(super) struct Track {
     announced: Vec<String>,
     pub stage: Option<Stage>,
     pub step: Option<Step>,
@@ -99,13 +99,13 @@ pub struct Track {
 }
 
 impl Track {
-    pub fn announce(&mut self, names: &[&str]) -> Event {
+    pub(super) fn announce(&mut self, names: &[&str]) -> Event {
         self.announced = names.iter().map(|name| name.to_string()).collect();
         Event::Stages { stages: self.announced.clone() }
     }
 
     /// A stage of `steps` steps begins; what is under way is over.
-    pub fn stage(
+    pub(super) fn stage(
         &mut self,
         name: &str,
         steps: usize,
@@ -117,7 +117,7 @@ impl Track {
     }
 
     /// A step begins.
-    pub fn begin(
+    pub(super) fn begin(
         &mut self,
         name: &str,
         unit: Unit,
@@ -141,14 +141,14 @@ impl Track {
     }
 
     /// The step is over.
-    pub fn end(&mut self, now: Instant) {
+    pub(super) fn end(&mut self, now: Instant) {
         if let (Some(step), Some(stage)) = (self.step.take(), &mut self.stage) {
             stage.spent += if step.counts { now - step.started } else { Duration::ZERO };
         }
     }
 
     /// The stage is over, if there is one.
-    pub fn finish(&mut self, (now, memory): (Instant, Option<Resident>)) -> Vec<Event> {
+    pub(super) fn finish(&mut self, (now, memory): (Instant, Option<Resident>)) -> Vec<Event> {
         self.end(now);
         let Some(stage) = self.stage.take() else { return Vec::new() };
         let time = StageTime {
@@ -161,19 +161,19 @@ impl Track {
     }
 
     /// The most memory of the whole run: what the system says, or a stage's, which it counts less exactly.
-    pub fn peak(&self, memory: Option<Resident>) -> Option<u64> {
+    pub(super) fn peak(&self, memory: Option<Resident>) -> Option<u64> {
         let stages = self.done.iter().filter_map(|time| time.peak_memory_bytes).max();
         stages.max(memory.map(|resident| resident.peak))
     }
 
-    pub fn sample(&mut self, memory: Option<Resident>) {
+    pub(super) fn sample(&mut self, memory: Option<Resident>) {
         if let Some(stage) = &mut self.stage {
             stage.memory.sample(memory);
         }
     }
 
     /// How much of the stage is done, 0 to 1, with `part` of the step.
-    pub fn fraction(&self, part: f64) -> f64 {
+    pub(super) fn fraction(&self, part: f64) -> f64 {
         let (Some(stage), Some(step)) = (&self.stage, &self.step) else { return part };
         match (stage.alike, step.counts) {
             (false, _) => part,
@@ -185,7 +185,7 @@ impl Track {
     }
 
     /// In how long the stage will be done, if the step will be in `step`; none where nothing tells.
-    pub fn left(&self, now: Instant, step: Option<Duration>) -> Option<Duration> {
+    pub(super) fn left(&self, now: Instant, step: Option<Duration>) -> Option<Duration> {
         let (Some(stage), Some(current)) = (&self.stage, &self.step) else { return step };
         let over = stage.begun - u64::from(current.counts && stage.begun > 0);
         let so_far = now - current.started;

@@ -15,7 +15,7 @@ impl Index {
     ///
     /// # Errors
     /// Anything that is no index, a tensor that occurs twice, and names that lead out of the folder.
-    pub fn read(path: &Path) -> Result<Index> {
+    pub(super) fn read(path: &Path) -> Result<Index> {
         #[derive(serde::Deserialize)]
         struct Text {
             weight_map: UniqueMap,
@@ -39,16 +39,16 @@ impl Index {
     }
 
     /// The files that it names, in the order of their names.
-    pub fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         self.0.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
     /// The file that is said to hold `tensor`.
-    pub fn file_of(&self, tensor: &str) -> Option<&str> {
+    pub(super) fn file_of(&self, tensor: &str) -> Option<&str> {
         self.0.get(tensor).map(String::as_str)
     }
 }
@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for UniqueMap {
         impl<'de> Visitor<'de> for MapVisitor {
             type Value = UniqueMap;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensor names and file names")
             }
 

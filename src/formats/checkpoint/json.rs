@@ -96,7 +96,7 @@ fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     let (mut copied, mut at, mut in_string) = (0, 0, false);
     while at < bytes.len() {
         let rest = &bytes[at..];
-        let (length, instead): (usize, Option<Cow<[u8]>>) = match rest[0] {
+        let (length, instead): (usize, Option<Cow<'_, [u8]>>) = match rest[0] {
             b'"' => {
                 in_string = !in_string;
                 (1, None)

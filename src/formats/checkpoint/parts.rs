@@ -88,7 +88,7 @@ impl ShardWriter<'_> {
     ///
     /// Own threads, not a parallel iterator: a rayon worker that waits inside the computation of one
     /// tensor would begin the next one, and the number in flight, so memory, would not be bounded.
-    pub fn run(&self) -> Result<()> {
+    pub(super) fn run(&self) -> Result<()> {
         let shared = Shared::default();
         let workers = rayon::current_num_threads().clamp(1, MAX_IN_FLIGHT);
         std::thread::scope(|scope| {

@@ -52,7 +52,7 @@ pub fn looks_like_pytorch(head: &[u8]) -> bool {
 impl PytorchFile {
     /// Maps `path`, and checks that every tensor lies within its storage and every storage within the
     /// file.
-    pub fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
+    pub(super) fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
         let map = Mmap::open(path.as_ref())?;
         let path = map.path();
         refuse_foreign_bytes(path, &map, map.len() as u64)?;
@@ -108,12 +108,12 @@ impl PytorchFile {
         Ok(PytorchFile { map, entries })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.map.path()
     }
 
     /// The tensors, in the order of the pickle.
-    pub fn entries(&self) -> &[PytorchEntry] {
+    pub(super) fn entries(&self) -> &[PytorchEntry] {
         &self.entries
     }
 
@@ -121,7 +121,7 @@ impl PytorchFile {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub fn is_whole(&self, index: usize) -> bool {
+    pub(super) fn is_whole(&self, index: usize) -> bool {
         matches!(self.entries[index].data, Data::Whole(_))
     }
 
@@ -129,7 +129,7 @@ impl PytorchFile {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
+    pub(super) fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
         let entry = &self.entries[index];
         match &entry.data {
             Data::Whole(range) => Cow::Borrowed(&self.map[range.clone()]),

@@ -61,14 +61,14 @@ pub(super) struct PartHashes {
 }
 
 impl PartHashes {
-    pub fn new(shard: &Shard, table: &TensorTable) -> PartHashes {
+    pub(super) fn new(shard: &Shard, table: &TensorTable) -> PartHashes {
         let bytes = |&index: &usize| table.infos()[index].bytes().unwrap_or(0);
         let slots = |bytes: usize| (0..bytes.div_ceil(PART_BYTES)).map(|_| OnceLock::new());
         PartHashes { parts: shard.tensors.iter().map(|i| slots(bytes(i)).collect()).collect() }
     }
 
     /// Takes the part at `offset` of the shard's tensor number `position`.
-    pub fn add(&self, position: usize, offset: usize, part: &[u8]) {
+    pub(super) fn add(&self, position: usize, offset: usize, part: &[u8]) {
         if let Some(slot) = self.parts[position].get(offset / PART_BYTES) {
             // Against damage, not against forgery, and as fast as memory: SHA-256 would take a third of
             // the time that handing a tensor through takes.
@@ -78,7 +78,7 @@ impl PartHashes {
 
     /// The shard's hash, or `None` if a part is missing: SHA-256 of its header and of the XXH3 (128 bits) of each part
     /// ([`PART_BYTES`]) of each tensor, in the order of the file. Of parts, so that threads can take them in any order.
-    pub fn finish(&self, shard: &Shard) -> Option<String> {
+    pub(super) fn finish(&self, shard: &Shard) -> Option<String> {
         let mut hasher = Sha256::new();
         hasher.update(&shard.header);
         for part in self.parts.iter().flatten() {
@@ -113,7 +113,7 @@ pub(super) struct Journal {
 impl Journal {
     /// Looks through `out`, which an earlier run may have left: keeps the shards that this output can
     /// use, verified, and removes everything else.
-    pub fn open(
+    pub(super) fn open(
         out: &OutputDir,
         resume: &Resume,
         shards: &[Shard],
@@ -154,16 +154,16 @@ impl Journal {
     }
 
     /// Whether `shard` is there already.
-    pub fn has(&self, shard: &Shard) -> bool {
+    pub(super) fn has(&self, shard: &Shard) -> bool {
         self.contents.shards.iter().any(|whole| whole.name == shard.name)
     }
 
-    pub fn whole_shards(&self) -> usize {
+    pub(super) fn whole_shards(&self) -> usize {
         self.contents.shards.len()
     }
 
     /// Records `shard`, which is on the disk under its name.
-    pub fn record(&mut self, out: &OutputDir, shard: &Shard, sha256: String) -> Result<()> {
+    pub(super) fn record(&mut self, out: &OutputDir, shard: &Shard, sha256: String) -> Result<()> {
         let (name, bytes) = (shard.name.clone(), shard.file_bytes);
         self.contents.shards.push(Whole { name, bytes, sha256 });
         self.write(out)
@@ -185,13 +185,13 @@ impl Journal {
 
     /// Takes the record out of the folder: the output is whole and only lacks its name. Until it has that the record
     /// is beside it, so that a run that ends just now loses nothing.
-    pub fn close(&self, out: &OutputDir) -> Result<()> {
+    pub(super) fn close(&self, out: &OutputDir) -> Result<()> {
         let path = out.path().join(JOURNAL);
         fs::rename(&path, aside(out.path())).map_err(Error::io(&path, "rename"))
     }
 
     /// What to tell the user of a run that has failed, if it leaves anything.
-    pub fn farewell(&self, out: &OutputDir) -> Option<String> {
+    pub(super) fn farewell(&self, out: &OutputDir) -> Option<String> {
         let (whole, count) = (self.whole_shards(), self.count);
         (whole > 0).then(|| {
             format!(

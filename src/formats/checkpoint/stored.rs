@@ -33,11 +33,11 @@ pub(super) enum Kind {
 
 impl StoredTensor {
     /// Name, shape and type in this library's terms, unless the type is foreign to it.
-    pub fn info(&self) -> Option<TensorInfo> {
+    pub(super) fn info(&self) -> Option<TensorInfo> {
         super::safetensors::tensor_info(&self.name, self.dtype, &self.shape)
     }
 
-    pub fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
         if self.info().is_some_and(|info| info.dtype.is_float()) {
             return Kind::Float;
@@ -60,7 +60,7 @@ pub(super) struct Stored {
 
 impl Stored {
     /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder, for errors.
-    pub fn new(origin: String, weights: WeightFiles) -> Stored {
+    pub(super) fn new(origin: String, weights: WeightFiles) -> Stored {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         let mut by_name = HashMap::new();
         for (shard, file) in weights.files.iter().enumerate() {
@@ -75,27 +75,27 @@ impl Stored {
     }
 
     /// Calls tensor `index` by another name, which no other has.
-    pub fn rename(&mut self, index: usize, name: &str) {
+    pub(super) fn rename(&mut self, index: usize, name: &str) {
         self.by_name.remove(&self.tensors[index].name);
         self.tensors[index].name = name.to_string();
         self.by_name.insert(name.to_string(), index);
     }
 
     /// Bytes that reading tensor `index` takes: 0 where it is mapped.
-    pub fn working_bytes(&self, index: usize) -> u64 {
+    pub(super) fn working_bytes(&self, index: usize) -> u64 {
         let tensor = &self.tensors[index];
         self.files[tensor.shard].working_bytes(tensor.within)
     }
 
-    pub fn origin(&self) -> &str {
+    pub(super) fn origin(&self) -> &str {
         &self.origin
     }
 
-    pub fn tensors(&self) -> &[StoredTensor] {
+    pub(super) fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
     }
 
-    pub fn find(&self, name: &str) -> Option<usize> {
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
@@ -103,12 +103,12 @@ impl Stored {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
+    pub(super) fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
         let tensor = &self.tensors[index];
         self.files[tensor.shard].tensor_bytes(tensor.within)
     }
 
-    pub fn paths(&self) -> Vec<PathBuf> {
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|file| file.path().to_path_buf()).collect()
     }
 }

@@ -40,7 +40,7 @@ impl WeightFiles {
     ///
     /// # Errors
     /// No weights, missing shards, or files that do not say which of them make the model.
-    pub fn open(dir: &Path) -> Result<WeightFiles> {
+    pub(super) fn open(dir: &Path) -> Result<WeightFiles> {
         let safetensors = match Finder::new(dir, &SAFETENSORS)?.find() {
             Ok(mut found) => {
                 found.compare_with_pytorch(dir)?;
@@ -69,7 +69,7 @@ impl WeightFiles {
     }
 
     /// Whether tensor `name` is to be taken from file `file`, which holds one of that name.
-    pub fn is_home(&self, name: &str, file: usize) -> bool {
+    pub(super) fn is_home(&self, name: &str, file: usize) -> bool {
         self.homes.get(name).is_none_or(|home| *home == file)
     }
 

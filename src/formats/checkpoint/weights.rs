@@ -36,25 +36,25 @@ pub(super) static PYTORCH: Naming = Naming {
 
 impl Naming {
     /// Whether `name` may be a file of a model's weights.
-    pub fn matches(&self, name: &str) -> bool {
+    pub(super) fn matches(&self, name: &str) -> bool {
         name.starts_with(self.prefix) && name.ends_with(self.suffix) && !name.starts_with("adapter")
     }
 
     /// The names of all shards.
-    pub fn shards(&self, stem: &str, count: u32) -> Vec<String> {
+    pub(super) fn shards(&self, stem: &str, count: u32) -> Vec<String> {
         (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}{}", self.suffix)).collect()
     }
 
     /// Stem, number and count of a name such as `model-00001-of-00003.safetensors`, with any number of
     /// digits up to six.
-    pub fn shard_number(&self, name: &str) -> Option<(String, u32, u32)> {
+    pub(super) fn shard_number(&self, name: &str) -> Option<(String, u32, u32)> {
         let (stem, number, count) = self.shard_parts(name)?;
         let (number, count) = (number.parse().ok()?, count.parse().ok().filter(|n| *n > 0)?);
         Some((stem.to_string(), number, count))
     }
 
     /// The name of shard `number` of the series that `name` belongs to.
-    pub fn sibling(&self, name: &str, number: u32) -> Option<String> {
+    pub(super) fn sibling(&self, name: &str, number: u32) -> Option<String> {
         let (stem, digits, count) = self.shard_parts(name)?;
         let width = digits.len();
         Some(format!("{stem}-{number:0width$}-of-{count}{}", self.suffix))
@@ -86,14 +86,14 @@ pub(super) struct WeightsEntry<'a> {
 
 impl WeightsEntry<'_> {
     /// Name, shape and type in this library's terms, unless the type is foreign to it.
-    pub fn info(&self) -> Option<TensorInfo> {
+    pub(super) fn info(&self) -> Option<TensorInfo> {
         tensor_info(self.name, self.dtype, self.shape)
     }
 }
 
 impl WeightsFile {
     /// Opens `path`, whose name tells the format.
-    pub fn open(path: impl AsRef<Path>) -> Result<WeightsFile> {
+    pub(super) fn open(path: impl AsRef<Path>) -> Result<WeightsFile> {
         let path = path.as_ref();
         match path.extension().is_some_and(|e| e == "bin") {
             true => PytorchFile::open(path).map(WeightsFile::Pytorch),
@@ -101,7 +101,7 @@ impl WeightsFile {
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             WeightsFile::Safetensors(file) => file.path(),
             WeightsFile::Pytorch(file) => file.path(),
@@ -109,7 +109,7 @@ impl WeightsFile {
     }
 
     /// The tensors, in the order of the file, with the types that they are read as.
-    pub fn entries(&self) -> Vec<WeightsEntry<'_>> {
+    pub(super) fn entries(&self) -> Vec<WeightsEntry<'_>> {
         match self {
             WeightsFile::Safetensors(file) => (file.entries().iter())
                 .map(|e| WeightsEntry { name: &e.name, dtype: read_as(e.dtype), shape: &e.shape })
@@ -124,7 +124,7 @@ impl WeightsFile {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
+    pub(super) fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
         let (bytes, dtype) = match self {
             WeightsFile::Safetensors(file) => {
                 (Cow::Borrowed(file.tensor_bytes(index)), file.entries()[index].dtype)
@@ -137,7 +137,7 @@ impl WeightsFile {
 
 impl WeightsFile {
     /// Bytes that reading tensor `index` takes: 0 where it is mapped.
-    pub fn working_bytes(&self, index: usize) -> u64 {
+    pub(super) fn working_bytes(&self, index: usize) -> u64 {
         let (dtype, elements, mapped) = match self {
             WeightsFile::Safetensors(file) => {
                 let entry = &file.entries()[index];

@@ -41,7 +41,7 @@ pub(super) struct ZipDirectory {
 impl ZipDirectory {
     /// Reads the directory of the archive `file`; `path` names it in errors. Every range lies within the
     /// file, before the directory, and no two overlap.
-    pub fn parse(path: &Path, file: &[u8]) -> Result<ZipDirectory> {
+    pub(super) fn parse(path: &Path, file: &[u8]) -> Result<ZipDirectory> {
         let reader = Reader { path, file };
         let (directory, count) = reader.find_directory()?;
         let mut entries = BTreeMap::new();
@@ -70,12 +70,12 @@ impl ZipDirectory {
     }
 
     /// The bytes of entry `name`, as a range of the file.
-    pub fn get(&self, name: &str) -> Option<&Range<usize>> {
+    pub(super) fn get(&self, name: &str) -> Option<&Range<usize>> {
         self.entries.get(name)
     }
 
     /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 }

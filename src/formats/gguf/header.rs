@@ -100,7 +100,7 @@ fn check_names(path: &Path, tensors: &[(TensorInfo, u64)]) -> Result<()> {
 /// Checks that each tensor's data follow the previous one's, padded, and end within the file. That
 /// excludes overlaps and holes, as it does for llama.cpp.
 fn data_offsets(
-    cursor: &Cursor,
+    cursor: &Cursor<'_>,
     alignment: u64,
     tensors: &[(TensorInfo, u64)],
 ) -> Result<Vec<u64>> {

@@ -22,7 +22,7 @@ pub type Sink<'a> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'a;
 
 /// Gives `bytes` to `sink` in parts of [`PART_BYTES`], the last one shorter, on all threads. Of several
 /// errors, that of the first part.
-pub fn in_parts(bytes: &[u8], sink: &Sink) -> Result<()> {
+pub fn in_parts(bytes: &[u8], sink: &Sink<'_>) -> Result<()> {
     let parts = bytes.par_chunks(PART_BYTES).enumerate();
     let results: Vec<_> = parts.map(|(number, part)| sink(number * PART_BYTES, part)).collect();
     results.into_iter().collect()
@@ -182,7 +182,7 @@ pub trait TensorSource: Send + Sync {
     ///
     /// # Panics
     /// If `index` is out of range.
-    fn stream(&self, index: usize, sink: &Sink) -> Result<()> {
+    fn stream(&self, index: usize, sink: &Sink<'_>) -> Result<()> {
         let data = self.read(index)?;
         data.check(self.origin(), &self.table().infos()[index])?;
         in_parts(&data.bytes, sink)

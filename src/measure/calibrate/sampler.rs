@@ -49,19 +49,19 @@ pub(super) struct Sampler {
 
 impl Sampler {
     /// The sampler of sequence `number`: a stream of ChaCha's of its own.
-    pub fn new(sampling: Sampling, seed: u64, number: u64) -> Sampler {
+    pub(super) fn new(sampling: Sampling, seed: u64, number: u64) -> Sampler {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(number);
         Sampler { sampling, rng }
     }
 
     /// An index below `n`, each as likely as the others but for 2^-64 n.
-    pub fn index(&mut self, n: usize) -> usize {
+    pub(super) fn index(&mut self, n: usize) -> usize {
         ((u128::from(self.rng.next_u64()) * n as u128) >> 64) as usize
     }
 
     /// A token out of those that `allowed` lets through, of which there must be one.
-    pub fn pick(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
+    pub(super) fn pick(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
         let all = (0u32..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
         let mut candidates: Vec<Candidate> = all.filter(|c| allowed(c.id)).collect();
         let best = *candidates.iter().min_by(|a, b| a.cmp(b)).expect("a token is allowed");

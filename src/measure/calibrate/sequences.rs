@@ -35,7 +35,7 @@ struct Sequence {
 
 impl Sequences {
     /// Sequences that begin with `bos`, or with a token that is text. `roles` are those of the vocabulary's tokens.
-    pub fn new(options: &Options, roles: Vec<Role>, bos: Option<u32>) -> Result<Sequences> {
+    pub(super) fn new(options: &Options, roles: Vec<Role>, bos: Option<u32>) -> Result<Sequences> {
         let text = (0u32..).zip(&roles).filter(|(_, role)| **role == Role::Text);
         let starts: Vec<u32> = text.map(|(id, _)| id).collect();
         if starts.is_empty() {
@@ -46,7 +46,7 @@ impl Sequences {
     }
 
     /// The first step.
-    pub fn begin(&mut self, slots: usize) -> Vec<Feed> {
+    pub(super) fn begin(&mut self, slots: usize) -> Vec<Feed> {
         (0..slots).filter_map(|slot| self.start(slot)).collect()
     }
 
@@ -70,7 +70,7 @@ impl Sequences {
     }
 
     /// Takes the logits of the tokens fed last and says what to feed next; nothing when all is written.
-    pub fn step(&mut self, logits: &[f32]) -> Vec<Feed> {
+    pub(super) fn step(&mut self, logits: &[f32]) -> Vec<Feed> {
         let fed = std::mem::take(&mut self.fed);
         let mut rows: Vec<Option<&[f32]>> = vec![None; self.all.len()];
         for (&(_, number), row) in fed.iter().zip(logits.chunks_exact(self.roles.len())) {
@@ -100,7 +100,7 @@ impl Sequences {
     }
 
     /// Tokens of all sequences.
-    pub fn written(&self) -> usize {
+    pub(super) fn written(&self) -> usize {
         self.all.iter().map(|sequence| sequence.tokens.len()).sum()
     }
 
@@ -117,7 +117,7 @@ impl Sequences {
     }
 
     /// The tokens of each sequence, as many in all as were asked for.
-    pub fn finish(self) -> Vec<Vec<u32>> {
+    pub(super) fn finish(self) -> Vec<Vec<u32>> {
         let mut left = self.options.tokens;
         let mut kept = Vec::new();
         for mut sequence in self.all {

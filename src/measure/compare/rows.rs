@@ -93,7 +93,7 @@ pub(super) fn compare(
 }
 
 /// Compares the next `rows` rows, which both sides hold; whether the bytes are equal, and the sums.
-fn piece(a: &Side, b: &Side, rows: usize, numbers: bool) -> Result<(bool, Sums)> {
+fn piece(a: &Side<'_>, b: &Side<'_>, rows: usize, numbers: bool) -> Result<(bool, Sums)> {
     let (Some(a_data), Some(b_data)) = (&a.data, &b.data) else {
         return Err(a.fail("no piece is held"));
     };

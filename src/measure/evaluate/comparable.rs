@@ -20,7 +20,7 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    pub fn new<'s>(subject: &'s Subject, options: &Options) -> Result<Prepared<'s>> {
+    pub(super) fn new<'s>(subject: &'s Subject, options: &Options) -> Result<Prepared<'s>> {
         let model = &subject.model;
         let n_vocab = forward::check(model)?;
         let tokenizer = Tokenizer::from_metadata(model.origin(), &model.metadata)?;
@@ -36,12 +36,12 @@ impl Prepared<'_> {
     }
 
     /// The token that begins each chunk, if the model has one added.
-    pub fn bos(&self) -> Option<u32> {
+    pub(super) fn bos(&self) -> Option<u32> {
         self.tokenizer.bos_id().filter(|_| self.tokenizer.add_bos())
     }
 
     /// The text as this model reads it.
-    pub fn text(&self, options: &Options) -> Result<Text> {
+    pub(super) fn text(&self, options: &Options) -> Result<Text> {
         let texts = tokenize(&self.tokenizer, &options.texts)?;
         let ctx = options.ctx.unwrap_or(super::DEFAULT_CTX);
         let sequence = match options.chunks {
@@ -105,8 +105,8 @@ impl Prepared<'_> {
 
 /// Fails if a model cannot be compared with `base` on the text; warns of what may be meant so.
 pub(super) fn check_with_model(
-    prepared: &[Prepared],
-    base: &Prepared,
+    prepared: &[Prepared<'_>],
+    base: &Prepared<'_>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -137,7 +137,7 @@ pub(super) fn check_with_model(
 
 /// Fails if a model cannot be compared with a file of log-probabilities.
 pub(super) fn check_with_file(
-    prepared: &[Prepared],
+    prepared: &[Prepared<'_>],
     reference: &Reference,
     text: &Text,
     texts: &[String],
@@ -153,7 +153,7 @@ pub(super) fn check_with_file(
 }
 
 /// Warns if perplexities, which are for each token, belong to different tokens.
-pub(super) fn warn_of_vocabularies(prepared: &[Prepared], progress: &dyn Progress) {
+pub(super) fn warn_of_vocabularies(prepared: &[Prepared<'_>], progress: &dyn Progress) {
     let Some((first, rest)) = prepared.split_first() else { return };
     for other in rest.iter().filter(|other| other.tokens() != first.tokens()) {
         progress.warn(&format!(
@@ -165,7 +165,7 @@ pub(super) fn warn_of_vocabularies(prepared: &[Prepared], progress: &dyn Progres
 }
 
 /// How many tokens differ between two vocabularies, and the first that does.
-fn differing_tokens(one: &Prepared, base: &Prepared) -> Option<(usize, String)> {
+fn differing_tokens(one: &Prepared<'_>, base: &Prepared<'_>) -> Option<(usize, String)> {
     let pairs = one.tokens().iter().zip(base.tokens()).enumerate();
     let mut differing = pairs.filter(|(_, (a, b))| a != b);
     let (id, (a, b)) = differing.next()?;

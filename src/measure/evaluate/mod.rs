@@ -173,7 +173,7 @@ fn check_options(subjects: &[Subject], options: &Options) -> Result<()> {
 
 /// The text of the reference's file, which must be what the options ask for.
 fn against_file(
-    prepared: &[Prepared],
+    prepared: &[Prepared<'_>],
     reference: &Reference,
     options: &Options,
     progress: &dyn Progress,
@@ -193,7 +193,7 @@ fn against_file(
 
 /// Evaluates models without a reference, each with its own tokens of the text.
 fn alone(
-    prepared: &[Prepared],
+    prepared: &[Prepared<'_>],
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(usize, Vec<Evaluation>)> {
@@ -211,7 +211,7 @@ fn alone(
 }
 
 fn compare_all(
-    prepared: &[Prepared],
+    prepared: &[Prepared<'_>],
     text: &Text,
     reference: &Reference,
     progress: &dyn Progress,
@@ -222,7 +222,7 @@ fn compare_all(
 
 /// Evaluates `subject` and writes its log-probabilities.
 fn record(
-    subject: &Prepared,
+    subject: &Prepared<'_>,
     text: &Text,
     keep: Option<&Keep>,
     progress: &dyn Progress,
@@ -242,7 +242,7 @@ fn warn_if_few(text: &Text, progress: &dyn Progress) {
 
 /// One pass of a model over the text. Notes its running perplexity as llama-perplexity prints it.
 fn measure(
-    subject: &Prepared,
+    subject: &Prepared<'_>,
     text: &Text,
     sink: &mut Sink<'_>,
     progress: &dyn Progress,

@@ -186,7 +186,7 @@ pub(super) struct Recorder {
 impl Recorder {
     /// Begins a file for the log-probabilities of `n_vocab` tokens at each position that `text` counts.
     /// Fails if there is no space for it.
-    pub fn create(text: &Text, n_vocab: usize, keep: Option<&Keep>) -> Result<Recorder> {
+    pub(super) fn create(text: &Text, n_vocab: usize, keep: Option<&Keep>) -> Result<Recorder> {
         let shape = Shape { ctx: text.ctx(), n_vocab, chunks: text.n_chunks() };
         let numbers = [shape.n_vocab, shape.chunks].map(i32::try_from);
         let (Some(bytes), [Ok(_), Ok(_)]) = (shape.file_bytes(), numbers) else {
@@ -207,7 +207,7 @@ impl Recorder {
         Ok(recorder)
     }
 
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.store {
             Store::Kept(file) => file.append(bytes),
             Store::Temporary(file) => file.write_all(bytes).map_err(|source| Error::Io {
@@ -219,7 +219,7 @@ impl Recorder {
     }
 
     /// Ends the file, which then has its name if it is to stay.
-    pub fn finish(self) -> Result<Reference> {
+    pub(super) fn finish(self) -> Result<Reference> {
         match self.store {
             Store::Kept(file) => {
                 file.commit()?;

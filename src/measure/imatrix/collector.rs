@@ -43,7 +43,7 @@ pub(super) struct Collector {
 
 impl Collector {
     /// A collector that continues the sums `earlier`.
-    pub fn new(process_output: bool, earlier: BTreeMap<String, Entry>) -> Collector {
+    pub(super) fn new(process_output: bool, earlier: BTreeMap<String, Entry>) -> Collector {
         Collector { process_output, first_chunk: 0, earlier, inputs: BTreeMap::new() }
     }
 
@@ -52,7 +52,7 @@ impl Collector {
     }
 
     /// Adds one chunk's input of the products with `input.tensors`. Fails if a sum overflows.
-    pub fn add(&mut self, input: &Activations<'_>) -> Result<()> {
+    pub(super) fn add(&mut self, input: &Activations<'_>) -> Result<()> {
         let rows = input.values.len() / input.row_len;
         let first = input.tensors[0];
         let few = rows < MIN_ROWS && input.expert.is_none();
@@ -93,7 +93,7 @@ impl Collector {
     }
 
     /// The sums so far, an entry for each tensor.
-    pub fn entries(&self) -> BTreeMap<String, Entry> {
+    pub(super) fn entries(&self) -> BTreeMap<String, Entry> {
         let entries = self.inputs.values().flat_map(|shared| {
             let entry = Entry { sums: shared.sums.clone(), counts: shared.counts.clone() };
             shared.tensors.iter().map(move |tensor| (tensor.clone(), entry.clone()))

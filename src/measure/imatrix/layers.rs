@@ -96,7 +96,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// The hidden states, for a pass that goes on; once.
-    pub fn resume(self) -> Resumed {
+    pub(super) fn resume(self) -> Resumed {
         Resumed { layers: self.layers, states: Box::new(self.states) }
     }
 }

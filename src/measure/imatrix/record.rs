@@ -297,7 +297,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A record of chunks of 16 tokens, each chunk's likelihood made from its number.
-    pub fn record(text: u8, wanted: Range<u32>, covered: Range<u32>) -> Record {
+    pub(crate) fn record(text: u8, wanted: Range<u32>, covered: Range<u32>) -> Record {
         let likelihood =
             |chunk: u32| Likelihood { nll: f64::from(chunk) + 0.25, squares: f64::from(chunk) };
         Record {

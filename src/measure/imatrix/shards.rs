@@ -72,8 +72,8 @@ pub fn merge_shards(shards: &[(PathBuf, ImportanceMatrix)]) -> Result<Merged> {
     Ok(Merged { imatrix, perplexity: record.perplexity(size), missing: record.missing() })
 }
 
-fn check_same_run(head: &Part, part: &Part) -> Result<()> {
-    let chunks = |part: &Part| (part.matrix.chunk_size, part.record.text_chunks);
+fn check_same_run(head: &Part<'_>, part: &Part<'_>) -> Result<()> {
+    let chunks = |part: &Part<'_>| (part.matrix.chunk_size, part.record.text_chunks);
     let difference = match head.record.difference(part.record) {
         None if chunks(head) != chunks(part) => Some("the chunks of the text".to_string()),
         difference => difference,
@@ -83,7 +83,7 @@ fn check_same_run(head: &Part, part: &Part) -> Result<()> {
     Err(Error::format(part.path, detail))
 }
 
-fn check_disjoint(parts: &[Part]) -> Result<()> {
+fn check_disjoint(parts: &[Part<'_>]) -> Result<()> {
     let ranges = parts
         .iter()
         .flat_map(|part| part.record.covered.iter().map(move |range| (range.clone(), part.path)));
@@ -104,7 +104,7 @@ fn check_disjoint(parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-fn merged_record(parts: &[Part]) -> Record {
+fn merged_record(parts: &[Part<'_>]) -> Record {
     let all = |of: fn(&Record) -> &ChunkRanges| {
         record::union(parts.iter().flat_map(|part| of(part.record).clone()).collect())
     };
@@ -135,13 +135,13 @@ fn merged_datasets(shards: &[(PathBuf, ImportanceMatrix)]) -> Vec<String> {
     datasets
 }
 
-fn merged_entries(parts: &[Part]) -> Result<BTreeMap<String, Entry>> {
+fn merged_entries(parts: &[Part<'_>]) -> Result<BTreeMap<String, Entry>> {
     let names: BTreeSet<&String> = parts.iter().flat_map(|p| p.matrix.entries.keys()).collect();
     let entries = names.into_iter().map(|name| Ok((name.clone(), merged_entry(parts, name)?)));
     entries.collect()
 }
 
-fn merged_entry(parts: &[Part], name: &str) -> Result<Entry> {
+fn merged_entry(parts: &[Part<'_>], name: &str) -> Result<Entry> {
     let with = parts.iter().filter_map(|part| Some((part.path, part.matrix.entries.get(name)?)));
     let mut total: Option<(&PathBuf, Vec<f64>, Vec<i64>)> = None;
     for (path, entry) in with {

@@ -12,7 +12,7 @@ use crate::merge::chunks::{Job, Output, step_of_rows};
 use crate::merge::select::Scores;
 use crate::recipe::{BaseRule, MethodSpec};
 
-pub struct ArceeFusion;
+pub(super) struct ArceeFusion;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "arcee_fusion",
@@ -31,7 +31,7 @@ impl Method for ArceeFusion {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let base = job.base();
         let other = 1 - base;
         let row = job.row().max(1);

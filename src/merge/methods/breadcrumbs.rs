@@ -13,7 +13,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct Breadcrumbs;
+pub(super) struct Breadcrumbs;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "breadcrumbs",
@@ -37,7 +37,7 @@ impl Method for Breadcrumbs {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

@@ -12,7 +12,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct BreadcrumbsTies;
+pub(super) struct BreadcrumbsTies;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "breadcrumbs_ties",
@@ -36,7 +36,7 @@ impl Method for BreadcrumbsTies {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

@@ -12,7 +12,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct DareLinear;
+pub(super) struct DareLinear;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "dare_linear",
@@ -36,7 +36,7 @@ impl Method for DareLinear {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

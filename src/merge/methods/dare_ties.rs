@@ -11,7 +11,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct DareTies;
+pub(super) struct DareTies;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "dare_ties",
@@ -35,7 +35,7 @@ impl Method for DareTies {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

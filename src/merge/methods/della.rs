@@ -14,7 +14,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct Della;
+pub(super) struct Della;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "della",
@@ -40,7 +40,7 @@ impl Method for Della {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

@@ -12,7 +12,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct DellaLinear;
+pub(super) struct DellaLinear;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "della_linear",
@@ -38,7 +38,7 @@ impl Method for DellaLinear {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

@@ -14,7 +14,7 @@ use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{MethodSpec, ParamDefault, ParamSpec};
 
-pub struct Karcher;
+pub(super) struct Karcher;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "karcher",
@@ -39,7 +39,7 @@ impl Method for Karcher {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let n = job.inputs.len();
         let partials = job.each(&job.all(), CHUNK, |_, inputs| {
             let pairs = (0..n).flat_map(|i| (0..=i).map(move |j| (i, j)));

@@ -7,7 +7,7 @@ use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct Linear;
+pub(super) struct Linear;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "linear",
@@ -28,7 +28,7 @@ impl Method for Linear {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let weights: Vec<f32> =
             job.plan.inputs.iter().map(|input| input.params.need("weight") as f32).collect();
         let sum: f32 = weights.iter().sum();

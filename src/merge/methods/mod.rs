@@ -67,7 +67,7 @@ pub trait Method: Sync {
     }
 
     /// The encoded result, or that it went to the job's sink.
-    fn combine(&self, job: &Job) -> Result<Output>;
+    fn combine(&self, job: &Job<'_>) -> Result<Output>;
 }
 
 /// The specifications of all methods, for [`crate::recipe::load`].

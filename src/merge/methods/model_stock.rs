@@ -13,7 +13,7 @@ use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct ModelStock;
+pub(super) struct ModelStock;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "model_stock",
@@ -35,7 +35,7 @@ impl Method for ModelStock {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let tuned = job.tuned();
         if job.plan.params.flag("filter_wise") {
             let row = job.row().max(1);
@@ -61,7 +61,7 @@ impl Method for ModelStock {
 
 /// Scalar products `(i, j)` with `j <= i` of the differences from the base, row by row.
 fn products(
-    job: &Job,
+    job: &Job<'_>,
     tuned: &[usize],
     inputs: &[Vec<f32>],
     range: std::ops::Range<usize>,
@@ -92,7 +92,7 @@ fn ratio(n: usize, products: &[f64]) -> f32 {
 }
 
 fn blend(
-    job: &Job,
+    job: &Job<'_>,
     tuned: &[usize],
     inputs: &[Vec<f32>],
     range: std::ops::Range<usize>,

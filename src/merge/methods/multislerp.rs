@@ -14,7 +14,7 @@ use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 
-pub struct MultiSlerp;
+pub(super) struct MultiSlerp;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "multislerp",
@@ -45,7 +45,7 @@ impl Method for MultiSlerp {
         }
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let tuned = job.tuned();
         let weight = |&at: &usize| job.plan.inputs[at].params.need("weight");
         let mut weights: Vec<f64> = tuned.iter().map(weight).collect();
@@ -67,7 +67,7 @@ impl Method for MultiSlerp {
 }
 
 /// Makes differences of the values, if there is a base.
-fn centre(job: &Job, tuned: &[usize], inputs: &mut [Vec<f32>]) {
+fn centre(job: &Job<'_>, tuned: &[usize], inputs: &mut [Vec<f32>]) {
     if let Some(base) = job.plan.base {
         let base_values = std::mem::take(&mut inputs[base]);
         tuned.iter().for_each(|&at| sums::subtract(&mut inputs[at], &base_values));
@@ -76,7 +76,7 @@ fn centre(job: &Job, tuned: &[usize], inputs: &mut [Vec<f32>]) {
 }
 
 /// What each tensor is multiplied by.
-fn factors(job: &Job, tuned: &[usize], weights: &[f64]) -> Result<Vec<f32>> {
+fn factors(job: &Job<'_>, tuned: &[usize], weights: &[f64]) -> Result<Vec<f32>> {
     let eps = job.plan.params.need("eps");
     let all = job.all();
     let squares = job.each(&all, CHUNK, |_, inputs| {

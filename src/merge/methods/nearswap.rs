@@ -9,7 +9,7 @@ use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct NearSwap;
+pub(super) struct NearSwap;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "nearswap",
@@ -29,7 +29,7 @@ impl Method for NearSwap {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let base = job.base();
         let other = 1 - base;
         let t = job.plan.params.need("t") as f32;

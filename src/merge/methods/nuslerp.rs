@@ -12,7 +12,7 @@ use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct NuSlerp;
+pub(super) struct NuSlerp;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "nuslerp",
@@ -43,7 +43,7 @@ impl Method for NuSlerp {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let tuned = job.tuned();
         let (first, second) = (tuned[0], tuned[1]);
         let weight = |at: usize| job.plan.inputs[at].params.need("weight");

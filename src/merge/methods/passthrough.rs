@@ -5,7 +5,7 @@ use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 
-pub struct Passthrough;
+pub(super) struct Passthrough;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "passthrough",
@@ -26,7 +26,7 @@ impl Method for Passthrough {
         plan.inputs[0].params.get("scale").is_none_or(|scale| scale == 1.0).then_some(0)
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let scale = job.plan.inputs[0].params.get("scale").unwrap_or(1.0) as f32;
         job.map(|inputs, out| {
             for (y, x) in out.iter_mut().zip(&inputs[0]) {

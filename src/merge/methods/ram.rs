@@ -10,7 +10,7 @@ use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct Ram;
+pub(super) struct Ram;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "ram",
@@ -30,14 +30,14 @@ impl Method for Ram {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         combine(job, &vec![1.0; job.tuned().len()])
     }
 }
 
 /// How many models have changed each element; makes differences of the models' values, zero where they
 /// are too small to count.
-pub(super) fn contributions(job: &Job, tuned: &[usize], inputs: &mut [Vec<f32>]) -> Vec<f32> {
+pub(super) fn contributions(job: &Job<'_>, tuned: &[usize], inputs: &mut [Vec<f32>]) -> Vec<f32> {
     let epsilon = job.plan.params.need("epsilon") as f32;
     let base = job.base();
     let base_values = std::mem::take(&mut inputs[base]);
@@ -55,7 +55,7 @@ pub(super) fn contributions(job: &Job, tuned: &[usize], inputs: &mut [Vec<f32>])
 }
 
 /// The merge, with a factor for each model on what it alone has changed.
-pub(super) fn combine(job: &Job, unique: &[f32]) -> Result<Output> {
+pub(super) fn combine(job: &Job<'_>, unique: &[f32]) -> Result<Output> {
     let tuned = job.tuned();
     job.map_at(CHUNK, |_, inputs, out| {
         let counts = contributions(job, &tuned, inputs);

@@ -9,7 +9,7 @@ use crate::base::error::Result;
 use crate::merge::chunks::{CHUNK, Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct RamPlusTl;
+pub(super) struct RamPlusTl;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "ramplus_tl",
@@ -29,7 +29,7 @@ impl Method for RamPlusTl {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let tuned = job.tuned();
         let params = &job.plan.params;
         let (r, alpha) = (params.need("r"), params.need("alpha"));

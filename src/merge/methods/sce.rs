@@ -16,7 +16,7 @@ use crate::merge::sums;
 use crate::merge::task_vectors::INT8_MASK;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct Sce;
+pub(super) struct Sce;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "sce",
@@ -40,7 +40,7 @@ impl Method for Sce {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let differences = Differences { job, tuned: job.tuned(), kept: select(job)? };
         let weights = differences.weights()?;
         job.map_at(CHUNK, |start, inputs, out| {
@@ -116,7 +116,7 @@ impl Differences<'_> {
 }
 
 /// The elements with the largest variances.
-fn select(job: &Job) -> Result<Option<Cut>> {
+fn select(job: &Job<'_>) -> Result<Option<Cut>> {
     let topk = job.plan.params.need("select_topk");
     if topk >= 1.0 {
         return Ok(None);

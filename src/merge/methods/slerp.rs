@@ -11,7 +11,7 @@ use crate::base::error::Result;
 use crate::merge::chunks::{Job, Output};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
-pub struct Slerp;
+pub(super) struct Slerp;
 
 /// Independent sums of a scalar product.
 const LANES: usize = 8;
@@ -36,7 +36,7 @@ impl Method for Slerp {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         let base = job.plan.base.unwrap_or(0);
         let other = 1 - base;
         let sums = job.fold(&[base, other], Products::default, Products::add)?;

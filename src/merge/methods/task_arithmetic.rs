@@ -10,7 +10,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::{MethodSpec, ParamSpec};
 
-pub struct TaskArithmetic;
+pub(super) struct TaskArithmetic;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "task_arithmetic",
@@ -33,7 +33,7 @@ impl Method for TaskArithmetic {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

@@ -7,7 +7,7 @@ use crate::merge::chunks::{Job, JobInput, Output};
 use crate::recipe::{Input, Place, TensorInput, TensorPlan, Value, Values};
 
 /// A tensor to be merged as F32.
-pub struct Case<'a> {
+pub(crate) struct Case<'a> {
     inputs: Vec<&'a [f32]>,
     shape: Vec<usize>,
     base: Option<usize>,
@@ -22,40 +22,40 @@ fn values(pairs: &[(&'static str, f64)]) -> Values {
 
 impl<'a> Case<'a> {
     /// The tensors `inputs` as vectors.
-    pub fn new<T: AsRef<[f32]> + ?Sized>(inputs: &[&'a T]) -> Case<'a> {
+    pub(crate) fn new<T: AsRef<[f32]> + ?Sized>(inputs: &[&'a T]) -> Case<'a> {
         let inputs: Vec<&[f32]> = inputs.iter().map(|input| (*input).as_ref()).collect();
         let shape = vec![inputs[0].len()];
         let each = vec![Vec::new(); inputs.len()];
         Case { inputs, shape, base: None, params: Vec::new(), each, seed: 0 }
     }
 
-    pub fn shape(self, shape: &[usize]) -> Case<'a> {
+    pub(crate) fn shape(self, shape: &[usize]) -> Case<'a> {
         Case { shape: shape.to_vec(), ..self }
     }
 
-    pub fn base(self, base: usize) -> Case<'a> {
+    pub(crate) fn base(self, base: usize) -> Case<'a> {
         Case { base: Some(base), ..self }
     }
 
-    pub fn seed(self, seed: u64) -> Case<'a> {
+    pub(crate) fn seed(self, seed: u64) -> Case<'a> {
         Case { seed, ..self }
     }
 
     /// More tensor-scoped parameters.
-    pub fn params(mut self, params: &[(&'static str, f64)]) -> Case<'a> {
+    pub(crate) fn params(mut self, params: &[(&'static str, f64)]) -> Case<'a> {
         self.params.extend(params);
         self
     }
 
     /// A source-scoped parameter, one value for each input.
-    pub fn each(mut self, name: &'static str, values: &[f64]) -> Case<'a> {
+    pub(crate) fn each(mut self, name: &'static str, values: &[f64]) -> Case<'a> {
         assert_eq!(values.len(), self.inputs.len());
         self.each.iter_mut().zip(values).for_each(|(each, &value)| each.push((name, value)));
         self
     }
 
     /// Hands the job to `use_it`.
-    pub fn run<R>(&self, use_it: impl FnOnce(&Job) -> R) -> R {
+    pub(crate) fn run<R>(&self, use_it: impl FnOnce(&Job<'_>) -> R) -> R {
         let from = Input::Member(0);
         let inputs = self.each.iter().map(|each| TensorInput {
             from,
@@ -69,7 +69,7 @@ impl<'a> Case<'a> {
             base: self.base,
             params: values(&self.params),
         };
-        let inputs: Vec<JobInput> = self
+        let inputs: Vec<JobInput<'_>> = self
             .inputs
             .iter()
             .enumerate()
@@ -92,7 +92,7 @@ impl<'a> Case<'a> {
         })
     }
 
-    pub fn merge(&self, method: &dyn Method) -> Vec<f32> {
+    pub(crate) fn merge(&self, method: &dyn Method) -> Vec<f32> {
         let made = self.run(|job| method.combine(job)).unwrap();
         let Output::Whole(bytes) = made else { panic!("there is no sink") };
         TensorData { dtype: DType::F32, shape: self.shape.clone(), bytes: bytes.into() }
@@ -101,19 +101,19 @@ impl<'a> Case<'a> {
     }
 
     /// The message with which merging fails.
-    pub fn error(&self, method: &dyn Method) -> String {
+    pub(crate) fn error(&self, method: &dyn Method) -> String {
         self.run(|job| method.combine(job)).err().expect("an error").to_string()
     }
 }
 
-pub fn close(actual: &[f32], expected: &[f64]) {
+pub(crate) fn close(actual: &[f32], expected: &[f64]) {
     assert_eq!(actual.len(), expected.len());
     let near = |(a, e): (&f32, &f64)| (f64::from(*a) - e).abs() <= 1e-6 * e.abs().max(1.0);
     assert!(actual.iter().zip(expected).all(near), "{actual:?} is not {expected:?}");
 }
 
 /// Numbers from -1 to 1, the same for the same seed.
-pub fn noise(seed: u64, count: usize) -> Vec<f32> {
+pub(crate) fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;

@@ -12,7 +12,7 @@ use crate::merge::sparsify::Sparsify;
 use crate::merge::task_vectors::{self as family, Rule};
 use crate::recipe::MethodSpec;
 
-pub struct Ties;
+pub(super) struct Ties;
 
 static SPEC: MethodSpec = MethodSpec {
     name: "ties",
@@ -35,7 +35,7 @@ impl Method for Ties {
         &SPEC
     }
 
-    fn combine(&self, job: &Job) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<Output> {
         family::combine(job, RULE)
     }
 }

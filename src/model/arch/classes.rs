@@ -8,7 +8,7 @@ use crate::formats::checkpoint::Config;
 
 /// A model class of transformers.
 #[derive(Debug)]
-pub struct Class {
+pub(super) struct Class {
     /// The name in `architectures` of config.json.
     pub name: &'static str,
     /// `model_type` of its configuration.

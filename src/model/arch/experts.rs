@@ -41,7 +41,7 @@ pub struct ExpertKeys {
 
 impl Experts {
     /// Reads config.json; `None` for architectures without experts.
-    pub(super) fn from_settings(settings: &Settings) -> Result<Option<Experts>> {
+    pub(super) fn from_settings(settings: &Settings<'_>) -> Result<Option<Experts>> {
         let Some(keys) = &settings.arch().experts else { return Ok(None) };
         let [count, used, n_ff] =
             [keys.count, keys.used, keys.n_ff].map(|key| settings.require(key));

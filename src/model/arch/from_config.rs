@@ -23,7 +23,7 @@ impl HyperParams {
     ///
     /// # Errors
     /// A size is missing or unusable, or rotary frequencies are scaled in a way that is not known.
-    pub fn from_settings(settings: &Settings) -> Result<HyperParams> {
+    pub fn from_settings(settings: &Settings<'_>) -> Result<HyperParams> {
         let arch = settings.arch();
         let defaults = &arch.defaults;
         let n_embd = settings.require("hidden_size")?;
@@ -68,7 +68,7 @@ impl HyperParams {
     }
 
     /// Which layers attend to a window only: `layer_types`, else a rule.
-    fn with_windows(mut self, settings: &Settings, arch: &Architecture) -> Result<HyperParams> {
+    fn with_windows(mut self, settings: &Settings<'_>, arch: &Architecture) -> Result<HyperParams> {
         if !arch.keys.iter().any(|key| matches!(key, Key::Window | Key::UnusedWindow)) {
             return Ok(self);
         }
@@ -88,7 +88,7 @@ impl HyperParams {
         Ok(self)
     }
 
-    fn with_scales(mut self, settings: &Settings, arch: &Architecture) -> Result<HyperParams> {
+    fn with_scales(mut self, settings: &Settings<'_>, arch: &Architecture) -> Result<HyperParams> {
         let number = |key: &str| settings.number(key).map(|number| number.unwrap_or(1.0) as f32);
         self.attention_scale = match arch.block.scores {
             Scores::HeadLength => None,

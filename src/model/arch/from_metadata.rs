@@ -89,7 +89,7 @@ impl HyperParams {
         hyper.with_windows_of(&keys).with_scales_of(&keys).checked(origin)
     }
 
-    fn with_windows_of(mut self, keys: &Keys) -> HyperParams {
+    fn with_windows_of(mut self, keys: &Keys<'_>) -> HyperParams {
         let windows = keys.arch.block.windows;
         let length = keys.count("attention.sliding_window").or(windows.and_then(|w| w.length));
         self.window = length.filter(|&n| n > 0);
@@ -106,7 +106,7 @@ impl HyperParams {
         self
     }
 
-    fn with_scales_of(mut self, keys: &Keys) -> HyperParams {
+    fn with_scales_of(mut self, keys: &Keys<'_>) -> HyperParams {
         self.attention_scale = match keys.arch.block.scores {
             Scores::HeadLength => None,
             Scores::QueryScalar { layers_of_27b } if self.n_layer == layers_of_27b => {
@@ -135,7 +135,7 @@ impl HyperParams {
     }
 }
 
-fn rope_scaling(origin: &str, keys: &Keys) -> Result<RopeScaling> {
+fn rope_scaling(origin: &str, keys: &Keys<'_>) -> Result<RopeScaling> {
     let attention_factor = keys.float("rope.scaling.attn_factor");
     // An older key of the same meaning.
     let factor = keys.float("rope.scaling.factor").or(keys.float("rope.scale_linear"));

@@ -9,7 +9,7 @@ use super::{
     VocabularyRules, Windows,
 };
 
-pub static GEMMA2: Architecture = Architecture {
+pub(super) static GEMMA2: Architecture = Architecture {
     gguf_name: "gemma2",
     hf_classes: &["Gemma2ForCausalLM"],
     model_type: "gemma2",

@@ -9,7 +9,7 @@ use super::{
     VocabularyRules, Windows,
 };
 
-pub static GEMMA3: Architecture = Architecture {
+pub(super) static GEMMA3: Architecture = Architecture {
     gguf_name: "gemma3",
     hf_classes: &["Gemma3ForCausalLM"],
     model_type: "gemma3_text",

@@ -5,7 +5,7 @@
 
 use super::{Architecture, Block, Defaults, EmbeddingScale, Key, Scores, VocabularyRules};
 
-pub static GRANITE: Architecture = Architecture {
+pub(super) static GRANITE: Architecture = Architecture {
     gguf_name: "granite",
     hf_classes: &["GraniteForCausalLM"],
     model_type: "granite",

@@ -29,7 +29,7 @@ pub(super) const TENSORS: &[TensorDecl] = &[
     HEAD,
 ];
 
-pub static LLAMA: Architecture = Architecture {
+pub(super) static LLAMA: Architecture = Architecture {
     gguf_name: "llama",
     hf_classes: &["LlamaForCausalLM", "MistralForCausalLM"],
     model_type: "llama",

@@ -9,7 +9,7 @@ use super::tensor::*;
 use super::{Architecture, Block, Defaults, ExpertKeys, Key, Permute, Stored, VocabularyRules};
 
 #[rustfmt::skip]
-pub static MIXTRAL: Architecture = Architecture {
+pub(super) static MIXTRAL: Architecture = Architecture {
     gguf_name: "llama",
     hf_classes: &["MixtralForCausalLM"],
     model_type: "mixtral",

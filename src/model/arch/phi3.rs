@@ -7,7 +7,7 @@
 use super::tensor::*;
 use super::{Architecture, Block, Defaults, Dim, Key, Pairing, VocabularyRules};
 
-pub static PHI3: Architecture = Architecture {
+pub(super) static PHI3: Architecture = Architecture {
     gguf_name: "phi3",
     hf_classes: &["Phi3ForCausalLM"],
     model_type: "phi3",

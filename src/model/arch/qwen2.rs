@@ -6,7 +6,7 @@
 use super::tensor::*;
 use super::{Architecture, Block, Defaults, Key, Pairing, VocabularyRules};
 
-pub static QWEN2: Architecture = Architecture {
+pub(super) static QWEN2: Architecture = Architecture {
     gguf_name: "qwen2",
     hf_classes: &["Qwen2ForCausalLM"],
     model_type: "qwen2",

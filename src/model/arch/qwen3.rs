@@ -5,7 +5,7 @@
 use super::tensor::*;
 use super::{Architecture, Block, Defaults, Key, Pairing, VocabularyRules};
 
-pub static QWEN3: Architecture = Architecture {
+pub(super) static QWEN3: Architecture = Architecture {
     gguf_name: "qwen3",
     hf_classes: &["Qwen3ForCausalLM"],
     model_type: "qwen3",

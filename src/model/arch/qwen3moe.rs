@@ -9,7 +9,7 @@ use super::tensor::*;
 use super::{Architecture, Block, Defaults, ExpertKeys, Key, Pairing, Stored, VocabularyRules};
 
 #[rustfmt::skip]
-pub static QWEN3MOE: Architecture = Architecture {
+pub(super) static QWEN3MOE: Architecture = Architecture {
     gguf_name: "qwen3moe",
     hf_classes: &["Qwen3MoeForCausalLM"],
     model_type: "qwen3_moe",

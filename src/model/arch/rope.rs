@@ -58,7 +58,7 @@ pub struct Yarn {
 impl RopeScaling {
     /// What `settings` say, for a model of context `context`, which was `original` before scaling.
     pub(super) fn from_settings(
-        settings: &Settings,
+        settings: &Settings<'_>,
         context: usize,
         original: usize,
     ) -> Result<RopeScaling> {

@@ -45,7 +45,7 @@ impl Rope {
     ///
     /// # Errors
     /// A key that must be an object or a number is something else.
-    pub fn read(settings: &Settings) -> Result<(Rope, Vec<Conflict>)> {
+    pub(super) fn read(settings: &Settings<'_>) -> Result<(Rope, Vec<Conflict>)> {
         let mut reader = Reader::new(settings)?;
         let mut rope = Rope { parameters: reader.chosen(), local_theta: None };
         reader.theta(&mut rope.parameters)?;
@@ -64,12 +64,12 @@ impl Rope {
         Ok((rope, conflicts))
     }
 
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.parameters.get(key)
     }
 
     /// The number `key`, if it is one.
-    pub fn number(&self, key: &str) -> Option<f64> {
+    pub(super) fn number(&self, key: &str) -> Option<f64> {
         self.get(key)?.as_f64()
     }
 }
@@ -294,7 +294,7 @@ impl<'s, 'c> Reader<'s, 'c> {
 }
 
 /// Sentences about what is said and has no effect, or none in GGUF.
-fn lost(settings: &Settings, map: &Object) -> Vec<Conflict> {
+fn lost(settings: &Settings<'_>, map: &Object) -> Vec<Conflict> {
     let origin = settings.origin();
     let mut messages = Vec::new();
     if let Some(part) = map.get(PARTIAL).filter(|part| part.as_f64() != Some(1.0))

@@ -132,36 +132,36 @@ pub(super) const fn layer(
 mod shared {
     use super::*;
 
-    pub const EMBEDDING: TensorDecl = TensorDecl::new("model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Role::Embedding);
-    pub const FINAL_NORM: TensorDecl = TensorDecl::new("model.norm.weight", "output_norm.weight", &[Hidden], Role::FinalNorm);
+    pub(crate) const EMBEDDING: TensorDecl = TensorDecl::new("model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Role::Embedding);
+    pub(crate) const FINAL_NORM: TensorDecl = TensorDecl::new("model.norm.weight", "output_norm.weight", &[Hidden], Role::FinalNorm);
     /// Absent where it is tied to the embedding.
-    pub const HEAD: TensorDecl = TensorDecl::new("lm_head.weight", "output.weight", &[Vocab, Hidden], Role::Head).optional();
+    pub(crate) const HEAD: TensorDecl = TensorDecl::new("lm_head.weight", "output.weight", &[Vocab, Hidden], Role::Head).optional();
 
-    pub const ATTN_NORM: TensorDecl = layer("model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", &[Hidden]);
-    pub const Q: TensorDecl = layer("model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight", &[Query, Hidden]);
-    pub const K: TensorDecl = layer("model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight", &[KeyValue, Hidden]);
-    pub const V: TensorDecl = layer("model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight", &[KeyValue, Hidden]);
-    pub const O: TensorDecl = layer("model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight", &[Hidden, Query]);
-    pub const Q_BIAS: TensorDecl = layer("model.layers.{}.self_attn.q_proj.bias", "blk.{}.attn_q.bias", &[Query]);
-    pub const K_BIAS: TensorDecl = layer("model.layers.{}.self_attn.k_proj.bias", "blk.{}.attn_k.bias", &[KeyValue]);
-    pub const V_BIAS: TensorDecl = layer("model.layers.{}.self_attn.v_proj.bias", "blk.{}.attn_v.bias", &[KeyValue]);
-    pub const O_BIAS: TensorDecl = layer("model.layers.{}.self_attn.o_proj.bias", "blk.{}.attn_output.bias", &[Hidden]);
-    pub const Q_NORM: TensorDecl = layer("model.layers.{}.self_attn.q_norm.weight", "blk.{}.attn_q_norm.weight", &[Head]);
-    pub const K_NORM: TensorDecl = layer("model.layers.{}.self_attn.k_norm.weight", "blk.{}.attn_k_norm.weight", &[Head]);
+    pub(crate) const ATTN_NORM: TensorDecl = layer("model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", &[Hidden]);
+    pub(crate) const Q: TensorDecl = layer("model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight", &[Query, Hidden]);
+    pub(crate) const K: TensorDecl = layer("model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight", &[KeyValue, Hidden]);
+    pub(crate) const V: TensorDecl = layer("model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight", &[KeyValue, Hidden]);
+    pub(crate) const O: TensorDecl = layer("model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight", &[Hidden, Query]);
+    pub(crate) const Q_BIAS: TensorDecl = layer("model.layers.{}.self_attn.q_proj.bias", "blk.{}.attn_q.bias", &[Query]);
+    pub(crate) const K_BIAS: TensorDecl = layer("model.layers.{}.self_attn.k_proj.bias", "blk.{}.attn_k.bias", &[KeyValue]);
+    pub(crate) const V_BIAS: TensorDecl = layer("model.layers.{}.self_attn.v_proj.bias", "blk.{}.attn_v.bias", &[KeyValue]);
+    pub(crate) const O_BIAS: TensorDecl = layer("model.layers.{}.self_attn.o_proj.bias", "blk.{}.attn_output.bias", &[Hidden]);
+    pub(crate) const Q_NORM: TensorDecl = layer("model.layers.{}.self_attn.q_norm.weight", "blk.{}.attn_q_norm.weight", &[Head]);
+    pub(crate) const K_NORM: TensorDecl = layer("model.layers.{}.self_attn.k_norm.weight", "blk.{}.attn_k_norm.weight", &[Head]);
 
     /// Before the feed-forward part, whatever Hugging Face's name says.
-    pub const FFN_NORM: TensorDecl = layer("model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", &[Hidden]);
+    pub(crate) const FFN_NORM: TensorDecl = layer("model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", &[Hidden]);
     /// Gemma's norms about a part of the block.
-    pub const ATTN_POST_NORM: TensorDecl = layer("model.layers.{}.post_attention_layernorm.weight", "blk.{}.post_attention_norm.weight", &[Hidden]);
-    pub const FFN_PRE_NORM: TensorDecl = layer("model.layers.{}.pre_feedforward_layernorm.weight", "blk.{}.ffn_norm.weight", &[Hidden]);
-    pub const FFN_POST_NORM: TensorDecl = layer("model.layers.{}.post_feedforward_layernorm.weight", "blk.{}.post_ffw_norm.weight", &[Hidden]);
+    pub(crate) const ATTN_POST_NORM: TensorDecl = layer("model.layers.{}.post_attention_layernorm.weight", "blk.{}.post_attention_norm.weight", &[Hidden]);
+    pub(crate) const FFN_PRE_NORM: TensorDecl = layer("model.layers.{}.pre_feedforward_layernorm.weight", "blk.{}.ffn_norm.weight", &[Hidden]);
+    pub(crate) const FFN_POST_NORM: TensorDecl = layer("model.layers.{}.post_feedforward_layernorm.weight", "blk.{}.post_ffw_norm.weight", &[Hidden]);
 
-    pub const GATE: TensorDecl = layer("model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", &[FeedForward, Hidden]);
-    pub const UP: TensorDecl = layer("model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", &[FeedForward, Hidden]);
-    pub const DOWN: TensorDecl = layer("model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", &[Hidden, FeedForward]);
-    pub const GATE_BIAS: TensorDecl = layer("model.layers.{}.mlp.gate_proj.bias", "blk.{}.ffn_gate.bias", &[FeedForward]);
-    pub const UP_BIAS: TensorDecl = layer("model.layers.{}.mlp.up_proj.bias", "blk.{}.ffn_up.bias", &[FeedForward]);
-    pub const DOWN_BIAS: TensorDecl = layer("model.layers.{}.mlp.down_proj.bias", "blk.{}.ffn_down.bias", &[Hidden]);
+    pub(crate) const GATE: TensorDecl = layer("model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight", &[FeedForward, Hidden]);
+    pub(crate) const UP: TensorDecl = layer("model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight", &[FeedForward, Hidden]);
+    pub(crate) const DOWN: TensorDecl = layer("model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight", &[Hidden, FeedForward]);
+    pub(crate) const GATE_BIAS: TensorDecl = layer("model.layers.{}.mlp.gate_proj.bias", "blk.{}.ffn_gate.bias", &[FeedForward]);
+    pub(crate) const UP_BIAS: TensorDecl = layer("model.layers.{}.mlp.up_proj.bias", "blk.{}.ffn_up.bias", &[FeedForward]);
+    pub(crate) const DOWN_BIAS: TensorDecl = layer("model.layers.{}.mlp.down_proj.bias", "blk.{}.ffn_down.bias", &[Hidden]);
 }
 
 pub(super) use shared::*;

@@ -18,7 +18,11 @@ pub(super) struct Kept {
 impl Kept {
     /// The blocks of tensors `indices` of `source`, which make what `decl` declares; `None` unless all of
     /// them have some, of one type.
-    pub fn of(source: &dyn TensorSource, decl: &TensorDecl, indices: &[usize]) -> Option<Kept> {
+    pub(super) fn of(
+        source: &dyn TensorSource,
+        decl: &TensorDecl,
+        indices: &[usize],
+    ) -> Option<Kept> {
         let parts = indices.iter().map(|&index| source.blocks(index));
         let parts = parts.collect::<Option<Vec<Blocks>>>()?;
         let dtype = parts.first()?.dtype;
@@ -30,7 +34,7 @@ impl Kept {
     }
 
     /// The tensors of scales beside tensor `weight`, with their data. What is 1 everywhere is left out.
-    pub fn scales(&self, weight: &str) -> Vec<(TensorInfo, Vec<u8>)> {
+    pub(super) fn scales(&self, weight: &str) -> Vec<(TensorInfo, Vec<u8>)> {
         let Some(module) = weight.strip_suffix(".weight") else { return Vec::new() };
         let scales: Vec<f32> = self.parts.iter().map(|blocks| blocks.scale).collect();
         let inputs: Vec<f32> = self.parts.iter().map(|b| b.input_scale.unwrap_or(1.0)).collect();

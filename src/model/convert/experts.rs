@@ -24,7 +24,7 @@ impl Stacks {
     ///
     /// # Panics
     /// If `expert` is not below `count`.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         decls: &[TensorDecl],
         (place, layer, expert): (usize, usize, usize),

@@ -32,7 +32,7 @@ pub(super) struct Sources<'a> {
 
 impl Sources<'_> {
     /// All keys. Fails if generation_config.json is there but cannot be read.
-    pub fn into_metadata(self) -> Result<Metadata> {
+    pub(super) fn into_metadata(self) -> Result<Metadata> {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", self.arch.gguf_name);
         let early = self.arch.keys.iter().filter(|key| key.is_early());

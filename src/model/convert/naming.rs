@@ -39,7 +39,7 @@ impl Marks {
 impl NameParts {
     /// Takes `id` apart. `parameters` is the model's own count, which tells a size from a context
     /// length (`-32k`).
-    pub fn parse(id: &str, parameters: u64) -> NameParts {
+    pub(super) fn parse(id: &str, parameters: u64) -> NameParts {
         if id.contains(' ') {
             // A title for people, not an identifier.
             return NameParts { full_name: id.to_string(), ..NameParts::default() };

@@ -94,7 +94,7 @@ pub(super) struct Past {
 
 impl Past {
     /// Room for `positions`.
-    pub fn new(heads: Heads, positions: usize) -> Past {
+    pub(super) fn new(heads: Heads, positions: usize) -> Past {
         Past {
             keys: PackedMatrix::empty(positions, heads.head_dim),
             values: PackedMatrix::empty(heads.head_dim, positions),
@@ -102,7 +102,7 @@ impl Past {
     }
 
     /// Bytes of one such pair.
-    pub fn bytes(heads: Heads, positions: usize) -> u64 {
+    pub(super) fn bytes(heads: Heads, positions: usize) -> u64 {
         let (keys, values) = ((positions, heads.head_dim), (heads.head_dim, positions));
         let bytes = |(outputs, inputs)| PackedMatrix::bytes(Precision::F32, outputs, inputs);
         bytes(keys) + bytes(values)

@@ -1,14 +1,14 @@
 //! Decoding: sequences that grow by a token at a time, several together, each from its cached keys and values.
 //!
-//! The layers are those of [`super::forward`], over chunks of one token; only attention and positions differ.
+//! The layers are those of [`super::pass`], over chunks of one token; only attention and positions differ.
 //! A product reads its weights once for all sequences, so a step with many of them costs little more than one
 //! with few. Sequences do not see each other: what one yields does not depend on the others.
 //!
 //! Experts of a mixture are read anew in each step, those that a token is sent to. Deliberately absent: prompts that are read faster than token by token, and any choice of the next token.
 
 use super::attention::{Heads, Past, attend_next};
-use super::forward::{Pass, finish_logits, normalize};
 use super::memory::Schedule;
+use super::pass::{Pass, finish_logits, normalize};
 use super::weights::{Checked, LayerWeights, Linear, Norm};
 use super::{Activations, Observer};
 use crate::base::error::{Error, Result};
@@ -197,12 +197,12 @@ impl Cache {
     }
 
     /// The position of each row in its sequence.
-    pub fn positions(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
         self.rows.iter().map(|(_, position)| *position)
     }
 
     /// Attention of the rows in `layer`, see [`attend_next`].
-    pub fn attend(
+    pub(super) fn attend(
         &mut self,
         layer: usize,
         heads: Heads,

@@ -10,7 +10,7 @@
 //! Source of the router's rules (softmax over all experts, the greatest taken, their weights brought to a sum
 //! of 1): llama.cpp `src/llama-graph.cpp` (`build_moe_ffn`), `src/models/{llama,qwen3moe}.cpp`, October 2026.
 
-use super::forward::{Pass, Work, first_bad_row, product};
+use super::pass::{Pass, Work, first_bad_row, product};
 use super::weights::{Gated, Norm};
 use super::{Activations, Expert};
 use crate::base::error::Result;
@@ -39,7 +39,7 @@ pub(super) struct Routes(Vec<Vec<Routed>>);
 impl Routes {
     /// Sends rows to `used` of `count` experts each. `logits` has a row for each, of the router's output;
     /// `chunks` tells the chunk of each.
-    pub fn choose(
+    pub(super) fn choose(
         logits: &[f32],
         count: usize,
         used: usize,
@@ -70,7 +70,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub fn new(group: usize, first_row: usize, hidden: Vec<f32>, routes: Routes) -> Part {
+    pub(super) fn new(group: usize, first_row: usize, hidden: Vec<f32>, routes: Routes) -> Part {
         let mixed = vec![0.0; hidden.len()];
         Part { group, first_row, hidden, routes, mixed }
     }

@@ -30,7 +30,7 @@ pub(super) struct Spilled {
 impl HiddenStates {
     /// Room for groups of `lengths` elements; all must be put before any is taken. Fails if the states are to go to a
     /// file and there is no space for it.
-    pub fn new(lengths: &[usize], spill: bool) -> Result<HiddenStates> {
+    pub(super) fn new(lengths: &[usize], spill: bool) -> Result<HiddenStates> {
         if !spill {
             return Ok(HiddenStates::Memory(vec![Vec::new(); lengths.len()]));
         }
@@ -48,12 +48,12 @@ impl HiddenStates {
     }
 
     /// Whether the states are in a file.
-    pub fn is_spilled(&self) -> bool {
+    pub(super) fn is_spilled(&self) -> bool {
         matches!(self, HiddenStates::File(_))
     }
 
     /// The states of group `group`, row after row.
-    pub fn take(&mut self, group: usize) -> Result<Vec<f32>> {
+    pub(super) fn take(&mut self, group: usize) -> Result<Vec<f32>> {
         match self {
             HiddenStates::Memory(groups) => Ok(std::mem::take(&mut groups[group])),
             HiddenStates::File(spilled) => spilled.read(group),
@@ -61,7 +61,7 @@ impl HiddenStates {
     }
 
     /// Puts back what was taken.
-    pub fn put(&mut self, group: usize, states: Vec<f32>) -> Result<()> {
+    pub(super) fn put(&mut self, group: usize, states: Vec<f32>) -> Result<()> {
         match self {
             HiddenStates::Memory(groups) => groups[group] = states,
             HiddenStates::File(spilled) => {

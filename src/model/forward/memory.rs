@@ -52,7 +52,7 @@ pub(super) struct Schedule {
 
 impl Needs {
     /// What a model with these tensors needs; `reading` is the most that reading one of them takes.
-    pub fn new(
+    pub(super) fn new(
         hyper: &HyperParams,
         table: &TensorTable,
         precision: Precision,
@@ -87,7 +87,7 @@ impl Needs {
     /// The schedule for `tokens` in chunks of up to `longest` that takes no more than `memory`, whole process.
     ///
     /// Fails if there is none, with what the least takes.
-    pub fn fit(&self, tokens: usize, longest: usize, memory: u64) -> Result<Schedule> {
+    pub(super) fn fit(&self, tokens: usize, longest: usize, memory: u64) -> Result<Schedule> {
         let full = (GROUP_BYTES / self.work.max(1)) as usize;
         let group = |rows: usize| rows.max(longest).min(tokens.max(1));
         // From the quickest to the one that takes least. Small groups cost little, a file more.
@@ -119,7 +119,7 @@ impl Needs {
     }
 
     /// What is taken besides weights, states and buffers.
-    pub fn base(&self) -> u64 {
+    pub(super) fn base(&self) -> u64 {
         BASE_BYTES + self.reading
     }
 

@@ -16,9 +16,9 @@
 mod attention;
 mod decode;
 mod experts;
-mod forward;
 mod hidden;
 mod memory;
+mod pass;
 mod rope;
 mod weights;
 
@@ -196,7 +196,7 @@ pub fn run(
     let tokens: usize = chunks.iter().map(Vec::len).sum();
     let schedule = checked.needs().fit(tokens, longest, options.memory)?;
     let mut pass =
-        forward::Pass::new(&checked, chunks, schedule, options.first_chunk, observer, progress)?;
+        pass::Pass::new(&checked, chunks, schedule, options.first_chunk, observer, progress)?;
     let head = head_in_layers(&checked.hyper, &options.logits, longest);
     let (layers_and_head, done) = (checked.hyper.n_layer as u64 + head, pass.first_layer as u64);
     let unit = Unit::LayerTokens(layers_and_head);
@@ -221,7 +221,7 @@ fn head_in_layers(hyper: &HyperParams, wanted: &Range<usize>, length: usize) -> 
 }
 
 /// Takes all chunks through all layers. With `ahead`, another thread reads and packs the next layer meanwhile.
-fn layers(model: &weights::Checked<'_>, pass: &mut forward::Pass<'_>, ahead: bool) -> Result<()> {
+fn layers(model: &weights::Checked<'_>, pass: &mut pass::Pass<'_>, ahead: bool) -> Result<()> {
     let layers = pass.first_layer..model.hyper.n_layer;
     if !ahead {
         return layers.into_iter().try_for_each(|index| pass.layer(index, model.layer(index)?));

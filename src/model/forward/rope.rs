@@ -18,7 +18,7 @@ impl RopeTable {
     /// their own. `factors`, one for each pair, divide the angles (`rope_freqs.weight` and its kind).
     ///
     /// Angle of pair `i` at position `p`: `p / scale * theta^(-2 i / dims) / factors[i]`.
-    pub fn new(
+    pub(super) fn new(
         hyper: &HyperParams,
         pairing: Pairing,
         factors: Option<&[f32]>,
@@ -52,7 +52,7 @@ impl RopeTable {
     }
 
     /// A table for layers with a window, whose frequencies have the base `theta` and are not scaled.
-    pub fn local(dims: usize, pairing: Pairing, theta: f32, positions: usize) -> RopeTable {
+    pub(super) fn local(dims: usize, pairing: Pairing, theta: f32, positions: usize) -> RopeTable {
         let frequency = |pair: usize| f64::from(theta).powf(-2.0 * pair as f64 / dims as f64);
         let frequencies: Vec<f64> = (0..dims / 2).map(frequency).collect();
         RopeTable::of(pairing, &frequencies, 1.0, positions)
@@ -67,7 +67,7 @@ impl RopeTable {
     }
 
     /// Turns all heads of one row, each `head_dim` long.
-    pub fn apply(&self, position: usize, head_dim: usize, row: &mut [f32]) {
+    pub(super) fn apply(&self, position: usize, head_dim: usize, row: &mut [f32]) {
         let turns = &self.turns[position * self.pairs..][..self.pairs];
         for head in row.chunks_exact_mut(head_dim) {
             match self.pairing {

@@ -34,7 +34,7 @@ pub(super) struct Checked<'a> {
 }
 
 impl<'a> Checked<'a> {
-    pub fn new(model: &'a GgufModel, precision: Precision) -> Result<Checked<'a>> {
+    pub(super) fn new(model: &'a GgufModel, precision: Precision) -> Result<Checked<'a>> {
         let tensors = model.tensors.as_ref();
         let origin = tensors.origin();
         let hyper = HyperParams::from_gguf(model)?;
@@ -111,12 +111,12 @@ impl<'a> Checked<'a> {
         Err(Error::tensor(self.origin(), EMBEDDING, detail))
     }
 
-    pub fn origin(&self) -> &str {
+    pub(super) fn origin(&self) -> &str {
         self.tensors.origin()
     }
 
     /// What a pass takes of memory.
-    pub fn needs(&self) -> Needs {
+    pub(super) fn needs(&self) -> Needs {
         let tensors = self.tensors;
         let working = (0..tensors.table().infos().len()).map(|index| tensors.working_bytes(index));
         let reading = working.max().unwrap_or(0);
@@ -124,12 +124,12 @@ impl<'a> Checked<'a> {
     }
 
     /// Frees what layers that are gone have left for those to come.
-    pub fn layers_are_done(&self) {
+    pub(super) fn layers_are_done(&self) {
         self.spare.clear();
     }
 
     /// The attention heads of a layer with a window, or of one without.
-    pub fn heads(&self, windowed: bool) -> Heads {
+    pub(super) fn heads(&self, windowed: bool) -> Heads {
         let HyperParams { n_head, n_head_kv, head_dim, .. } = self.hyper;
         let (scale, soft_cap) = (self.hyper.score_scale(), self.hyper.attention_soft_cap);
         let window = self.hyper.window.filter(|_| windowed);
@@ -137,12 +137,12 @@ impl<'a> Checked<'a> {
     }
 
     /// The tensor that turns hidden states into logits.
-    pub fn head_name(&self) -> &'static str {
+    pub(super) fn head_name(&self) -> &'static str {
         if self.hyper.tied { EMBEDDING } else { HEAD }
     }
 
     /// Rotary angles for chunks of up to `positions` tokens.
-    pub fn ropes(&self, positions: usize) -> Result<Ropes> {
+    pub(super) fn ropes(&self, positions: usize) -> Result<Ropes> {
         let hyper = &self.hyper;
         let by_length = if positions > hyper.original_context { ROPE_LONG } else { ROPE_SHORT };
         let found =
@@ -160,7 +160,7 @@ impl<'a> Checked<'a> {
     }
 
     /// Gives `done` the embeddings of each of `groups`: one row for each token of its chunks.
-    pub fn embed<'t>(
+    pub(super) fn embed<'t>(
         &self,
         groups: impl Iterator<Item = &'t [Vec<u32>]>,
         mut done: impl FnMut(usize, Vec<f32>) -> Result<()>,
@@ -175,12 +175,12 @@ impl<'a> Checked<'a> {
     }
 
     /// The embeddings of all tokens, for [`Checked::embed_rows`].
-    pub fn embedding(&self) -> Result<TensorData<'a>> {
+    pub(super) fn embedding(&self) -> Result<TensorData<'a>> {
         self.read(EMBEDDING)
     }
 
     /// Rows of `data`, the embeddings, for `count` tokens.
-    pub fn embed_rows<'t>(
+    pub(super) fn embed_rows<'t>(
         &self,
         data: &TensorData<'_>,
         count: usize,
@@ -198,12 +198,12 @@ impl<'a> Checked<'a> {
     }
 
     /// A whole tensor in f32; for vectors.
-    pub fn vector(&self, name: &str) -> Result<Vec<f32>> {
+    pub(super) fn vector(&self, name: &str) -> Result<Vec<f32>> {
         self.read(name)?.to_f32().map_err(|e| Error::tensor(self.origin(), name, e.to_string()))
     }
 
     /// A matrix of the model, decoded and packed, with its bias if it has one.
-    pub fn linear(&self, name: String) -> Result<Linear> {
+    pub(super) fn linear(&self, name: String) -> Result<Linear> {
         let data = self.read(&name)?;
         let outputs = data.shape.first().copied().unwrap_or(0);
         let linear = self.part(&name, &data, 0..outputs)?;
@@ -266,7 +266,7 @@ impl<'a> Checked<'a> {
     }
 
     /// Layer `index`, ready to multiply with.
-    pub fn layer(&self, index: usize) -> Result<LayerWeights> {
+    pub(super) fn layer(&self, index: usize) -> Result<LayerWeights> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let norm = |part: &str| -> Result<Norm> {
             Ok(Norm { name: name(part), weight: self.vector(&name(part))? })
@@ -315,7 +315,7 @@ impl<'a> Checked<'a> {
     }
 
     /// The matrices of expert `expert` of layer `index`; nothing else of their stacks is read.
-    pub fn expert(&self, index: usize, expert: usize) -> Result<Gated> {
+    pub(super) fn expert(&self, index: usize, expert: usize) -> Result<Gated> {
         let matrix = |part: &str| -> Result<Linear> {
             let name = format!("blk.{index}.{part}.weight");
             let Some(place) = self.tensors.table().find(&name) else {
@@ -343,7 +343,7 @@ impl<'a> Checked<'a> {
     }
 
     /// The norm before the head.
-    pub fn output_norm(&self) -> Result<Norm> {
+    pub(super) fn output_norm(&self) -> Result<Norm> {
         let name = "output_norm.weight".to_string();
         let weight = self.vector(&name)?;
         Ok(Norm { name, weight })
@@ -385,7 +385,7 @@ impl<'a> Checked<'a> {
     }
 
     /// Why a result computed with tensor `name` may not be finite: what its weights and its bias hold.
-    pub fn explain_non_finite(&self, name: &str) -> String {
+    pub(super) fn explain_non_finite(&self, name: &str) -> String {
         for name in [name.to_string(), name.replace(".weight", ".bias")] {
             if self.tensors.table().find(&name).is_none() {
                 continue;
@@ -460,7 +460,7 @@ pub(super) struct Ropes {
 
 impl Ropes {
     /// The angles of a layer with a window, or of one without.
-    pub fn of(&self, windowed: bool) -> &RopeTable {
+    pub(super) fn of(&self, windowed: bool) -> &RopeTable {
         self.local.as_ref().filter(|_| windowed).unwrap_or(&self.all)
     }
 }

@@ -40,7 +40,7 @@ struct Origin {
 
 impl RestoredSource {
     /// Plans the way back; reads no data. The order is the file's.
-    pub fn new(
+    pub(super) fn new(
         model: &GgufModel,
         arch: &'static Architecture,
         hyper: &HyperParams,

@@ -112,14 +112,14 @@ fn byte(text: &str) -> Option<u8> {
 pub(super) struct ByteChars(Vec<(char, u8)>);
 
 impl ByteChars {
-    pub fn new() -> ByteChars {
+    pub(super) fn new() -> ByteChars {
         let mut pairs: Vec<(char, u8)> = byte_chars().into_iter().zip(0..=255).collect();
         pairs.sort();
         ByteChars(pairs)
     }
 
     /// Bytes of `text`; where a character stands in for none, the text is itself, as in the tokenizers library.
-    pub fn decode(&self, text: &str) -> Vec<u8> {
+    pub(super) fn decode(&self, text: &str) -> Vec<u8> {
         let byte = |char: char| {
             let at = self.0.binary_search_by_key(&char, |pair| pair.0).ok()?;
             Some(self.0[at].1)
@@ -129,7 +129,7 @@ impl ByteChars {
     }
 
     /// The text of a token, with U+FFFD for what is no UTF-8.
-    pub fn text(&self, token: &str) -> String {
+    pub(super) fn text(&self, token: &str) -> String {
         String::from_utf8_lossy(&self.decode(token)).into_owned()
     }
 }

@@ -51,7 +51,7 @@ pub struct Change<'a> {
 ///
 /// # Errors
 /// If a file that must change cannot be read or is not what its name says.
-pub fn edited_files(donor: &Checkpoint, change: Change) -> Result<Vec<SideFile>> {
+pub fn edited_files(donor: &Checkpoint, change: Change<'_>) -> Result<Vec<SideFile>> {
     let own = match change.tokens {
         Some(_) => TokenList::read(donor)?,
         None => None,

@@ -30,19 +30,19 @@ pub(super) struct AddedToken {
 
 impl AddedToken {
     /// An added token as the tokenizers library makes it of a text alone.
-    pub fn plain(id: u32, content: &str) -> AddedToken {
+    pub(super) fn plain(id: u32, content: &str) -> AddedToken {
         let (special, single_word, lstrip, rstrip) = (false, false, false, false);
         let content = content.to_string();
         AddedToken { id, content, special, single_word, lstrip, rstrip, normalized: None }
     }
 
     /// Whether it is looked for in the normalized text; by default if it is not special.
-    pub fn is_normalized(&self) -> bool {
+    pub(super) fn is_normalized(&self) -> bool {
         self.normalized.unwrap_or(!self.special)
     }
 
     /// Whether both are declared alike; ids do not count.
-    pub fn same_flags(&self, other: &AddedToken) -> bool {
+    pub(super) fn same_flags(&self, other: &AddedToken) -> bool {
         let flags =
             |t: &AddedToken| (t.special, t.single_word, t.lstrip, t.rstrip, t.is_normalized());
         flags(self) == flags(other)
@@ -91,7 +91,7 @@ pub(super) struct TokenizerJson {
 
 impl TokenizerJson {
     /// The vocabulary of the model, by id; `None` where no token has the id.
-    pub fn vocab(&self, path: &Path) -> Result<Vec<Option<String>>> {
+    pub(super) fn vocab(&self, path: &Path) -> Result<Vec<Option<String>>> {
         let fail = |detail: String| Error::format(path, detail);
         if let Value::Array(pieces) = &self.model.vocab {
             // Unigram: pairs of text and score, numbered by their order.
@@ -134,7 +134,7 @@ pub(super) struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    pub fn read(checkpoint: &Checkpoint) -> Result<TokenizerFiles> {
+    pub(super) fn read(checkpoint: &Checkpoint) -> Result<TokenizerFiles> {
         let read =
             |name: &str| checkpoint.side_file(name).map(|file| (file.path(), file.read(MAX_BYTES)));
         let config = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
@@ -176,7 +176,7 @@ impl TokenizerFiles {
     }
 
     /// `added_tokens_decoder` of `tokenizer_config.json`, in its order.
-    pub fn config_added_tokens(&self) -> Result<Vec<AddedToken>> {
+    pub(super) fn config_added_tokens(&self) -> Result<Vec<AddedToken>> {
         let Some(config) = &self.config else { return Ok(Vec::new()) };
         let Some(Value::Object(map)) = config.get("added_tokens_decoder") else {
             return Ok(Vec::new());
@@ -192,12 +192,12 @@ impl TokenizerFiles {
     }
 
     /// The text of special token `kind` (`bos`, `eos`, ..) that `tokenizer_config.json` names.
-    pub fn named_token(&self, kind: &str) -> Option<&str> {
+    pub(super) fn named_token(&self, kind: &str) -> Option<&str> {
         token_text(self.config.as_ref()?.get(&format!("{kind}_token"))?)
     }
 
     /// All texts that `tokenizer_config.json` declares special by name.
-    pub fn named_specials(&self) -> Vec<&str> {
+    pub(super) fn named_specials(&self) -> Vec<&str> {
         let kinds = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
         let mut texts: Vec<&str> = kinds.iter().filter_map(|kind| self.named_token(kind)).collect();
         // The second is the name since transformers 5; in version 4 it held names beside the texts.

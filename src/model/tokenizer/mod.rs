@@ -319,7 +319,7 @@ fn specials(tokens: &[String], kinds: &[TokenKind]) -> Vec<Special> {
 
 /// `tokenizer.ggml.token_type`, one for each token; all normal if the key is missing.
 fn token_kinds(origin: &str, metadata: &Metadata, n: usize) -> Result<Vec<TokenKind>> {
-    let kinds: Cow<[i32]> = match metadata.get("tokenizer.ggml.token_type") {
+    let kinds: Cow<'_, [i32]> = match metadata.get("tokenizer.ggml.token_type") {
         None => return Ok(vec![TokenKind::Normal; n]),
         Some(Value::Array(Array::I32(kinds))) => Cow::Borrowed(kinds),
         Some(Value::Array(Array::U32(kinds))) => kinds.iter().map(|&k| k as i32).collect(),

@@ -61,7 +61,7 @@ pub(super) struct TrainerSpec {
 
 impl TrainerSpec {
     /// Byte-pair encoding, as `model_type`.
-    pub const BPE: i32 = 2;
+    pub(super) const BPE: i32 = 2;
 }
 
 #[derive(Clone, PartialEq, Message)]

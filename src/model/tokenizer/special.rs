@@ -64,7 +64,11 @@ impl Texts {
 
 impl SpecialTokens {
     /// Ids of `n_vocab` and above are left out.
-    pub fn read(files: &TokenizerFiles, model_config: &Config, n_vocab: usize) -> SpecialTokens {
+    pub(super) fn read(
+        files: &TokenizerFiles,
+        model_config: &Config,
+        n_vocab: usize,
+    ) -> SpecialTokens {
         let mut special = SpecialTokens::default();
         let kinds = vec!["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
         let mut texts = Texts { kinds, texts: Vec::new() };
@@ -251,7 +255,7 @@ impl SpecialTokens {
     }
 
     /// Writes the keys: ids, then what is added, then chat templates.
-    pub fn write_to(&self, metadata: &mut Metadata) {
+    pub(super) fn write_to(&self, metadata: &mut Metadata) {
         for (kind, id) in &self.ids {
             if let Some(key) = key(ID_KEYS, kind) {
                 metadata.set(key, *id);

@@ -30,14 +30,14 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    pub fn new(steps: i32) -> Self {
+    pub(super) fn new(steps: i32) -> Self {
         let count = (2 * steps + 1) as usize;
         Self { count, inverse: [0.0; WIDTH], values: [[0.0; 64]; LEVELS] }
     }
 
     /// Sets the scales to those around the one that maps `reach` to the level `top`.
     #[inline(always)]
-    pub fn set(&mut self, steps: i32, step: f32, top: i32, reach: f32) {
+    pub(super) fn set(&mut self, steps: i32, step: f32, top: i32, reach: f32) {
         for chunk in 0..self.chunks() {
             let inverse = &mut self.inverse.as_chunks_mut::<LANES>().0[chunk];
             let mut scale = [0.0; LANES];
@@ -57,7 +57,7 @@ impl Candidates {
 
     /// Whole chunks of lanes that hold all scales.
     #[inline(always)]
-    pub fn chunks(&self) -> usize {
+    pub(super) fn chunks(&self) -> usize {
         self.count.div_ceil(LANES)
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn round<const N: usize>(x: &[f32; N], candidates: &Candidates, codes
 #[inline(always)]
 pub(super) fn choose<const N: usize>(
     grid: &Grid<N>,
-    group: Group<N>,
+    group: Group<'_, N>,
     candidates: &Candidates,
     rounded: &Codes,
     chosen: &mut Codes,
@@ -134,8 +134,8 @@ pub(super) fn choose<const N: usize>(
 /// first of all where no loss is a number.
 #[inline(always)]
 fn best_of<const N: usize>(
-    list: Neighbours,
-    group: Group<N>,
+    list: Neighbours<'_>,
+    group: Group<'_, N>,
     candidates: &Candidates,
     start: usize,
 ) -> [u32; LANES] {
@@ -173,7 +173,7 @@ const SLACK: f32 = 1.0 + 1.0 / 262_144.0;
 /// scales count.
 #[inline(always)]
 pub(super) fn best_of_long<const N: usize>(
-    list: Neighbours,
+    list: Neighbours<'_>,
     losses: &Losses<N>,
     used: usize,
     guess: Option<u32>,
@@ -242,7 +242,11 @@ pub(super) struct Losses<const N: usize>([[Lanes; 4]; N]);
 impl<const N: usize> Losses<N> {
     /// Under the scales from `start` on of those that `values` gives each level's meaning for.
     #[inline(always)]
-    pub fn new<const W: usize>(group: Group<N>, values: &[[f32; W]; LEVELS], start: usize) -> Self {
+    pub(super) fn new<const W: usize>(
+        group: Group<'_, N>,
+        values: &[[f32; W]; LEVELS],
+        start: usize,
+    ) -> Self {
         let mut losses = [[[0.0; LANES]; 4]; N];
         for level in 0..=Grid::<N>::TOP as usize % 4 {
             let mut lanes = [0.0; LANES];
@@ -318,7 +322,7 @@ struct Choice {
 
 impl Choice {
     #[inline(always)]
-    fn new(list: Neighbours) -> Self {
+    fn new(list: Neighbours<'_>) -> Self {
         let first = list.codes().first().copied().unwrap_or(0);
         Self { least: [f32::MAX; LANES], code: [u32::from(first); LANES] }
     }
@@ -344,7 +348,7 @@ mod tests {
     use super::*;
 
     /// The first of least loss, scale by scale and without leaving any out.
-    fn plain(list: Neighbours, losses: &Losses<8>) -> [u32; LANES] {
+    fn plain(list: Neighbours<'_>, losses: &Losses<8>) -> [u32; LANES] {
         std::array::from_fn(|k| {
             let loss = |code: &u16| losses.of(u32::from(*code))[k];
             let mut best = (f32::MAX, list.codes()[0]);

@@ -88,7 +88,7 @@ impl<const S: usize> SubBlock<S> {
 
     /// Sub-block `j` of a block whose spread is given.
     #[inline(always)]
-    pub fn new<F: Lattice<N, S>, const N: usize>(
+    pub(crate) fn new<F: Lattice<N, S>, const N: usize>(
         block: &[f32; 256],
         importance: Option<&[f32; 256]>,
         spread: f32,
@@ -221,7 +221,7 @@ fn sum_of_squares(values: &[f32; 256]) -> f32 {
 /// [`super::super::codec::Codec::quantize`] for a type whose blocks are searched here.
 pub(in super::super) fn encode<F, const N: usize, const S: usize, const BYTES: usize>(
     level: Level,
-    rows: Rows,
+    rows: Rows<'_>,
     out: &mut [u8],
 ) where
     F: Pack<N, S, BYTES>,

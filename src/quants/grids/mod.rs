@@ -52,14 +52,14 @@ pub(super) struct Neighbours<'a> {
 
 impl<'a> Neighbours<'a> {
     #[inline(always)]
-    pub fn codes(self) -> &'a [u16] {
+    pub(super) fn codes(self) -> &'a [u16] {
         &self.rest[..self.count]
     }
 
     /// Those from `start` on that can be looked at together, and how many of them there are; what is past
     /// the last is of no meaning.
     #[inline(always)]
-    pub fn from(self, start: usize) -> (&'a [u16; TOGETHER], usize) {
+    pub(super) fn from(self, start: usize) -> (&'a [u16; TOGETHER], usize) {
         let codes = self.rest[start..].first_chunk();
         (codes.unwrap_or(&[0; TOGETHER]), (self.count - start).min(TOGETHER))
     }
@@ -75,18 +75,18 @@ impl Eq for Neighbours<'_> {}
 
 impl<const N: usize> Grid<N> {
     /// Bits of a level within a code.
-    pub const BITS: usize = if N == 8 { 2 } else { 3 };
+    pub(super) const BITS: usize = if N == 8 { 2 } else { 3 };
     /// The highest level. Of 2 bits, grids use three levels.
-    pub const TOP: i32 = if N == 8 { 2 } else { 7 };
+    pub(super) const TOP: i32 = if N == 8 { 2 } else { 7 };
 
     /// The levels of each point.
-    pub fn points(&self) -> &[[u8; N]] {
+    pub(super) fn points(&self) -> &[[u8; N]] {
         &self.points
     }
 
     /// Where `code` is. A code of levels that no point has is nowhere: it has no neighbours.
     #[inline(always)]
-    pub fn place(&self, code: usize) -> Place<'_> {
+    pub(super) fn place(&self, code: usize) -> Place<'_> {
         match self.places.get(code) {
             Some(&index) if index >= 0 => Place::Point(index as usize),
             Some(&place) => {
@@ -100,7 +100,7 @@ impl<const N: usize> Grid<N> {
 
     /// The code of `levels`.
     #[inline(always)]
-    pub fn pack(levels: &[u8; N]) -> usize {
+    pub(super) fn pack(levels: &[u8; N]) -> usize {
         let mut code = 0;
         for i in 0..N {
             code |= usize::from(levels[i]) << (Self::BITS * i);

@@ -25,7 +25,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub fn new(steps: i32) -> Self {
+    pub(super) fn new(steps: i32) -> Self {
         let codes = [[0; WIDTH]; GROUPS];
         Self { candidates: Candidates::new(steps), rounded: codes, chosen: codes }
     }
@@ -171,7 +171,7 @@ fn best_neighbour<const N: usize>(
     x: &[f32; N],
     roots: &[f32; N],
     scale: f32,
-    list: Neighbours,
+    list: Neighbours<'_>,
     guess: u32,
 ) -> u32 {
     if N == 8 {

@@ -1,12 +1,12 @@
 //! Whole builds, their documents, verification and publishing.
 
-pub mod documents;
+pub(crate) mod documents;
 #[cfg(feature = "hub")]
-pub mod hub_members;
+pub(crate) mod hub_members;
 #[cfg(feature = "hub")]
-pub mod hub_publish;
-pub mod hub_sources;
-pub mod interrupted_builds;
-pub mod publish_folder;
-pub mod verify;
-pub mod whole_builds;
+pub(crate) mod hub_publish;
+pub(crate) mod hub_sources;
+pub(crate) mod interrupted_builds;
+pub(crate) mod publish_folder;
+pub(crate) mod verify;
+pub(crate) mod whole_builds;

@@ -1,8 +1,8 @@
 //! The command line: events, files, protection of inputs, the guide.
 
-pub mod demo;
+pub(crate) mod demo;
 #[cfg(unix)]
-pub mod guide;
-pub mod input_protection;
-pub mod progress_events;
-pub mod shell_files;
+pub(crate) mod guide;
+pub(crate) mod input_protection;
+pub(crate) mod progress_events;
+pub(crate) mod shell_files;

@@ -183,7 +183,7 @@ fn pytorch_files_of_adapters_are_read_too() {
     let name = format!("{Q}.weight");
     let expected = read(&safe, &name);
     let bytes: Vec<_> = tensors.iter().map(|(_, _, v)| encode(DType::F32, v)).collect();
-    let listed: Vec<pytorch::Tensor> = (tensors.iter().zip(&bytes))
+    let listed: Vec<pytorch::Tensor<'_>> = (tensors.iter().zip(&bytes))
         .map(|((name, shape, _), bytes)| (name.as_str(), DType::F32, &shape[..], &bytes[..]))
         .collect();
     let file = pytorch::zip(&pytorch::archive(&listed), false);

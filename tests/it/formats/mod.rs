@@ -1,16 +1,16 @@
 //! Files read and written: GGUF, safetensors, PyTorch, adapters, quantized checkpoints.
 
-pub mod foreign_files;
-pub mod gguf_bytes;
-pub mod json_dialect;
-pub mod lora;
-pub mod lora_kinds;
-pub mod model_cards;
-pub mod outputs;
-pub mod pytorch;
-pub mod quantized_models;
-pub mod quantized_packed;
-pub mod quantized_sources;
-pub mod split;
-pub mod tensor_types;
-pub mod weight_files;
+pub(crate) mod foreign_files;
+pub(crate) mod gguf_bytes;
+pub(crate) mod json_dialect;
+pub(crate) mod lora;
+pub(crate) mod lora_kinds;
+pub(crate) mod model_cards;
+pub(crate) mod outputs;
+pub(crate) mod pytorch;
+pub(crate) mod quantized_models;
+pub(crate) mod quantized_packed;
+pub(crate) mod quantized_sources;
+pub(crate) mod split;
+pub(crate) mod tensor_types;
+pub(crate) mod weight_files;

@@ -122,7 +122,8 @@ fn a_disk_that_is_too_small_is_told_before_the_work() {
 /// Runs the ignored test [`child`] in a process of its own, as `action`, in `dir`, after the shell
 /// commands `setup`; gives what it printed. For what would disturb the other tests of this process.
 fn in_child(action: &str, dir: &Path, setup: &str) -> String {
-    let script = format!("{setup}\nexec \"$0\" --exact outputs::child --ignored --nocapture");
+    let script =
+        format!("{setup}\nexec \"$0\" --exact formats::outputs::child --ignored --nocapture");
     let output = Command::new("sh")
         .args(["-c", &script])
         .arg(std::env::current_exe().unwrap())

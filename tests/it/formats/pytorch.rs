@@ -22,44 +22,44 @@ fn storage_of(dtype: DType) -> &'static str {
 
 /// A pickle in the making.
 #[derive(Clone, Default)]
-pub struct Pickle(Vec<u8>);
+pub(crate) struct Pickle(Vec<u8>);
 
 impl Pickle {
-    pub fn new() -> Pickle {
+    pub(crate) fn new() -> Pickle {
         Pickle(b"\x80\x02".to_vec())
     }
 
-    pub fn raw(mut self, bytes: &[u8]) -> Pickle {
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Pickle {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    pub fn text(self, text: &str) -> Pickle {
+    pub(crate) fn text(self, text: &str) -> Pickle {
         self.raw(b"X").raw(&(text.len() as u32).to_le_bytes()).raw(text.as_bytes())
     }
 
-    pub fn int(self, n: usize) -> Pickle {
+    pub(crate) fn int(self, n: usize) -> Pickle {
         match i32::try_from(n) {
             Ok(n) => self.raw(b"J").raw(&n.to_le_bytes()),
             Err(_) => self.raw(b"\x8a\x08").raw(&(n as u64).to_le_bytes()),
         }
     }
 
-    pub fn ints(self, numbers: &[usize]) -> Pickle {
+    pub(crate) fn ints(self, numbers: &[usize]) -> Pickle {
         numbers.iter().fold(self.raw(b"("), |p, &n| p.int(n)).raw(b"t")
     }
 
-    pub fn global(self, module: &str, name: &str) -> Pickle {
+    pub(crate) fn global(self, module: &str, name: &str) -> Pickle {
         self.raw(format!("c{module}\n{name}\n").as_bytes())
     }
 
     /// An empty OrderedDict.
-    pub fn dict(self) -> Pickle {
+    pub(crate) fn dict(self) -> Pickle {
         self.global("collections", "OrderedDict").raw(b")R")
     }
 
     /// A persistent storage.
-    pub fn storage(self, kind: &str, key: &str, elements: usize) -> Pickle {
+    pub(crate) fn storage(self, kind: &str, key: &str, elements: usize) -> Pickle {
         self.raw(b"(")
             .text("storage")
             .global("torch", kind)
@@ -70,7 +70,7 @@ impl Pickle {
     }
 
     /// A call of `_rebuild_tensor_v2` on the storage that `storage` writes.
-    pub fn tensor(
+    pub(crate) fn tensor(
         self,
         storage: impl FnOnce(Pickle) -> Pickle,
         offset: usize,
@@ -81,7 +81,7 @@ impl Pickle {
         storage(begun).int(offset).ints(shape).ints(strides).raw(b"\x89").dict().raw(b"tR")
     }
 
-    pub fn done(self) -> Vec<u8> {
+    pub(crate) fn done(self) -> Vec<u8> {
         self.raw(b".").0
     }
 }
@@ -91,13 +91,13 @@ fn contiguous(shape: &[usize]) -> Vec<usize> {
 }
 
 /// A tensor to be written: name, type, shape, bytes.
-pub type Tensor<'a> = (&'a str, DType, &'a [usize], &'a [u8]);
+pub(crate) type Tensor<'a> = (&'a str, DType, &'a [usize], &'a [u8]);
 
 /// Names and contents of an archive's entries.
 type Entries = Vec<(String, Vec<u8>)>;
 
 /// The entries of an archive that holds `tensors`, each with a storage of its own.
-pub fn archive(tensors: &[Tensor]) -> Entries {
+pub(crate) fn archive(tensors: &[Tensor<'_>]) -> Entries {
     let mut pickle = Pickle::new().dict().raw(b"q\x00(");
     let mut entries = Vec::new();
     for (i, (name, dtype, shape, bytes)) in tensors.iter().enumerate() {
@@ -115,7 +115,7 @@ pub fn archive(tensors: &[Tensor]) -> Entries {
 }
 
 /// A zip archive of stored entries; with `wide`, one that uses zip64 throughout.
-pub fn zip(entries: &[(String, Vec<u8>)], wide: bool) -> Vec<u8> {
+pub(crate) fn zip(entries: &[(String, Vec<u8>)], wide: bool) -> Vec<u8> {
     let u16s = |out: &mut Vec<u8>, values: &[u16]| {
         values.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
     };
@@ -232,7 +232,7 @@ fn a_file_of_torch_save_reads_as_it_was_saved() {
 fn write_folder(model: &Checkpoint, dir: &Path, shards: usize, wide: bool) {
     let infos = model.tensors.table().infos();
     let read: Vec<_> = (0..infos.len()).map(|i| model.tensors.read(i).unwrap()).collect();
-    let tensors: Vec<Tensor> = (infos.iter().zip(&read))
+    let tensors: Vec<Tensor<'_>> = (infos.iter().zip(&read))
         .map(|(info, data)| (info.name.as_str(), info.dtype, &info.shape[..], &data.bytes[..]))
         .collect();
     let mut weight_map = serde_json::Map::new();

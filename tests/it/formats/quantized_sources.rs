@@ -23,7 +23,7 @@ fn data() -> PathBuf {
 type Stored<'a> = (&'a str, &'a str, Vec<usize>, Vec<u8>);
 
 /// A folder of `tensors` whose configuration has `quantization`.
-fn folder(dir: &Path, quantization: Value, tensors: &[Stored]) -> PathBuf {
+fn folder(dir: &Path, quantization: Value, tensors: &[Stored<'_>]) -> PathBuf {
     let (mut header, mut bytes) = (Map::new(), Vec::new());
     for (name, dtype, shape, data) in tensors {
         let start = bytes.len();
@@ -166,7 +166,7 @@ fn blocks_at_the_edges_have_their_own_scales() {
 /// A tiny Llama as `convert` has it, its projections in FP8, and the same model of the dequantized values.
 fn fp8_llama(dir: &Path) -> (PathBuf, convert::Tensors) {
     let plain = convert::tensors(DType::BF16);
-    let (mut stored, mut values): (Vec<Stored>, convert::Tensors) = (Vec::new(), Vec::new());
+    let (mut stored, mut values): (Vec<Stored<'_>>, convert::Tensors) = (Vec::new(), Vec::new());
     for (info, bytes) in &plain {
         if !info.name.contains("_proj") {
             stored.push((&info.name, "BF16", info.shape.clone(), bytes.clone()));
@@ -287,7 +287,7 @@ fn weights_without_a_configuration_are_read_by_their_types() {
 fn what_is_not_supported_is_one_error_with_method_options_and_count() {
     let temp = tempfile::tempdir().unwrap();
     let names: Vec<String> = (0..42).map(|n| format!("model.layers.{n}.q.weight")).collect();
-    let packed: Vec<Stored> =
+    let packed: Vec<Stored<'_>> =
         names.iter().map(|name| (&name[..], "I32", vec![2, 2], vec![0; 16])).collect();
     let transformed = json!({"config_groups": {"R1": {"type": "hadamard"}}});
     for (config, parts) in [
@@ -319,7 +319,7 @@ fn what_is_not_supported_is_one_error_with_method_options_and_count() {
 #[test]
 fn parts_that_do_not_fit_are_refused_before_anything_is_decoded() {
     let temp = tempfile::tempdir().unwrap();
-    let refused = |config: &Value, tensors: &[Stored], parts: &[&str]| {
+    let refused = |config: &Value, tensors: &[Stored<'_>], parts: &[&str]| {
         let dir = folder(temp.path(), config.clone(), tensors);
         assert_error(Checkpoint::open(dir), parts);
     };
@@ -364,7 +364,7 @@ fn parts_that_do_not_fit_are_refused_before_anything_is_decoded() {
         (vec![scale(), shape(&[4, 16]), zero("I8", vec![4, 1], 4)], &["zero points"]),
         (vec![scale(), shape(&[4, 16]), zero("F32", vec![4, 2], 32)], &["zero points"]),
     ] {
-        let tensors: Vec<Stored> = [vec![words()], more].concat();
+        let tensors: Vec<Stored<'_>> = [vec![words()], more].concat();
         refused(&packed, &tensors, &[&["a.weight_packed"], parts].concat());
     }
     let good = [words(), scale(), shape(&[4, 16]), order(&[-1; 16])];

@@ -11,10 +11,10 @@ use std::fs;
 use std::path::Path;
 
 /// Tensors of a file by name: type, shape and bytes.
-pub type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 /// Reads `file`, lets `edit` change its tensors, and writes it again.
-pub fn edit_weights(file: &Path, edit: impl FnOnce(&mut Stored)) {
+pub(crate) fn edit_weights(file: &Path, edit: impl FnOnce(&mut Stored)) {
     let bytes = fs::read(file).unwrap();
     let read = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = read.iter().map(|(name, view)| {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Writes a safetensors file of F32 scalars.
-pub fn write_scalars(path: &Path, tensors: &[(&str, f32)]) {
+pub(crate) fn write_scalars(path: &Path, tensors: &[(&str, f32)]) {
     let bytes: Vec<_> = tensors.iter().map(|(_, value)| value.to_le_bytes()).collect();
     let views = tensors.iter().zip(&bytes).map(|((name, _), bytes)| {
         (name.to_string(), TensorView::new(Dtype::F32, vec![1], bytes).unwrap())
@@ -186,7 +186,7 @@ fn shards_may_be_called_otherwise() {
 #[test]
 fn pytorch_files_serve_where_safetensors_are_incomplete() {
     let bytes = 7f32.to_le_bytes();
-    let listed: Vec<crate::formats::pytorch::Tensor> = vec![("a", DType::F32, &[1], &bytes)];
+    let listed: Vec<crate::formats::pytorch::Tensor<'_>> = vec![("a", DType::F32, &[1], &bytes)];
     let file = crate::formats::pytorch::zip(&crate::formats::pytorch::archive(&listed), false);
     let incomplete = Folder::new(&[], &[("a", ONE)]);
     incomplete.fails(&["is missing"]);

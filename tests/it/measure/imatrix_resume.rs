@@ -41,7 +41,7 @@ fn interrupted(place: &Place) -> u32 {
 }
 
 /// Runs `line`, which saves its state on the way to out.gguf, and kills it before its end; chunks in the state.
-pub fn interrupt(place: &Place, line: &str) -> u32 {
+pub(crate) fn interrupt(place: &Place, line: &str) -> u32 {
     for _ in 0..20 {
         kill_after(place, spawn(place, line), 0);
         if saved(place) > 0 {

@@ -1,12 +1,12 @@
 //! Importance matrices, evaluation, calibration texts and differences.
 
-pub mod calibration_texts;
-pub mod diff;
-pub mod evaluation;
-pub mod generated_text;
-pub mod imatrix_files;
-pub mod imatrix_resume;
-pub mod imatrix_shards;
-pub mod imatrix_show;
-pub mod imatrix_texts;
-pub mod text_shares;
+pub(crate) mod calibration_texts;
+pub(crate) mod diff;
+pub(crate) mod evaluation;
+pub(crate) mod generated_text;
+pub(crate) mod imatrix_files;
+pub(crate) mod imatrix_resume;
+pub(crate) mod imatrix_shards;
+pub(crate) mod imatrix_show;
+pub(crate) mod imatrix_texts;
+pub(crate) mod text_shares;

@@ -42,14 +42,14 @@ fn check_golden(recipe: &str) {
     }
 }
 
-fn check_relative(name: &str, actual: &TensorData, expected: &TensorData) {
+fn check_relative(name: &str, actual: &TensorData<'_>, expected: &TensorData<'_>) {
     let (actual, expected) = (actual.to_f32().unwrap(), expected.to_f32().unwrap());
     let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
     let worst = actual.iter().zip(&expected).fold(0f32, |m, (a, e)| m.max((a - e).abs()));
     assert!(worst <= 1e-5 * largest, "{name}: off by {worst} of {largest}");
 }
 
-fn check_one_ulp(name: &str, actual: &TensorData, expected: &TensorData) {
+fn check_one_ulp(name: &str, actual: &TensorData<'_>, expected: &TensorData<'_>) {
     let ordered = |bytes: &[u8]| {
         let bits = i16::from_le_bytes([bytes[0], bytes[1]]);
         i32::from(if bits < 0 { i16::MIN.wrapping_sub(bits) } else { bits })
@@ -221,7 +221,7 @@ impl MemberLookup for Made {
 }
 
 /// A model whose every weight is `fill`, except as `edit` says of a tensor's name.
-pub fn made(
+pub(crate) fn made(
     name: &str,
     tied: bool,
     dtype: DType,
@@ -245,7 +245,7 @@ pub fn made(
     Checkpoint { tensors, ..shapes }
 }
 
-pub fn plan_made(members: Vec<(&'static str, Checkpoint)>, text: &str) -> MergePlan {
+pub(crate) fn plan_made(members: Vec<(&'static str, Checkpoint)>, text: &str) -> MergePlan {
     let lookup = Made(members.into_iter().collect());
     plan_text(Path::new("recipe.yml"), text, &merge::methods::specs(), &lookup)
         .unwrap_or_else(|problems| panic!("{}", aqueduct::recipe::render("recipe.yml", &problems)))

@@ -1,5 +1,5 @@
 //! Merges against mergekit, and merges that were interrupted.
 
-pub mod golden_merges;
-pub mod methods;
-pub mod resume;
+pub(crate) mod golden_merges;
+pub(crate) mod methods;
+pub(crate) mod resume;

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "llama",
     "llama-linear",
     "llama-dynamic",
@@ -47,7 +47,7 @@ fn folder() -> PathBuf {
     shipped("tests/data/architectures")
 }
 
-pub fn golden(name: &str) -> Value {
+pub(crate) fn golden(name: &str) -> Value {
     let path = folder().join(format!("{name}.json"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
@@ -72,7 +72,7 @@ fn weights(name: &str, shape: &[usize], gemma: bool, salt: u64) -> Vec<f32> {
 }
 
 /// The model of the golden data as a checkpoint.
-pub fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
+pub(crate) fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
     let config = Config::parse("tiny/config.json", &golden["config"].to_string()).unwrap();
     let class = config.architecture().unwrap();
     let arch = Architecture::for_hf_class("tiny", class).unwrap();
@@ -104,12 +104,12 @@ pub fn checkpoint(name: &str, golden: &Value, salt: u64) -> Checkpoint {
     }
 }
 
-pub fn converted(checkpoint: &Checkpoint, output_type: OutputType) -> GgufModel {
+pub(crate) fn converted(checkpoint: &Checkpoint, output_type: OutputType) -> GgufModel {
     convert(checkpoint, &ConvertOptions { output_type, ..ConvertOptions::default() }).unwrap()
 }
 
 /// A key's type and value as the golden data have it.
-pub fn shown(value: &V) -> Value {
+pub(crate) fn shown(value: &V) -> Value {
     let array = |kind: &str, n: usize, text: String| json!([kind, [n, digest(text.as_bytes())]]);
     match value {
         V::String(v) if v.chars().count() > 200 => json!(["STRING", digest(v.as_bytes())]),
@@ -242,7 +242,7 @@ fn restored_models_convert_to_what_they_were() {
 }
 
 /// Writes the model as a folder `folder`.
-pub fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
+pub(crate) fn write_folder(place: &Place, folder: &str, golden: &Value, salt: u64) {
     let checkpoint = checkpoint(folder, golden, salt);
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (index, info) in checkpoint.tensors.table().infos().iter().enumerate() {

@@ -12,7 +12,7 @@ fn read(path: &Path) -> Json {
 }
 
 /// The metadata of a model with `template` and the special tokens of `chats`.
-pub fn metadata(template: &str, tokens: &Json) -> Metadata {
+pub(crate) fn metadata(template: &str, tokens: &Json) -> Metadata {
     let mut metadata = Metadata::new();
     metadata.set("tokenizer.chat_template", template);
     let mut texts = Vec::new();

@@ -11,13 +11,13 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
-pub const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 8,
+pub(crate) const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 8,
     "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2,
     "intermediate_size": 12, "vocab_size": 16, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
     "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1}"#;
 
 /// Letters, a merge, and the byte-level rules of SmolLM2.
-pub fn tokenizer_json() -> Value {
+pub(crate) fn tokenizer_json() -> Value {
     let vocab = ["<s>", "</s>", "a", "b", "Ġ", "ab", "Ġab", "1"];
     let vocab: serde_json::Map<String, Value> =
         vocab.iter().enumerate().map(|(id, text)| (text.to_string(), json!(id))).collect();
@@ -76,9 +76,9 @@ fn tensor_shapes() -> Vec<(String, Vec<usize>)> {
     shapes
 }
 
-pub type Tensors = Vec<(TensorInfo, Vec<u8>)>;
+pub(crate) type Tensors = Vec<(TensorInfo, Vec<u8>)>;
 
-pub fn tensors(dtype: DType) -> Tensors {
+pub(crate) fn tensors(dtype: DType) -> Tensors {
     let make = |(seed, (name, shape)): (usize, (String, Vec<usize>))| {
         let info = TensorInfo::new(name, shape, dtype);
         let values: Vec<f32> = (0..info.elements()).map(|i| value(seed, i)).collect();
@@ -88,7 +88,7 @@ pub fn tensors(dtype: DType) -> Tensors {
 }
 
 /// A checkpoint whose side files lie in `dir`, made of `files`.
-pub fn checkpoint(
+pub(crate) fn checkpoint(
     dir: &Path,
     config: &str,
     tensors: Tensors,
@@ -387,7 +387,7 @@ fn rope_scaling_becomes_keys_or_a_tensor() {
 }
 
 /// The first 32 hex digits of a SHA-256 sum, as the golden data have them.
-pub fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(bytes)[..16].iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -443,7 +443,7 @@ fn assert_golden(folder: &str, model: &GgufModel) {
 }
 
 /// The real model's folder: from the environment, or where scripts/fetch-smollm2 puts it.
-pub fn smollm2() -> Checkpoint {
+pub(crate) fn smollm2() -> Checkpoint {
     let folder = std::env::var("AQUEDUCT_SMOLLM2").unwrap_or_else(|_| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/models/SmolLM2-135M-Instruct").into()
     });

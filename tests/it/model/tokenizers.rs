@@ -10,15 +10,15 @@ use aqueduct::recipe::{Diagnostic, Folders, MergePlan, Severity, ShapesOnly, pla
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 
-pub fn data(path: &str) -> PathBuf {
+pub(crate) fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers").join(path)
 }
 
 /// The three models, copied to where they can be edited.
-pub struct Members(tempfile::TempDir);
+pub(crate) struct Members(tempfile::TempDir);
 
 impl Members {
-    pub fn new() -> Members {
+    pub(crate) fn new() -> Members {
         let members = Members(tempfile::tempdir().unwrap());
         for name in ["base", "chat", "padded"] {
             std::fs::create_dir(members.path(name)).unwrap();
@@ -31,12 +31,12 @@ impl Members {
         members
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Edits a JSON file, which is made if it is not there.
-    pub fn edit(&self, file: &str, edit: impl FnOnce(&mut Json)) -> &Members {
+    pub(crate) fn edit(&self, file: &str, edit: impl FnOnce(&mut Json)) -> &Members {
         let path = self.path(file);
         let text = std::fs::read_to_string(&path).unwrap_or("{}".to_string());
         let mut json = serde_json::from_str(&text).unwrap();
@@ -54,12 +54,12 @@ impl Members {
         std::fs::write(&path, safetensors::serialize(kept, None).unwrap()).unwrap();
     }
 
-    pub fn write(&self, file: &str, bytes: impl AsRef<[u8]>) -> &Members {
+    pub(crate) fn write(&self, file: &str, bytes: impl AsRef<[u8]>) -> &Members {
         std::fs::write(self.path(file), bytes).unwrap();
         self
     }
 
-    pub fn remove(&self, file: &str) -> &Members {
+    pub(crate) fn remove(&self, file: &str) -> &Members {
         std::fs::remove_file(self.path(file)).unwrap();
         self
     }
@@ -71,7 +71,7 @@ impl Members {
     }
 
     #[track_caller]
-    pub fn open(&self, text: &str) -> Checkpoint {
+    pub(crate) fn open(&self, text: &str) -> Checkpoint {
         match self.plan(text) {
             Ok(plan) => merge::open(plan),
             Err(problems) => panic!("{}", render("recipe.yml", &problems)),
@@ -80,7 +80,14 @@ impl Members {
 
     /// The recipe has a problem at `place` whose message and remedy have these parts.
     #[track_caller]
-    pub fn expect(&self, text: &str, severity: Severity, place: &str, message: &str, remedy: &str) {
+    pub(crate) fn expect(
+        &self,
+        text: &str,
+        severity: Severity,
+        place: &str,
+        message: &str,
+        remedy: &str,
+    ) {
         let (all, failed) = match self.plan(text) {
             Ok(plan) => (plan.warnings, false),
             Err(problems) => (problems, true),
@@ -96,34 +103,34 @@ impl Members {
     }
 
     #[track_caller]
-    pub fn error(&self, text: &str, place: &str, message: &str, remedy: &str) {
+    pub(crate) fn error(&self, text: &str, place: &str, message: &str, remedy: &str) {
         self.expect(text, Severity::Error, place, message, remedy);
     }
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
-pub const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// A tensor's rows.
-pub fn rows(checkpoint: &Checkpoint, name: &str) -> Vec<Vec<f32>> {
+pub(crate) fn rows(checkpoint: &Checkpoint, name: &str) -> Vec<Vec<f32>> {
     let data = checkpoint.tensors.read_name(name).unwrap();
     data.to_f32().unwrap().chunks(data.shape[1]).map(<[f32]>::to_vec).collect()
 }
 
-pub fn member_rows(name: &str, tensor: &str) -> Vec<Vec<f32>> {
+pub(crate) fn member_rows(name: &str, tensor: &str) -> Vec<Vec<f32>> {
     rows(&Checkpoint::open(data("models").join(name)).unwrap(), tensor)
 }
 
-pub fn json_file(checkpoint: &Checkpoint, name: &str) -> Json {
+pub(crate) fn json_file(checkpoint: &Checkpoint, name: &str) -> Json {
     let file = checkpoint.side_file(name).unwrap_or_else(|| panic!("no {name}"));
     serde_json::from_slice(&file.read(1 << 20).unwrap()).unwrap()
 }
 
-pub fn to_gguf(checkpoint: &Checkpoint) -> GgufModel {
+pub(crate) fn to_gguf(checkpoint: &Checkpoint) -> GgufModel {
     convert(checkpoint, &ConvertOptions::default()).unwrap()
 }
 
-pub fn linear(models: &[&str], more: &str) -> String {
+pub(crate) fn linear(models: &[&str], more: &str) -> String {
     let models = models.iter().map(|m| format!("{{model: {m}}}")).collect::<Vec<_>>().join(", ");
     format!("merge_method: linear\nmodels: [{models}]\nparameters: {{weight: 1}}\n{more}")
 }

@@ -163,7 +163,7 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
 
 /// A SentencePiece model, encoded by hand: pieces with score and kind, and whether a space is put
 /// before texts.
-pub fn sentencepiece(pieces: &[(&str, f32, u8)], dummy_prefix: bool) -> Vec<u8> {
+pub(crate) fn sentencepiece(pieces: &[(&str, f32, u8)], dummy_prefix: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (text, score, kind) in pieces {
         let mut piece = field(1, text.as_bytes());
@@ -180,7 +180,7 @@ pub fn sentencepiece(pieces: &[(&str, f32, u8)], dummy_prefix: bool) -> Vec<u8> 
     bytes
 }
 
-pub const PIECES: &[(&str, f32, u8)] = &[
+pub(crate) const PIECES: &[(&str, f32, u8)] = &[
     ("<unk>", 0.0, 2),
     ("<s>", 0.0, 3),
     ("</s>", 0.0, 3),

@@ -1,7 +1,7 @@
 //! Block formats and files against llama.cpp's.
 
-pub mod block_formats;
-pub mod damaged_scales;
-pub mod file_types;
-pub mod kept_shards;
-pub mod quantize_target;
+pub(crate) mod block_formats;
+pub(crate) mod damaged_scales;
+pub(crate) mod file_types;
+pub(crate) mod kept_shards;
+pub(crate) mod quantize_target;

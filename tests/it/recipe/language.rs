@@ -87,11 +87,11 @@ impl MemberLookup for Zoo {
     }
 }
 
-pub fn plan(text: &str) -> Result<MergePlan, Vec<Diagnostic>> {
+pub(crate) fn plan(text: &str) -> Result<MergePlan, Vec<Diagnostic>> {
     plan_text(Path::new("r.yml"), text, &merge::methods::specs(), &Zoo)
 }
 
-pub fn problems(text: &str) -> Vec<Diagnostic> {
+pub(crate) fn problems(text: &str) -> Vec<Diagnostic> {
     match plan(text) {
         Ok(plan) => plan.warnings,
         Err(problems) => problems,
@@ -113,19 +113,19 @@ fn expect(text: &str, severity: Severity, place: &str, message: &str, remedy: &s
 }
 
 #[track_caller]
-pub fn error(text: &str, place: &str, message: &str, remedy: &str) {
+pub(crate) fn error(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Error, place, message, remedy);
 }
 
 #[track_caller]
-pub fn warning(text: &str, place: &str, message: &str, remedy: &str) {
+pub(crate) fn warning(text: &str, place: &str, message: &str, remedy: &str) {
     expect(text, Severity::Warning, place, message, remedy);
 }
 
 const MODELS: &str =
     "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n";
 
-pub fn linear(more: &str) -> String {
+pub(crate) fn linear(more: &str) -> String {
     format!("merge_method: linear\n{MODELS}{more}")
 }
 
@@ -251,7 +251,7 @@ fn numbers_of_models() {
     error(two, "2:1", "takes 1 model at a time, here are 2", "one source");
 }
 
-pub fn slices(list: &str) -> String {
+pub(crate) fn slices(list: &str) -> String {
     format!("merge_method: passthrough\nslices:\n{list}")
 }
 

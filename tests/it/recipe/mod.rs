@@ -1,10 +1,10 @@
 //! The recipe language: what is read, what is refused, what a plan says.
 
-pub mod dialect;
-pub mod ends;
-pub mod language;
-pub mod leniency;
-pub mod plan;
-pub mod recipe_errors;
-pub mod shipped_recipes;
-pub mod tokenizer_keys;
+pub(crate) mod dialect;
+pub(crate) mod ends;
+pub(crate) mod language;
+pub(crate) mod leniency;
+pub(crate) mod plan;
+pub(crate) mod recipe_errors;
+pub(crate) mod shipped_recipes;
+pub(crate) mod tokenizer_keys;

@@ -1,5 +1,5 @@
 //! Tables, pictures and pages.
 
-pub mod inspect;
-pub mod pictures;
-pub mod rendered;
+pub(crate) mod inspect;
+pub(crate) mod pictures;
+pub(crate) mod rendered;

@@ -131,7 +131,7 @@ fn with_class<'a>(node: Node<'a, 'a>, class: &'a str) -> impl Iterator<Item = No
     })
 }
 
-fn number(node: Node, name: &str) -> f64 {
+fn number(node: Node<'_, '_>, name: &str) -> f64 {
     node.attribute(name).unwrap_or_else(|| panic!("no {name}: {node:?}")).parse().unwrap()
 }
 
@@ -182,8 +182,8 @@ fn check(summary: &PlanSummary) -> Vec<String> {
 }
 
 /// Texts that begin or end at the same place stand clear of each other.
-fn texts_are_apart(root: Node) {
-    let place = |node: Node| {
+fn texts_are_apart(root: Node<'_, '_>) {
+    let place = |node: Node<'_, '_>| {
         let anchor = node.attribute("text-anchor").unwrap_or("start").to_string();
         (node.attribute("x").unwrap().to_string(), anchor)
     };
@@ -240,7 +240,7 @@ fn stages_stand_beside_the_rows_that_use_them_and_are_linked() {
         assert!(names.contains(&name), "{names:?}");
     }
     // Each is as high up as the first row that uses it, but for a few pixels.
-    let top = |rows: Node, at: usize| {
+    let top = |rows: Node<'_, '_>, at: usize| {
         let row = with_class(rows, "row").nth(at).unwrap();
         number(with_class(row, "part").next().unwrap(), "y")
     };

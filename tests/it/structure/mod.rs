@@ -1,4 +1,4 @@
 //! The layout of the source, and properties over random inputs.
 
-pub mod layering;
-pub mod properties;
+pub(crate) mod layering;
+pub(crate) mod properties;

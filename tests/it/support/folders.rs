@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A model of mixed types in memory, with names that sort differently from their order.
-pub fn model() -> Checkpoint {
+pub(crate) fn model() -> Checkpoint {
     let mut tensors = vec![("model.embed_tokens.weight".to_string(), vec![10, 6], DType::F16)];
     for layer in [0, 1, 2, 10] {
         let name = |rest: &str| format!("model.layers.{layer}.{rest}");
@@ -34,7 +34,7 @@ pub fn model() -> Checkpoint {
     }
 }
 
-pub fn write(model: &Checkpoint, dir: &Path, max_shard_bytes: u64) -> checkpoint::Written {
+pub(crate) fn write(model: &Checkpoint, dir: &Path, max_shard_bytes: u64) -> checkpoint::Written {
     let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
     checkpoint::write(model, dir, &options, &Silent).unwrap()
 }
@@ -44,7 +44,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-pub fn assert_equal(left: &dyn TensorSource, right: &dyn TensorSource) {
+pub(crate) fn assert_equal(left: &dyn TensorSource, right: &dyn TensorSource) {
     assert_eq!(left.table().infos().len(), right.table().infos().len());
     for (index, info) in left.table().infos().iter().enumerate() {
         assert_eq!(right.table().get(&info.name), Some(info));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Asserts that `result` is an error whose text, causes included, has all of `parts`.
 #[track_caller]
-pub fn assert_error<T>(result: Result<T>, parts: &[&str]) {
+pub(crate) fn assert_error<T>(result: Result<T>, parts: &[&str]) {
     let error = result.err().expect("must fail");
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -22,7 +22,7 @@ pub fn assert_error<T>(result: Result<T>, parts: &[&str]) {
 }
 
 /// The names in a folder, sorted.
-pub fn entries(dir: &Path) -> Vec<String> {
+pub(crate) fn entries(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
@@ -345,7 +345,7 @@ fn safetensors_of_other_programs_quantized_weights() {
 // --- folders ---
 
 /// A good sharded folder.
-pub fn sharded() -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn sharded() -> (tempfile::TempDir, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("model");
     assert!(folders::write(&folders::model(), &dir, 700).shards >= 2);

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 /// A request of which the head was read.
-pub struct Exchange {
+pub(crate) struct Exchange {
     pub method: String,
     /// With the query.
     pub path: String,
@@ -34,13 +34,13 @@ impl Exchange {
     }
 
     /// A header's value, empty if there is none.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map_or("", |(_, value)| value)
     }
 
     /// The next `len` bytes of what was sent along, fewer if the client goes away.
-    pub fn read(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn read(&mut self, len: usize) -> Vec<u8> {
         let mut body = Vec::new();
         // What is missing, the caller sees.
         let _ = (&mut self.reader).take(len as u64).read_to_end(&mut body);
@@ -48,7 +48,7 @@ impl Exchange {
     }
 
     /// All that was sent along: with a length, or in chunks.
-    pub fn body(&mut self) -> Vec<u8> {
+    pub(crate) fn body(&mut self) -> Vec<u8> {
         if let Ok(len) = self.header("content-length").parse() {
             return self.read(len);
         }
@@ -67,7 +67,7 @@ impl Exchange {
     }
 
     /// Answers; of the body only the first `cut` bytes, if told.
-    pub fn answer(
+    pub(crate) fn answer(
         &mut self,
         status: u16,
         headers: &[(&str, &str)],
@@ -88,7 +88,7 @@ impl Exchange {
 }
 
 /// Serves on a port of its own for as long as the test runs, each request in a thread; gives the address.
-pub fn serve(handle: impl Fn(&mut Exchange) + Send + Sync + 'static) -> String {
+pub(crate) fn serve(handle: impl Fn(&mut Exchange) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let handle = std::sync::Arc::new(handle);

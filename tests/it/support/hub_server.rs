@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Variables that tell programs of the hub where and who: those of whoever runs the tests must not come to them.
-pub const HUB_VARIABLES: &[&str] = &[
+pub(crate) const HUB_VARIABLES: &[&str] = &[
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH",
@@ -29,7 +29,7 @@ pub const HUB_VARIABLES: &[&str] = &[
     "all_proxy",
 ];
 
-pub const SECRET: &str = "hf_secretsecretsecret";
+pub(crate) const SECRET: &str = "hf_secretsecretsecret";
 /// Larger objects go in parts.
 const BASIC: usize = 1_500_000;
 const PART: usize = 400_000;
@@ -38,7 +38,7 @@ const INLINE: usize = 10 << 20;
 
 /// What goes wrong with a request.
 #[derive(Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It is answered so, without a look at it.
     Answer(u16, Vec<(&'static str, &'static str)>, String),
     /// The connection ends after so many bytes of what is sent.
@@ -49,13 +49,13 @@ pub enum Fault {
     Stall(u64),
 }
 
-pub fn answer(status: u16) -> Fault {
+pub(crate) fn answer(status: u16) -> Fault {
     Fault::Answer(status, Vec::new(), String::new())
 }
 
 /// A request that was seen.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub store: bool,
     pub request: String,
     pub authorization: String,
@@ -63,7 +63,7 @@ pub struct Seen {
 
 /// A commit.
 #[derive(Clone, Debug)]
-pub struct Commit {
+pub(crate) struct Commit {
     pub branch: String,
     pub summary: String,
     /// Paths in the order of the commit.
@@ -74,7 +74,7 @@ pub struct Commit {
 type Files = BTreeMap<String, (Vec<u8>, bool)>;
 
 #[derive(Default)]
-pub struct Repository {
+pub(crate) struct Repository {
     pub private: bool,
     pub branches: BTreeMap<String, Files>,
     pub commits: Vec<Commit>,
@@ -87,7 +87,7 @@ struct Parts {
 }
 
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     pub repositories: BTreeMap<String, Repository>,
     pub objects: BTreeMap<String, Vec<u8>>,
     uploads: Vec<Parts>,
@@ -98,18 +98,18 @@ pub struct State {
 }
 
 /// The server.
-pub struct HubServer {
+pub(crate) struct HubServer {
     pub endpoint: String,
     state: Arc<Mutex<State>>,
 }
 
 type Answer = (u16, Json);
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub fn git_blob(bytes: &[u8]) -> String {
+pub(crate) fn git_blob(bytes: &[u8]) -> String {
     let sum = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes);
     sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -119,7 +119,7 @@ fn refused(status: u16, text: &str) -> Answer {
 }
 
 impl HubServer {
-    pub fn new() -> HubServer {
+    pub(crate) fn new() -> HubServer {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
         let store = serve(move |exchange| respond(&shared, exchange, None));
@@ -128,22 +128,22 @@ impl HubServer {
         HubServer { endpoint, state }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The next request that has `part` in its method and path fails so.
-    pub fn fault(&self, part: &'static str, fault: Fault) {
+    pub(crate) fn fault(&self, part: &'static str, fault: Fault) {
         self.state().faults.push((part, fault));
     }
 
     /// Requests since the last call.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state().seen)
     }
 
     /// The files of `branch` of `repository`.
-    pub fn files(&self, repository: &str, branch: &str) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn files(&self, repository: &str, branch: &str) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
         let files = &state.repositories[repository].branches[branch];
         files.iter().map(|(name, (bytes, _))| (name.clone(), bytes.clone())).collect()

@@ -1,10 +1,10 @@
 //! Helpers of the tests: the program run in a folder of its own, small models, servers.
 
-pub mod folders;
-pub mod hostile_files;
+pub(crate) mod folders;
+pub(crate) mod hostile_files;
 #[cfg(feature = "hub")]
-pub mod http;
+pub(crate) mod http;
 #[cfg(feature = "hub")]
-pub mod hub_server;
-pub mod program;
-pub mod stress;
+pub(crate) mod hub_server;
+pub(crate) mod program;
+pub(crate) mod stress;

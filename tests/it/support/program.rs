@@ -11,52 +11,52 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// A file or folder of the project.
-pub fn shipped(path: &str) -> PathBuf {
+pub(crate) fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// What a run of the program left.
-pub struct Ran {
+pub(crate) struct Ran {
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ran {
-    pub fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         serde_json::from_str(&self.stdout).unwrap()
     }
 }
 
 /// A folder of its own in which the program is run.
-pub struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    pub fn new() -> Place {
+    pub(crate) fn new() -> Place {
         Place(tempfile::tempdir().unwrap())
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub fn read(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    pub fn entries(&self) -> Vec<String> {
+    pub(crate) fn entries(&self) -> Vec<String> {
         entries(self.0.path())
     }
 
     /// The program with the words of `line` as arguments. A word that begins with `@` is a path in the
     /// project.
-    pub fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aqueduct"));
         command.args(arguments(line)).current_dir(&self.0);
         command
     }
 
     /// Runs the program, which must succeed and draw no bars on a standard error that is no terminal.
-    pub fn ok(&self, line: &str) -> Ran {
+    pub(crate) fn ok(&self, line: &str) -> Ran {
         let ran = finished(line, 0, self.command(line).output().unwrap());
         assert!(!ran.stderr.contains("error:"), "{line}\n{}", ran.stderr);
         ran
@@ -64,7 +64,7 @@ impl Place {
 
     /// Runs the program, which must fail with `code`, print nothing on standard output and say each of
     /// `parts` in its one error.
-    pub fn fails(&self, code: i32, line: &str, parts: &[&str]) -> String {
+    pub(crate) fn fails(&self, code: i32, line: &str, parts: &[&str]) -> String {
         let ran = finished(line, code, self.command(line).output().unwrap());
         assert_eq!(ran.stdout, "", "{line}");
         one_error(line, &ran.stderr, parts)
@@ -72,13 +72,13 @@ impl Place {
 }
 
 /// The words of `line`, with `@` for the project's folder.
-pub fn arguments(line: &str) -> Vec<PathBuf> {
+pub(crate) fn arguments(line: &str) -> Vec<PathBuf> {
     let word = |word: &str| word.strip_prefix('@').map_or(PathBuf::from(word), shipped);
     line.split_whitespace().map(word).collect()
 }
 
 /// What any run must keep to: an exit code, no panic, no control characters.
-pub fn finished(line: &str, code: i32, output: Output) -> Ran {
+pub(crate) fn finished(line: &str, code: i32, output: Output) -> Ran {
     let [stdout, stderr] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
     assert_eq!(output.status.code(), Some(code), "{line}\n{stdout}\n{stderr}");
     assert!(!stderr.contains("panicked"), "{line}\n{stderr}");
@@ -103,7 +103,7 @@ fn in_words(stderr: &str) -> String {
 }
 
 /// Checks that `stderr` has one error, with all of `parts` in it, and gives it.
-pub fn one_error(line: &str, stderr: &str, parts: &[&str]) -> String {
+pub(crate) fn one_error(line: &str, stderr: &str, parts: &[&str]) -> String {
     let stderr = &in_words(stderr);
     let at: Vec<_> = stderr.match_indices("error: ").map(|(at, _)| at).collect();
     let first = *at.first().unwrap_or_else(|| panic!("{line}: no error in {stderr:?}"));
@@ -118,7 +118,7 @@ pub fn one_error(line: &str, stderr: &str, parts: &[&str]) -> String {
 }
 
 /// A copy of the member `name` of the demo, as the folder `to`.
-pub fn copy_member(place: &Place, name: &str, to: &str) -> PathBuf {
+pub(crate) fn copy_member(place: &Place, name: &str, to: &str) -> PathBuf {
     let (from, to) = (shipped("recipes/demo").join(name), place.path(to));
     fs::create_dir(&to).unwrap();
     for file in entries(&from) {

@@ -2,9 +2,9 @@
 //! near the largest float. `scripts/hash-stress` makes the same ones; all is exact or rounded once.
 
 /// Columns of a row: one block of the largest types, whole blocks of the others.
-pub const ROW_LEN: usize = 256;
+pub(crate) const ROW_LEN: usize = 256;
 
-pub const PATTERNS: [&str; 14] = [
+pub(crate) const PATTERNS: [&str; 14] = [
     "zero",
     "minus zero",
     "constant",
@@ -25,19 +25,19 @@ pub const PATTERNS: [&str; 14] = [
 const SIZES: [i32; 20] =
     [-149, -140, -130, -126, -110, -75, -52, -40, -24, -14, 0, 10, 15, 17, 20, 30, 50, 62, 66, 127];
 
-pub const IMPORTANCES: [&str; 9] =
+pub(crate) const IMPORTANCES: [&str; 9] =
     ["none", "ones", "zeros", "one-hot", "sparse", "denormal", "tiny", "bell", "half zero"];
 
 /// The generator behind all values.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
     /// 24 bits.
-    pub fn next(&mut self) -> u32 {
+    pub(crate) fn next(&mut self) -> u32 {
         let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
         self.0 = next.wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as u32
@@ -48,18 +48,18 @@ impl Random {
     }
 
     /// -1 to 1, mostly near zero.
-    pub fn bell(&mut self) -> f32 {
+    pub(crate) fn bell(&mut self) -> f32 {
         self.unit() + self.unit()
     }
 }
 
 /// A power of two, denormal ones included.
-pub fn power(exponent: i32) -> f32 {
+pub(crate) fn power(exponent: i32) -> f32 {
     2f64.powi(exponent) as f32
 }
 
 /// A row of `pattern`, whose largest magnitude is 1 at most, times two to the `size`.
-pub fn row(pattern: &str, size: i32, random: &mut Random) -> Vec<f32> {
+pub(crate) fn row(pattern: &str, size: i32, random: &mut Random) -> Vec<f32> {
     let mut value = |i: usize| match pattern {
         "zero" => 0.0,
         "minus zero" => [-0.0, 0.0, 0.0][i % 3],
@@ -103,7 +103,7 @@ fn importance(kind: &str, random: &mut Random) -> Option<Vec<f32>> {
 }
 
 /// For each kind of importance, its values and the rows that go with it.
-pub fn cases() -> Vec<(Option<Vec<f32>>, Vec<f32>)> {
+pub(crate) fn cases() -> Vec<(Option<Vec<f32>>, Vec<f32>)> {
     let mut random = Random::new(1);
     let mut cases = Vec::new();
     for kind in IMPORTANCES {

@@ -52,7 +52,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// If it is no LoRA, lacks a key, or uses something beyond it whose effect is not computed here.
-    pub fn read(config: &Config) -> Result<LoraConfig> {
+    pub(super) fn read(config: &Config) -> Result<LoraConfig> {
         let origin = config.origin();
         refuse_unsupported(config)?;
         let rank = config.get("r").and_then(Value::as_u64).filter(|r| (1..=MAX_RANK).contains(r));
@@ -92,25 +92,25 @@ impl LoraConfig {
     }
 
     /// The tokens of `module` whose rows were trained alone.
-    pub fn tokens_of(&self, module: &str) -> Option<&[usize]> {
+    pub(super) fn tokens_of(&self, module: &str) -> Option<&[usize]> {
         let found = self.tokens.iter().find(|(name, _)| module.ends_with(name.as_str()));
         found.map(|(_, tokens)| tokens.as_slice())
     }
 
     /// Whether `module`, or one that it is part of, was trained whole.
-    pub fn is_saved(&self, module: &str) -> bool {
+    pub(super) fn is_saved(&self, module: &str) -> bool {
         self.saved.iter().any(|name| is_within(module, name))
     }
 
     /// The rank of module `module`'s matrices.
-    pub fn rank(&self, module: &str) -> usize {
+    pub(super) fn rank(&self, module: &str) -> usize {
         let own = self.rank_pattern.iter().find(|(pattern, _)| pattern.is_match(module));
         own.map_or(self.rank, |(_, rank)| *rank)
     }
 
     /// What the product of module `module`'s matrices is multiplied by: `alpha / r`, or
     /// `alpha / sqrt(r)` if the rank was stabilized (arXiv:2312.03732).
-    pub fn scale(&self, module: &str) -> f32 {
+    pub(super) fn scale(&self, module: &str) -> f32 {
         let own = self.alpha_pattern.iter().find(|(pattern, _)| pattern.is_match(module));
         let alpha = own.map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = self.rank(module) as f64;
@@ -118,7 +118,7 @@ impl LoraConfig {
     }
 
     /// Whether `module` is to have an adapter.
-    pub fn is_target(&self, module: &str) -> bool {
+    pub(super) fn is_target(&self, module: &str) -> bool {
         match &self.targets {
             Targets::All => true,
             Targets::Pattern(pattern) => pattern.is_match(module),

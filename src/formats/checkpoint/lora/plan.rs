@@ -88,7 +88,7 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(
+    pub(super) fn new(
         base: &'a dyn TensorSource,
         file: &'a WeightsFile,
         config: &'a LoraConfig,
@@ -100,7 +100,7 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// If tensors and configuration disagree, or the adapter does not fit the base; both sides are named.
-    pub fn plan(&self) -> Result<Plan> {
+    pub(super) fn plan(&self) -> Result<Plan> {
         let mut found = self.collect()?;
         self.complete(&found)?;
         let table = self.base.table();
@@ -188,7 +188,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Every part must be one that the configuration names.
-    fn check_expected(&self, index: usize, meaning: &Meaning) -> Result<()> {
+    fn check_expected(&self, index: usize, meaning: &Meaning<'_>) -> Result<()> {
         let Meaning { module, kind, part } = *meaning;
         let config = self.config;
         let is_end = ["embed_tokens", "lm_head"].iter().any(|end| is_called(module, end));

@@ -36,7 +36,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining) -> Outcome<String> {
+fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
     for (index, tensor) in joining.tensors() {
         let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
@@ -76,7 +76,7 @@ fn options(settings: &Settings) -> Result<(Layout, Option<usize>), String> {
 }
 
 fn join_module(
-    joining: &Joining,
+    joining: &Joining<'_>,
     qweight: usize,
     module: &str,
     (layout, group_size): (Layout, Option<usize>),
@@ -139,7 +139,7 @@ impl Awq {
     ///
     /// # Errors
     /// Why the shapes do not belong together.
-    pub fn new(
+    pub(super) fn new(
         layout: Layout,
         group_size: Option<usize>,
         shapes: Shapes<'_>,
@@ -187,7 +187,7 @@ impl Awq {
     }
 
     /// Rows `rows` of the matrix `[outputs, inputs]`, in f32 without rounding.
-    pub fn decode(
+    pub(super) fn decode(
         &self,
         parts: Parts<'_>,
         rows: Range<usize>,

@@ -25,7 +25,7 @@ fn accepts(settings: &Settings) -> bool {
     settings.method == "bitnet"
 }
 
-fn join(settings: &Settings, joining: &mut Joining) -> Outcome<String> {
+fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let automatic = settings.str("linear_class") == Some("autobitlinear");
     let online = automatic && settings.str("quantization_mode") == Some("online");
     let scale = if automatic { Scale::Multiply } else { Scale::Divide };
@@ -76,7 +76,7 @@ fn is_converted(settings: &Settings, tensor: &StoredTensor) -> bool {
 }
 
 /// The scale of a matrix, a single number.
-fn scale_of(joining: &Joining, index: usize) -> Result<f32, String> {
+fn scale_of(joining: &Joining<'_>, index: usize) -> Result<f32, String> {
     let tensor = joining.tensor(index);
     let mut value = [0f32];
     let dtype = float_type(tensor)?;
@@ -93,7 +93,7 @@ fn scale_of(joining: &Joining, index: usize) -> Result<f32, String> {
     }
 }
 
-fn join_packed(joining: &Joining, weight: usize, scale: Scale) -> Result<Joined, String> {
+fn join_packed(joining: &Joining<'_>, weight: usize, scale: Scale) -> Result<Joined, String> {
     let tensor = joining.tensor(weight);
     let scales = part(joining, &format!("{}_scale", tensor.name))?;
     let packed = Packed::new(&tensor.shape, scale)?;
@@ -120,7 +120,7 @@ impl Decoder for PackedDecoder {
 
 /// Weights that are stored as floats, and their scale apart.
 fn join_floats(
-    joining: &Joining,
+    joining: &Joining<'_>,
     [weight, scales]: [usize; 2],
     scale: Scale,
 ) -> Result<Joined, String> {
@@ -229,7 +229,7 @@ impl Packed {
     ///
     /// # Errors
     /// If that is no matrix.
-    pub fn new(packed: &[usize], scale: Scale) -> Result<Packed, String> {
+    pub(super) fn new(packed: &[usize], scale: Scale) -> Result<Packed, String> {
         let fail = || format!("its packed weights have shape {packed:?}, which is no matrix");
         let &[packed_rows, columns] = packed else { return Err(fail()) };
         let rows = packed_rows.checked_mul(4).filter(|&rows| rows > 0).ok_or_else(fail)?;
@@ -237,7 +237,7 @@ impl Packed {
     }
 
     /// Rows `rows` of the matrix.
-    pub fn decode(&self, packed: &[u8], scale: f32, rows: Range<usize>, out: &mut [f32]) {
+    pub(super) fn decode(&self, packed: &[u8], scale: f32, rows: Range<usize>, out: &mut [f32]) {
         let packed_rows = self.rows / 4;
         for (row, out) in rows.zip(out.chunks_exact_mut(self.columns.max(1))) {
             let bytes = &packed[row % packed_rows * self.columns..][..self.columns];

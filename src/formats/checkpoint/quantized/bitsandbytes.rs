@@ -25,7 +25,7 @@ fn accepts(settings: &Settings) -> bool {
     settings.method == "bitsandbytes"
 }
 
-fn join(_: &Settings, joining: &mut Joining) -> Outcome<String> {
+fn join(_: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let mut kinds: Vec<String> = Vec::new();
     let mut note = |kind: String| {
         if !kinds.contains(&kind) {
@@ -55,7 +55,7 @@ fn join(_: &Settings, joining: &mut Joining) -> Outcome<String> {
     Ok(format!("bitsandbytes {}", kinds.join(" and ")))
 }
 
-fn join_four_bits(joining: &Joining, state: usize, name: &str) -> Result<Joined, String> {
+fn join_four_bits(joining: &Joining<'_>, state: usize, name: &str) -> Result<Joined, String> {
     let weight = part(joining, name)?;
     let beside = |last: &str| part(joining, &format!("{name}.{last}"));
     let (absmax, map) = (beside("absmax")?, beside("quant_map")?);
@@ -100,7 +100,7 @@ impl Decoder for FourBits {
     }
 }
 
-fn join_eight_bits(joining: &Joining, scb: usize, module: &str) -> Result<Joined, String> {
+fn join_eight_bits(joining: &Joining<'_>, scb: usize, module: &str) -> Result<Joined, String> {
     let weight = part(joining, &format!("{module}.weight"))?;
     let (tensor, scales) = (joining.tensor(weight), joining.tensor(scb));
     expect_type(tensor, Dtype::I8)?;
@@ -199,7 +199,7 @@ impl FourBits {
     ///
     /// # Errors
     /// What is wrong with it, or does not fit the other tensors.
-    pub fn new(state: &[u8], counts: Counts) -> Result<FourBits, String> {
+    pub(super) fn new(state: &[u8], counts: Counts) -> Result<FourBits, String> {
         let state: State = serde_json::from_slice(state)
             .map_err(|e| format!("its quantization state is not usable: {e}"))?;
         let dtype = match state.dtype.as_str() {
@@ -248,7 +248,7 @@ impl FourBits {
     }
 
     /// Rows `rows` of the weights, in f32; bitsandbytes rounds them to `dtype`.
-    pub fn decode(&self, parts: Parts<'_>, rows: Range<usize>, out: &mut [f32]) {
+    pub(super) fn decode(&self, parts: Parts<'_>, rows: Range<usize>, out: &mut [f32]) {
         let columns = self.shape.last().copied().unwrap_or(1);
         let start = rows.start * columns;
         let mut block = (usize::MAX, 0f32);

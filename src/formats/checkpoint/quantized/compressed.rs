@@ -37,7 +37,7 @@ fn accepts(settings: &Settings) -> bool {
         && !is_transformed(settings)
 }
 
-fn join(settings: &Settings, joining: &mut Joining) -> Result<String> {
+fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
     let mut widths = Widths::default();
     for weights in groups(settings).filter_map(|group| group.get("weights")?.as_object()) {
         let size = |key: &str| weights.get(key).and_then(Value::as_u64);

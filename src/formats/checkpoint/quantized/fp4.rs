@@ -50,7 +50,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining) -> Outcome<String> {
+fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let mut kinds = join_all(joining);
     // ModelOpt mixes them with FP8 ("MIXED_PRECISION").
     if settings.method == "modelopt"
@@ -64,7 +64,7 @@ fn join(settings: &Settings, joining: &mut Joining) -> Outcome<String> {
 }
 
 /// Joins every weight of four bits; returns what they are, for people.
-pub(super) fn join_all(joining: &mut Joining) -> Vec<String> {
+pub(super) fn join_all(joining: &mut Joining<'_>) -> Vec<String> {
     let mut kinds: Vec<String> = Vec::new();
     for (index, tensor) in joining.tensors() {
         let is_weight = tensor.name.ends_with(".weight") || tensor.name.ends_with(".weight_packed");
@@ -93,7 +93,7 @@ pub(super) fn join_all(joining: &mut Joining) -> Vec<String> {
 type Kind = &'static str;
 
 /// A matrix of compressed-tensors or ModelOpt.
-fn join_matrix(joining: &mut Joining, index: usize) -> Result<(Kind, Joined), String> {
+fn join_matrix(joining: &mut Joining<'_>, index: usize) -> Result<(Kind, Joined), String> {
     let tensor = joining.tensor(index);
     let name = tensor.name.strip_suffix("_packed").unwrap_or(&tensor.name).to_string();
     let scales = part(joining, &format!("{name}_scale"))?;
@@ -136,7 +136,7 @@ fn join_matrix(joining: &mut Joining, index: usize) -> Result<(Kind, Joined), St
 }
 
 /// A single F32 beside a weight.
-fn number(joining: &Joining, index: usize) -> Result<f32, String> {
+fn number(joining: &Joining<'_>, index: usize) -> Result<f32, String> {
     let tensor = joining.tensor(index);
     expect_type(tensor, Dtype::F32)?;
     let bytes = joining.bytes(index);
@@ -153,7 +153,7 @@ fn number(joining: &Joining, index: usize) -> Result<f32, String> {
 }
 
 /// The scale of a whole NVFP4 matrix, and where it is stored.
-fn tensor_scale(joining: &Joining, name: &str) -> Result<(TensorScale, Option<usize>), String> {
+fn tensor_scale(joining: &Joining<'_>, name: &str) -> Result<(TensorScale, Option<usize>), String> {
     if let Some(index) = joining.find(&format!("{name}_scale_2")) {
         return Ok((TensorScale::Factor(number(joining, index)?), Some(index)));
     }
@@ -164,7 +164,7 @@ fn tensor_scale(joining: &Joining, name: &str) -> Result<(TensorScale, Option<us
 }
 
 /// The scale of a matrix's inputs, which hardware that computes in NVFP4 uses.
-fn input_scale(joining: &Joining, name: &str) -> Option<f32> {
+fn input_scale(joining: &Joining<'_>, name: &str) -> Option<f32> {
     let module = name.strip_suffix(".weight")?;
     let scale = |last: &str| joining.find(&format!("{module}.{last}"));
     if let Some(index) = scale("input_scale") {
@@ -240,7 +240,7 @@ fn rows_of<'a>(
 
 /// gpt-oss: `NAME_blocks` of shape `[..., rows, groups, 16]` and `NAME_scales`. A stack is read as transformers
 /// reads it, each matrix transposed: its plain checkpoints have inputs before outputs there.
-fn join_gpt_oss(joining: &Joining, index: usize, name: &str) -> Result<(Kind, Joined), String> {
+fn join_gpt_oss(joining: &Joining<'_>, index: usize, name: &str) -> Result<(Kind, Joined), String> {
     let tensor = joining.tensor(index);
     let scales = part(joining, &format!("{name}_scales"))?;
     let scale_type = joining.tensor(scales).dtype;

@@ -26,7 +26,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining) -> Result<String> {
+fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
     let block = match settings.sizes("weight_block_size").as_deref() {
         Some(&[rows, columns]) => Some([rows, columns]),
         // The default of transformers, for scales whose blocks at the edge are not whole.
@@ -36,7 +36,7 @@ fn join(settings: &Settings, joining: &mut Joining) -> Result<String> {
 }
 
 /// Joins the FP8 tensors of a folder whose configuration is silent. One without a scale is a plain cast.
-pub(super) fn join_unnamed(joining: &mut Joining) -> String {
+pub(super) fn join_unnamed(joining: &mut Joining<'_>) -> String {
     for (index, weight) in joining.tensors() {
         if let (Some(values), None) = (values(weight.dtype), scale_of(joining, weight)) {
             joining.add(Joined {
@@ -62,7 +62,7 @@ pub(super) fn values(dtype: Dtype) -> Option<&'static [f32; 256]> {
 }
 
 /// Joins every FP8 tensor with its scale; returns what the weights are, for people.
-pub(super) fn join_all(joining: &mut Joining, block: Option<[usize; 2]>) -> String {
+pub(super) fn join_all(joining: &mut Joining<'_>, block: Option<[usize; 2]>) -> String {
     let (mut types, mut layouts) = (Vec::new(), Vec::new());
     for (index, weight) in joining.tensors() {
         let scale = scale_of(joining, weight);
@@ -103,7 +103,7 @@ pub(super) fn join_all(joining: &mut Joining, block: Option<[usize; 2]>) -> Stri
 }
 
 /// The scale of `weight`, under one of the names that writers give it.
-fn scale_of(joining: &Joining, weight: &StoredTensor) -> Option<usize> {
+fn scale_of(joining: &Joining<'_>, weight: &StoredTensor) -> Option<usize> {
     let name = &weight.name;
     let beside = |suffix: &str| joining.find(&format!("{name}{suffix}"));
     let in_place = |last: &str| {

@@ -42,7 +42,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining) -> Outcome<String> {
+fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
     for (index, tensor) in joining.tensors() {
         let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
@@ -98,7 +98,7 @@ fn options(settings: &Settings) -> Result<Options, String> {
 }
 
 fn join_module(
-    joining: &Joining,
+    joining: &Joining<'_>,
     qweight: usize,
     module: &str,
     options: Options,
@@ -184,7 +184,11 @@ pub(super) struct Gptq {
 impl Gptq {
     /// # Errors
     /// Why the shapes do not belong together, or not to the options.
-    pub fn new(options: Options, shapes: Shapes<'_>, scale_type: DType) -> Result<Gptq, String> {
+    pub(super) fn new(
+        options: Options,
+        shapes: Shapes<'_>,
+        scale_type: DType,
+    ) -> Result<Gptq, String> {
         let (Shapes { qweight, qzeros, scales, g_idx }, fail) = (shapes, || describe(&shapes));
         let (&[words, outputs], &[zero_rows, zero_words], &[groups, scale_columns]) =
             (qweight, qzeros, scales)
@@ -262,7 +266,7 @@ impl Gptq {
     ///
     /// # Errors
     /// A group in `g_idx` that does not exist.
-    pub fn decode(
+    pub(super) fn decode(
         &self,
         parts: Parts<'_>,
         rows: Range<usize>,

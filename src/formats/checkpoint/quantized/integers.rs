@@ -79,7 +79,7 @@ impl Packing {
 }
 
 /// Joins all integer weights of compressed-tensors; returns what they are, for people.
-pub(super) fn join_all(joining: &mut Joining, widths: &Widths) -> Vec<String> {
+pub(super) fn join_all(joining: &mut Joining<'_>, widths: &Widths) -> Vec<String> {
     let mut kinds = Vec::new();
     for (index, weight) in joining.tensors() {
         if joining.is_used(index) {
@@ -112,7 +112,7 @@ pub(super) fn join_all(joining: &mut Joining, widths: &Widths) -> Vec<String> {
 
 /// The tensor `name` made of stored tensor `index` and those beside it, and what it is for people.
 fn joined(
-    joining: &Joining,
+    joining: &Joining<'_>,
     index: usize,
     name: &str,
     packed: bool,
@@ -157,7 +157,7 @@ fn joined(
 
 /// The shape of packed weights before packing, and how they are packed.
 fn unpacked_shape(
-    joining: &Joining,
+    joining: &Joining<'_>,
     shape: Option<usize>,
     weight: &StoredTensor,
     widths: &Widths,
@@ -182,7 +182,7 @@ fn unpacked_shape(
 }
 
 /// The integers of a small stored tensor of at most `most`.
-fn integers(joining: &Joining, index: usize, most: usize) -> Option<Vec<i64>> {
+fn integers(joining: &Joining<'_>, index: usize, most: usize) -> Option<Vec<i64>> {
     let tensor = joining.tensor(index);
     let count = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     if count > most {
@@ -203,7 +203,7 @@ fn integers(joining: &Joining, index: usize, most: usize) -> Option<Vec<i64>> {
 /// The group of each column, of weights that were quantized in the order of their activations; `None` where none
 /// is set (all -1).
 fn group_order(
-    joining: &Joining,
+    joining: &Joining<'_>,
     order: usize,
     columns: usize,
 ) -> Result<Option<Vec<u32>>, String> {

@@ -53,55 +53,55 @@ pub(super) struct Joining<'a> {
 
 impl<'a> Joining<'a> {
     /// Nothing joined yet. `quantized`: whether the folder has or once had quantized weights.
-    pub fn new(stored: &'a Stored, quantized: bool) -> Joining<'a> {
+    pub(super) fn new(stored: &'a Stored, quantized: bool) -> Joining<'a> {
         let used = vec![false; stored.tensors().len()];
         Joining { stored, used, joined: Vec::new(), quantized, problems: Vec::new() }
     }
 
     /// All stored tensors with their indices.
-    pub fn tensors(&self) -> impl Iterator<Item = (usize, &'a StoredTensor)> + use<'a> {
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (usize, &'a StoredTensor)> + use<'a> {
         self.stored.tensors().iter().enumerate()
     }
 
     /// The index of the stored tensor called `name`.
-    pub fn find(&self, name: &str) -> Option<usize> {
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
         self.stored.find(name)
     }
 
-    pub fn tensor(&self, index: usize) -> &'a StoredTensor {
+    pub(super) fn tensor(&self, index: usize) -> &'a StoredTensor {
         &self.stored.tensors()[index]
     }
 
     /// The data of a stored tensor, for small ones that decide what the others mean (shapes, indices).
-    pub fn bytes(&self, index: usize) -> std::borrow::Cow<'a, [u8]> {
+    pub(super) fn bytes(&self, index: usize) -> std::borrow::Cow<'a, [u8]> {
         self.stored.bytes(index)
     }
 
     /// Whether the stored tensor was used already.
-    pub fn is_used(&self, index: usize) -> bool {
+    pub(super) fn is_used(&self, index: usize) -> bool {
         self.used[index]
     }
 
     /// Adds a tensor; its parts are used from now on.
-    pub fn add(&mut self, joined: Joined) {
+    pub(super) fn add(&mut self, joined: Joined) {
         joined.parts.iter().for_each(|&part| self.used[part] = true);
         self.joined.push(joined);
     }
 
     /// Leaves out a stored tensor that plain weights do not need.
-    pub fn leave_out(&mut self, index: usize) {
+    pub(super) fn leave_out(&mut self, index: usize) {
         self.used[index] = true;
     }
 
     /// Takes note that the weights stored as tensor `index` cannot be joined, and why. All of them become
     /// one error.
-    pub fn problem(&mut self, index: usize, why: impl Into<String>) {
+    pub(super) fn problem(&mut self, index: usize, why: impl Into<String>) {
         self.used[index] = true;
         self.problems.push((self.stored.tensors()[index].name.clone(), why.into()));
     }
 
     /// How many tensors have been made.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.joined.len()
     }
 
@@ -109,7 +109,11 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// One for all tensors that cannot be joined or have no place in plain weights.
-    pub fn finish(mut self, stored_origin: &str, settings: Option<&Settings>) -> Result<Parts> {
+    pub(super) fn finish(
+        mut self,
+        stored_origin: &str,
+        settings: Option<&Settings>,
+    ) -> Result<Parts> {
         let (mut plain, mut packed) = (Vec::new(), Vec::new());
         for (index, tensor) in self.stored.tensors().iter().enumerate() {
             if self.used[index] || self.quantized && is_not_needed(&tensor.name) {
@@ -162,7 +166,11 @@ pub(super) struct Parts {
 impl Parts {
     /// The source, in the order in which the data are stored. `quantization`: see
     /// [`crate::formats::source::TensorSource::quantization`].
-    pub fn into_source(self, stored: Stored, quantization: Option<String>) -> Result<FolderSource> {
+    pub(super) fn into_source(
+        self,
+        stored: Stored,
+        quantization: Option<String>,
+    ) -> Result<FolderSource> {
         let mut entries: Vec<(usize, TensorInfo, Origin)> = Vec::new();
         for index in self.plain {
             let info = stored.tensors()[index].info().expect("a float type");

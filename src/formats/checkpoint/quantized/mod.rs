@@ -44,7 +44,7 @@ struct Method {
     /// Whether this is the one of the settings. The first that accepts reads the folder.
     accepts: fn(&Settings) -> bool,
     /// Joins all weights of this format; returns what they are, for people: `FP8 E4M3 (blocks of 128x128)`.
-    join: fn(&Settings, &mut Joining) -> Result<String>,
+    join: fn(&Settings, &mut Joining<'_>) -> Result<String>,
 }
 
 /// Every format that can be read.

@@ -22,7 +22,7 @@ pub(super) enum TensorScale {
 
 impl TensorScale {
     /// What values are multiplied by.
-    pub fn factor(self) -> f32 {
+    pub(super) fn factor(self) -> f32 {
         match self {
             TensorScale::Factor(factor) => factor,
             TensorScale::Divisor(divisor) => 1.0 / divisor,

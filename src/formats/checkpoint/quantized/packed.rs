@@ -11,7 +11,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// If it is missing.
-pub(super) fn part(joining: &Joining, name: &str) -> Result<usize, String> {
+pub(super) fn part(joining: &Joining<'_>, name: &str) -> Result<usize, String> {
     joining.find(name).ok_or_else(|| format!("'{name}' is missing"))
 }
 
@@ -51,7 +51,7 @@ pub(super) fn group_size(settings: &Settings) -> Result<Option<usize>, String> {
 }
 
 /// Leaves out the bias of `module` if it is all zeros: AutoGPTQ writes one for modules that have none.
-pub(super) fn leave_out_zero_bias(joining: &mut Joining, module: &str) {
+pub(super) fn leave_out_zero_bias(joining: &mut Joining<'_>, module: &str) {
     if let Some(bias) = joining.find(&format!("{module}.bias"))
         && joining.bytes(bias).iter().all(|&byte| byte == 0)
     {

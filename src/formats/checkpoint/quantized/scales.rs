@@ -18,7 +18,7 @@ pub(super) enum Number {
 
 impl Number {
     /// The meaning of a stored type as a scale; `None` for types that are none.
-    pub fn of_scale(dtype: Dtype) -> Option<Number> {
+    pub(super) fn of_scale(dtype: Dtype) -> Option<Number> {
         Some(match dtype {
             Dtype::F32 => Number::Float(DType::F32),
             Dtype::F16 => Number::Float(DType::F16),
@@ -78,7 +78,7 @@ impl Grid {
     ///
     /// # Errors
     /// Why the two do not belong together.
-    pub fn new(
+    pub(super) fn new(
         shape: &[usize],
         scale: &StoredTensor,
         block: Option<[usize; 2]>,
@@ -90,7 +90,7 @@ impl Grid {
     }
 
     /// The same for numbers of a known meaning, such as zero points.
-    pub fn of_numbers(
+    pub(super) fn of_numbers(
         number: Number,
         shape: &[usize],
         scale: &StoredTensor,
@@ -149,23 +149,23 @@ impl Grid {
     }
 
     /// Weights to a scale, down and across; the whole extent where one scale covers it.
-    pub fn block(&self) -> [usize; 2] {
+    pub(super) fn block(&self) -> [usize; 2] {
         self.block
     }
 
     /// Columns of the weights.
-    pub fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.matrix[1]
     }
 
     /// Scales down and across one matrix.
-    pub fn extent(&self) -> [usize; 2] {
+    pub(super) fn extent(&self) -> [usize; 2] {
         [self.rows, self.columns]
     }
 
     /// Decodes the scales of row `row` (of all matrices' rows) into `out`, one for each
     /// [`Grid::block`]`()[1]` columns.
-    pub fn row(&self, bytes: &[u8], row: usize, out: &mut Vec<f32>) -> Result<(), String> {
+    pub(super) fn row(&self, bytes: &[u8], row: usize, out: &mut Vec<f32>) -> Result<(), String> {
         let (matrix, within) = (row / self.matrix[0], row % self.matrix[0]);
         let first = if self.per_matrix { matrix * self.rows } else { 0 };
         out.clear();

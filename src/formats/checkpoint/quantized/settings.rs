@@ -23,7 +23,7 @@ pub(super) struct Settings {
 impl Settings {
     /// Takes the settings out of `config`, which then describes plain weights; reads ModelOpt's file in
     /// `dir` where there are none. `None` if the folder says nothing of quantization.
-    pub fn take(config: &mut Config, dir: &Path) -> Result<Option<Settings>> {
+    pub(super) fn take(config: &mut Config, dir: &Path) -> Result<Option<Settings>> {
         let mut found = None;
         for key in KEYS {
             if let Some(Value::Object(options)) = config.get(key) {
@@ -77,17 +77,17 @@ impl Settings {
     }
 
     /// The text of an option.
-    pub fn str(&self, key: &str) -> Option<&str> {
+    pub(super) fn str(&self, key: &str) -> Option<&str> {
         self.options.get(key)?.as_str()
     }
 
     /// A list of sizes, such as `weight_block_size`.
-    pub fn sizes(&self, key: &str) -> Option<Vec<usize>> {
+    pub(super) fn sizes(&self, key: &str) -> Option<Vec<usize>> {
         sizes(self.options.get(key)?)
     }
 
     /// The method with its options, for errors: `gptq (bits 5, group_size 128)`.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let shown = |(key, value): (&String, &Value)| {
             let listed = key == "quant_method" || LISTS.contains(&key.as_str());
             let value = match value {

@@ -58,7 +58,7 @@ pub(super) struct FolderSource {
 }
 
 impl FolderSource {
-    pub fn new(
+    pub(super) fn new(
         stored: Stored,
         table: TensorTable,
         origins: Vec<Origin>,
@@ -100,7 +100,7 @@ impl FolderSource {
         &self,
         index: usize,
         (parts, decoder): (&[usize], &dyn Decoder),
-        take: &Sink,
+        take: &Sink<'_>,
     ) -> Result<()> {
         const ELEMENTS: usize = PART_BYTES / F32_BYTES;
         let info = self.info(index);
@@ -154,7 +154,7 @@ impl TensorSource for FolderSource {
         }
     }
 
-    fn stream(&self, index: usize, sink: &Sink) -> Result<()> {
+    fn stream(&self, index: usize, sink: &Sink<'_>) -> Result<()> {
         match &self.origins[index] {
             Origin::Plain(_) => crate::formats::source::in_parts(&self.read(index)?.bytes, sink),
             Origin::Joined { parts, decoder } => {

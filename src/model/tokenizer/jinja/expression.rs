@@ -16,7 +16,7 @@ const CONCAT_PARTS: usize = 1000;
 
 type Result<T> = std::result::Result<T, SyntaxError>;
 
-pub struct Expressions<'a> {
+pub(super) struct Expressions<'a> {
     tokens: &'a [Token],
     at: usize,
     depth: usize,
@@ -25,7 +25,7 @@ pub struct Expressions<'a> {
 }
 
 /// `text` as a string of minijinja.
-pub fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
@@ -50,7 +50,7 @@ fn not_folded(text: String) -> String {
 }
 
 impl<'a> Expressions<'a> {
-    pub fn new(tokens: &'a [Token], line: usize) -> Expressions<'a> {
+    pub(super) fn new(tokens: &'a [Token], line: usize) -> Expressions<'a> {
         Expressions { tokens, at: 0, depth: 0, line }
     }
 
@@ -76,15 +76,15 @@ impl<'a> Expressions<'a> {
         }
     }
 
-    pub fn is_end(&self) -> bool {
+    pub(super) fn is_end(&self) -> bool {
         self.at == self.tokens.len()
     }
 
-    pub fn end(&self) -> Result<()> {
+    pub(super) fn end(&self) -> Result<()> {
         if self.is_end() { Ok(()) } else { self.unexpected("the tag's end") }
     }
 
-    pub fn at(&self, op: &str) -> bool {
+    pub(super) fn at(&self, op: &str) -> bool {
         matches!(self.kind(), Some(Kind::Op(is)) if *is == op)
     }
 
@@ -92,13 +92,13 @@ impl<'a> Expressions<'a> {
         matches!(self.kind(), Some(Kind::Name(is)) if is == name)
     }
 
-    pub fn eat(&mut self, op: &str) -> bool {
+    pub(super) fn eat(&mut self, op: &str) -> bool {
         let found = self.at(op);
         self.at += usize::from(found);
         found
     }
 
-    pub fn eat_name(&mut self, name: &str) -> bool {
+    pub(super) fn eat_name(&mut self, name: &str) -> bool {
         let found = self.at_name(name);
         self.at += usize::from(found);
         found
@@ -108,12 +108,12 @@ impl<'a> Expressions<'a> {
         if self.eat(op) { Ok(()) } else { self.unexpected(&format!("'{op}'")) }
     }
 
-    pub fn expect_name(&mut self, name: &str) -> Result<()> {
+    pub(super) fn expect_name(&mut self, name: &str) -> Result<()> {
         if self.eat_name(name) { Ok(()) } else { self.unexpected(&format!("'{name}'")) }
     }
 
     /// The name of a variable, macro or block.
-    pub fn name(&mut self) -> Result<String> {
+    pub(super) fn name(&mut self) -> Result<String> {
         let Some(Kind::Name(name)) = self.kind() else { return self.unexpected("a name") };
         if !name.is_ascii() {
             return self.error(format!(
@@ -135,7 +135,7 @@ impl<'a> Expressions<'a> {
     }
 
     /// What is assigned to: a name, one in a namespace, or several of them.
-    pub fn target(&mut self) -> Result<String> {
+    pub(super) fn target(&mut self) -> Result<String> {
         self.nested(|p| {
             let mut parts = Vec::new();
             let mut several = false;
@@ -164,7 +164,7 @@ impl<'a> Expressions<'a> {
     }
 
     /// Parameters of a macro, in parentheses.
-    pub fn signature(&mut self) -> Result<String> {
+    pub(super) fn signature(&mut self) -> Result<String> {
         self.expect("(")?;
         let mut parts = Vec::new();
         while !self.eat(")") {
@@ -181,7 +181,7 @@ impl<'a> Expressions<'a> {
     }
 
     /// `name = value`, any number of them.
-    pub fn assignments(&mut self) -> Result<String> {
+    pub(super) fn assignments(&mut self) -> Result<String> {
         let mut parts = Vec::new();
         while !self.is_end() {
             if !parts.is_empty() {
@@ -194,7 +194,7 @@ impl<'a> Expressions<'a> {
         Ok(parts.join(", "))
     }
 
-    pub fn filter_chain(&mut self) -> Result<String> {
+    pub(super) fn filter_chain(&mut self) -> Result<String> {
         let mut text = self.filter()?;
         while self.eat("|") {
             text = format!("{text}|{}", self.filter()?);
@@ -203,12 +203,12 @@ impl<'a> Expressions<'a> {
     }
 
     /// Expressions with commas between them are a tuple.
-    pub fn tuple(&mut self) -> Result<String> {
+    pub(super) fn tuple(&mut self) -> Result<String> {
         self.tuple_of(Expressions::expression)
     }
 
     /// As [`Expressions::tuple`], where `if` belongs to the statement.
-    pub fn tuple_without_condition(&mut self) -> Result<String> {
+    pub(super) fn tuple_without_condition(&mut self) -> Result<String> {
         self.tuple_of(Expressions::or)
     }
 
@@ -227,7 +227,7 @@ impl<'a> Expressions<'a> {
         Ok(format!("__tuple({})", parts.join(", ")))
     }
 
-    pub fn expression(&mut self) -> Result<String> {
+    pub(super) fn expression(&mut self) -> Result<String> {
         self.nested(|p| {
             let mut text = p.or()?;
             while p.eat_name("if") {

@@ -13,7 +13,7 @@ use minijinja::{Environment, State, Value, filters as builtin};
 use std::borrow::Cow;
 
 /// Adds them to `environment`.
-pub fn add_to(environment: &mut Environment) {
+pub(super) fn add_to(environment: &mut Environment<'_>) {
     add_texts(environment);
     add_numbers(environment);
     add_collections(environment);
@@ -21,7 +21,7 @@ pub fn add_to(environment: &mut Environment) {
     add_tests(environment);
 }
 
-fn add_texts(environment: &mut Environment) {
+fn add_texts(environment: &mut Environment<'_>) {
     environment.add_filter("tojson", |value: Value, positional: Rest<Value>, named: Kwargs| {
         json::tojson(&value, positional, named)
     });
@@ -178,7 +178,7 @@ fn truncate(value: Value, arguments: Rest<Value>, named: Kwargs) -> Result<Strin
     Ok(format!("{cut}{end}"))
 }
 
-fn add_numbers(environment: &mut Environment) {
+fn add_numbers(environment: &mut Environment<'_>) {
     environment.add_filter("int", |value: Value, default: Option<Value>, named: Kwargs| {
         let base: Option<u32> = named.get("base")?;
         let default =
@@ -274,7 +274,7 @@ fn round(
     }
 }
 
-fn add_collections(environment: &mut Environment) {
+fn add_collections(environment: &mut Environment<'_>) {
     for name in ["length", "count"] {
         environment.add_filter(name, length);
     }
@@ -285,7 +285,7 @@ fn add_collections(environment: &mut Environment) {
         _ => Err(error("Can only get item pairs from a mapping.")),
     });
     environment.add_filter("dictsort", dictsort);
-    environment.add_filter("sort", |state: &State, value: Value, named: Kwargs| {
+    environment.add_filter("sort", |state: &State<'_, '_>, value: Value, named: Kwargs| {
         let all = items(&value)?;
         if !named.has("attribute") {
             for pair in all.windows(2) {
@@ -328,18 +328,28 @@ fn seen(value: &Value) -> Result<Value> {
 
 type Test = Option<String>;
 
-fn select(state: &State, value: Value, test: Test, arguments: Rest<Value>) -> Result<Value> {
+fn select(
+    state: &State<'_, '_>,
+    value: Value,
+    test: Test,
+    arguments: Rest<Value>,
+) -> Result<Value> {
     let (value, test) = (seen(&value)?, test.map(Cow::Owned));
     builtin::select(state, value, test, arguments).map(generator)
 }
 
-fn reject(state: &State, value: Value, test: Test, arguments: Rest<Value>) -> Result<Value> {
+fn reject(
+    state: &State<'_, '_>,
+    value: Value,
+    test: Test,
+    arguments: Rest<Value>,
+) -> Result<Value> {
     let (value, test) = (seen(&value)?, test.map(Cow::Owned));
     builtin::reject(state, value, test, arguments).map(generator)
 }
 
 fn select_by(
-    state: &State,
+    state: &State<'_, '_>,
     value: Value,
     name: String,
     test: Test,
@@ -350,7 +360,7 @@ fn select_by(
 }
 
 fn reject_by(
-    state: &State,
+    state: &State<'_, '_>,
     value: Value,
     name: String,
     test: Test,
@@ -361,23 +371,23 @@ fn reject_by(
 }
 
 /// Filters that give generators.
-fn add_generators(environment: &mut Environment) {
-    environment.add_filter("map", |state: &State, value: Value, arguments: Rest<Value>| {
+fn add_generators(environment: &mut Environment<'_>) {
+    environment.add_filter("map", |state: &State<'_, '_>, value: Value, arguments: Rest<Value>| {
         builtin::map(state, seen(&value)?, arguments).map(generator)
     });
     environment.add_filter("select", select);
     environment.add_filter("reject", reject);
     environment.add_filter("selectattr", select_by);
     environment.add_filter("rejectattr", reject_by);
-    environment.add_filter("unique", |state: &State, value: Value, named: Kwargs| {
+    environment.add_filter("unique", |state: &State<'_, '_>, value: Value, named: Kwargs| {
         let unique = builtin::unique(state, Value::from(items(&value)?), named)?;
         Ok::<_, minijinja::Error>(generator(items(&unique)?))
     });
-    environment.add_filter("batch", |state: &State, value: Value, count, fill| {
+    environment.add_filter("batch", |state: &State<'_, '_>, value: Value, count, fill| {
         let rows = builtin::batch(state, Value::from(items(&value)?), count, fill)?;
         Ok::<_, minijinja::Error>(generator(items(&rows)?))
     });
-    environment.add_filter("slice", |state: &State, value: Value, count, fill| {
+    environment.add_filter("slice", |state: &State<'_, '_>, value: Value, count, fill| {
         let rows = builtin::slice(state, Value::from(items(&value)?), count, fill)?;
         Ok::<_, minijinja::Error>(generator(items(&rows)?))
     });
@@ -445,7 +455,7 @@ fn dictsort(value: Value, arguments: Rest<Value>, named: Kwargs) -> Result<Value
     Ok(pairs.into_iter().map(|(_, pair)| pair).collect())
 }
 
-fn add_tests(environment: &mut Environment) {
+fn add_tests(environment: &mut Environment<'_>) {
     environment.add_test("string", |value: &Value| value.kind() == ValueKind::String);
     environment.add_test("mapping", |value: &Value| is_dict(value));
     environment.add_test("sequence", |value: &Value| {

@@ -22,7 +22,7 @@ struct Writer {
 }
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String> {
+pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String> {
     const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
     if positional.0.len() > NAMES.len() {
         return Err(error("tojson takes at most four arguments"));

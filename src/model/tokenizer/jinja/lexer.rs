@@ -4,13 +4,13 @@ use super::python::is_space;
 
 /// Why a template is no Jinja, and in which line.
 #[derive(Debug)]
-pub struct SyntaxError {
+pub(super) struct SyntaxError {
     pub line: usize,
     pub message: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     Name(String),
     Str(String),
     Int(String),
@@ -19,7 +19,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug)]
-pub struct Token {
+pub(super) struct Token {
     pub kind: Kind,
     pub line: usize,
 }
@@ -32,7 +32,7 @@ const OPERATORS: &[&str] = &[
 
 /// The tokens of the tag that begins at `at`, up to `end` (`}}` or `%}`); with the sign before the end and the place
 /// behind it.
-pub fn tag(
+pub(super) fn tag(
     source: &str,
     at: usize,
     line: usize,
@@ -233,9 +233,9 @@ fn unescape(text: &str) -> Result<String, String> {
     Ok(out)
 }
 
-fn code_point(chars: &mut std::str::Chars, len: usize, kind: char) -> Result<char, String> {
+fn code_point(chars: &mut std::str::Chars<'_>, len: usize, kind: char) -> Result<char, String> {
     let fail = |digits: &str| format!("the escape '\\{kind}{digits}' is no character");
-    let hex = |chars: &mut std::str::Chars, len: usize| {
+    let hex = |chars: &mut std::str::Chars<'_>, len: usize| {
         let digits: String = chars.by_ref().take(len).collect();
         match digits.len() == len && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             true => u32::from_str_radix(&digits, 16).map_err(|_| fail(&digits)),

@@ -94,12 +94,12 @@ const CHANGING: &[&str] = &[
 ];
 
 /// Whether any type has a method of that name.
-pub fn is_method(name: &str) -> bool {
+pub(super) fn is_method(name: &str) -> bool {
     [OF_STR, OF_LIST, OF_DICT].iter().any(|names| names.contains(&name))
 }
 
 /// Whether `value` has the method `name`.
-pub fn has(value: &Value, name: &str) -> bool {
+pub(super) fn has(value: &Value, name: &str) -> bool {
     match value.kind() {
         ValueKind::String => OF_STR.contains(&name),
         ValueKind::Map => is_dict(value) && OF_DICT.contains(&name),
@@ -110,7 +110,7 @@ pub fn has(value: &Value, name: &str) -> bool {
 
 /// A method of a value, not yet called.
 #[derive(Debug)]
-pub struct Bound {
+pub(super) struct Bound {
     pub value: Value,
     pub name: String,
 }
@@ -126,7 +126,12 @@ impl Object for Bound {
 }
 
 /// `value.name(arguments)`.
-pub fn call(state: &State, value: Value, name: String, arguments: Rest<Value>) -> Result<Value> {
+pub(super) fn call(
+    state: &State<'_, '_>,
+    value: Value,
+    name: String,
+    arguments: Rest<Value>,
+) -> Result<Value> {
     if value.is_undefined() {
         return Err(undefined(&format!("method '{name}'")));
     }
@@ -176,7 +181,7 @@ fn of_dict(value: &Value, name: &str, args: &[Value]) -> Result<Value> {
 }
 
 /// Keys and values of a dictionary.
-pub fn pairs(value: &Value) -> Result<Vec<Value>> {
+pub(super) fn pairs(value: &Value) -> Result<Vec<Value>> {
     let pair = |key: Value| {
         let found = value.get_item(&key)?;
         Ok(tuple(vec![key, found]))
@@ -292,7 +297,7 @@ fn question(text: &str, name: &str) -> Option<bool> {
 }
 
 /// `str.capitalize`.
-pub fn capitalize(text: &str) -> String {
+pub(super) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
     first + &chars.as_str().to_lowercase()
@@ -317,7 +322,7 @@ fn swapped(c: char) -> char {
 }
 
 /// `text` without the characters at its ends; without `characters` white space.
-pub fn strip<'a>(text: &'a str, characters: Option<&Value>, name: &str) -> Result<&'a str> {
+pub(super) fn strip<'a>(text: &'a str, characters: Option<&Value>, name: &str) -> Result<&'a str> {
     let set: Option<Vec<char>> = match characters {
         None => None,
         Some(value) if value.is_none() => None,
@@ -397,7 +402,7 @@ fn words(text: &str, most: usize, from_end: bool) -> Vec<&str> {
 }
 
 /// `str.splitlines`: any of Python's line ends.
-pub fn lines(text: &str, keep: bool) -> Vec<&str> {
+pub(super) fn lines(text: &str, keep: bool) -> Vec<&str> {
     let is_end = |c: char| {
         matches!(
             c,

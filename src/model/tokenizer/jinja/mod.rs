@@ -32,7 +32,7 @@ const LONGEST_RANGE: i128 = 100_000;
 ///
 /// # Errors
 /// If it is no Jinja that is known; with the line.
-pub fn add_template(
+pub(super) fn add_template(
     environment: &mut Environment<'static>,
     name: &'static str,
     source: &str,
@@ -43,7 +43,7 @@ pub fn add_template(
 }
 
 /// An environment in which `today` is the date, and a template takes at most `fuel` steps.
-pub fn environment(today: Date, fuel: u64) -> Environment<'static> {
+pub(super) fn environment(today: Date, fuel: u64) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_keep_trailing_newline(true);
     environment.set_fuel(Some(fuel));
@@ -72,7 +72,7 @@ pub fn environment(today: Date, fuel: u64) -> Environment<'static> {
 }
 
 /// The error with what caused it, without control characters, which may come from a file.
-pub fn one_line(error: &minijinja::Error) -> String {
+pub(super) fn one_line(error: &minijinja::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {

@@ -15,7 +15,7 @@ const LONGEST: usize = 100_000_000;
 const LONGEST_LIST: usize = 1_000_000;
 
 /// Adds the functions to `environment`.
-pub fn add_to(environment: &mut Environment) {
+pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_function("__tuple", |items: Rest<Value>| python::tuple(items.0));
     environment.add_function("__iter", iterate);
     environment.add_function("__compare", compare);
@@ -33,7 +33,7 @@ pub fn add_to(environment: &mut Environment) {
 }
 
 /// The error of a use that an undefined value does not have.
-pub fn undefined(what: &str) -> minijinja::Error {
+pub(super) fn undefined(what: &str) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::UndefinedError, format!("{what} of an undefined value"))
 }
 
@@ -73,7 +73,7 @@ fn compare(first: Value, rest: Rest<Value>) -> Result<bool> {
 }
 
 /// How two values compare by `op`.
-pub fn order(op: &str, left: &Value, right: &Value) -> Result<Option<Ordering>> {
+pub(super) fn order(op: &str, left: &Value, right: &Value) -> Result<Option<Ordering>> {
     if left.is_undefined() || right.is_undefined() {
         return Err(undefined("comparison"));
     }
@@ -100,7 +100,7 @@ pub fn order(op: &str, left: &Value, right: &Value) -> Result<Option<Ordering>> 
 }
 
 /// `value in container`.
-pub fn contains(container: &Value, value: &Value) -> Result<bool> {
+pub(super) fn contains(container: &Value, value: &Value) -> Result<bool> {
     match container.kind() {
         ValueKind::Undefined => Ok(false),
         ValueKind::String => match value.as_str() {
@@ -326,7 +326,7 @@ fn at(value: &Value, index: i128) -> Option<Value> {
 }
 
 /// `value[start:stop:step]`.
-fn slice(_: &State, value: Value, start: Value, stop: Value, step: Value) -> Result<Value> {
+fn slice(_: &State<'_, '_>, value: Value, start: Value, stop: Value, step: Value) -> Result<Value> {
     if value.is_undefined() {
         return Err(undefined("slice"));
     }

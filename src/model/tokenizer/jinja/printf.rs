@@ -8,7 +8,7 @@ use minijinja::{FormatStyle, Value, format_filter};
 const WIDEST: usize = 10_000;
 
 /// `template % arguments`.
-pub fn format(template: &Value, arguments: &Value) -> Result<String> {
+pub(super) fn format(template: &Value, arguments: &Value) -> Result<String> {
     let text = template.as_str().unwrap_or_default();
     let positional = match arguments.downcast_object_ref::<Tuple>() {
         Some(tuple) => tuple.0.clone(),
@@ -202,7 +202,7 @@ impl Field {
 }
 
 /// `template.format(...)`.
-pub fn str_format(template: &str, arguments: &[Value]) -> Result<String> {
+pub(super) fn str_format(template: &str, arguments: &[Value]) -> Result<String> {
     // What is no number or text formats as its text.
     let shown = |value: &Value| match value.kind() {
         ValueKind::Number | ValueKind::String => Ok(value.clone()),

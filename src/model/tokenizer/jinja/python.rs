@@ -7,24 +7,24 @@ use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex};
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub(super) type Result<T> = std::result::Result<T, Error>;
 
 /// How deep values nest that are printed.
 const MAX_DEPTH: usize = 100;
 
 /// An error of a template that does what Python refuses.
-pub fn error(message: impl Into<String>) -> Error {
+pub(super) fn error(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
 /// Whether Python takes `c` for white space.
-pub fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
 /// A list that cannot change, and prints so.
 #[derive(Debug)]
-pub struct Tuple(pub Vec<Value>);
+pub(super) struct Tuple(pub Vec<Value>);
 
 impl Object for Tuple {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
@@ -47,7 +47,7 @@ impl Object for Tuple {
     }
 }
 
-pub fn tuple(items: Vec<Value>) -> Value {
+pub(super) fn tuple(items: Vec<Value>) -> Value {
     Value::from_object(Tuple(items))
 }
 
@@ -74,7 +74,7 @@ impl Object for Generator {
     }
 }
 
-pub fn generator(items: impl IntoIterator<Item = Value>) -> Value {
+pub(super) fn generator(items: impl IntoIterator<Item = Value>) -> Value {
     Value::from_object(Generator(Mutex::new(items.into_iter().collect())))
 }
 
@@ -102,21 +102,21 @@ impl Object for View {
     }
 }
 
-pub fn view(name: &'static str, items: Vec<Value>) -> Value {
+pub(super) fn view(name: &'static str, items: Vec<Value>) -> Value {
     Value::from_object(View { name, items })
 }
 
 /// Whether `value` can be gone over but has no places.
-pub fn is_iterator(value: &Value) -> bool {
+pub(super) fn is_iterator(value: &Value) -> bool {
     is_generator(value) || value.downcast_object_ref::<View>().is_some()
 }
 
-pub fn is_generator(value: &Value) -> bool {
+pub(super) fn is_generator(value: &Value) -> bool {
     value.downcast_object_ref::<Generator>().is_some()
 }
 
 /// What Python calls the type of `value`.
-pub fn type_name(value: &Value) -> &'static str {
+pub(super) fn type_name(value: &Value) -> &'static str {
     match value.kind() {
         ValueKind::Undefined => "Undefined",
         ValueKind::None => "NoneType",
@@ -134,16 +134,16 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
-pub fn is_tuple(value: &Value) -> bool {
+pub(super) fn is_tuple(value: &Value) -> bool {
     value.downcast_object_ref::<Tuple>().is_some()
 }
 
-pub fn is_list(value: &Value) -> bool {
+pub(super) fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) && !is_iterator(value)
 }
 
 /// Whether `value` is a dictionary: not a namespace or loop, which minijinja takes for mappings too.
-pub fn is_dict(value: &Value) -> bool {
+pub(super) fn is_dict(value: &Value) -> bool {
     const OTHERS: [&str; 5] = ["namespace", "loop", "module", "macro", "closure"];
     let is_other = |object: &DynObject| {
         let name = object.type_name();
@@ -153,7 +153,7 @@ pub fn is_dict(value: &Value) -> bool {
 }
 
 /// The number as an integer, where it is one; truth values are.
-pub fn as_int(value: &Value) -> Option<i128> {
+pub(super) fn as_int(value: &Value) -> Option<i128> {
     match value.kind() {
         ValueKind::Bool => Some(i128::from(value.is_true())),
         ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
@@ -162,7 +162,7 @@ pub fn as_int(value: &Value) -> Option<i128> {
 }
 
 /// The number as a float.
-pub fn as_float(value: &Value) -> Option<f64> {
+pub(super) fn as_float(value: &Value) -> Option<f64> {
     match as_int(value) {
         Some(int) => Some(int as f64),
         None if value.kind() == ValueKind::Number => f64::try_from(value.clone()).ok(),
@@ -170,7 +170,7 @@ pub fn as_float(value: &Value) -> Option<f64> {
     }
 }
 
-pub fn int(value: i128) -> Value {
+pub(super) fn int(value: i128) -> Value {
     match i64::try_from(value) {
         Ok(small) => Value::from(small),
         Err(_) => Value::from(value),
@@ -178,7 +178,7 @@ pub fn int(value: i128) -> Value {
 }
 
 /// The argument at place `at`, or the one called `name`; `None` if it is left out.
-pub fn argument(
+pub(super) fn argument(
     positional: &[Value],
     named: &Kwargs,
     at: usize,
@@ -191,7 +191,7 @@ pub fn argument(
 }
 
 /// What a loop goes over, with an error for what Python does not iterate.
-pub fn items(value: &Value) -> Result<Vec<Value>> {
+pub(super) fn items(value: &Value) -> Result<Vec<Value>> {
     match value.kind() {
         ValueKind::Undefined => Ok(Vec::new()),
         ValueKind::String => {
@@ -205,7 +205,7 @@ pub fn items(value: &Value) -> Result<Vec<Value>> {
 }
 
 /// `str(value)`.
-pub fn to_str(value: &Value) -> Result<String> {
+pub(super) fn to_str(value: &Value) -> Result<String> {
     match value.kind() {
         ValueKind::Undefined => Ok(String::new()),
         ValueKind::String => Ok(value.as_str().unwrap_or_default().to_string()),
@@ -214,7 +214,7 @@ pub fn to_str(value: &Value) -> Result<String> {
 }
 
 /// `value` as HTML: what is marked as safe stays.
-pub fn markup(value: &Value) -> Result<String> {
+pub(super) fn markup(value: &Value) -> Result<String> {
     let text = to_str(value)?;
     if value.is_safe() {
         return Ok(text);
@@ -224,7 +224,7 @@ pub fn markup(value: &Value) -> Result<String> {
 }
 
 /// `repr(value)`.
-pub fn repr(value: &Value) -> Result<String> {
+pub(super) fn repr(value: &Value) -> Result<String> {
     let mut out = String::new();
     write_repr(&mut out, value, 0)?;
     Ok(out)
@@ -308,7 +308,7 @@ fn write_quoted(out: &mut String, text: &str) {
 
 /// Whether Python prints `c` in a quoted string as it is: no control, format or private character, and no space but
 /// the one.
-pub fn is_printable(c: char) -> bool {
+pub(super) fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
         '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => false,
@@ -322,7 +322,7 @@ pub fn is_printable(c: char) -> bool {
 }
 
 /// A float as Python prints it: the fewest digits that give it back.
-pub fn float_repr(value: f64) -> String {
+pub(super) fn float_repr(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_string();
     }

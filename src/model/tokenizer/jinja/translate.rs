@@ -9,7 +9,7 @@ use super::lexer::{self, Kind, SyntaxError, Token};
 use super::python::is_space;
 
 /// `source` for minijinja, which must neither trim nor strip anything.
-pub fn translate(source: &str) -> Result<String, SyntaxError> {
+pub(super) fn translate(source: &str) -> Result<String, SyntaxError> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let source = source.strip_suffix('\n').unwrap_or(&source);
     let mut translator = Translator {
@@ -284,7 +284,7 @@ fn raw_begin(text: &str) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-fn for_loop(rest: &mut Expressions) -> Result<String, SyntaxError> {
+fn for_loop(rest: &mut Expressions<'_>) -> Result<String, SyntaxError> {
     let target = rest.target()?;
     rest.expect_name("in")?;
     let mut text = format!("for {target} in __iter({})", rest.tuple_without_condition()?);
@@ -298,7 +298,7 @@ fn for_loop(rest: &mut Expressions) -> Result<String, SyntaxError> {
 }
 
 /// An assignment, and whether its value is what follows up to `endset`.
-fn set(rest: &mut Expressions) -> Result<(String, bool), SyntaxError> {
+fn set(rest: &mut Expressions<'_>) -> Result<(String, bool), SyntaxError> {
     let target = rest.target()?;
     if rest.eat("=") {
         return Ok((format!("set {target} = {}", rest.tuple()?), false));

@@ -83,7 +83,7 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     /// Looks up the embeddings of all chunks, or takes what the observer says that an earlier pass had done.
-    pub fn new(
+    pub(super) fn new(
         model: &'a Checked<'a>,
         chunks: &[Vec<u32>],
         schedule: Schedule,
@@ -147,7 +147,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Goes on with chunks of one token each, a group of them, whose embeddings are `states`.
-    pub fn restart(&mut self, states: Vec<f32>) -> Result<()> {
+    pub(super) fn restart(&mut self, states: Vec<f32>) -> Result<()> {
         let rows = states.len() / self.model.hyper.n_embd;
         self.lengths = vec![1; rows];
         self.groups = groups(&self.lengths, rows);
@@ -165,7 +165,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes all chunks through layer `index`, whose weights are `layer`.
-    pub fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
+    pub(super) fn layer(&mut self, index: usize, layer: LayerWeights) -> Result<()> {
         check_interrupted()?;
         self.progress.detail(&format!("layer {}/{}", index + 1, self.model.hyper.n_layer));
         self.through(index, &layer)?;
@@ -177,7 +177,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes all chunks through layer `index`, which is `layer`.
-    pub fn through(&mut self, index: usize, layer: &LayerWeights) -> Result<()> {
+    pub(super) fn through(&mut self, index: usize, layer: &LayerWeights) -> Result<()> {
         let mut parts = Vec::new();
         for (number, group) in self.groups.clone().into_iter().enumerate() {
             check_interrupted()?;
@@ -218,7 +218,7 @@ impl<'a> Pass<'a> {
 
     /// The final norm, and logits of the positions `wanted` of each chunk; each token counts as `units` for those
     /// who watch.
-    pub fn head(&mut self, wanted: Range<usize>, units: u64) -> Result<()> {
+    pub(super) fn head(&mut self, wanted: Range<usize>, units: u64) -> Result<()> {
         self.model.layers_are_done();
         let norm = self.model.output_norm()?;
         let name = self.model.head_name();
@@ -272,7 +272,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The error for a value that is not finite in `row` of all rows; `what` made it from `tensor`.
-    pub fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
+    pub(super) fn non_finite(&self, tensor: &str, what: &str, row: usize) -> Error {
         let mut position = row;
         let mut chunk = 0;
         while position >= self.lengths[chunk] {
@@ -496,7 +496,7 @@ impl Work {
 }
 
 impl Linear {
-    pub fn extra(&self, accumulate: bool) -> Multiply<'_> {
+    pub(super) fn extra(&self, accumulate: bool) -> Multiply<'_> {
         Multiply { bias: self.bias.as_deref(), accumulate }
     }
 }
