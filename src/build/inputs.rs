@@ -9,7 +9,7 @@ use super::source::Source;
 use crate::base::error::{Error, Result};
 use crate::base::hash;
 use crate::base::progress::{Progress, Unit};
-use crate::formats::checkpoint::Mark;
+use crate::formats::checkpoint::Fingerprint;
 use crate::formats::source::TensorSource;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -99,17 +99,18 @@ impl Inputs {
     }
 
     /// What any output depends on.
-    pub(super) fn marks(&self) -> Vec<Mark> {
-        let mut marks = vec![Mark::new("this program's version", env!("CARGO_PKG_VERSION"))];
-        marks.extend(self.recipe.iter().map(|hash| Mark::new("the recipe", hash)));
-        marks.extend(self.models.iter().map(|(name, hash)| {
+    pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
+        let mut fingerprints =
+            vec![Fingerprint::new("this program's version", env!("CARGO_PKG_VERSION"))];
+        fingerprints.extend(self.recipe.iter().map(|hash| Fingerprint::new("the recipe", hash)));
+        fingerprints.extend(self.models.iter().map(|(name, hash)| {
             let what = match name {
                 Some(name) => format!("member '{name}'"),
                 None => "the source".to_string(),
             };
-            Mark::new(what, hash)
+            Fingerprint::new(what, hash)
         }));
-        marks
+        fingerprints
     }
 }
 

@@ -4,7 +4,7 @@
 //! names, and lets the state hash and record them before they get their names. Deliberately absent: what is decided
 //! before the first weight is read (`build`).
 
-mod marks;
+mod targets;
 
 use super::checksums::{self, SUMS_FILE};
 use super::documents::{self, name_of};
@@ -17,7 +17,7 @@ use super::state::{Standing, State, Wanted};
 use crate::base::error::{Error, Result};
 use crate::base::output;
 use crate::base::progress::Progress;
-use crate::formats::checkpoint::{self, Mark, Resume};
+use crate::formats::checkpoint::{self, Fingerprint, Resume};
 use crate::formats::gguf::{self, GgufModel, shard_paths};
 use crate::measure::evaluate::{self, Against, Evaluation, Evaluations, Keep, Subject};
 use crate::measure::imatrix::{self, Format, ImportanceMatrix, LayerKeeping, Perplexity};
@@ -127,7 +127,7 @@ impl<'a> Stages<'a> {
         let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
             name: name_of(&path),
             paths: shard_paths(&path, &plan.shards),
-            marks: Vec::new(),
+            fingerprints: Vec::new(),
         });
         let imatrix = self.dir.join(format!("{}-imatrix.gguf", self.name));
         let others = std::iter::once(imatrix).chain(self.document_paths());
@@ -168,10 +168,10 @@ impl<'a> Stages<'a> {
             changed.push((imatrix.paths[0].clone(), reason));
         }
         // What the matrix will be is not known; that it changes is, if what it is made from has.
-        let stale = self.state.difference(&imatrix.name, &imatrix.marks);
+        let stale = self.state.difference(&imatrix.name, &imatrix.fingerprints);
         for (plan, path) in self.quant_paths(plans) {
             let paths = shard_paths(&path, &plan.shards);
-            let there = Wanted { name: name_of(&path), paths, marks: Vec::new() };
+            let there = Wanted { name: name_of(&path), paths, fingerprints: Vec::new() };
             match (self.state.standing(&there)?, &stale) {
                 (Standing::Changed(_), Some(reason)) => {
                     changed.push((path, format!("the importance matrix changes: {reason}")));
@@ -260,7 +260,10 @@ impl<'a> Stages<'a> {
                 // What may not be replaced has been refused.
                 force: true,
                 memory: self.options.memory,
-                resume: Some(Resume { marks: wanted.marks.clone(), restart: self.options.restart }),
+                resume: Some(Resume {
+                    fingerprints: wanted.fingerprints.clone(),
+                    restart: self.options.restart,
+                }),
             };
             checkpoint::write(stack, path, &write, self.progress)?;
             inputs.check_unchanged()?;
@@ -426,9 +429,9 @@ impl<'a> Stages<'a> {
     /// Measures `files` against the source, if a text was given.
     fn evaluate(&self, inputs: &Inputs, files: &[Written]) -> Result<Option<Evaluations>> {
         let Some(eval) = &self.options.eval else { return Ok(None) };
-        let mut common = inputs.marks();
+        let mut common = inputs.fingerprints();
         let text = format!("{:?} {:?} {}", self.options.ctx, eval.chunks, eval.text);
-        common.push(Mark::new("the text of --eval", text));
+        common.push(Fingerprint::new("the text of --eval", text));
         let mut how = evaluate::Options {
             texts: vec![eval.text.clone()],
             ctx: Some(self.options.ctx),
@@ -438,11 +441,11 @@ impl<'a> Stages<'a> {
         };
         let asked = files.iter().map(|file| {
             let sums = self.state.sums([self.output_name(file).as_str()]);
-            let mut marks = common.clone();
-            marks.push(Mark::new("the file", checksums::text(&sums)));
+            let mut fingerprints = common.clone();
+            fingerprints.push(Fingerprint::new("the file", checksums::text(&sums)));
             let name = name_of(&file.path);
-            let known = self.state.evaluation(&name, &marks);
-            (file, name, marks, known)
+            let known = self.state.evaluation(&name, &fingerprints);
+            (file, name, fingerprints, known)
         });
         let asked: Vec<_> = asked.collect();
         let missing = asked.iter().filter(|(_, _, _, known)| known.is_none()).count();
@@ -450,7 +453,7 @@ impl<'a> Stages<'a> {
             self.progress.stage("evaluate", missing + 1);
         }
         let mut models = Vec::with_capacity(files.len());
-        for (file, name, marks, known) in asked {
+        for (file, name, fingerprints, known) in asked {
             if let Some(known) = known {
                 models.push(known);
                 continue;
@@ -460,7 +463,7 @@ impl<'a> Stages<'a> {
             let measured = evaluate::evaluate(&[subject], &how, self.progress)?;
             let measured: Vec<Evaluation> = measured.models;
             for evaluation in measured {
-                self.state.record_evaluation(&name, &marks, &evaluation)?;
+                self.state.record_evaluation(&name, &fingerprints, &evaluation)?;
                 models.push(evaluation);
             }
         }
@@ -478,11 +481,11 @@ impl<'a> Stages<'a> {
     fn reference(
         &self,
         inputs: &Inputs,
-        marks: &[Mark],
+        fingerprints: &[Fingerprint],
         how: &evaluate::Options,
     ) -> Result<PathBuf> {
         let path = self.dir.join(self.reference_name());
-        let wanted = self.wanted(path.clone(), marks.to_vec());
+        let wanted = self.wanted(path.clone(), fingerprints.to_vec());
         if self.state.standing(&wanted)? == Standing::Whole {
             return Ok(path);
         }
@@ -512,10 +515,10 @@ impl<'a> Stages<'a> {
         let mut paths = Vec::with_capacity(documents.len());
         for document in documents {
             let path = self.dir.join(document.name);
-            let what = Mark::new("what it tells", format!("{sums}{}", document.lasting));
+            let what = Fingerprint::new("what it tells", format!("{sums}{}", document.lasting));
             let wanted = self.wanted(path.clone(), vec![what]);
             if self.state.standing(&wanted)? != Standing::Whole {
-                self.state.write(document.name, &wanted.marks, document.text.as_bytes())?;
+                self.state.write(document.name, &wanted.fingerprints, document.text.as_bytes())?;
             }
             paths.push(path);
         }
@@ -527,10 +530,11 @@ impl<'a> Stages<'a> {
         let others = built.documents.iter().chain([&built.imatrix]).chain(&built.stack);
         let names: Vec<String> = files.chain(others.map(|path| name_of(path))).collect();
         let text = checksums::text(&self.state.sums(names.iter().map(String::as_str)));
-        let wanted = self.wanted(built.checksums.clone(), vec![Mark::new("the files", &text)]);
+        let wanted =
+            self.wanted(built.checksums.clone(), vec![Fingerprint::new("the files", &text)]);
         match self.state.standing(&wanted)? {
             Standing::Whole => Ok(()),
-            _ => self.state.write(SUMS_FILE, &wanted.marks, text.as_bytes()),
+            _ => self.state.write(SUMS_FILE, &wanted.fingerprints, text.as_bytes()),
         }
     }
 }

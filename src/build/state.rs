@@ -1,7 +1,7 @@
 //! What a build has made so far, so that the same command goes on after an interruption and a changed one makes no
 //! more than it must.
 //!
-//! The hidden file `.aqueduct-build.json` in the folder tells of each output what it was made from ([`Mark`]s) and
+//! The hidden file `.aqueduct-build.json` in the folder tells of each output what it was made from ([`Fingerprint`]s) and
 //! either its files with sizes and SHA-256, or the tensors of it that are whole. An output is written under its hidden
 //! name (`.NAME.part`), brought to the disk, hashed and recorded here before it gets its name, so whatever moment a run
 //! ends at, the next one can tell what is there. Nothing is believed: files are hashed again before they are used.
@@ -14,7 +14,7 @@ use crate::base::hash;
 use crate::base::output::{self, OutputFile};
 use crate::base::progress::{Progress, Unit};
 use crate::base::sync::lock;
-use crate::formats::checkpoint::{Mark, changed};
+use crate::formats::checkpoint::{Fingerprint, changed};
 use crate::measure::evaluate::Evaluation;
 use crate::quantize::TensorHashes;
 use rayon::prelude::*;
@@ -43,7 +43,8 @@ struct Contents {
 /// An output: a file, the shards of a model, or a folder.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Output {
-    marks: Vec<Mark>,
+    #[serde(rename = "marks")]
+    fingerprints: Vec<Fingerprint>,
     /// The paths in the folder that its files are to have.
     #[serde(default)]
     paths: BTreeSet<String>,
@@ -68,7 +69,8 @@ struct Whole {
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Evaluated {
-    marks: Vec<Mark>,
+    #[serde(rename = "marks")]
+    fingerprints: Vec<Fingerprint>,
     evaluation: Evaluation,
 }
 
@@ -206,7 +208,7 @@ impl State {
     /// # Errors
     /// If a file cannot be renamed.
     pub(super) fn standing(&self, wanted: &Wanted) -> Result<Standing> {
-        let Wanted { name, paths, marks } = wanted;
+        let Wanted { name, paths, fingerprints } = wanted;
         let output = self.contents().outputs.get(name).cloned();
         let begun = output.as_ref().is_none_or(|output| output.files.is_empty());
         let replaces = output.as_ref().is_some_and(|output| output.replaces);
@@ -215,7 +217,7 @@ impl State {
             return Ok(Standing::Foreign(path.clone()));
         }
         let Some(output) = output else { return Ok(Standing::New) };
-        let reason = changed(&output.marks, marks);
+        let reason = changed(&output.fingerprints, fingerprints);
         if begun {
             return Ok(if reason.is_none() { Standing::Begun } else { Standing::New });
         }
@@ -244,9 +246,9 @@ impl State {
         Some(contents.outputs.get(name)?.files.values().next()?.sha256.clone())
     }
 
-    /// Why what is recorded of the output `name` was not made from `marks`; `None` if it was, or nothing is.
-    pub(super) fn difference(&self, name: &str, marks: &[Mark]) -> Option<String> {
-        changed(&self.contents().outputs.get(name)?.marks, marks)
+    /// Why what is recorded of the output `name` was not made from `fingerprints`; `None` if it was, or nothing is.
+    pub(super) fn difference(&self, name: &str, fingerprints: &[Fingerprint]) -> Option<String> {
+        changed(&self.contents().outputs.get(name)?.fingerprints, fingerprints)
     }
 
     /// Seconds that the output `name` took, as far as they are known.
@@ -255,18 +257,18 @@ impl State {
     }
 
     /// Records that outputs are being made, and whether they may replace what is there; what was made of one from the
-    /// same marks before stays.
+    /// same fingerprints before stays.
     pub(super) fn begin(&self, outputs: &[Wanted], replace: bool) -> Result<()> {
         let mut contents = self.contents();
         contents.finished = false;
-        for Wanted { name, paths, marks } in outputs {
+        for Wanted { name, paths, fingerprints } in outputs {
             let output = contents.outputs.entry(name.clone()).or_default();
             let paths: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
             for old in output.paths.difference(&paths) {
                 remove(&output::part_path(&self.dir.join(old))?)?;
             }
-            if output.marks != *marks || !output.files.is_empty() {
-                *output = Output { marks: marks.clone(), ..Output::default() };
+            if output.fingerprints != *fingerprints || !output.files.is_empty() {
+                *output = Output { fingerprints: fingerprints.clone(), ..Output::default() };
                 lock(&self.fresh).insert(name.clone());
             }
             output.paths = paths;
@@ -309,8 +311,12 @@ impl State {
         let hidden = files.iter().map(|(_, path)| output::part_path(path));
         let hashed = self.hash(&hidden.collect::<Result<Vec<_>>>()?, progress)?;
         let mut contents = self.contents();
-        for (Wanted { name, marks, .. }, seconds) in outputs {
-            let output = Output { marks: marks.clone(), seconds: *seconds, ..Output::default() };
+        for (Wanted { name, fingerprints, .. }, seconds) in outputs {
+            let output = Output {
+                fingerprints: fingerprints.clone(),
+                seconds: *seconds,
+                ..Output::default()
+            };
             contents.outputs.insert(name.clone(), output);
         }
         for ((n, path), whole) in files.iter().zip(hashed) {
@@ -326,19 +332,24 @@ impl State {
 
     /// Records an output that is a whole folder.
     pub(super) fn settle_folder(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
-        let Wanted { name, paths, marks } = wanted;
+        let Wanted { name, paths, fingerprints } = wanted;
         let files = checksums::entries(&paths[0])?;
         let hashed = self.hash(&files, progress)?;
         let files: BTreeMap<_, _> =
             files.iter().map(|path| self.name_of(path)).zip(hashed).collect();
         self.found().extend(files.keys().map(|name| (name.clone(), Place::Named)));
-        let output = Output { marks: marks.clone(), files, ..Output::default() };
+        let output = Output { fingerprints: fingerprints.clone(), files, ..Output::default() };
         self.contents().outputs.insert(name.clone(), output);
         self.save()
     }
 
     /// Writes `bytes` as the output `name`, a file of that name, unless it is there already.
-    pub(super) fn write(&self, name: &str, marks: &[Mark], bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(
+        &self,
+        name: &str,
+        fingerprints: &[Fingerprint],
+        bytes: &[u8],
+    ) -> Result<()> {
         let path = self.dir.join(name);
         let whole = Whole { bytes: bytes.len() as u64, sha256: hash::sha256(bytes) };
         let mut file = OutputFile::reopen(&path)?;
@@ -346,7 +357,7 @@ impl State {
         file.append(bytes)?;
         file.settle()?;
         let files = [(name.to_string(), whole)].into();
-        let output = Output { marks: marks.to_vec(), files, ..Output::default() };
+        let output = Output { fingerprints: fingerprints.to_vec(), files, ..Output::default() };
         self.contents().outputs.insert(name.to_string(), output);
         self.save()?;
         self.place(&path)
@@ -383,19 +394,23 @@ impl State {
     }
 
     /// What was measured of `name`, if it was measured of this.
-    pub(super) fn evaluation(&self, name: &str, marks: &[Mark]) -> Option<Evaluation> {
+    pub(super) fn evaluation(
+        &self,
+        name: &str,
+        fingerprints: &[Fingerprint],
+    ) -> Option<Evaluation> {
         let contents = self.contents();
         let evaluated = contents.evaluations.get(name)?;
-        (evaluated.marks == marks).then(|| evaluated.evaluation.clone())
+        (evaluated.fingerprints == fingerprints).then(|| evaluated.evaluation.clone())
     }
 
     pub(super) fn record_evaluation(
         &self,
         name: &str,
-        marks: &[Mark],
+        fingerprints: &[Fingerprint],
         of: &Evaluation,
     ) -> Result<()> {
-        let evaluated = Evaluated { marks: marks.to_vec(), evaluation: of.clone() };
+        let evaluated = Evaluated { fingerprints: fingerprints.to_vec(), evaluation: of.clone() };
         self.contents().evaluations.insert(name.to_string(), evaluated);
         self.save()
     }
@@ -516,7 +531,7 @@ pub(super) struct Wanted {
     /// Its files, or the folder.
     pub paths: Vec<PathBuf>,
     /// What it is made from.
-    pub marks: Vec<Mark>,
+    pub fingerprints: Vec<Fingerprint>,
 }
 
 /// What is recorded at `path`; nothing, with a warning, if that cannot be read.

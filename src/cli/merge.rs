@@ -61,7 +61,8 @@ impl Arguments {
             extra: recipe_files(&source),
             force: self.force,
             memory: self.memory.unwrap_or(default.memory),
-            resume: merge::marks(plan).map(|marks| Resume { marks, restart: self.restart }),
+            resume: merge::fingerprints(plan)
+                .map(|fingerprints| Resume { fingerprints, restart: self.restart }),
         };
         context.progress().stage("merge", 1);
         let written = checkpoint::write(checkpoint, &self.output, &options, context.progress())?;

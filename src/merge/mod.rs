@@ -15,7 +15,7 @@
 mod buffers;
 mod chunks;
 mod consensus;
-mod marks;
+mod fingerprints;
 pub mod methods;
 mod random;
 mod rows;
@@ -25,7 +25,7 @@ mod sparsify;
 mod sums;
 mod task_vectors;
 
-pub use marks::marks;
+pub use fingerprints::fingerprints;
 pub use source::MergeSource;
 
 use crate::base::error::Result;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::base::progress::Silent;
 
-fn mark(bytes: &str) -> Vec<Mark> {
-    vec![Mark::new("the text", bytes)]
+fn fingerprint(bytes: &str) -> Vec<Fingerprint> {
+    vec![Fingerprint::new("the text", bytes)]
 }
 
 #[test]
@@ -22,14 +22,14 @@ fn names_of_torn_files_are_told_from_others() {
 fn outputs_stand_as_they_were_recorded() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, path) = (temp.path().join("out"), temp.path().join("out/a.txt"));
-    let wanted = |marks: &str| Wanted {
+    let wanted = |fingerprints: &str| Wanted {
         name: "a.txt".to_string(),
         paths: vec![path.clone()],
-        marks: mark(marks),
+        fingerprints: fingerprint(fingerprints),
     };
-    let standing = |marks: &str| {
+    let standing = |fingerprints: &str| {
         let state = State::open(&dir, false, &Silent).unwrap();
-        state.standing(&wanted(marks)).unwrap()
+        state.standing(&wanted(fingerprints)).unwrap()
     };
     assert_eq!(standing("1"), Standing::New);
     let state = State::open(&dir, false, &Silent).unwrap();
@@ -46,7 +46,7 @@ fn outputs_stand_as_they_were_recorded() {
     State::open(&dir, false, &Silent).unwrap().begin(&[wanted("1")], true).unwrap();
     assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
     fs::remove_file(&path).unwrap();
-    State::open(&dir, false, &Silent).unwrap().write("a.txt", &mark("1"), b"one").unwrap();
+    State::open(&dir, false, &Silent).unwrap().write("a.txt", &fingerprint("1"), b"one").unwrap();
     assert_eq!(standing("1"), Standing::Whole);
     assert_eq!(standing("2"), Standing::Changed("the text changed".to_string()));
     // Killed before the file got its name.

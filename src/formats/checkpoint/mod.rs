@@ -30,7 +30,7 @@ pub use config::Config;
 pub use folder::ADDITIONAL_TEMPLATES;
 pub use lora::with_adapter;
 pub use pytorch::looks_like_pytorch;
-pub use resume::{Mark, Resume, changed, remove_record};
+pub use resume::{Fingerprint, Resume, changed, remove_record};
 pub use side_file::SideFile;
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 

@@ -2,7 +2,7 @@
 //! belong to the folder that is wanted now.
 //!
 //! The hidden folder of an output under way holds a journal beside the shards: what the output is made
-//! from ([`Mark`]s), and size and hash of every shard that is on the disk. A run with equal marks
+//! from ([`Fingerprint`]s), and size and hash of every shard that is on the disk. A run with equal fingerprints
 //! verifies those shards and makes the others; any other run starts anew and says why. Deliberately
 //! absent: continuing within a shard, and hashing weights of the inputs, which would take as long as
 //! merging them.
@@ -28,20 +28,20 @@ const VERSION: u32 = 2;
 /// A journal has some KB; a larger file is none.
 const LARGEST: u64 = 16 << 20;
 
-/// Something an output is made from, as a hash: two runs may share shards only if all their marks are
+/// Something an output is made from, as a hash: two runs may share shards only if all their fingerprints are
 /// equal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct Fingerprint {
     /// What it is, as a message names it: "the recipe".
     pub what: String,
     /// SHA-256 in hexadecimal.
     pub sha256: String,
 }
 
-impl Mark {
-    /// The mark of `what`, of which `bytes` tell all that matters.
-    pub fn new(what: impl Into<String>, bytes: impl AsRef<[u8]>) -> Mark {
-        Mark { what: what.into(), sha256: hash::sha256(bytes) }
+impl Fingerprint {
+    /// The fingerprint of `what`, of which `bytes` tell all that matters.
+    pub fn new(what: impl Into<String>, bytes: impl AsRef<[u8]>) -> Fingerprint {
+        Fingerprint { what: what.into(), sha256: hash::sha256(bytes) }
     }
 }
 
@@ -49,7 +49,7 @@ impl Mark {
 #[derive(Clone, Debug, Default)]
 pub struct Resume {
     /// What the output is made from, besides its tensors' names, shapes and types.
-    pub marks: Vec<Mark>,
+    pub fingerprints: Vec<Fingerprint>,
     /// Discard what is there and start anew.
     pub restart: bool,
 }
@@ -91,7 +91,8 @@ impl PartHashes {
 #[derive(Serialize, Deserialize)]
 struct Contents {
     version: u32,
-    marks: Vec<Mark>,
+    #[serde(rename = "marks")]
+    fingerprints: Vec<Fingerprint>,
     shards: Vec<Whole>,
 }
 
@@ -123,14 +124,17 @@ impl Journal {
     ) -> Result<Journal> {
         let layout = shards.iter().flat_map(|s| [s.name.as_bytes(), &s.header].concat());
         let layout = layout.collect::<Vec<u8>>();
-        let mut marks = resume.marks.clone();
-        marks.push(Mark::new("the list of tensors, their types or the size of shards", layout));
+        let mut fingerprints = resume.fingerprints.clone();
+        fingerprints.push(Fingerprint::new(
+            "the list of tensors, their types or the size of shards",
+            layout,
+        ));
         let left = read(out, small)?;
         let reason = match &left {
             Left::Nothing => None,
             Left::Unreadable => Some("its record cannot be read".to_string()),
             Left::Contents(_) if resume.restart => None,
-            Left::Contents(contents) => changed(&contents.marks, &marks),
+            Left::Contents(contents) => changed(&contents.fingerprints, &fingerprints),
         };
         let found = match left {
             Left::Contents(contents) if reason.is_none() && !resume.restart => contents.shards,
@@ -146,7 +150,7 @@ impl Journal {
             let (place, n, count) = (out.path().display(), whole.len(), shards.len());
             progress.note(&format!("continuing in {place}: {n} of {count} shards are whole"));
         }
-        let contents = Contents { version: VERSION, marks, shards: whole };
+        let contents = Contents { version: VERSION, fingerprints, shards: whole };
         let journal = Journal { contents, count: shards.len() };
         // At once, so that the folder can be told from anything else of its name.
         journal.write(out)?;
@@ -282,18 +286,20 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     list.map(entry).collect()
 }
 
-/// Why an output with the marks `now` cannot use what was made for one with the marks `before`; `None` if it can.
-pub fn changed(before: &[Mark], now: &[Mark]) -> Option<String> {
-    let missing_in = |marks: &[Mark], mark: &Mark| !marks.iter().any(|m| m.what == mark.what);
-    let other = now.iter().filter(|mark| !before.contains(mark));
+/// Why an output with the fingerprints `now` cannot use what was made for one with the fingerprints `before`; `None` if it can.
+pub fn changed(before: &[Fingerprint], now: &[Fingerprint]) -> Option<String> {
+    let missing_in = |fingerprints: &[Fingerprint], fingerprint: &Fingerprint| {
+        !fingerprints.iter().any(|m| m.what == fingerprint.what)
+    };
+    let other = now.iter().filter(|fingerprint| !before.contains(fingerprint));
     let mut reasons: Vec<String> = other
-        .map(|mark| match missing_in(before, mark) {
-            true => format!("{} is new", mark.what),
-            false => format!("{} changed", mark.what),
+        .map(|fingerprint| match missing_in(before, fingerprint) {
+            true => format!("{} is new", fingerprint.what),
+            false => format!("{} changed", fingerprint.what),
         })
         .collect();
-    let gone = before.iter().filter(|mark| missing_in(now, mark));
-    reasons.extend(gone.map(|mark| format!("{} is gone", mark.what)));
+    let gone = before.iter().filter(|fingerprint| missing_in(now, fingerprint));
+    reasons.extend(gone.map(|fingerprint| format!("{} is gone", fingerprint.what)));
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
@@ -383,10 +389,18 @@ mod tests {
 
     #[test]
     fn reasons_name_what_changed_came_and_went() {
-        let mark = |what: &str, bytes: &str| Mark::new(what, bytes);
-        let before = [mark("the recipe", "a"), mark("member 'x'", "b"), mark("member 'y'", "c")];
+        let fingerprint = |what: &str, bytes: &str| Fingerprint::new(what, bytes);
+        let before = [
+            fingerprint("the recipe", "a"),
+            fingerprint("member 'x'", "b"),
+            fingerprint("member 'y'", "c"),
+        ];
         assert_eq!(changed(&before, &before), None);
-        let now = [mark("the recipe", "z"), mark("member 'x'", "b"), mark("member 'w'", "c")];
+        let now = [
+            fingerprint("the recipe", "z"),
+            fingerprint("member 'x'", "b"),
+            fingerprint("member 'w'", "c"),
+        ];
         let expected = "the recipe changed, member 'w' is new, member 'y' is gone";
         assert_eq!(changed(&before, &now).as_deref(), Some(expected));
     }

@@ -8,7 +8,7 @@ use aqueduct::Result;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::output;
 use aqueduct::base::progress::{Progress, Unit};
-use aqueduct::formats::checkpoint::{self, Checkpoint, Mark, Resume, WriteOptions, Written};
+use aqueduct::formats::checkpoint::{self, Checkpoint, Fingerprint, Resume, WriteOptions, Written};
 use aqueduct::formats::source::{PART_BYTES, TensorData, TensorInfo, TensorSource, TensorTable};
 use std::fs;
 use std::path::Path;
@@ -89,8 +89,8 @@ struct Run {
 
 impl Run {
     fn new() -> Run {
-        let marks = vec![Mark::new("the recipe", "one")];
-        let resume = Resume { marks, restart: false };
+        let fingerprints = vec![Fingerprint::new("the recipe", "one")];
+        let resume = Resume { fingerprints, restart: false };
         Run { temp: tempfile::tempdir().unwrap(), resume, said: String::new() }
     }
 
@@ -203,7 +203,8 @@ fn damaged_shards_are_made_again() {
 #[test]
 fn other_inputs_start_anew_and_say_why() {
     let mut run = Run::interrupted(4);
-    run.resume.marks = vec![Mark::new("the recipe", "two"), Mark::new("member 'x'", "")];
+    run.resume.fingerprints =
+        vec![Fingerprint::new("the recipe", "two"), Fingerprint::new("member 'x'", "")];
     run.finish(&[0, 1, 2, 3, 4, 5, 6, 7]);
     let why = "starting anew: the recipe changed, member 'x' is new";
     assert!(run.said.contains(why) && run.said.contains(".out.part"), "{}", run.said);

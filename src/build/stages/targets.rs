@@ -1,4 +1,4 @@
-//! The outputs of a build: where each goes, and the marks of all that it is made from.
+//! The outputs of a build: where each goes, and the fingerprints of all that it is made from.
 //!
 //! Deliberately absent: whether they are there, which the state of the folder knows.
 
@@ -10,7 +10,7 @@ use crate::build::inputs::Inputs;
 use crate::build::run::Prepared;
 use crate::build::source::Source;
 use crate::build::state::Wanted;
-use crate::formats::checkpoint::Mark;
+use crate::formats::checkpoint::Fingerprint;
 use crate::formats::gguf::{Layout, Metadata, shard_paths};
 use crate::formats::source::TensorInfo;
 use crate::measure::imatrix;
@@ -18,36 +18,37 @@ use crate::quantize::QuantPlan;
 use std::path::{Path, PathBuf};
 
 impl Stages<'_> {
-    pub(crate) fn wanted(&self, path: PathBuf, marks: Vec<Mark>) -> Wanted {
-        Wanted { name: name_of(&path), paths: vec![path], marks }
+    pub(crate) fn wanted(&self, path: PathBuf, fingerprints: Vec<Fingerprint>) -> Wanted {
+        Wanted { name: name_of(&path), paths: vec![path], fingerprints }
     }
 
     pub(crate) fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
         let max_shard_bytes = self.options.keep_stack?;
         self.source.checkpoint()?;
-        let mut marks = inputs.marks();
+        let mut fingerprints = inputs.fingerprints();
         // The recipe travels with the stack as it is written.
         if let Source::Recipe { plan, .. } = self.source {
-            marks.push(Mark::new("the recipe's text", &plan.text));
+            fingerprints.push(Fingerprint::new("the recipe's text", &plan.text));
         }
-        marks.push(Mark::new("the size of shards", max_shard_bytes.to_le_bytes()));
-        Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), marks))
+        fingerprints.push(Fingerprint::new("the size of shards", max_shard_bytes.to_le_bytes()));
+        Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), fingerprints))
     }
 
     pub(crate) fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
-        let mut marks = inputs.marks();
+        let mut fingerprints = inputs.fingerprints();
         let matters = |key: &str| key == "general.architecture" || !key.starts_with("general.");
         let (what, infos) =
             ("the configuration or the tokenizer", self.model.tensors.table().infos());
         let terms = self.header(&self.model.metadata, infos, matters)?;
-        marks.push(Mark::new(what, terms));
+        fingerprints.push(Fingerprint::new(what, terms));
         let imatrix::Options { ctx, chunks, bos, precision, datasets, .. } = &calibration.options;
         let tokens = calibration.tokens.iter().flat_map(|token| token.to_le_bytes());
         let text = format!("{bos:?} {datasets:?}").into_bytes().into_iter().chain(tokens);
-        marks.push(Mark::new("the calibration text", text.collect::<Vec<u8>>()));
+        fingerprints.push(Fingerprint::new("the calibration text", text.collect::<Vec<u8>>()));
         let settings = format!("{ctx} {chunks:?} {precision:?}");
-        marks.push(Mark::new("--ctx, --chunks or the precision of products", settings));
-        Ok(self.wanted(self.dir.join(format!("{}-imatrix.gguf", self.name)), marks))
+        fingerprints
+            .push(Fingerprint::new("--ctx, --chunks or the precision of products", settings));
+        Ok(self.wanted(self.dir.join(format!("{}-imatrix.gguf", self.name)), fingerprints))
     }
 
     /// The quantized files that `plans` make, but for what they are made from.
@@ -67,16 +68,16 @@ impl Stages<'_> {
         path: &Path,
         imatrix: &str,
     ) -> Result<Wanted> {
-        let mut marks = inputs.marks();
-        marks.push(Mark::new("the importance matrix", imatrix));
+        let mut fingerprints = inputs.fingerprints();
+        fingerprints.push(Fingerprint::new("the importance matrix", imatrix));
         // What the others tell already is left out, or every change had two reasons.
         let own =
             |key: &str| !key.starts_with("aqueduct.") && !key.starts_with("quantize.imatrix.");
-        marks.push(Mark::new("the metadata", self.header(&plan.metadata, &[], own)?));
+        fingerprints.push(Fingerprint::new("the metadata", self.header(&plan.metadata, &[], own)?));
         let layouts = plan.shards.layouts(self.model.origin(), &Metadata::new(), plan.infos())?;
         let headers: Vec<u8> = layouts.iter().flat_map(|layout| layout.header().to_vec()).collect();
-        marks.push(Mark::new("types of tensors or the size of shards", headers));
-        Ok(Wanted { name: name_of(path), paths: shard_paths(path, &plan.shards), marks })
+        fingerprints.push(Fingerprint::new("types of tensors or the size of shards", headers));
+        Ok(Wanted { name: name_of(path), paths: shard_paths(path, &plan.shards), fingerprints })
     }
 
     /// A GGUF header, which serializes just these.

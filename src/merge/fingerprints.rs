@@ -4,24 +4,24 @@
 //! tensors, and names, sizes and times of change of its files. Not the weights: hashing them would take
 //! as long as merging them. A file that was only touched so makes a merge start anew, which is safe.
 
-use crate::formats::checkpoint::{Checkpoint, Mark, SideFile};
+use crate::formats::checkpoint::{Checkpoint, Fingerprint, SideFile};
 use crate::recipe::MergePlan;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// The marks of `plan`; `None` if some member's files are not known, for then nobody can tell whether
+/// The fingerprints of `plan`; `None` if some member's files are not known, for then nobody can tell whether
 /// they are what they were.
-pub fn marks(plan: &MergePlan) -> Option<Vec<Mark>> {
-    let mut marks = vec![
-        Mark::new("this program's version", env!("CARGO_PKG_VERSION")),
-        Mark::new("the recipe", &plan.text),
+pub fn fingerprints(plan: &MergePlan) -> Option<Vec<Fingerprint>> {
+    let mut fingerprints = vec![
+        Fingerprint::new("this program's version", env!("CARGO_PKG_VERSION")),
+        Fingerprint::new("the recipe", &plan.text),
     ];
     for member in &plan.members {
         let what = format!("member '{}'", member.reference);
-        marks.push(Mark::new(what, describe(&member.checkpoint)?));
+        fingerprints.push(Fingerprint::new(what, describe(&member.checkpoint)?));
     }
-    Some(marks)
+    Some(fingerprints)
 }
 
 /// All that can be told of a member without reading its weights.
