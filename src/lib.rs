@@ -5,6 +5,8 @@
 
 pub mod base;
 pub mod build;
+#[doc(hidden)]
+pub mod cli;
 pub mod formats;
 pub mod hub;
 pub mod kernels;

@@ -2,13 +2,13 @@
 
 use super::options::{ConvertArguments, Rounding, positive};
 use super::{Context, show};
-use aqueduct::base::output;
-use aqueduct::base::size;
-use aqueduct::build::Source;
-use aqueduct::kernels::Precision;
-use aqueduct::measure::calibrate::{self, Options, Sampling};
-use aqueduct::model::convert::OutputType;
-use aqueduct::model::forward;
+use crate::base::output;
+use crate::base::size;
+use crate::build::Source;
+use crate::kernels::Precision;
+use crate::measure::calibrate::{self, Options, Sampling};
+use crate::model::convert::OutputType;
+use crate::model::forward;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -2,12 +2,12 @@
 
 use super::options::{ConvertArguments, SeedArgument};
 use super::{Context, show};
-use aqueduct::base::output;
-use aqueduct::base::size;
-use aqueduct::build::Source;
-use aqueduct::formats::gguf;
-use aqueduct::model::convert::{ConvertOptions, OutputType};
-use aqueduct::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
+use crate::base::output;
+use crate::base::size;
+use crate::build::Source;
+use crate::formats::gguf;
+use crate::model::convert::{ConvertOptions, OutputType};
+use crate::quantize::{self, Ftype, Output, PlanOptions, QuantPlan, RunOptions};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;

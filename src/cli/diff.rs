@@ -3,10 +3,10 @@
 use super::options::{ConvertArguments, positive};
 use super::pictures::{self, Picture, PictureArguments};
 use super::{Context, show};
-use aqueduct::build::Source;
-use aqueduct::measure::compare;
-use aqueduct::model::convert::OutputType;
-use aqueduct::report::{self, ModelDifference};
+use crate::build::Source;
+use crate::measure::compare;
+use crate::model::convert::OutputType;
+use crate::report::{self, ModelDifference};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;

@@ -2,11 +2,11 @@
 
 use super::options::{ConvertArguments, MemoryArgument, Rounding, positive};
 use super::{Context, show};
-use aqueduct::base::output;
-use aqueduct::build::{Calibration, Source};
-use aqueduct::measure::evaluate::{self, Against, Keep, Subject};
-use aqueduct::model::convert::OutputType;
-use aqueduct::report;
+use crate::base::output;
+use crate::build::{Calibration, Source};
+use crate::measure::evaluate::{self, Against, Keep, Subject};
+use crate::model::convert::OutputType;
+use crate::report;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};

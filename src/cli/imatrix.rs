@@ -12,13 +12,13 @@ use super::options::{
     positive,
 };
 use super::{Context, shell, show as print};
-use aqueduct::Error;
-use aqueduct::base::output;
-use aqueduct::build::{Calibration, Chats};
-use aqueduct::kernels::Precision;
-use aqueduct::measure::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
-use aqueduct::model::convert::OutputType;
-use aqueduct::model::tokenizer::{ChatTemplate, Tokenizer};
+use crate::Error;
+use crate::base::output;
+use crate::build::{Calibration, Chats};
+use crate::kernels::Precision;
+use crate::measure::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
+use crate::model::convert::OutputType;
+use crate::model::tokenizer::{ChatTemplate, Tokenizer};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Instant;

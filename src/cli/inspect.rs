@@ -1,8 +1,8 @@
 //! `aqueduct inspect FILE`: what is in a GGUF, safetensors or imatrix file.
 
 use super::{Context, show};
-use aqueduct::recipe::locate_source;
-use aqueduct::report;
+use crate::recipe::locate_source;
+use crate::report;
 use clap::Args;
 use std::path::PathBuf;
 

@@ -1,9 +1,9 @@
 //! `aqueduct join FIRST-SHARD.gguf -o FILE.gguf`: a split GGUF model to one file.
 
 use super::{Context, show};
-use aqueduct::base::output;
-use aqueduct::base::size;
-use aqueduct::formats::gguf;
+use crate::base::output;
+use crate::base::size;
+use crate::formats::gguf;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;

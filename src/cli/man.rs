@@ -1,7 +1,7 @@
 //! `aqueduct man -o DIR`: manual pages, one for the program and one for each of its commands.
 
 use super::{Cli, Context, show};
-use aqueduct::base::output;
+use crate::base::output;
 use clap::{Args, CommandFactory};
 use serde_json::json;
 use std::path::PathBuf;

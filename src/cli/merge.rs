@@ -2,12 +2,12 @@
 
 use super::options::SeedArgument;
 use super::{Context, shell, show};
-use aqueduct::Error;
-use aqueduct::base::output;
-use aqueduct::base::size;
-use aqueduct::build::{Source, recipe_files};
-use aqueduct::formats::checkpoint::{self, Resume, WriteOptions};
-use aqueduct::merge;
+use crate::Error;
+use crate::base::output;
+use crate::base::size;
+use crate::build::{Source, recipe_files};
+use crate::formats::checkpoint::{self, Resume, WriteOptions};
+use crate::merge;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Instant;

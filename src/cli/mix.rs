@@ -1,9 +1,9 @@
 //! Arguments that change a quantized file's mix, with llama-quantize's names.
 
-use aqueduct::base::dtype::DType;
-use aqueduct::formats::gguf::{GgufModel, Value};
-use aqueduct::quantize::{Importance, PlanOptions, Pruning, Sharding, TensorType, writable};
-use aqueduct::{Error, Result};
+use crate::base::dtype::DType;
+use crate::formats::gguf::{GgufModel, Value};
+use crate::quantize::{Importance, PlanOptions, Pruning, Sharding, TensorType, writable};
+use crate::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
 

@@ -29,15 +29,35 @@ mod split;
 mod summary;
 mod verify;
 
-use aqueduct::Error;
-use aqueduct::base::progress::Progress;
-use aqueduct::build::Source;
+use crate::Error;
+use crate::base::output;
+use crate::base::progress::{self as signal, Progress};
+use crate::build::Source;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use progress::{Log, Reporter};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use summary::Spent;
+
+/// Runs the command that the process's arguments name, and returns its exit code.
+pub fn main() -> ExitCode {
+    ExitCode::from(Cli::parse().run(install_interrupt_handler))
+}
+
+/// Ctrl-C asks the work to stop at the next tensor; a second one removes unfinished outputs and exits
+/// at once.
+fn install_interrupt_handler() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if signal::check_interrupted().is_err() {
+            output::remove_unfinished();
+            std::process::exit(1);
+        }
+        signal::interrupt();
+    })?;
+    Ok(())
+}
 
 /// Carries model weights from a merge recipe to iMatrix-weighted GGUF quants.
 ///
@@ -132,7 +152,7 @@ impl Context {
             self.warn_all(checkpoint.warnings.iter().cloned());
         }
         if let Source::Recipe { plan, .. } = source {
-            let at = |w: &aqueduct::recipe::Diagnostic| {
+            let at = |w: &crate::recipe::Diagnostic| {
                 format!("{}:{}: {}{}", plan.path.display(), w.pos, w.message, w.marked())
             };
             self.warn_all(plan.warnings.iter().map(at));

@@ -1,13 +1,13 @@
 //! Arguments that several subcommands share.
 
 use super::Context;
-use aqueduct::base::size;
-use aqueduct::build::{Calibration, Source};
-use aqueduct::kernels::Precision;
-use aqueduct::model::convert::{ConvertOptions, OutputType};
-use aqueduct::model::forward;
-use aqueduct::model::tokenizer::Date;
-use aqueduct::quantize::RunOptions;
+use crate::base::size;
+use crate::build::{Calibration, Source};
+use crate::kernels::Precision;
+use crate::model::convert::{ConvertOptions, OutputType};
+use crate::model::forward;
+use crate::model::tokenizer::Date;
+use crate::quantize::RunOptions;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ impl SeedArgument {
         &self,
         path: &Path,
         context: &Context,
-    ) -> aqueduct::base::error::Result<Source> {
+    ) -> crate::base::error::Result<Source> {
         let source = Source::open_seeded(path, self.seed, context.progress())?;
         if self.seed.is_some() && !matches!(source, Source::Recipe { .. }) {
             let path = path.display();
@@ -94,7 +94,7 @@ impl CalibrationArguments {
     }
 
     /// What was chosen, or the default.
-    pub(super) fn choose(&self) -> aqueduct::base::error::Result<Calibration> {
+    pub(super) fn choose(&self) -> crate::base::error::Result<Calibration> {
         Calibration::choose(&self.calibration, &self.files)
     }
 }

@@ -1,9 +1,9 @@
 //! Where pictures go: files that `--svg` and `--html` name, or stdout.
 
 use super::show;
-use aqueduct::Error;
-use aqueduct::base::output;
-use aqueduct::base::size;
+use crate::Error;
+use crate::base::output;
+use crate::base::size;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};

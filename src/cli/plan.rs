@@ -5,13 +5,11 @@ use super::options::SeedArgument;
 use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
 use super::{Context, colour, show};
-use aqueduct::build::{self, BuildOptions, Forecast, Kind, Source};
-use aqueduct::merge;
-use aqueduct::quantize::{Ftype, PlanOptions};
-use aqueduct::recipe::{
-    self, Diagnostic, Folders, MemberLookup, MergePlan, PlanSummary, ShapesOnly,
-};
-use aqueduct::{Error, report};
+use crate::build::{self, BuildOptions, Forecast, Kind, Source};
+use crate::merge;
+use crate::quantize::{Ftype, PlanOptions};
+use crate::recipe::{self, Diagnostic, Folders, MemberLookup, MergePlan, PlanSummary, ShapesOnly};
+use crate::{Error, report};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! `aqueduct publish DIR REPO`: a folder of quants to the Hugging Face hub.
 
 use super::{Context, show};
-use aqueduct::base::size;
-use aqueduct::build::publish::{self, Folder, Options};
-use aqueduct::hub::HubName;
-use aqueduct::{Error, report};
+use crate::base::size;
+use crate::build::publish::{self, Folder, Options};
+use crate::hub::HubName;
+use crate::{Error, report};
 use clap::Args;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
@@ -117,7 +117,7 @@ fn finish(
     checked: bool,
     context: &Context,
 ) -> anyhow::Result<()> {
-    use aqueduct::hub::Fate;
+    use crate::hub::Fate;
     let uploaded = publish::publish(options, folder, checked, context.progress())?;
     let sum = |fate: Fate| -> u64 {
         uploaded.files.iter().filter(|file| file.fate == fate).map(|file| file.bytes).sum()

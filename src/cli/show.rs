@@ -1,10 +1,10 @@
 //! How results look on stdout: JSON or tables.
 
 use super::colour::{self, STRONG, paint};
-use aqueduct::base::size;
-use aqueduct::formats::gguf::GgufModel;
-use aqueduct::quantize::{QuantPlan, Written};
-use aqueduct::{Result, report};
+use crate::base::size;
+use crate::formats::gguf::GgufModel;
+use crate::quantize::{QuantPlan, Written};
+use crate::{Result, report};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use std::io::Write;

@@ -1,10 +1,10 @@
 //! `aqueduct split FILE.gguf -o DIR|PREFIX`: one GGUF file to several.
 
 use super::{Context, show};
-use aqueduct::Error;
-use aqueduct::base::output;
-use aqueduct::base::size;
-use aqueduct::formats::gguf::{self, Shards};
+use crate::Error;
+use crate::base::output;
+use crate::base::size;
+use crate::formats::gguf::{self, Shards};
 use clap::Args;
 use serde::Serialize;
 use std::num::NonZeroUsize;

@@ -2,8 +2,8 @@
 
 use super::progress::StageTime;
 use super::show;
-use aqueduct::base::size;
-use aqueduct::report;
+use crate::base::size;
+use crate::report;
 use serde::Serialize;
 
 /// What a command took.

@@ -3,16 +3,16 @@
 use super::mix::override_kv;
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
+use crate::base::dtype::DType;
+use crate::base::size;
+use crate::build::Source;
+use crate::build::verify::{self, Derive, Report};
+use crate::formats::gguf::{self, GgufModel, Value};
+use crate::model::convert::{ConvertOptions, OutputType};
+use crate::quantize::Pruning;
+use crate::report::tame;
+use crate::{Result, report};
 use anyhow::bail;
-use aqueduct::base::dtype::DType;
-use aqueduct::base::size;
-use aqueduct::build::Source;
-use aqueduct::build::verify::{self, Derive, Report};
-use aqueduct::formats::gguf::{self, GgufModel, Value};
-use aqueduct::model::convert::{ConvertOptions, OutputType};
-use aqueduct::quantize::Pruning;
-use aqueduct::report::tame;
-use aqueduct::{Result, report};
 use clap::Args;
 use std::path::PathBuf;
 

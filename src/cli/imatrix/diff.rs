@@ -2,7 +2,7 @@
 
 use super::super::options::positive;
 use super::super::{Context, show as print};
-use aqueduct::report;
+use crate::report;
 use clap::Args;
 use std::path::PathBuf;
 

@@ -2,9 +2,9 @@
 
 use super::super::{Context, show as print};
 use super::Layout;
-use aqueduct::Error;
-use aqueduct::base::output;
-use aqueduct::measure::imatrix::{ImportanceMatrix, merge_shards, ranges_text};
+use crate::Error;
+use crate::base::output;
+use crate::measure::imatrix::{ImportanceMatrix, merge_shards, ranges_text};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;

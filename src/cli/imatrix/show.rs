@@ -2,8 +2,8 @@
 
 use super::super::pictures::{self, Picture, PictureArguments};
 use super::super::{Context, show as print};
-use aqueduct::Error;
-use aqueduct::report::{self, ImatrixStatistics};
+use crate::Error;
+use crate::report::{self, ImatrixStatistics};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;

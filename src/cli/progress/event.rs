@@ -1,7 +1,7 @@
 //! What can be told of the work, and how scripts read it: docs/events.md says what each means.
 
 use super::track::StageTime;
-use aqueduct::base::progress::Unit;
+use crate::base::progress::Unit;
 use serde::Serialize;
 
 /// Something that happened. As JSON, an object whose key `event` tells which, in small letters.

@@ -5,8 +5,8 @@
 
 use super::super::colour::{STRONG, paint};
 use super::event::State;
-use aqueduct::base::progress::Unit;
-use aqueduct::base::size;
+use crate::base::progress::Unit;
+use crate::base::size;
 
 /// Characters within a bar, at most and at least.
 const BAR: (usize, usize) = (20, 8);

@@ -5,9 +5,9 @@
 
 use super::super::shell;
 use super::event::Event;
-use aqueduct::Error;
-use aqueduct::base::size;
-use aqueduct::report::tame;
+use crate::Error;
+use crate::base::size;
+use crate::report::tame;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -15,8 +15,8 @@ pub(super) use log::Log;
 pub(super) use track::StageTime;
 
 use super::colour::{self, ERROR, WARNING, paint};
-use aqueduct::base::memory::{self, Resident};
-use aqueduct::base::progress::{Progress, Unit};
+use crate::base::memory::{self, Resident};
+use crate::base::progress::{Progress, Unit};
 use event::State;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};

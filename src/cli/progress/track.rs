@@ -3,8 +3,8 @@
 //! Knows nothing of terminals: what changes comes out as [`Event`]s, which the reporter tells.
 
 use super::event::Event;
-use aqueduct::base::memory::Resident;
-use aqueduct::base::progress::Unit;
+use crate::base::memory::Resident;
+use crate::base::progress::Unit;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
