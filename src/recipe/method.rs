@@ -4,7 +4,7 @@
 //! [`MethodSpec`] with it, and the registry there is handed to [`super::load`]. So a method is added
 //! in one place, and recipes still know nothing of arithmetic.
 
-use super::plan::Values;
+use super::plan::merge_plan::Values;
 use std::ops::RangeInclusive;
 
 /// Where a parameter is looked up.

@@ -1,60 +1,31 @@
 //! Recipes: YAML text -> a validated [`MergePlan`].
 //!
-//! `yaml` (a tree with positions) -> `schema`, `inputs` (keys and types) -> `planner` (stages in order, members)
-//! -> `slices`, `ends`, `values`, `compat`, `build` (one stage's tensors) -> `plan`. Every part reports what
-//! it finds wrong and carries on, so that one run shows all problems of a recipe, each with line,
-//! column and remedy, before any weight is read.
+//! `syntax` reads the YAML, `members` finds the models it names, `plan` resolves every tensor of the
+//! result, and `view` summarizes the plan for people. Planning reports each problem with line, column
+//! and remedy and continues, so that one run shows all of them before any weight is read.
 //!
-//! `tokenizer_spec` reads what a recipe says of the tokenizer, `vocabulary` and `rows` find the tokens of
-//! the result and the rows for them, `chat` its chat template, `side_files` the files beside the weights;
-//! `settings` what it says of the files to build.
-//!
-//! Deliberately absent: arithmetic, which is [`crate::merge`]'s.
+//! Not here: arithmetic on weights, which is in [`crate::merge`].
 
-mod build;
-mod chat;
-mod compat;
-mod diagnostics;
-mod donors;
-mod ends;
-mod families;
-mod foreign;
-mod inputs;
 mod members;
 mod method;
-mod output_config;
-mod params;
 mod plan;
-mod planner;
-mod reference;
-mod rows;
-mod schema;
-mod seeded;
-mod settings;
-mod shares;
-mod side_files;
-mod slices;
-mod summary;
-mod tokenizer_spec;
-mod values;
-mod vocabulary;
-mod yaml;
+mod syntax;
+mod view;
 
-pub use diagnostics::{Diagnostic, Severity, render};
 pub use members::{Folders, MemberLookup, Missing, ShapesOnly, locate_source, shape_checkpoint};
 pub use method::{BaseRule, Default as ParamDefault, MethodSpec, Misfit, ParamSpec, Scope};
-pub use output_config::torch_name;
-pub use plan::{
+pub use plan::merge_plan::{
     Donor, Input, Member, MergePlan, Place, Stage, TensorInput, TensorPlan, Value, Values,
 };
-pub use planner::plan_text;
-pub use reference::ModelRef;
-pub use rows::{Arranged, Row, RowAt};
-pub use settings::BuildSettings;
-pub use shares::MemberShare;
-pub use summary::*;
-pub use vocabulary::Vocabulary;
-pub use yaml::Pos;
+pub use plan::output_config::torch_name;
+pub use plan::planner::plan_text;
+pub use plan::rows::{Arranged, Row, RowAt};
+pub use plan::vocabulary::Vocabulary;
+pub use syntax::build_settings::BuildSettings;
+pub use syntax::diagnostics::{Diagnostic, Severity, render};
+pub use syntax::model_ref::ModelRef;
+pub use syntax::yaml::Pos;
+pub use view::*;
 
 use crate::base::error::{Error, Result};
 use crate::formats::file_kind::refuse_foreign_bytes;
@@ -93,5 +64,5 @@ pub fn check(
         let detail = "neither UTF-8 text nor a GGUF file, so neither a recipe nor a model";
         return Err(Error::format(path, detail));
     };
-    Ok(planner::plan_seeded(path, &text, methods, lookup, seed))
+    Ok(plan::planner::plan_seeded(path, &text, methods, lookup, seed))
 }

@@ -1,12 +1,14 @@
 //! The plan as plain data, for tables and JSON: stages, members, and what makes each layer.
 
-use super::diagnostics::Diagnostic;
-use super::method::{Default, MethodSpec};
-use super::output_config::torch_name;
-use super::plan::{Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes};
 use super::shares::{MemberShare, RowShares, Shares};
-use super::yaml::Pos;
 use crate::model::arch::Settings;
+use crate::recipe::method::{Default, MethodSpec};
+use crate::recipe::plan::merge_plan::{
+    Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes,
+};
+use crate::recipe::plan::output_config::torch_name;
+use crate::recipe::syntax::diagnostics::Diagnostic;
+use crate::recipe::syntax::yaml::Pos;
 use serde::Serialize;
 use std::path::PathBuf;
 

@@ -1,15 +1,15 @@
 //! The files beside the weights of the result: the tokenizer's from one member, all others from the member
 //! that gives the configuration. They are made while planning, so that a plan that exists has them.
 
-use super::plan::Stage;
+use super::merge_plan::Stage;
 use super::planner::Planner;
-use super::yaml::Pos;
 use crate::base::error::Result;
 use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
 use crate::model::tokenizer::{Change, ChatTemplates, edited_files, is_tokenizer_file};
+use crate::recipe::syntax::yaml::Pos;
 
 /// Ids of special tokens in config.json, which mean nothing under another tokenizer.
-pub(super) const TOKEN_IDS: &[&str] = &[
+pub(crate) const TOKEN_IDS: &[&str] = &[
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
@@ -21,7 +21,7 @@ pub(super) const TOKEN_IDS: &[&str] = &[
 const GENERATION: &str = "generation_config.json";
 
 /// The files of the last stage; what cannot be read is reported.
-pub(super) fn of_output(planner: &mut Planner<'_>) -> Vec<SideFile> {
+pub(crate) fn of_output(planner: &mut Planner<'_>) -> Vec<SideFile> {
     let Some(stage) = planner.stages.last() else { return Vec::new() };
     let donor = &planner.members[stage.tokenizer_donor.member];
     let (pos, donor) = (donor.pos, donor.reference.to_string());
@@ -98,7 +98,7 @@ fn renumber(file: &SideFile, tokenizer: &Checkpoint) -> Result<SideFile> {
 }
 
 /// Gives `config` the ids of special tokens that `other` has, and no others.
-pub(super) fn take_token_ids(config: &mut Config, other: &Config) {
+pub(crate) fn take_token_ids(config: &mut Config, other: &Config) {
     for key in TOKEN_IDS {
         match other.map().get(*key) {
             Some(id) => config.set(key, id.clone()),

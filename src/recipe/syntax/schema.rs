@@ -2,25 +2,25 @@
 //!
 //! Turns YAML documents into [`Document`]s, reporting every unknown key and wrong type on the way and
 //! carrying on. Whether names, ranges and numbers make sense together is not decided here but in
-//! [`super::build`], which knows the members.
+//! [`crate::recipe::plan::stage`], which knows the members.
 //!
 //! The dialect is mergekit's (`config.py`, June 2026; multi-document recipes: `scripts/multimerge.py`),
 //! except that nothing is dropped silently.
 
 use super::diagnostics::{Diagnostics, nearest};
 use super::ends::{self, End};
-use super::foreign;
 use super::inputs;
-pub(super) use super::inputs::{Inputs, Range, Slice, Source};
+pub(crate) use super::inputs::{Inputs, Range, Slice, Source};
+use super::mergekit_keys;
+use super::model_ref::ModelRef;
 use super::params::{Clause, Given, Setting, Settings};
-use super::reference::ModelRef;
-use super::tokenizer_spec::{self, ChatTemplate, TokenizerSpec};
+use super::tokenizer::{self, ChatTemplate, TokenizerSpec};
 use super::yaml::{self, At, Kind, Node, Pos};
 use crate::base::dtype::DType;
 
 /// One document: a stage.
 #[derive(Debug)]
-pub(super) struct Document {
+pub(crate) struct Document {
     /// The first key.
     pub pos: Pos,
     pub name: Option<At<String>>,
@@ -44,7 +44,7 @@ pub(super) struct Document {
 
 /// A seed, and who gives it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Seed {
+pub(crate) enum Seed {
     /// The recipe, at this place.
     Recipe(At<u64>),
     /// The command line.
@@ -52,7 +52,7 @@ pub(super) enum Seed {
 }
 
 impl Seed {
-    pub(super) fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         match self {
             Seed::Recipe(seed) => seed.value,
             Seed::Option(seed) => *seed,
@@ -82,9 +82,9 @@ const DOCUMENT_KEYS: &[&str] = &[
 
 /// Reads one document. Always yields something, so that later checks can go on; errors are in
 /// `problems`.
-pub(super) fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
+pub(crate) fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
     let remedy = "a recipe is a mapping with 'merge_method' and 'models' or 'slices'";
-    let node = &foreign::without(&without_anchor_holders(node, text), problems);
+    let node = &mergekit_keys::without(&without_anchor_holders(node, text), problems);
     let map = Mapping::read(node, "a recipe", remedy, DOCUMENT_KEYS, problems)?;
     let parameters = settings(map.get("parameters"), problems);
     let (inputs, module_parameters) = inputs::read(&map, problems);
@@ -96,8 +96,8 @@ pub(super) fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> O
         base_model: map.get("base_model").and_then(|n| model_ref(n, problems)),
         dtype: map.get("dtype").and_then(|n| dtype(n, problems)),
         out_dtype: map.get("out_dtype").and_then(|n| dtype(n, problems)),
-        tokenizer: tokenizer_spec::tokenizer(&map, problems),
-        chat_template: tokenizer_spec::chat_template(&map, problems),
+        tokenizer: tokenizer::tokenizer(&map, problems),
+        chat_template: tokenizer::chat_template(&map, problems),
         seed: seed(&map, problems),
         inputs,
         module_parameters,
@@ -118,14 +118,16 @@ fn without_anchor_holders(node: &Node, text: &str) -> Node {
     let Kind::Map(entries) = &node.value else { return node.clone() };
     let holds = |key: &At<String>| {
         let known = DOCUMENT_KEYS.contains(&key.value.as_str());
-        !known && !foreign::keys().any(|own| own == key.value) && yaml::is_anchored(text, key.pos)
+        !known
+            && !mergekit_keys::keys().any(|own| own == key.value)
+            && yaml::is_anchored(text, key.pos)
     };
     let kept = entries.iter().filter(|(key, _)| !holds(key)).cloned().collect();
     Node::new(Kind::Map(kept), node.pos)
 }
 
 /// The text of a scalar: numbers and booleans are taken as they are spelled, for a stage may be called 7.
-pub(super) fn scalar_text(kind: &Kind) -> Option<String> {
+pub(crate) fn scalar_text(kind: &Kind) -> Option<String> {
     match kind {
         Kind::Str(s) => Some(s.clone()),
         Kind::Int(n) => Some(n.to_string()),
@@ -135,7 +137,7 @@ pub(super) fn scalar_text(kind: &Kind) -> Option<String> {
     }
 }
 
-pub(super) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>> {
+pub(crate) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>> {
     match scalar_text(&node.value) {
         Some(text) if !text.trim().is_empty() => Some(At::new(text.trim().to_string(), node.pos)),
         _ => {
@@ -146,7 +148,7 @@ pub(super) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option
     }
 }
 
-pub(super) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
+pub(crate) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
     let remedy = "write a folder or a name such as 'org/model', or {model: {path: ...}}";
     if !matches!(node.value, Kind::Map(_)) {
         return short_ref(node, remedy, problems).map(|model| At::new(model, node.pos));
@@ -235,7 +237,7 @@ fn dtype(node: &Node, problems: &mut Diagnostics) -> Option<At<DType>> {
     dtype.map(|dtype| At::new(dtype, node.pos))
 }
 
-pub(super) fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Settings {
+pub(crate) fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Settings {
     let Some(node) = node else { return Vec::new() };
     let Kind::Map(entries) = &node.value else {
         let message = format!("'parameters' is {}, not a mapping", node.value.describe());
@@ -289,7 +291,7 @@ fn given(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Given> {
 }
 
 /// What to write where numbers are due.
-pub(super) const NUMBERS: &str = "give a finite number, a list of numbers (a gradient over the \
+pub(crate) const NUMBERS: &str = "give a finite number, a list of numbers (a gradient over the \
                                   layers), or a list of {filter, value}";
 
 fn numbers(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<f64>> {
@@ -331,7 +333,7 @@ fn number(kind: &Kind) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-pub(super) fn list<'a>(
+pub(crate) fn list<'a>(
     node: &'a Node,
     key: &str,
     shape: &str,
@@ -348,7 +350,7 @@ pub(super) fn list<'a>(
 }
 
 /// Of each key the last entry, as the peer's YAML library has it, with a warning for the others.
-pub(super) fn last_of_each<'a>(
+pub(crate) fn last_of_each<'a>(
     entries: &'a [(At<String>, Node)],
     problems: &mut Diagnostics,
 ) -> Vec<&'a (At<String>, Node)> {
@@ -369,7 +371,7 @@ pub(super) fn last_of_each<'a>(
 }
 
 /// A mapping whose keys have been checked.
-pub(super) struct Mapping<'a> {
+pub(crate) struct Mapping<'a> {
     pub pos: Pos,
     pub entries: Vec<&'a (At<String>, Node)>,
     /// The keys that it may have.
@@ -377,7 +379,7 @@ pub(super) struct Mapping<'a> {
 }
 
 impl<'a> Mapping<'a> {
-    pub(super) fn read(
+    pub(crate) fn read(
         node: &'a Node,
         what: &str,
         remedy: &str,
@@ -403,13 +405,13 @@ impl<'a> Mapping<'a> {
     }
 
     /// Key and value of `name`; one that is null counts as missing, as in mergekit.
-    pub(super) fn given(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
+    pub(crate) fn given(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
         let mut entries = self.entries.iter().map(|(key, node)| (key, node));
         entries.find(|(key, node)| key.value == name && node.value != Kind::Null)
     }
 
     /// Whether there is no `name`, nor a key that was reported as a slip for it.
-    pub(super) fn lacks(&self, name: &str) -> bool {
+    pub(crate) fn lacks(&self, name: &str) -> bool {
         let slip = |key: &At<String>| {
             !self.known.contains(&key.value.as_str())
                 && nearest(&key.value, self.known.iter().copied()) == Some(name)
@@ -418,7 +420,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// The value of `name`; one that is null counts as missing.
-    pub(super) fn get(&self, name: &str) -> Option<&'a Node> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Node> {
         self.given(name).map(|(_, node)| node)
     }
 }

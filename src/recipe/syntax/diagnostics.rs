@@ -122,12 +122,12 @@ impl fmt::Display for Diagnostic {
 
 /// The problems of one recipe, in the order they were found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Diagnostics {
+pub(crate) struct Diagnostics {
     list: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
-    pub(super) fn error(
+    pub(crate) fn error(
         &mut self,
         pos: Pos,
         message: impl Into<String>,
@@ -136,23 +136,23 @@ impl Diagnostics {
         self.push(Diagnostic::error(pos, message, remedy));
     }
 
-    pub(super) fn warn(&mut self, pos: Pos, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn warn(&mut self, pos: Pos, message: impl Into<String>, remedy: impl Into<String>) {
         self.push(Diagnostic::warning(pos, message, remedy));
     }
 
     /// Adds `problem` unless the very same was said before (an anchored part is read more than once).
-    pub(super) fn push(&mut self, problem: Diagnostic) {
+    pub(crate) fn push(&mut self, problem: Diagnostic) {
         if !self.list.contains(&problem) {
             self.list.push(problem);
         }
     }
 
-    pub(super) fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         self.list.iter().any(|d| d.severity == Severity::Error)
     }
 
     /// All problems in the order of the recipe's `text`, each with the line it is about.
-    pub(super) fn into_sorted(mut self, text: &str) -> Vec<Diagnostic> {
+    pub(crate) fn into_sorted(mut self, text: &str) -> Vec<Diagnostic> {
         self.list.sort_by_key(|problem| problem.pos);
         let lines: Vec<&str> = text.lines().collect();
         for problem in &mut self.list {
@@ -176,7 +176,7 @@ pub fn render(file: &str, problems: &[Diagnostic]) -> String {
 }
 
 /// The candidate nearest to `word` by edits, if one is near enough to be a likely slip.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -10,16 +10,18 @@
 //! Tokens without a row in their model's embedding do not count. Rows for the tokens are found in
 //! [`super::rows`]; without any of the keys vocabularies must be equal, see [`super::compat`].
 
-use super::diagnostics::nearest;
 use super::donors::Donors;
-use super::plan::{Input, Place};
+use super::merge_plan::{Input, Place};
 use super::planner::Planner;
 use super::rows::{row_len, vocabulary_tensor};
-use super::schema::Document;
 use super::slices::Parts;
-use super::tokenizer_spec::{RowSource, TokenSpec, TokenizerSource, TokenizerSpec, WhichToken};
-use super::yaml::At;
 use crate::model::tokenizer::TokenList;
+use crate::recipe::syntax::diagnostics::nearest;
+use crate::recipe::syntax::schema::Document;
+use crate::recipe::syntax::tokenizer::{
+    RowSource, TokenSpec, TokenizerSource, TokenizerSpec, WhichToken,
+};
+use crate::recipe::syntax::yaml::At;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,14 +38,14 @@ pub struct Vocabulary {
 
 /// What the recipe says of a token's row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Override {
+pub(crate) struct Override {
     /// `None` for zeros.
     pub row: Option<(Input, u32)>,
     pub force: bool,
 }
 
 /// A vocabulary with what is needed to find rows for it.
-pub(super) struct Resolved {
+pub(crate) struct Resolved {
     pub vocabulary: Vocabulary,
     /// The tokens of every model of the stage; the tokenizer's donor comes first.
     pub lists: Vec<(Input, Arc<TokenList>)>,
@@ -54,7 +56,7 @@ pub(super) struct Resolved {
 
 /// What is known of the tokens of a model.
 #[derive(Clone)]
-pub(super) enum Tokens {
+pub(crate) enum Tokens {
     Known(Arc<TokenList>),
     /// There is no tokenizer, or it is not to be read.
     Absent,
@@ -64,7 +66,7 @@ pub(super) enum Tokens {
 
 /// The vocabulary that `document` asks for; `Ok(None)` if it does not, `Err` if it cannot be had, which
 /// is reported.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     planner: &mut Planner<'_>,
     document: &Document,
     slices: &[&Parts<'_>],
@@ -189,7 +191,7 @@ fn lists(
 }
 
 /// The tokens of `input` that have a row. A stage has those of its own vocabulary, else its donor's.
-pub(super) fn tokens_of(planner: &mut Planner<'_>, input: Input) -> Tokens {
+pub(crate) fn tokens_of(planner: &mut Planner<'_>, input: Input) -> Tokens {
     if let Some(known) = planner.token_lists.get(&input) {
         return known.clone();
     }
@@ -379,7 +381,7 @@ fn row_told(
 /// Rows of a model that is not part of the merge must be as long as those of the others.
 fn check_row_len(
     planner: &mut Planner<'_>,
-    pos: super::yaml::Pos,
+    pos: crate::recipe::syntax::yaml::Pos,
     input: Input,
     other: Input,
 ) -> Option<()> {

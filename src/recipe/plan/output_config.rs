@@ -1,7 +1,7 @@
 //! The configuration of a stage's result.
 
 use super::donors::Donors;
-use super::plan::{Place, TensorPlan};
+use super::merge_plan::{Place, TensorPlan};
 use super::planner::Planner;
 use super::side_files::take_token_ids;
 use crate::base::dtype::DType;
@@ -21,7 +21,7 @@ pub fn torch_name(dtype: DType) -> &'static str {
 }
 
 /// What the merge made of the model, as far as config.json tells it.
-pub(super) struct Outcome<'a> {
+pub(crate) struct Outcome<'a> {
     pub tensors: &'a [(TensorInfo, TensorPlan)],
     pub layers: usize,
     pub tied: bool,
@@ -32,7 +32,7 @@ pub(super) struct Outcome<'a> {
 /// The donor's configuration with what the merge changed: number of layers, element type, tied head,
 /// vocabulary, and lists that have an entry for each layer. The architecture's class stays the donor's,
 /// and with it constants such as `sliding_window`. Keys that contradict each other get the value that counts.
-pub(super) fn make(planner: &mut Planner<'_>, donors: &Donors, outcome: &Outcome<'_>) -> Config {
+pub(crate) fn make(planner: &mut Planner<'_>, donors: &Donors, outcome: &Outcome<'_>) -> Config {
     let mut config = planner.view(donors.config.0).config.clone();
     layer_lists(planner, donors, outcome, &mut config);
     windows(planner, donors, outcome, &mut config);

@@ -59,12 +59,12 @@ const FOREIGN: &[Foreign] = &[
 ];
 
 /// The keys, for suggestions.
-pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
     FOREIGN.iter().map(|foreign| foreign.key)
 }
 
 /// Takes the keys of mergekit's that have no effect here out of `node`, with a warning where that matters.
-pub(super) fn without(node: &Node, problems: &mut Diagnostics) -> Node {
+pub(crate) fn without(node: &Node, problems: &mut Diagnostics) -> Node {
     let Kind::Map(entries) = &node.value else { return node.clone() };
     let mut is_own = |(key, value): &&(At<String>, Node)| {
         let Some(foreign) = FOREIGN.iter().find(|foreign| foreign.key == key.value) else {

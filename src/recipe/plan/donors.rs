@@ -2,15 +2,15 @@
 //!
 //! Always said with the reason: a stack without `base_model` takes the first source's, not a random one's.
 
-use super::plan::{Donor, Input, Stage};
+use super::merge_plan::{Donor, Input, Stage};
 use super::planner::Planner;
-use super::schema::Document;
 use super::slices::Parts;
-use super::tokenizer_spec::TokenizerSource;
-use super::yaml::Pos;
+use crate::recipe::syntax::schema::Document;
+use crate::recipe::syntax::tokenizer::TokenizerSource;
+use crate::recipe::syntax::yaml::Pos;
 
 /// The inputs that give configuration and tokenizer, each with the member it goes back to.
-pub(super) struct Donors {
+pub(crate) struct Donors {
     pub config: (Input, Donor),
     /// Where the recipe names it.
     pub config_pos: Pos,
@@ -18,7 +18,7 @@ pub(super) struct Donors {
 }
 
 /// `base_model`, else the first source; for the tokenizer a model named as its source goes before.
-pub(super) fn find(
+pub(crate) fn find(
     planner: &mut Planner<'_>,
     document: &Document,
     first: &Parts<'_>,

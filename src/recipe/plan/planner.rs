@@ -1,22 +1,22 @@
 //! Documents -> stages in the order of their dependencies: names, cycles, members, the final output.
 //!
-//! One stage's inside is planned in [`super::build`].
+//! One stage's inside is planned in [`super::stage`].
 
-use super::build;
-use super::diagnostics::{Diagnostic, Diagnostics, nearest};
-use super::members::MemberLookup;
-use super::method::MethodSpec;
-use super::plan::{Input, Member, MergePlan, Stage};
-use super::reference::ModelRef;
-use super::schema::{self, Document, Seed};
-use super::seeded;
-use super::settings::{self, BuildSettings};
+use super::merge_plan::{Input, Member, MergePlan, Stage};
 use super::side_files;
+use super::stage;
 use super::vocabulary::Tokens;
-use super::yaml::{self, At, Node, Pos};
 use crate::formats::checkpoint::Config;
 use crate::formats::source::TensorTable;
 use crate::model::arch::{Architecture, Description, HyperParams};
+use crate::recipe::members::MemberLookup;
+use crate::recipe::method::MethodSpec;
+use crate::recipe::syntax::build_settings::{self, BuildSettings};
+use crate::recipe::syntax::diagnostics::{Diagnostic, Diagnostics, nearest};
+use crate::recipe::syntax::model_ref::ModelRef;
+use crate::recipe::syntax::schema::{self, Document, Seed};
+use crate::recipe::syntax::seed_text;
+use crate::recipe::syntax::yaml::{self, At, Node, Pos};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub fn plan_text(
 }
 
 /// [`plan_text`] with `seed`, if one is given, in place of the recipe's own.
-pub(super) fn plan_seeded(
+pub(crate) fn plan_seeded(
     path: &Path,
     text: &str,
     methods: &[&'static MethodSpec],
@@ -85,7 +85,7 @@ pub(super) fn plan_seeded(
         let message = "--seed has no effect: nothing of this recipe is drawn at random";
         problems.warn(start, message, "leave it out");
     }
-    let seeded = seed.map(|seed| seeded::text(text, &nodes, seed));
+    let seeded = seed.map(|seed| seed_text::with_seed(text, &nodes, seed));
     if matches!(seeded, Some(None)) {
         problems.error(start, "--seed cannot be recorded in this recipe", "write 'seed: N' in it");
     }
@@ -111,17 +111,17 @@ pub(super) fn plan_seeded(
 /// The documents that are stages, and what the one that is none tells of a build.
 fn without_settings(nodes: Vec<Node>, problems: &mut Diagnostics) -> (Vec<Node>, BuildSettings) {
     let (settings, stages): (Vec<_>, Vec<_>) =
-        nodes.into_iter().partition(|node| settings::of_document(node).is_some());
+        nodes.into_iter().partition(|node| build_settings::of_document(node).is_some());
     for again in settings.iter().skip(1) {
         problems.error(again.pos, "'build' is there twice", "write its settings in one document");
     }
-    let value = settings.first().and_then(settings::of_document);
-    let read = value.map(|value| settings::read(value, problems));
+    let value = settings.first().and_then(build_settings::of_document);
+    let read = value.map(|value| build_settings::read(value, problems));
     (stages, read.unwrap_or_default())
 }
 
 /// What planning knows so far.
-pub(super) struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     pub methods: &'a [&'static MethodSpec],
     lookup: &'a dyn MemberLookup,
     pub problems: Diagnostics,
@@ -139,7 +139,7 @@ pub(super) struct Planner<'a> {
 
 /// What planning must know of an input, be it a member or a stage.
 #[derive(Clone, Copy)]
-pub(super) struct View<'p> {
+pub(crate) struct View<'p> {
     pub arch: &'static Architecture,
     pub hyper: &'p HyperParams,
     pub config: &'p Config,
@@ -191,7 +191,7 @@ impl Planner<'_> {
     }
 
     fn plan_document(&mut self, document: &Document, is_final: bool) {
-        let stage = build::stage(self, document, is_final);
+        let stage = stage::stage(self, document, is_final);
         let Some(stage) = stage else { return };
         let index = self.stages.len();
         if let Some(name) = &document.name {
@@ -251,7 +251,7 @@ impl Planner<'_> {
 
     /// The member or stage that `reference` means, opened at its first use. `None` if it could not be
     /// had, which is reported once.
-    pub(super) fn input(&mut self, reference: &At<ModelRef>) -> Option<Input> {
+    pub(crate) fn input(&mut self, reference: &At<ModelRef>) -> Option<Input> {
         let name = &reference.value.path;
         if reference.value.may_be_stage()
             && let Some(stage) = self.stage_of_name.get(name)
@@ -279,7 +279,7 @@ impl Planner<'_> {
     }
 
     /// Whether only shapes of members are known, so that their tokenizers are not read.
-    pub(super) fn shapes_only(&self) -> bool {
+    pub(crate) fn shapes_only(&self) -> bool {
         self.lookup.shapes_only()
     }
 
@@ -349,7 +349,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn view(&self, input: Input) -> View<'_> {
+    pub(crate) fn view(&self, input: Input) -> View<'_> {
         match input {
             Input::Member(m) => {
                 let member = &self.members[m];
@@ -364,7 +364,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn label(&self, input: Input) -> String {
+    pub(crate) fn label(&self, input: Input) -> String {
         match input {
             Input::Member(m) => self.members[m].reference.to_string(),
             Input::Stage(s) => self.stages[s].label(),

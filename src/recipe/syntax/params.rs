@@ -8,7 +8,7 @@ use super::yaml::{At, Pos};
 
 /// One entry of a conditional list; a plain setting is a single clause without a filter.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Clause {
+pub(crate) struct Clause {
     pub pos: Pos,
     /// A part of tensor names; `None` (or `*` in the recipe) matches all.
     pub filter: Option<String>,
@@ -17,7 +17,7 @@ pub(super) struct Clause {
 
 /// The value of a clause.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Given {
+pub(crate) enum Given {
     /// One value, or the points of a gradient. Never empty.
     Numbers(Vec<f64>),
     /// A text that is no number; the method's parameter says whether it stands for one.
@@ -32,7 +32,7 @@ impl Clause {
 
 /// What a recipe gives for one parameter in one place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Setting {
+pub(crate) struct Setting {
     pub pos: Pos,
     /// Empty if what the recipe gives is unusable, and reported.
     pub clauses: Vec<Clause>,
@@ -41,22 +41,22 @@ pub(super) struct Setting {
 impl Setting {
     /// The clause that decides for `tensor`; `None` if none matches, whereupon the next wider place is
     /// asked.
-    pub(super) fn deciding(&self, tensor: &str) -> Option<&Clause> {
+    pub(crate) fn deciding(&self, tensor: &str) -> Option<&Clause> {
         self.clauses.iter().find(|clause| clause.matches(tensor))
     }
 }
 
 /// The parameters of one place in the recipe (top, slice or source), by name.
-pub(super) type Settings = Vec<(At<String>, Setting)>;
+pub(crate) type Settings = Vec<(At<String>, Setting)>;
 
 /// The setting called `name`.
-pub(super) fn find<'a>(settings: &'a Settings, name: &str) -> Option<&'a Setting> {
+pub(crate) fn find<'a>(settings: &'a Settings, name: &str) -> Option<&'a Setting> {
     settings.iter().find(|(key, _)| key.value == name).map(|(_, setting)| setting)
 }
 
 /// The gradient position of layer `index` of a slice of `count` layers: 0 at the first, 1 at the last,
 /// 1 if there is only one. Tensors outside the layers use 0.
-pub(super) fn position(index: usize, count: usize) -> f64 {
+pub(crate) fn position(index: usize, count: usize) -> f64 {
     if count > 1 { index as f64 / (count - 1) as f64 } else { 1.0 }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn position(index: usize, count: usize) -> f64 {
 ///
 /// # Panics
 /// If `values` is empty.
-pub(super) fn gradient(values: &[f64], t: f64) -> f64 {
+pub(crate) fn gradient(values: &[f64], t: f64) -> f64 {
     let scaled = t * (values.len() - 1) as f64;
     let left = (scaled as usize).min(values.len() - 1);
     let right = (left + 1).min(values.len() - 1);

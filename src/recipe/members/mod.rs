@@ -4,8 +4,8 @@
 //! ([`crate::hub`]), which holds what other programs downloaded. With the feature `hub`, what is nowhere
 //! is downloaded into it. A SOURCE on the command line is found in the same way ([`locate_source`]).
 
-use super::families;
-use super::reference::ModelRef;
+mod families;
+
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
@@ -16,6 +16,7 @@ use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::hub::{HubCache, HubReference};
 use crate::model::arch::{HyperParams, Role, Settings, TensorDecl, declared_config};
 use crate::model::restore::restore;
+use crate::recipe::syntax::model_ref::ModelRef;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -3,11 +3,11 @@
 use super::yaml::{self, Kind, Node};
 
 /// Keys that hold a seed: the dialect's own and mergekit's.
-pub(super) const SEED_KEYS: [&str; 2] = ["seed", "random_seed"];
+pub(crate) const SEED_KEYS: [&str; 2] = ["seed", "random_seed"];
 
 /// `text`, whose documents `nodes` are, with the seed `seed` in each. Comments and layout stay. `None` if the text has a
 /// form in which that cannot be written.
-pub(super) fn text(text: &str, nodes: &[Node], seed: u64) -> Option<String> {
+pub(crate) fn with_seed(text: &str, nodes: &[Node], seed: u64) -> Option<String> {
     let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
     // From the end, so that places before it stay what they are.
     for node in nodes.iter().rev() {
@@ -29,8 +29,10 @@ pub(super) fn text(text: &str, nodes: &[Node], seed: u64) -> Option<String> {
     };
     // Whatever the layout was, the result is read again before it is believed.
     let documents = yaml::parse(&made).ok()?;
-    let stages: Vec<_> =
-        documents.iter().filter(|node| super::settings::of_document(node).is_none()).collect();
+    let stages: Vec<_> = documents
+        .iter()
+        .filter(|node| super::build_settings::of_document(node).is_none())
+        .collect();
     (stages.len() == nodes.len() && stages.iter().all(|node| is_seed(node))).then_some(made)
 }
 
@@ -80,9 +82,9 @@ mod tests {
             ("--- {a: 1}\n", "--- {seed: 7, a: 1}\n"),
         ] {
             let nodes = yaml::parse(given).unwrap();
-            assert_eq!(text(given, &nodes, 7).as_deref(), Some(expected), "{given:?}");
+            assert_eq!(with_seed(given, &nodes, 7).as_deref(), Some(expected), "{given:?}");
         }
         let odd = "? a\n: 1\nseed:\n  - 3\n";
-        assert_eq!(text(odd, &yaml::parse(odd).unwrap(), 7), None);
+        assert_eq!(with_seed(odd, &yaml::parse(odd).unwrap(), 7), None);
     }
 }

@@ -1,13 +1,13 @@
 //! Whether the models of a stage go together: sizes, architecture, vocabulary, constants.
 
 use super::donors::Donors;
-use super::plan::{Input, Place, TensorPlan};
+use super::merge_plan::{Input, Place, TensorPlan};
 use super::planner::{Planner, View};
-use super::schema::Document;
 use super::slices::Parts;
-use super::yaml::Pos;
 use crate::formats::source::TensorInfo;
 use crate::model::arch::{Experts, HyperParams};
+use crate::recipe::syntax::schema::Document;
+use crate::recipe::syntax::yaml::Pos;
 use std::collections::BTreeSet;
 
 type Planned = [(TensorInfo, TensorPlan)];
@@ -36,7 +36,7 @@ fn sizes(hyper: &HyperParams, of_layers: bool) -> Vec<(&'static str, usize)> {
 /// Compares every source with the first one that gives layers, reporting exact numbers. So is the donor of
 /// the configuration, if it is known; and where a model's layers will run with constants of the donor
 /// that are not its own there is a warning. `slices` are those of the stack and the ends that are merged apart.
-pub(super) fn check(
+pub(crate) fn check(
     planner: &mut Planner<'_>,
     slices: &[&Parts<'_>],
     donor: Option<(Input, Pos)>,
@@ -141,7 +141,7 @@ fn foreign_constants(planner: &Planner<'_>, input: Input, donor: Input) -> Optio
 }
 
 /// Layers must all have the same optional tensors (biases): a model has one layout.
-pub(super) fn check_optional(
+pub(crate) fn check_optional(
     planner: &mut Planner<'_>,
     slices: &[Parts<'_>],
     tensors: &Planned,
@@ -174,7 +174,7 @@ pub(super) fn check_optional(
 }
 
 /// Embedding, head and tokenizer must speak of the same tokens.
-pub(super) fn check_vocabulary(
+pub(crate) fn check_vocabulary(
     planner: &mut Planner<'_>,
     document: &Document,
     tensors: &Planned,
@@ -218,7 +218,7 @@ pub(super) fn check_vocabulary(
 
 /// A source whose weight is 0 in every tensor changes nothing; some recipes list one for the sake of
 /// its tokenizer, others by mistake.
-pub(super) fn warn_of_zero_weights(
+pub(crate) fn warn_of_zero_weights(
     planner: &mut Planner<'_>,
     slices: &[&Parts<'_>],
     tensors: &Planned,

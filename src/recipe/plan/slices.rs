@@ -1,16 +1,16 @@
 //! Slices of a stage, with their members opened and their layer ranges checked.
 
-use super::ends::End;
-use super::method::{BaseRule, MethodSpec};
-use super::params::Settings;
-use super::plan::{Input, Place};
+use super::merge_plan::{Input, Place};
 use super::planner::Planner;
-use super::reference::ModelRef;
-use super::schema::{Document, Inputs, Range, Slice, Source};
-use super::yaml::{At, Pos};
+use crate::recipe::method::{BaseRule, MethodSpec};
+use crate::recipe::syntax::ends::End;
+use crate::recipe::syntax::model_ref::ModelRef;
+use crate::recipe::syntax::params::Settings;
+use crate::recipe::syntax::schema::{Document, Inputs, Range, Slice, Source};
+use crate::recipe::syntax::yaml::{At, Pos};
 
 /// One source of a slice, resolved.
-pub(super) struct Part<'d> {
+pub(crate) struct Part<'d> {
     pub input: Input,
     /// Where the recipe names the model.
     pub pos: Pos,
@@ -21,7 +21,7 @@ pub(super) struct Part<'d> {
 
 /// A slice, resolved: every source gives `layers` layers from its start on. An end that is merged apart
 /// is a slice of no layers with a method and a document of its own.
-pub(super) struct Parts<'d> {
+pub(crate) struct Parts<'d> {
     pub pos: Pos,
     pub spec: &'static MethodSpec,
     /// The recipe, or the end's merge: where parameters are looked up last.
@@ -36,7 +36,7 @@ pub(super) struct Parts<'d> {
 static NO_SETTINGS: Settings = Vec::new();
 
 /// The slices of `document`; `None` in the place of each that has an error, all of which are reported.
-pub(super) fn resolve<'d>(
+pub(crate) fn resolve<'d>(
     planner: &mut Planner<'_>,
     document: &'d Document,
     spec: &'static MethodSpec,
@@ -54,7 +54,7 @@ pub(super) fn resolve<'d>(
 }
 
 /// The models of an end that is merged apart, resolved.
-pub(super) fn resolve_end<'d>(
+pub(crate) fn resolve_end<'d>(
     planner: &mut Planner<'_>,
     end: &'d End,
     spec: &'static MethodSpec,
@@ -67,7 +67,7 @@ pub(super) fn resolve_end<'d>(
 
 /// Looks for the models of `document`; with `check_ranges` for faults of their layer ranges too, which
 /// [`resolve`] finds where the method is known.
-pub(super) fn look_up(planner: &mut Planner<'_>, document: &Document, check_ranges: bool) {
+pub(crate) fn look_up(planner: &mut Planner<'_>, document: &Document, check_ranges: bool) {
     if let Some(base) = &document.base_model {
         planner.input(base);
     }

@@ -12,14 +12,14 @@
 use super::diagnostics::Diagnostics;
 use super::inputs::{Inputs, whole_models};
 use super::params::Given;
-use super::plan::Place;
-use super::planner::Planner;
 use super::schema::{Document, Mapping, list, model_ref, settings, text};
 use super::yaml::{At, Kind, Node, Pos};
+use crate::recipe::plan::merge_plan::Place;
+use crate::recipe::plan::planner::Planner;
 
 /// One end and the merge that makes it.
 #[derive(Debug)]
-pub(super) struct End {
+pub(crate) struct End {
     pub place: Place,
     /// Its inputs are [`Inputs::Models`] or nothing.
     pub document: Document,
@@ -32,7 +32,7 @@ const REMEDY: &str =
     "write '{merge_method: linear, models: [{model: NAME, parameters: {...}}, ...]}'";
 
 /// The ends that a recipe says directly, and where it says `head: tied`.
-pub(super) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Vec<End>, Option<Pos>) {
+pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Vec<End>, Option<Pos>) {
     let mut ends = Vec::new();
     let mut tied = None;
     for (name, place) in KEYS {
@@ -97,7 +97,7 @@ fn sources(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs 
 }
 
 /// Warns of gradients, which have no layers to run over here.
-pub(super) fn warn_of_gradients(planner: &mut Planner<'_>, end: &End) {
+pub(crate) fn warn_of_gradients(planner: &mut Planner<'_>, end: &End) {
     let slices = end.document.inputs.slices();
     let sources = slices.iter().flat_map(|slice| &slice.sources).map(|source| &source.parameters);
     let clauses = sources

@@ -58,7 +58,7 @@ pub struct BuildSettings {
 }
 
 /// The value of `build`, if `node` is a document with that key alone.
-pub(super) fn of_document(node: &Node) -> Option<&Node> {
+pub(crate) fn of_document(node: &Node) -> Option<&Node> {
     match &node.value {
         Kind::Map(entries) => match &entries[..] {
             [(key, value)] if key.value == "build" => Some(value),
@@ -69,7 +69,7 @@ pub(super) fn of_document(node: &Node) -> Option<&Node> {
 }
 
 /// Reads the value of `build`; errors are in `problems`.
-pub(super) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
+pub(crate) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
     if node.value == Kind::Null {
         return BuildSettings::default();
     }

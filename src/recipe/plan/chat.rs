@@ -5,16 +5,16 @@
 //! in no fixed order). Without the key the tokenizer's donor gives its own.
 
 use super::donors::Donors;
-use super::plan::Input;
+use super::merge_plan::Input;
 use super::planner::Planner;
-use super::schema::Document;
 use super::slices::Parts;
-use super::tokenizer_spec::ChatTemplate;
 use crate::model::tokenizer::ChatTemplates;
+use crate::recipe::syntax::schema::Document;
+use crate::recipe::syntax::tokenizer::ChatTemplate;
 
 /// The template of the result, where it is not that of the tokenizer's member. `Err` if one cannot be
 /// read, which is reported.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     planner: &mut Planner<'_>,
     document: &Document,
     slices: &[&Parts<'_>],

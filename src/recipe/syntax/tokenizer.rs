@@ -1,11 +1,11 @@
 //! The keys `tokenizer_source`, `tokenizer` and `chat_template` of a recipe.
 //!
 //! Whether the models they name have tokenizers, and the tokens they name exist, is decided in
-//! [`super::vocabulary`]. Forms and defaults: mergekit `tokenizer/config.py` and `merge.py`
+//! [`crate::recipe::plan::vocabulary`]. Forms and defaults: mergekit `tokenizer/config.py` and `merge.py`
 //! (`_set_chat_template`), version 0.1.5.
 
 use super::diagnostics::{Diagnostics, nearest};
-use super::reference::ModelRef;
+use super::model_ref::ModelRef;
 use super::schema::{Mapping, model_ref, scalar_text};
 use super::yaml::{At, Kind, Node, Pos};
 use crate::model::tokenizer::{chat_template_names, named_chat_template};
@@ -15,7 +15,7 @@ const LARGEST_MULTIPLE: usize = 1 << 16;
 
 /// What a stage's tokenizer shall be.
 #[derive(Clone, Debug)]
-pub(super) struct TokenizerSpec {
+pub(crate) struct TokenizerSpec {
     /// Where the recipe says it.
     pub pos: Pos,
     pub source: TokenizerSource,
@@ -27,7 +27,7 @@ pub(super) struct TokenizerSpec {
 
 /// Where the tokenizer comes from.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum TokenizerSource {
+pub(crate) enum TokenizerSource {
     /// `base`: the base model.
     Base(Pos),
     Model(At<ModelRef>),
@@ -37,7 +37,7 @@ pub(super) enum TokenizerSource {
 
 /// What a recipe says of one token.
 #[derive(Clone, Debug)]
-pub(super) struct TokenSpec {
+pub(crate) struct TokenSpec {
     /// Where the row of models without the token comes from; `None` for the usual rule.
     pub source: Option<RowSource>,
     /// Whether models that have the token get that row too.
@@ -46,7 +46,7 @@ pub(super) struct TokenSpec {
 
 /// Where a row comes from.
 #[derive(Clone, Debug)]
-pub(super) enum RowSource {
+pub(crate) enum RowSource {
     /// That token's row in a model.
     Model(At<ModelRef>),
     Zero,
@@ -58,14 +58,14 @@ pub(super) enum RowSource {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum WhichToken {
+pub(crate) enum WhichToken {
     Text(At<String>),
     Id(At<usize>),
 }
 
 impl TokenizerSpec {
     /// Every model that is named.
-    pub(super) fn references(&self) -> impl Iterator<Item = &At<ModelRef>> {
+    pub(crate) fn references(&self) -> impl Iterator<Item = &At<ModelRef>> {
         let source = match &self.source {
             TokenizerSource::Model(model) => Some(model),
             TokenizerSource::Base(_) | TokenizerSource::Union => None,
@@ -79,7 +79,7 @@ impl TokenizerSpec {
 }
 
 /// `tokenizer_source` or `tokenizer`, whichever is there.
-pub(super) fn tokenizer(map: &Mapping<'_>, problems: &mut Diagnostics) -> Option<TokenizerSpec> {
+pub(crate) fn tokenizer(map: &Mapping<'_>, problems: &mut Diagnostics) -> Option<TokenizerSpec> {
     if let (Some((key, _)), Some(_)) = (map.given("tokenizer"), map.given("tokenizer_source")) {
         let remedy = "keep one of them";
         problems.error(key.pos, "both 'tokenizer' and 'tokenizer_source' are given", remedy);
@@ -231,14 +231,14 @@ fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
 
 /// `chat_template`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum ChatTemplate {
+pub(crate) enum ChatTemplate {
     /// That which most of the models have.
     Auto,
     /// A known one's or the recipe's own text.
     Text(String),
 }
 
-pub(super) fn chat_template(
+pub(crate) fn chat_template(
     map: &Mapping<'_>,
     problems: &mut Diagnostics,
 ) -> Option<At<ChatTemplate>> {

@@ -8,7 +8,7 @@
 //! zeros; here the tokenizer's donor is asked, then the other models of the stage, and zeros come last.
 //! Padding rows are the mean of all rows before them, as there: zeros would be logits above most others.
 
-use super::plan::{Input, Place, TensorPlan};
+use super::merge_plan::{Input, Place, TensorPlan};
 use super::planner::Planner;
 use super::vocabulary::{Override, Resolved};
 use crate::model::arch::Role;
@@ -71,7 +71,7 @@ impl Candidate {
 
 /// Arranges the inputs of the tensor that `plan` makes; `None` if all are as they should be. The
 /// number of tokens that no model has comes with it: their rows are 0.
-pub(super) fn arrange(
+pub(crate) fn arrange(
     planner: &Planner<'_>,
     resolved: &Resolved,
     plan: &TensorPlan,
@@ -232,14 +232,14 @@ fn candidate(
 }
 
 /// Length of the rows of a tensor of `input`; 0 if it holds no floats.
-pub(super) fn row_len(planner: &Planner<'_>, input: Input, index: usize) -> usize {
+pub(crate) fn row_len(planner: &Planner<'_>, input: Input, index: usize) -> usize {
     let info = &planner.view(input).table.infos()[index];
     if info.shape.len() == 2 && info.dtype.is_float() { info.shape[1] } else { 0 }
 }
 
 /// The tensor of `input` that has a row for each token at `place`: the embedding, which also stands in
 /// for a head that is tied to it.
-pub(super) fn vocabulary_tensor(
+pub(crate) fn vocabulary_tensor(
     planner: &Planner<'_>,
     input: Input,
     place: Place,

@@ -1,23 +1,24 @@
 //! Planning one stage: its tensors, their inputs and parameters, its configuration.
 
-use super::diagnostics::nearest;
 use super::donors::{self, Donors};
-use super::method::{BaseRule, MethodSpec, Scope};
-use super::plan::{Input, Place, Stage, TensorInput, TensorPlan, Values};
+use super::merge_plan::{Input, Place, Stage, TensorInput, TensorPlan, Values};
 use super::planner::{Planner, View};
 use super::rows::Arranged;
-use super::schema::{Document, Seed};
 use super::slices::{self, Part, Parts};
 use super::values::{self, Ask};
 use super::vocabulary::{self, Resolved, Vocabulary};
-use super::{chat, compat, ends, output_config, rows};
+use super::{chat, compat, output_config, rows};
 use crate::base::dtype::DType;
 use crate::formats::source::{TensorInfo, TensorTable};
 use crate::model::arch::{Architecture, Role, TensorDecl};
+use crate::recipe::method::{BaseRule, MethodSpec, Scope};
+use crate::recipe::syntax::diagnostics::nearest;
+use crate::recipe::syntax::ends;
+use crate::recipe::syntax::schema::{Document, Seed};
 use std::collections::BTreeMap;
 
 /// Plans the stage that `document` describes; `None` if it has errors.
-pub(super) fn stage(
+pub(crate) fn stage(
     planner: &mut Planner<'_>,
     document: &Document,
     is_final: bool,
@@ -299,7 +300,7 @@ impl<'b, 'a, 'd> Builder<'b, 'a, 'd> {
         let mut layer = 0;
         for slice in slices {
             for offset in 0..slice.layers {
-                let t = super::params::position(offset, slice.layers);
+                let t = crate::recipe::syntax::params::position(offset, slice.layers);
                 for decl in self.arch.with_role(Role::Layer) {
                     let hyper = slice.list.first().map(|part| self.planner.view(part.input).hyper);
                     for expert in 0..hyper.map_or(0, |hyper| decl.copies(hyper)) {

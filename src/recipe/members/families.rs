@@ -79,7 +79,7 @@ fn occurs(name: &str, part: &str) -> bool {
 }
 
 /// The configuration that a model of this name most likely has.
-pub(super) fn config_for(name: &str) -> Option<Config> {
+pub(crate) fn config_for(name: &str) -> Option<Config> {
     let lower = name.to_lowercase();
     let family = FAMILIES.iter().find(|family| {
         family.parts.iter().all(|any| any.iter().any(|part| occurs(&lower, part)))
@@ -109,7 +109,7 @@ pub(super) fn config_for(name: &str) -> Option<Config> {
 }
 
 /// The families' names, for messages.
-pub(super) fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     FAMILIES.iter().map(|family| family.name).collect()
 }
 

@@ -32,23 +32,23 @@ impl fmt::Display for Pos {
 
 /// A value and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct At<T> {
+pub(crate) struct At<T> {
     pub value: T,
     pub pos: Pos,
 }
 
 impl<T> At<T> {
-    pub(super) fn new(value: T, pos: Pos) -> At<T> {
+    pub(crate) fn new(value: T, pos: Pos) -> At<T> {
         At { value, pos }
     }
 }
 
 /// A YAML value with its position.
-pub(super) type Node = At<Kind>;
+pub(crate) type Node = At<Kind>;
 
 /// What a YAML value is.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Null,
     Bool(bool),
     Int(i64),
@@ -61,7 +61,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// What to call the value in a message: "a list", "the number 3".
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Kind::Null => "nothing".to_string(),
             Kind::Bool(b) => format!("the boolean {b}"),
@@ -75,7 +75,7 @@ impl Kind {
 }
 
 /// Parses every document of `text`; empty ones are left out. Fails with the first syntax error.
-pub(super) fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
     let options = serde_yaml::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         // A model may be called `y` or `on`; flags written so are understood where a flag is due.
@@ -101,7 +101,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
 }
 
 /// What `documents` say, without comments, layout and positions: equal texts say the same.
-pub(super) fn meaning(documents: &[Node]) -> String {
+pub(crate) fn meaning(documents: &[Node]) -> String {
     fn value(node: &Node) -> serde_json::Value {
         use serde_json::{Value, json};
         match &node.value {
@@ -124,7 +124,7 @@ pub(super) fn meaning(documents: &[Node]) -> String {
 
 /// Whether the key at `key` has an anchored value (`key: &name ...`). The parser expands aliases and does
 /// not tell of anchors, so this looks at the text.
-pub(super) fn is_anchored(text: &str, key: Pos) -> bool {
+pub(crate) fn is_anchored(text: &str, key: Pos) -> bool {
     let line = text.lines().nth((key.line.max(1) - 1) as usize).unwrap_or_default();
     let rest = line.chars().skip((key.column.max(1) - 1) as usize).collect::<String>();
     rest.split_once(':').is_some_and(|(_, value)| value.trim_start().starts_with('&'))

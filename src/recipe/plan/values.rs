@@ -1,18 +1,18 @@
 //! Evaluating parameters for tensors, and saying which settings have no effect.
 
-use super::diagnostics::nearest;
-use super::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
-use super::params::{Given, Setting, Settings, find, gradient};
-use super::plan::{Value, Values};
+use super::merge_plan::{Value, Values};
 use super::planner::Planner;
-use super::schema::{Document, Inputs, NUMBERS, Seed};
-use super::yaml::{At, Pos};
+use crate::recipe::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
+use crate::recipe::syntax::diagnostics::nearest;
+use crate::recipe::syntax::params::{Given, Setting, Settings, find, gradient};
+use crate::recipe::syntax::schema::{Document, Inputs, NUMBERS, Seed};
+use crate::recipe::syntax::yaml::{At, Pos};
 
 /// The places where a parameter may be set, narrowest first.
-pub(super) type Places<'d> = [&'d Settings];
+pub(crate) type Places<'d> = [&'d Settings];
 
 /// What is needed to evaluate the parameters of one tensor or one of its sources.
-pub(super) struct Ask<'a> {
+pub(crate) struct Ask<'a> {
     pub scope: Scope,
     /// The name that filters are tested against.
     pub tensor: &'a str,
@@ -27,7 +27,7 @@ pub(super) struct Ask<'a> {
 
 /// The values of the method's parameters with `ask.scope`; `None` if a required one is missing, which
 /// is reported once for a source.
-pub(super) fn evaluate(
+pub(crate) fn evaluate(
     planner: &mut Planner<'_>,
     spec: &MethodSpec,
     places: &Places<'_>,
@@ -97,7 +97,7 @@ fn report_missing(
 
 /// Names of parameters that the method does not know, or does not read where they stand; and required
 /// parameters that are nowhere.
-pub(super) fn check_names(
+pub(crate) fn check_names(
     planner: &mut Planner<'_>,
     document: &Document,
     spec: &'static MethodSpec,
@@ -250,7 +250,7 @@ fn unused_parameter(planner: &mut Planner<'_>, spec: &MethodSpec, name: &str, po
 }
 
 /// Warns of filters that gave no tensor a value. `names` are all tensor names that were asked about.
-pub(super) fn warn_of_dead_filters(
+pub(crate) fn warn_of_dead_filters(
     planner: &mut Planner<'_>,
     document: &Document,
     spec: &MethodSpec,

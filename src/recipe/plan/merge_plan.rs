@@ -2,19 +2,19 @@
 //!
 //! A [`MergePlan`] exists only for a recipe without errors: all names are resolved to indices, all
 //! shapes agree, all parameters are evaluated. What remains is arithmetic ([`crate::merge`]) or showing
-//! it ([`super::summary`]).
+//! it ([`crate::recipe::view::summary`]).
 
-use super::diagnostics::Diagnostic;
-use super::method::MethodSpec;
-use super::reference::ModelRef;
 use super::rows::Arranged;
-use super::settings::BuildSettings;
 use super::vocabulary::Vocabulary;
-use super::yaml::Pos;
 use crate::base::dtype::DType;
 use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
 use crate::formats::source::{TensorInfo, TensorTable};
 use crate::model::arch::{Architecture, HyperParams};
+use crate::recipe::method::MethodSpec;
+use crate::recipe::syntax::build_settings::BuildSettings;
+use crate::recipe::syntax::diagnostics::Diagnostic;
+use crate::recipe::syntax::model_ref::ModelRef;
+use crate::recipe::syntax::yaml::Pos;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -243,7 +243,7 @@ fn info_bytes(info: &TensorInfo) -> u64 {
 }
 
 /// Bytes of all tensors of `table`.
-pub(super) fn table_bytes(table: &TensorTable) -> u64 {
+pub(crate) fn table_bytes(table: &TensorTable) -> u64 {
     table.infos().iter().map(info_bytes).sum()
 }
 

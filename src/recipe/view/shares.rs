@@ -5,8 +5,8 @@
 //! counts as 1 and each difference by its weight, all over their sum. Methods that take their proportions
 //! from the weights themselves (and have no parameter to tell) divide evenly.
 
-use super::method::{BaseRule, MethodSpec};
-use super::plan::{Input, MergePlan, Place, Stage, TensorPlan};
+use crate::recipe::method::{BaseRule, MethodSpec};
+use crate::recipe::plan::merge_plan::{Input, MergePlan, Place, Stage, TensorPlan};
 use serde::Serialize;
 
 /// Methods whose parameter `t` leads from the base model (0) to the other one (1). Others have a `t` too,
@@ -15,7 +15,7 @@ const INTERPOLATIONS: &[&str] = &["slerp"];
 
 /// What one input gives to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// From 0 to 1; those of a tensor add up to 1.
     pub share: f64,
     /// Whether it is the difference to the base model that is added, not the model itself.
@@ -36,7 +36,7 @@ pub struct MemberShare {
 }
 
 /// The inputs' parts in `plan`'s tensor, in their order.
-pub(super) fn parts(method: &MethodSpec, plan: &TensorPlan) -> Vec<Part> {
+pub(crate) fn parts(method: &MethodSpec, plan: &TensorPlan) -> Vec<Part> {
     let whole = |share: f64| Part { share, delta: false };
     let count = plan.inputs.len();
     if count == 1 {
@@ -73,7 +73,7 @@ fn over_sum(mut parts: Vec<Part>) -> Vec<Part> {
 }
 
 /// The shares of a row of one stage.
-pub(super) struct RowShares {
+pub(crate) struct RowShares {
     /// Of the inputs, in their order.
     pub inputs: Vec<f64>,
     pub members: Vec<MemberShare>,
@@ -82,10 +82,10 @@ pub(super) struct RowShares {
 }
 
 /// What every tensor of every stage is made of, down to the members.
-pub(super) struct Shares(Vec<Vec<Vec<MemberShare>>>);
+pub(crate) struct Shares(Vec<Vec<Vec<MemberShare>>>);
 
 impl Shares {
-    pub(super) fn of(plan: &MergePlan) -> Shares {
+    pub(crate) fn of(plan: &MergePlan) -> Shares {
         let mut stages: Vec<Vec<Vec<MemberShare>>> = Vec::with_capacity(plan.stages.len());
         for stage in &plan.stages {
             // Stages come after those they use.
@@ -99,7 +99,7 @@ impl Shares {
     }
 
     /// The mean over the tensors of stage number `index` at `place`, by their size.
-    pub(super) fn row(&self, index: usize, stage: &Stage, place: Place) -> RowShares {
+    pub(crate) fn row(&self, index: usize, stage: &Stage, place: Place) -> RowShares {
         let mut row = RowShares { inputs: Vec::new(), members: Vec::new(), parameters: 0 };
         let sizes = stage.table.infos().iter().map(|info| info.elements() as u64);
         for ((tensor, made), size) in stage.tensors.iter().zip(&self.0[index]).zip(sizes) {

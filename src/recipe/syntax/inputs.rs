@@ -1,17 +1,17 @@
 //! `models`, `slices` and `modules`: what a stage is made of.
 //!
 //! Part of the dialect's reading ([`super::schema`]); whether models and ranges fit together is decided in
-//! [`super::slices`].
+//! [`crate::recipe::plan::slices`].
 
 use super::diagnostics::Diagnostics;
+use super::model_ref::ModelRef;
 use super::params::Settings;
-use super::reference::ModelRef;
 use super::schema::{Mapping, list, model_ref, settings};
 use super::yaml::{At, Kind, Node, Pos};
 
 /// What a stage is made of.
 #[derive(Debug)]
-pub(super) enum Inputs {
+pub(crate) enum Inputs {
     /// `models`: all layers of each.
     Models(Slice),
     Slices(Vec<Slice>),
@@ -21,7 +21,7 @@ pub(super) enum Inputs {
 
 impl Inputs {
     /// The slices; `models` are one.
-    pub(super) fn slices(&self) -> &[Slice] {
+    pub(crate) fn slices(&self) -> &[Slice] {
         match self {
             Inputs::Models(slice) => std::slice::from_ref(slice),
             Inputs::Slices(slices) => slices,
@@ -32,7 +32,7 @@ impl Inputs {
 
 /// An output slice: the same number of layers of every source, combined.
 #[derive(Debug)]
-pub(super) struct Slice {
+pub(crate) struct Slice {
     pub pos: Pos,
     pub sources: Vec<Source>,
     pub base_model: Option<At<ModelRef>>,
@@ -40,7 +40,7 @@ pub(super) struct Slice {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     pub pos: Pos,
     pub model: At<ModelRef>,
     pub range: Range,
@@ -49,7 +49,7 @@ pub(super) struct Source {
 
 /// The layers of a source.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Range {
+pub(crate) enum Range {
     /// First layer and the one after the last.
     Given(At<(usize, usize)>),
     /// No `layer_range`: usual in `models`, an error in `slices`.
@@ -59,7 +59,7 @@ pub(super) enum Range {
 }
 
 /// What the recipe is made of, and the parameters of its module.
-pub(super) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Inputs, Settings) {
+pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Inputs, Settings) {
     let mut given: Vec<_> =
         ["models", "slices", "modules"].iter().filter_map(|k| map.given(k)).collect();
     // As in mergekit, an empty list beside another is as good as none.
@@ -94,7 +94,7 @@ fn models(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs {
 }
 
 /// A slice without layer ranges: `items` are models, each with `keys` at the most.
-pub(super) fn whole_models(
+pub(crate) fn whole_models(
     key: &At<String>,
     items: &[Node],
     keys: &'static [&'static str],
