@@ -200,17 +200,17 @@ pub(super) struct PreTokenizer {
 }
 
 /// The names of the rule called `name`, itself included; none if it is not known.
-pub(super) fn same_rule(name: &str) -> &'static [&'static str] {
+pub(crate) fn same_rule(name: &str) -> &'static [&'static str] {
     RULES.iter().find(|rule| rule.names.contains(&name)).map_or(&[], |rule| rule.names)
 }
 
 /// Whether the rule called `name` takes words that are tokens whole, without merging.
-pub(super) fn takes_whole_words(name: &str) -> bool {
+pub(crate) fn takes_whole_words(name: &str) -> bool {
     RULES.iter().any(|rule| rule.names.contains(&name) && rule.whole_words_first)
 }
 
 /// Every name that [`PreTokenizer::named`] accepts.
-pub(super) fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     RULES.iter().flat_map(|rule| rule.names).copied().collect()
 }
 

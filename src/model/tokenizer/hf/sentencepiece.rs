@@ -5,9 +5,10 @@
 //! (`_create_vocab_sentencepiece`), October 2026.
 
 use super::files::TokenizerFiles;
-use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
 use crate::base::error::{Error, Result};
+use crate::model::tokenizer::gguf::{
+    Scheme, SpacePrefix, SpecialTokens, TokenKind, Vocabulary, added_token, padding_token,
+};
 use prost::Message;
 use std::path::Path;
 

@@ -5,10 +5,10 @@
 //! `chat_template.jinja` and `additional_chat_templates/`, then `tokenizer_config.json`, then `chat_template.json`.
 //! Not here: rendering ([`super::ChatTemplate`]), and the templates that recipes name.
 
-use super::files::MAX_BYTES;
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, Config, SideFile};
 use crate::formats::gguf::{Array, Metadata, Value};
+use crate::model::tokenizer::MAX_FILE_BYTES;
 use serde_json::Value as Json;
 
 const KEY: &str = "tokenizer.chat_template";
@@ -200,7 +200,7 @@ fn of_files(checkpoint: &Checkpoint) -> Result<ChatTemplates> {
 
 /// The text of a file as Python opens it: any line end is a line feed.
 fn text_of(file: &SideFile) -> Result<String> {
-    let text = String::from_utf8(file.read(MAX_BYTES)?.into_owned())
+    let text = String::from_utf8(file.read(MAX_FILE_BYTES)?.into_owned())
         .map_err(|_| Error::format(file.path(), "the chat template is not UTF-8"))?;
     Ok(line_feeds(&text))
 }

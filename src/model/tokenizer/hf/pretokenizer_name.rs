@@ -4,11 +4,12 @@
 //! The hash knows vocabularies, so a model with a new vocabulary is new to it even where its rules are
 //! old ones. The structure knows rules.
 
-use super::files::TokenizerJson;
 use super::known_hashes::{KNOWN, PROBE};
+use super::tokenizer_json::TokenizerJson;
 use crate::base::error::{Error, Result};
 use crate::base::hash;
 use crate::formats::checkpoint::json;
+use crate::model::tokenizer::encode::pretokenizer;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -107,7 +108,7 @@ pub(super) fn structure(name: &str) -> Option<Vec<Value>> {
             "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex,
         })
     };
-    let names = super::pretokenizer::same_rule(name);
+    let names = pretokenizer::same_rule(name);
     let is = |name: &str| names.contains(&name);
     let patterns: &[&str] = match () {
         () if is("gpt-2") => return Some(vec![byte_level(true)]),
@@ -189,7 +190,7 @@ mod tests {
         ] {
             let steps = Value::Array(structure(name).unwrap());
             let text = format!(r#"{{"type": "Sequence", "pretokenizers": {steps}}}"#);
-            let whole = super::super::pretokenizer::takes_whole_words(name);
+            let whole = pretokenizer::takes_whole_words(name);
             assert_eq!(recognized(&text, whole), Some(name));
         }
         assert_eq!(structure("starcoder"), structure("smollm"));

@@ -4,10 +4,10 @@
 //! transformers' classes GPT2Tokenizer and Qwen2Tokenizer (5.24, `models/gpt2/tokenization_gpt2.py`,
 //! `models/qwen2/tokenization_qwen2.py`); llama.cpp's converter loads the folder with them.
 
-use super::files::MAX_BYTES;
-use super::recognize;
+use super::pretokenizer_name;
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, Config, SideFile, json};
+use crate::model::tokenizer::MAX_FILE_BYTES;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -98,8 +98,8 @@ pub(super) fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Option<(SideFile
         .collect();
     list.sort_by_key(|token| token["id"].as_u64());
     let steps = match class_of {
-        Some(Class::Gpt2) => recognize::structure("gpt-2"),
-        Some(Class::Qwen2) => recognize::structure("qwen2"),
+        Some(Class::Gpt2) => pretokenizer_name::structure("gpt-2"),
+        Some(Class::Qwen2) => pretokenizer_name::structure("qwen2"),
         None => None,
     };
     let value = json!({
@@ -179,7 +179,7 @@ pub(super) fn special_texts(checkpoint: &Checkpoint) -> Result<Vec<(&'static str
 /// The merges: two tokens on a line, after a line that may say the version.
 fn read_merges(file: &SideFile) -> Result<Vec<String>> {
     let path = file.path();
-    let bytes = file.read(MAX_BYTES)?;
+    let bytes = file.read(MAX_FILE_BYTES)?;
     let text = std::str::from_utf8(json::without_mark(&bytes))
         .map_err(|_| Error::format(path, "not UTF-8 text"))?;
     let mut merges = Vec::new();

@@ -8,8 +8,8 @@
 //! merge can ever cross such a place, so the pieces are independent and the ids stay the same. With
 //! usual vocabularies that is at nearly every space.
 
-use super::TokenKind;
 use crate::base::error::{Error, Result};
+use crate::model::tokenizer::gguf::TokenKind;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 

@@ -4,27 +4,18 @@
 //! scores; both get a `tokenizer_config.json` with the special tokens and the chat template. What conversion
 //! makes of these files is the metadata again, but for keys that no file of a folder can say (end of turn).
 
-use super::detokenize::ByteChars;
+use super::pretokenizer_name;
 use super::sentencepiece::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
-use super::vocabulary::{TokenKind, padding_token};
-use super::{ChatTemplates, SPACE_MARK, pretokenizer, recognize, scores, token_kinds};
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::{Metadata, is_utf8, shown};
+use crate::model::tokenizer::encode::{ByteChars, pretokenizer};
+use crate::model::tokenizer::gguf::{TokenKind, padding_token, scores, token_kinds};
+use crate::model::tokenizer::{ChatTemplates, SPACE_MARK, SPECIAL_TOKEN_KEYS};
 use prost::Message;
 use serde_json::{Map, Value, json};
 
 /// The score that conversion gives to tokens that are added to a model.
 const ADDED_SCORE: f32 = -1000.0;
-
-/// What `tokenizer_config.json` calls a special token, and the key of its id.
-const NAMED: &[(&str, &str)] = &[
-    ("bos_token", "tokenizer.ggml.bos_token_id"),
-    ("eos_token", "tokenizer.ggml.eos_token_id"),
-    ("unk_token", "tokenizer.ggml.unknown_token_id"),
-    ("sep_token", "tokenizer.ggml.seperator_token_id"),
-    ("pad_token", "tokenizer.ggml.padding_token_id"),
-    ("mask_token", "tokenizer.ggml.mask_token_id"),
-];
 
 /// Names and contents of the tokenizer's files; `origin` names the model in errors.
 ///
@@ -48,7 +39,7 @@ pub fn restore(origin: &str, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>
     let (name, bytes, added) = match model {
         "gpt2" => {
             let pre = metadata.str("tokenizer.ggml.pre").unwrap_or("default");
-            let steps = recognize::structure(pre).ok_or_else(|| {
+            let steps = pretokenizer_name::structure(pre).ok_or_else(|| {
                 fail(format!("the pre-tokenizer '{pre}' has no form that is known"))
             })?;
             let merges = metadata.strings("tokenizer.ggml.merges");
@@ -247,7 +238,7 @@ impl Vocab<'_> {
         };
         let decoder: Map<String, Value> = added.iter().map(by_id).collect();
         config.insert("added_tokens_decoder".to_string(), decoder.into());
-        for (key, gguf) in NAMED {
+        for (key, gguf) in SPECIAL_TOKEN_KEYS {
             if let Some(text) = self.named(gguf) {
                 config.insert(key.to_string(), text.into());
             }

@@ -4,10 +4,11 @@
 //! character may be spread over several tokens.
 
 use super::bpe::byte_chars;
-use super::vocabulary::TokenKind;
-use super::{ALWAYS_CONTROL, SPACE_MARK, token_kinds};
+use super::tokenizer::ALWAYS_CONTROL;
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::{Metadata, bytes_of_text};
+use crate::model::tokenizer::SPACE_MARK;
+use crate::model::tokenizer::gguf::{TokenKind, token_kinds};
 
 /// What becomes of a token in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,17 +110,17 @@ fn byte(text: &str) -> Option<u8> {
 }
 
 /// The way back from the stand-ins of byte-level vocabularies.
-pub(super) struct ByteChars(Vec<(char, u8)>);
+pub(crate) struct ByteChars(Vec<(char, u8)>);
 
 impl ByteChars {
-    pub(super) fn new() -> ByteChars {
+    pub(crate) fn new() -> ByteChars {
         let mut pairs: Vec<(char, u8)> = byte_chars().into_iter().zip(0..=255).collect();
         pairs.sort();
         ByteChars(pairs)
     }
 
     /// Bytes of `text`; where a character stands in for none, the text is itself, as in the tokenizers library.
-    pub(super) fn decode(&self, text: &str) -> Vec<u8> {
+    pub(crate) fn decode(&self, text: &str) -> Vec<u8> {
         let byte = |char: char| {
             let at = self.0.binary_search_by_key(&char, |pair| pair.0).ok()?;
             Some(self.0[at].1)
@@ -129,7 +130,7 @@ impl ByteChars {
     }
 
     /// The text of a token, with U+FFFD for what is no UTF-8.
-    pub(super) fn text(&self, token: &str) -> String {
+    pub(crate) fn text(&self, token: &str) -> String {
         String::from_utf8_lossy(&self.decode(token)).into_owned()
     }
 }

@@ -6,10 +6,12 @@
 //! that the tokens come out as the tokenizer.json makes them. llama.cpp's converter writes -1000 for every token instead
 //! (`gguf-py/gguf/vocab.py`, `LlamaHfVocab`), and the order of merges is lost.
 
-use super::files::{Merge, TokenizerFiles, TokenizerJson};
-use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
+use super::files::TokenizerFiles;
+use super::tokenizer_json::{Merge, TokenizerJson};
 use crate::base::error::{Error, Result};
+use crate::model::tokenizer::gguf::{
+    Scheme, SpacePrefix, SpecialTokens, TokenKind, Vocabulary, added_token, padding_token,
+};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -1,13 +1,15 @@
 //! A byte-level `tokenizer.json`, as GPT-2, Llama 3, SmolLM2 and Mistral Nemo ship it.
 //! Rules: llama.cpp `conversion/base.py` (`get_vocab_base`), October 2026.
 
-use super::detokenize::ByteChars;
-use super::files::{AddedToken, Merge, TokenizerFiles, TokenizerJson};
-use super::hf_spm::too_many;
-use super::special::SpecialTokens;
-use super::vocabulary::{Scheme, SpacePrefix, TokenKind, Vocabulary, added_token, padding_token};
-use super::{pretokenizer, recognize};
+use super::files::TokenizerFiles;
+use super::pretokenizer_name;
+use super::sentencepiece_json::too_many;
+use super::tokenizer_json::{AddedToken, Merge, TokenizerJson};
 use crate::base::error::{Error, Result};
+use crate::model::tokenizer::encode::{ByteChars, pretokenizer};
+use crate::model::tokenizer::gguf::{
+    Scheme, SpacePrefix, SpecialTokens, TokenKind, Vocabulary, added_token, padding_token,
+};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -97,8 +99,8 @@ fn pre_name(
     json: &TokenizerJson,
     asked: Option<&str>,
 ) -> Result<String> {
-    let Some(name) = asked else { return recognize::pre_tokenizer(path, bytes, json) };
-    if pretokenizer::names().contains(&name) || recognize::is_known(name) {
+    let Some(name) = asked else { return pretokenizer_name::pre_tokenizer(path, bytes, json) };
+    if pretokenizer::names().contains(&name) || pretokenizer_name::is_known(name) {
         return Ok(name.to_string());
     }
     let known = pretokenizer::names().join(", ");

@@ -6,11 +6,11 @@
 
 /// Names and templates.
 const NAMED: &[(&str, &str)] = &[
-    ("alpaca", include_str!("templates/alpaca.jinja")),
-    ("chatml", include_str!("templates/chatml.jinja")),
-    ("exaone", include_str!("templates/exaone.jinja")),
-    ("llama3", include_str!("templates/llama3.jinja")),
-    ("mistral", include_str!("templates/mistral.jinja")),
+    ("alpaca", include_str!("named/alpaca.jinja")),
+    ("chatml", include_str!("named/chatml.jinja")),
+    ("exaone", include_str!("named/exaone.jinja")),
+    ("llama3", include_str!("named/llama3.jinja")),
+    ("mistral", include_str!("named/mistral.jinja")),
 ];
 
 /// The names of the templates that come with the program.

@@ -7,12 +7,12 @@
 //! taken out of `tokenizer.json` together with the merges that make or use them, as mergekit does
 //! (`tokenizer/build.py`, `get_stripped_tokenizer`).
 
-use super::ChatTemplates;
-use super::files::{AddedToken, MAX_BYTES};
-use super::hf_slow;
-use super::tokens::TokenList;
+use super::token_list::TokenList;
+use super::tokenizer_json::AddedToken;
+use super::vocab_merges;
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{ADDITIONAL_TEMPLATES, Checkpoint, SideFile, json};
+use crate::model::tokenizer::{ChatTemplates, MAX_FILE_BYTES};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
@@ -61,7 +61,7 @@ pub fn edited_files(donor: &Checkpoint, change: Change<'_>) -> Result<Vec<SideFi
     if edit.changes_tokens()
         && !edit.has_json
         && !edit.has_sentencepiece
-        && let Some((_, made)) = hf_slow::tokenizer_json(donor)?
+        && let Some((_, made)) = vocab_merges::tokenizer_json(donor)?
     {
         // vocab.json and merges.txt cannot say what changes; a tokenizer.json takes their place.
         (edit.has_json, edit.replaces_pieces) = (true, true);
@@ -242,7 +242,7 @@ fn flags(token: &AddedToken) -> Map<String, Value> {
 }
 
 fn object(file: &SideFile) -> Result<Map<String, Value>> {
-    match json::parse(file.path(), &file.read(MAX_BYTES)?)? {
+    match json::parse(file.path(), &file.read(MAX_FILE_BYTES)?)? {
         Value::Object(map) => Ok(map),
         _ => Err(Error::format(file.path(), "expected a JSON object")),
     }

@@ -9,6 +9,7 @@ use super::ChatTemplates;
 use super::jinja::{self, Date};
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::Metadata;
+use crate::model::tokenizer::SPECIAL_TOKEN_KEYS;
 use minijinja::Environment;
 use serde_json::{Map, Value};
 
@@ -18,15 +19,6 @@ const TOOL_NAME: &str = "chat_template.tool_use";
 /// Steps for one conversation. A template takes some hundred for a message; one that takes more than this does
 /// not end.
 const FUEL: u64 = 50_000_000;
-/// Special tokens that templates may name, and the keys of their ids.
-const TOKENS: &[(&str, &str)] = &[
-    ("bos_token", "tokenizer.ggml.bos_token_id"),
-    ("eos_token", "tokenizer.ggml.eos_token_id"),
-    ("unk_token", "tokenizer.ggml.unknown_token_id"),
-    ("sep_token", "tokenizer.ggml.seperator_token_id"),
-    ("pad_token", "tokenizer.ggml.padding_token_id"),
-    ("mask_token", "tokenizer.ggml.mask_token_id"),
-];
 
 /// A model's chat template, ready to run.
 pub struct ChatTemplate {
@@ -69,7 +61,7 @@ impl ChatTemplate {
             environment,
             has_default: templates.default.is_some(),
             tool_use,
-            tokens: TOKENS.iter().filter_map(token).collect(),
+            tokens: SPECIAL_TOKEN_KEYS.iter().filter_map(token).collect(),
         })
     }
 

@@ -3,10 +3,11 @@
 //!
 //! Read from `tokenizer.json`, else from `tokenizer.model`; then what `added_tokens.json` and
 //! `tokenizer_config.json` add, as the transformers library loads them. Nothing is brought to GGUF's
-//! spelling here; that is [`super::Vocabulary`]'s.
+//! spelling here; that is [`crate::model::tokenizer::Vocabulary`]'s.
 
-use super::files::{AddedToken, TokenizerFiles};
+use super::files::TokenizerFiles;
 use super::sentencepiece;
+use super::tokenizer_json::AddedToken;
 use crate::base::error::Result;
 use crate::formats::checkpoint::{Checkpoint, SideFile};
 use std::collections::{BTreeMap, HashMap};
