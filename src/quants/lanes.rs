@@ -6,7 +6,7 @@
 //! its blocks transposed too, as byte columns, and the loop here puts them in place.
 
 use super::codec::Rows;
-use super::f16::f32_to_f16;
+use super::floats::f16::f32_to_f16;
 use super::simd::{Level, Work};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
@@ -232,7 +232,8 @@ pub(super) fn store_f16(values: &F32s, out: &mut [U8s]) {
 pub(super) fn load_f16(columns: &[U8s]) -> F32s {
     let mut values = F32s::ZERO;
     for k in 0..LANES {
-        values[k] = super::f16::f16_to_f32(u16::from_le_bytes([columns[0][k], columns[1][k]]));
+        values[k] =
+            super::floats::f16::f16_to_f32(u16::from_le_bytes([columns[0][k], columns[1][k]]));
     }
     values
 }

@@ -11,49 +11,23 @@
 // Code over lanes indexes several arrays by the same two numbers; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
-mod affine_k;
-mod bf16;
 mod codec;
-mod f16;
-mod f32;
-mod finite;
+mod floats;
 mod fp4;
-pub mod fp8;
 mod grids;
 mod iq1;
-mod iq1_m;
-mod iq1_s;
-mod iq2_s;
-mod iq2_xs;
-mod iq2_xxs;
-mod iq3_s;
-mod iq3_xxs;
+mod iq2;
+mod iq3;
 mod iq4;
-mod iq4_nl;
-mod iq4_xs;
+mod k;
 mod lanes;
 mod legacy;
-mod mxfp4;
-mod nvfp4;
 mod pack;
-mod q1_0;
-mod q2_0;
-mod q2_k;
-mod q3_k;
-mod q4_0;
-mod q4_1;
-mod q4_k;
-mod q5_0;
-mod q5_1;
-mod q5_k;
-mod q6_k;
-mod q8_0;
-mod scales6;
 mod search;
 pub(crate) mod simd;
 mod ternary;
-mod tq1_0;
-mod tq2_0;
+
+pub use floats::fp8;
 
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
@@ -62,34 +36,34 @@ use simd::Level;
 
 /// Every type that can be read here, and how; see [`Codec`].
 const REGISTRY: &[Codec] = &[
-    f32::CODEC,
-    f16::CODEC,
-    bf16::CODEC,
-    q4_0::CODEC,
-    q4_1::CODEC,
-    q5_0::CODEC,
-    q5_1::CODEC,
-    q8_0::CODEC,
-    q2_k::CODEC,
-    q3_k::CODEC,
-    q4_k::CODEC,
-    q5_k::CODEC,
-    q6_k::CODEC,
-    iq1_s::CODEC,
-    iq1_m::CODEC,
-    iq2_xxs::CODEC,
-    iq2_xs::CODEC,
-    iq2_s::CODEC,
-    iq3_xxs::CODEC,
-    iq3_s::CODEC,
-    iq4_nl::CODEC,
-    iq4_xs::CODEC,
-    tq1_0::CODEC,
-    tq2_0::CODEC,
-    mxfp4::CODEC,
-    nvfp4::CODEC,
-    q1_0::CODEC,
-    q2_0::CODEC,
+    floats::f32::CODEC,
+    floats::f16::CODEC,
+    floats::bf16::CODEC,
+    legacy::q4_0::CODEC,
+    legacy::q4_1::CODEC,
+    legacy::q5_0::CODEC,
+    legacy::q5_1::CODEC,
+    legacy::q8_0::CODEC,
+    k::q2_k::CODEC,
+    k::q3_k::CODEC,
+    k::q4_k::CODEC,
+    k::q5_k::CODEC,
+    k::q6_k::CODEC,
+    iq1::iq1_s::CODEC,
+    iq1::iq1_m::CODEC,
+    iq2::iq2_xxs::CODEC,
+    iq2::iq2_xs::CODEC,
+    iq2::iq2_s::CODEC,
+    iq3::iq3_xxs::CODEC,
+    iq3::iq3_s::CODEC,
+    iq4::iq4_nl::CODEC,
+    iq4::iq4_xs::CODEC,
+    ternary::tq1_0::CODEC,
+    ternary::tq2_0::CODEC,
+    ternary::q1_0::CODEC,
+    ternary::q2_0::CODEC,
+    fp4::mxfp4::CODEC,
+    fp4::nvfp4::CODEC,
 ];
 
 fn codec(dtype: DType) -> Option<&'static Codec> {
@@ -211,7 +185,7 @@ pub fn first_non_finite(values: &[f32]) -> Option<usize> {
 /// checks; for others, and for a trailing partial block, it says nothing.
 pub fn first_invalid_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
     if dtype.is_float() {
-        return finite::first_non_finite(Level::best(), dtype, bytes);
+        return floats::finite::first_non_finite(Level::best(), dtype, bytes);
     }
     let codec = codec(dtype)?;
     bytes.chunks_exact(dtype.block_bytes()).position(|block| !(codec.is_valid)(block))

@@ -4,8 +4,8 @@
 //! the scale, and the scales that give a group the same code share one pass over its neighbours. Each
 //! lane does the operations of the scalar algorithm in their order.
 
-use super::super::search::nearest_int;
 use super::{Grid, Neighbours, Place, TOGETHER};
+use crate::quants::search::nearest_int;
 
 /// Scales looked at together.
 pub(super) const LANES: usize = 8;

@@ -1,18 +1,18 @@
 //! What the IQ types have in common: from rows of weights to sub-blocks, and from what was found for
 //! these to blocks. What they differ in is [`Lattice`] and [`Pack`].
 
-use super::super::codec::Rows;
-use super::super::search::nearest_int;
-use super::super::simd::{Level, Work};
 use super::search::{GROUPS, Workspace, fit};
 use super::{Grid, signs};
+use crate::quants::codec::Rows;
+use crate::quants::search::nearest_int;
+use crate::quants::simd::{Level, Work};
 use std::marker::PhantomData;
 
 /// Sub-blocks that are prepared together: whole blocks.
 const BATCH: usize = 16;
 
 /// What is particular to a type: sub-blocks of `S` weights in groups of `N`.
-pub(in super::super) trait Lattice<const N: usize, const S: usize> {
+pub(crate) trait Lattice<const N: usize, const S: usize> {
     /// Scales are tried up to this many steps from the middle, on either side.
     const STEPS: i32;
     /// A step, in units of the highest level's 2 l + 1.
@@ -45,7 +45,7 @@ pub(in super::super) trait Lattice<const N: usize, const S: usize> {
 
 /// Which groups have their point chosen again under the fitted scale.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Refit {
+pub(crate) enum Refit {
     /// Those whose code was no point.
     Missed,
     /// All, if one's code was no point.
@@ -56,7 +56,7 @@ pub(in super::super) enum Refit {
 
 /// A sub-block's magnitudes and how much each matters.
 #[derive(Clone, Copy)]
-pub(in super::super) struct SubBlock<const S: usize> {
+pub(crate) struct SubBlock<const S: usize> {
     pub x: [f32; S],
     pub importance: [f32; S],
     pub signs: [u8; 4],
@@ -66,7 +66,7 @@ pub(in super::super) struct SubBlock<const S: usize> {
 
 /// Where the search starts.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Start {
+pub(crate) struct Start {
     pub scale: f32,
     /// The magnitude that the middle of the range maps to the highest level.
     pub reach: f32,
@@ -74,7 +74,7 @@ pub(in super::super) struct Start {
 
 /// What was found for a sub-block.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Fit {
+pub(crate) struct Fit {
     /// Not negative (nor is it surely a number).
     pub scale: f32,
     /// Index of each group's point.
@@ -122,7 +122,7 @@ impl<const S: usize> SubBlock<S> {
 }
 
 /// A block's fits, `None` for a sub-block of zeros, and the scales' codes.
-pub(in super::super) struct Block {
+pub(crate) struct Block {
     pub fits: [Option<Fit>; 16],
     pub scales: [u8; 16],
     /// A 31st of the largest scale; `None` if that is zero.
@@ -167,7 +167,7 @@ struct Encode<'a, F, const N: usize, const S: usize, const BYTES: usize> {
 }
 
 /// A type whose blocks are searched here and then written to `BYTES` bytes.
-pub(in super::super) trait Pack<const N: usize, const S: usize, const BYTES: usize>:
+pub(crate) trait Pack<const N: usize, const S: usize, const BYTES: usize>:
     Lattice<N, S>
 {
     /// Fills all of `out`, which is zero.
@@ -218,8 +218,8 @@ fn sum_of_squares(values: &[f32; 256]) -> f32 {
     sum
 }
 
-/// [`super::super::codec::Codec::quantize`] for a type whose blocks are searched here.
-pub(in super::super) fn encode<F, const N: usize, const S: usize, const BYTES: usize>(
+/// [`crate::quants::codec::Codec::quantize`] for a type whose blocks are searched here.
+pub(crate) fn encode<F, const N: usize, const S: usize, const BYTES: usize>(
     level: Level,
     rows: Rows<'_>,
     out: &mut [u8],

@@ -5,12 +5,12 @@
 //! best of its neighbours. A scale is then fitted to the codes by least squares. The best fit wins,
 //! and its points are looked for once more under the fitted scale.
 
-use super::super::search::nearest_int;
 use super::candidates::{
     Candidates, Codes, Group, LANES, LEVELS, Lanes, Losses, WIDTH, best_of_long, choose, round,
 };
 use super::lattice::{Fit, Lattice, Refit, Start, SubBlock};
 use super::{Grid, Neighbours, Place};
+use crate::quants::search::nearest_int;
 
 /// Most groups in a sub-block.
 pub(super) const GROUPS: usize = 8;

@@ -1,7 +1,7 @@
 //! Scale and minimum: x is approximated by `scale * q - min`, q in 0..=top.
 
-use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::nearest_int;
+use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
 /// The inverse scales to try, `(top + start + step * i) / extent` for i in 0..=steps, and how to
 /// measure them.

@@ -3,9 +3,9 @@
 //! The scale is never explicit on the way: with A = sum w x l and B = sum w l^2 the best scale is A/B
 //! and the error falls as A^2/B grows.
 
-use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::symmetric::largest;
 use super::{NEGLIGIBLE, nearest_int};
+use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
 /// Passes over the codes, at most.
 const PASSES: usize = 5;

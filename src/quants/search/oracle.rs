@@ -1,10 +1,10 @@
 //! The searches once more, for one block and in the plainest way, to test the lanes against.
 
-use super::super::lanes::{F32s, LANES};
 use super::{
     AffineGrid, NEGLIGIBLE, fit_affine, fit_non_negative, fit_self_weighted, fit_symmetric,
     nearest_int,
 };
+use crate::quants::lanes::{F32s, LANES};
 
 fn affine(x: &[f32], w: &[f32], grid: AffineGrid) -> (f32, f32, Vec<u8>) {
     let mut min = x.iter().fold(x[0], |a, &b| if b < a { b } else { a });

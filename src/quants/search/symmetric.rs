@@ -1,7 +1,7 @@
 //! Scale alone: x is approximated by `scale * (q - half)`, q in 0..2 half.
 
-use super::super::lanes::{F32s, LANES, Mask, U8s};
 use super::{NEGLIGIBLE, nearest_int, nearest_within};
+use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
 /// Weighted search over nineteen inverse scales around the one that maps the value of largest
 /// magnitude to -half; at each, the scale is fitted to the codes by least squares

@@ -1,0 +1,97 @@
+//! Whether encoded floats are numbers, told from their bits at the speed of memory.
+//!
+//! What is copied without being decoded must be checked all the same: a NaN or infinity has an exponent
+//! of ones, in F32, F16 and BF16 alike. A chunk is tested whole, in lanes; only one that holds such a
+//! value is searched for its place.
+
+use crate::base::dtype::DType;
+use crate::quants::simd::{Level, Work};
+
+/// Bytes of a chunk: long enough to hide the dispatch, short enough that the search of one costs nothing.
+const CHUNK: usize = 1 << 14;
+
+/// Index of the first element of `bytes` that is NaN or infinite, for float types; a trailing partial
+/// element is ignored.
+pub(crate) fn first_non_finite(level: Level, dtype: DType, bytes: &[u8]) -> Option<usize> {
+    match dtype {
+        DType::F16 => first_of(level, bytes, |pair| is_full(pair, 0x7c00)),
+        DType::BF16 => first_of(level, bytes, |pair| is_full(pair, 0x7f80)),
+        DType::F32 => first_of(level, bytes, |quad: &[u8; 4]| {
+            const EXPONENT: u32 = 0x7f80_0000;
+            u32::from_le_bytes(*quad) & EXPONENT == EXPONENT
+        }),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn is_full(pair: &[u8; 2], exponent: u16) -> bool {
+    u16::from_le_bytes(*pair) & exponent == exponent
+}
+
+fn first_of<const BYTES: usize>(
+    level: Level,
+    bytes: &[u8],
+    is_bad: impl Fn(&[u8; BYTES]) -> bool + Copy,
+) -> Option<usize> {
+    let (elements, _) = bytes.as_chunks::<BYTES>();
+    let any = |chunk: &&[[u8; BYTES]]| {
+        let mut found = false;
+        level.run(Any { elements: chunk, is_bad, found: &mut found });
+        found
+    };
+    let per_chunk = CHUNK / BYTES;
+    let (number, chunk) = elements.chunks(per_chunk).enumerate().find(|(_, chunk)| any(chunk))?;
+    chunk.iter().position(is_bad).map(|at| number * per_chunk + at)
+}
+
+struct Any<'a, F, const BYTES: usize> {
+    elements: &'a [[u8; BYTES]],
+    is_bad: F,
+    found: &'a mut bool,
+}
+
+impl<F: Fn(&[u8; BYTES]) -> bool, const BYTES: usize> Work for Any<'_, F, BYTES> {
+    #[inline(always)]
+    fn run(self) {
+        // No early end: a loop that may stop at any element does not vectorize.
+        *self.found = self.elements.iter().fold(false, |any, element| any | (self.is_bad)(element));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quants::{decode, encode_float};
+
+    /// Every half of both kinds, alone in a long row at awkward places: the decoder decides.
+    #[test]
+    fn bits_tell_what_decoding_tells_at_every_level() {
+        for dtype in [DType::F16, DType::BF16] {
+            for bits in (0..=u16::MAX).step_by(7).chain(0x7b00..0x7d00).chain(0xff00..=0xffff) {
+                let mut value = [0f32];
+                decode(dtype, &bits.to_le_bytes(), &mut value).unwrap();
+                let expected = (!value[0].is_finite()).then_some(0);
+                let found = first_non_finite(Level::best(), dtype, &bits.to_le_bytes());
+                assert_eq!(found, expected, "{dtype} {bits:#x}");
+            }
+        }
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let mut bytes = vec![0; 20_000 * dtype.block_bytes() + 1];
+            let len = bytes.len() - 1;
+            let largest = if dtype == DType::F16 { 65504.0 } else { 3.3e38 };
+            encode_float(dtype, &vec![-largest; 20_000], &mut bytes[..len]).unwrap();
+            for level in Level::available() {
+                assert_eq!(first_non_finite(level, dtype, &bytes), None);
+            }
+            for at in [19_999, 8_192, 4_095, 0] {
+                let place = at * dtype.block_bytes()..(at + 1) * dtype.block_bytes();
+                let bad = if at % 2 == 0 { f32::NAN } else { f32::NEG_INFINITY };
+                encode_float(dtype, &[bad], &mut bytes[place]).unwrap();
+                for level in Level::available() {
+                    assert_eq!(first_non_finite(level, dtype, &bytes), Some(at), "{dtype}");
+                }
+            }
+        }
+    }
+}

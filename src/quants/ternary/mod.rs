@@ -1,0 +1,25 @@
+//! What TQ1_0, TQ2_0 and Q2_0 share: the largest magnitude is the scale, and the codes 0, 1 and 2
+//! stand for -1, 0 and 1 times it.
+
+pub(crate) mod q1_0;
+pub(crate) mod q2_0;
+pub(crate) mod tq1_0;
+pub(crate) mod tq2_0;
+
+use crate::quants::legacy::largest_magnitude;
+
+/// The scale and the codes: `weight / scale` rounded, halves away from zero, plus 1. Where the inverse
+/// of the scale overflows, which only blocks of denormals come to, codes are `overflow`: what the
+/// peer's conversion of infinity ends up as.
+#[inline(always)]
+pub(crate) fn encode<const N: usize>(weights: &[f32; N], overflow: u8) -> (f32, [u8; N]) {
+    let d = largest_magnitude(weights);
+    let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+    let mut codes = [0; N];
+    for i in 0..N {
+        let value = weights[i] * inverse;
+        let code = 1 + i32::from(value >= 0.5) - i32::from(value <= -0.5);
+        codes[i] = if value.abs() < 2.0 { code as u8 } else { overflow };
+    }
+    (d, codes)
+}
