@@ -1,8 +1,10 @@
 //! What is written beside the quants for people: README.md, report.html, the recipe and the picture of its plan.
 
 use super::checksums::SUMS_FILE;
-use super::origins::Origins;
-use super::run::{Build, BuildOptions};
+use super::file_names::name_of;
+use super::options::BuildOptions;
+use super::provenance::Origins;
+use super::result::Build;
 use super::source::Source;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
@@ -123,11 +125,6 @@ fn published(
         checksums: SUMS_FILE,
         timings: timings(built),
     })
-}
-
-/// The last part of `path`.
-pub(super) fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The file as it is on disk, whose table tells the tensors' types.

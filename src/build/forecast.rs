@@ -1,6 +1,7 @@
 //! What a build would make and need, told without reading a weight.
 
-use super::run::{BuildOptions, stem};
+use super::options::BuildOptions;
+use super::prepare::stem;
 use super::source::Source;
 use crate::base::dtype::DType;
 use crate::base::error::Result;

@@ -1,31 +1,35 @@
-//! The whole flow, and the one question that comes before it: what is this SOURCE?
+//! The whole flow, from a source to a folder to publish, and the checks of such a folder.
 //!
-//! [`Source::open`] tells a recipe, a Hugging Face folder and a GGUF file apart by content, and turns
-//! any of them into the GGUF terms that the later stages work on. [`build`] runs all stages, and continues.
-//! Deliberately absent: uploading.
+//! [`Source::open`] recognizes a recipe, a Hugging Face folder or a GGUF file and presents it in GGUF
+//! terms. [`build`] runs all stages on it and resumes an interrupted build; [`forecast()`] predicts
+//! their sizes and memory. [`verify`] checks the files, [`publish`] prepares their upload.
+
+mod source;
 
 mod calibration;
-mod chats;
-pub(crate) mod checksums;
-mod corpus;
-mod documents;
-mod forecast;
-mod inputs;
-mod naming;
-mod origins;
-mod provenance;
-pub mod publish;
+mod options;
+mod prepare;
 mod run;
-mod source;
+
 mod stages;
 mod state;
+
+mod checksums;
+mod documents;
+mod file_names;
+mod provenance;
+mod result;
+
+mod forecast;
+pub mod publish;
 pub mod verify;
 
-pub use calibration::Calibration;
-pub use chats::Chats;
-pub use corpus::{CORPUS, Part, parts as calibration_parts};
+pub use calibration::{CORPUS, Calibration, Chats, CorpusPart, calibration_parts};
+pub use file_names::file_stem;
 pub use forecast::{Forecast, ForecastFile, StageMemory, forecast};
-pub use naming::file_stem;
-pub use run::{Build, BuildOptions, EvalText, build, recipe_files};
+pub use options::{BuildOptions, EvalText};
+pub use prepare::recipe_files;
+pub use result::Build;
+pub use run::build;
 pub use source::{Kind, Source};
 pub use state::STATE_FILE;

@@ -1,6 +1,6 @@
 //! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
 
-use super::naming::file_stem;
+use super::file_names::file_stem;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
 use crate::formats::checkpoint::{

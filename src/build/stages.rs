@@ -7,11 +7,12 @@
 mod targets;
 
 use super::checksums::{self, SUMS_FILE};
-use super::documents::{self, name_of};
-use super::inputs::Inputs;
-use super::origins::Origins;
-use super::provenance;
-use super::run::{Build, BuildOptions, Prepared, plan_options, recipe_files};
+use super::documents;
+use super::file_names::name_of;
+use super::options::BuildOptions;
+use super::prepare::{Prepared, recipe_files};
+use super::provenance::{self, Inputs, Origins};
+use super::result::Build;
 use super::source::Source;
 use super::state::{Standing, State, Wanted};
 use crate::base::error::{Error, Result};
@@ -346,7 +347,7 @@ impl<'a> Stages<'a> {
         matrix: &Matrix,
     ) -> Result<Vec<Written>> {
         let importance = Importance::new(&matrix.imatrix, &name_of(&matrix.path))?;
-        let options = plan_options(self.options);
+        let options = self.options.plan_options();
         let plan = |&ftype| QuantPlan::new(model, ftype, Some(&importance), &options);
         let plans = self.options.types.iter().map(plan).collect::<Result<Vec<_>>>()?;
         let (mut written, mut missing, mut changed) = (Vec::new(), Vec::new(), Vec::new());

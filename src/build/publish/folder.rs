@@ -150,8 +150,9 @@ impl Folder {
         progress: &dyn Progress,
     ) -> Result<Vec<crate::hub::LocalFile>> {
         use crate::base::hash::sha256_of_file;
+        use crate::build::checksums;
         use rayon::prelude::*;
-        let known = if checked { verify::listed(&self.path)? } else { None }.unwrap_or_default();
+        let known = if checked { checksums::listed(&self.path)? } else { None }.unwrap_or_default();
         let new = self.files.iter().filter(|file| !known.contains_key(&file.path));
         let bytes = new.map(|file| file.bytes).sum();
         progress.begin("checksums", bytes, crate::base::progress::Unit::Bytes);

@@ -5,9 +5,10 @@
 use super::Stages;
 use crate::base::error::Result;
 use crate::build::checksums::SUMS_FILE;
-use crate::build::documents::{self, name_of};
-use crate::build::inputs::Inputs;
-use crate::build::run::Prepared;
+use crate::build::documents;
+use crate::build::file_names::name_of;
+use crate::build::prepare::Prepared;
+use crate::build::provenance::Inputs;
 use crate::build::source::Source;
 use crate::build::state::Wanted;
 use crate::formats::checkpoint::Fingerprint;

@@ -1,30 +1,26 @@
-//! SHA256SUMS, as sha256sum of the GNU coreutils writes it: on each line a hash in hexadecimal, a space, a
-//! space or an asterisk, and a file's name.
+//! Compares the files of a folder with its SHA256SUMS.
 
 use super::{Problem, Report};
 use crate::base::error::{Error, Result};
 use crate::base::hash::sha256_of_file;
 use crate::base::progress::{Progress, Unit};
-use crate::build::checksums::SUMS_FILE;
+use crate::build::checksums::{self, Line, SUMS_FILE};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Component, Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-/// No list of files is longer.
-const MAX_BYTES: u64 = 16 << 20;
-
-/// What was checked.
+/// What was compared.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sums {
+    /// The SHA256SUMS file.
     pub path: PathBuf,
-    /// Files whose sums were compared.
+    /// The number of files whose hashes were compared.
     pub files: usize,
 }
 
-/// Checks the sums in `folder` of all files they list or, of `only` those files.
+/// Compares all files that the SHA256SUMS of `folder` lists, or those of `only`, with their hashes.
+/// Does nothing if there is no such file.
 pub(super) fn check(
     folder: &Path,
     only: Option<&Vec<PathBuf>>,
@@ -32,13 +28,13 @@ pub(super) fn check(
     progress: &dyn Progress,
 ) -> Result<()> {
     let path = folder.join(SUMS_FILE);
-    let Some(text) = read(&path)? else { return Ok(()) };
+    let Some(text) = checksums::read(&path)? else { return Ok(()) };
     let mut listed = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        match parse(line) {
-            Some(None) => {}
-            Some(Some((sum, name))) => listed.push((sum, plain(folder, name))),
-            None => {
+        match checksums::parse(line) {
+            Line::Empty => {}
+            Line::File { sum, name } => listed.push((sum, checksums::within(folder, name))),
+            Line::Malformed => {
                 let detail =
                     format!("line {}: no SHA-256 and name of a file in the folder", number + 1);
                 report.problems.push(Problem::new(&path, detail));
@@ -72,66 +68,4 @@ pub(super) fn check(
     }
     report.checksums = Some(Sums { path, files: listed.len() });
     Ok(())
-}
-
-/// The sums in `folder`, by path; `None` if it has no SHA256SUMS. Lines that are none are left out.
-///
-/// # Errors
-/// If SHA256SUMS cannot be read.
-pub fn listed(folder: &Path) -> Result<Option<BTreeMap<PathBuf, String>>> {
-    let Some(text) = read(&folder.join(SUMS_FILE))? else { return Ok(None) };
-    let entries = text.lines().filter_map(|line| parse(line).flatten());
-    Ok(Some(entries.map(|(sum, name)| (plain(folder, name), sum)).collect()))
-}
-
-/// `name` in `folder`, without any `./` in it: `./a` and `a` are one file.
-fn plain(folder: &Path, name: &Path) -> PathBuf {
-    let names = name.components().filter(|part| *part != Component::CurDir);
-    folder.join(names.collect::<PathBuf>())
-}
-
-fn read(path: &Path) -> Result<Option<String>> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(Error::io(path, "open"))?,
-    };
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(Error::io(path, "read"))?;
-    Ok(Some(text))
-}
-
-/// Hash and name on `line`, `Some(None)` of an empty one. A name that leads out of the folder is none.
-fn parse(line: &str) -> Option<Option<(String, &Path)>> {
-    if line.trim().is_empty() {
-        return Some(None);
-    }
-    let (sum, name) = line.split_at_checked(64)?;
-    let name = name.strip_prefix("  ").or(name.strip_prefix(" *"))?;
-    let hexadecimal = sum.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let name = Path::new(name.trim_end_matches('\r'));
-    let mut parts = name.components().peekable();
-    let within = parts.peek().is_some()
-        && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    (hexadecimal && within).then(|| Some((sum.to_ascii_lowercase(), name)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_those_of_sha256sum_and_names_stay_in_the_folder() {
-        let sum = "0".repeat(63) + "A";
-        let lower = sum.to_lowercase();
-        for (line, expected) in [("  a b.gguf", "a b.gguf"), (" *x/y", "x/y"), ("  ./z\r", "./z")] {
-            let line = format!("{sum}{line}");
-            assert_eq!(parse(&line), Some(Some((lower.clone(), Path::new(expected)))));
-        }
-        assert_eq!(parse("  "), Some(None));
-        for bad in ["  ../a", "  /etc/passwd", " a", "  ", "", "  a/../../b"] {
-            assert_eq!(parse(&format!("{sum}{bad}")), None, "{bad}");
-        }
-        assert_eq!(parse(&format!("{}g  a", &sum[1..])), None);
-        assert_eq!(parse("äää  a"), None);
-    }
 }

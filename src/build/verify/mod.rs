@@ -10,7 +10,7 @@ mod derive;
 mod structure;
 
 pub use crate::build::checksums::SUMS_FILE;
-pub use checksums::{Sums, listed};
+pub use checksums::Sums;
 pub use derive::{Derivation, Derive};
 
 use crate::base::error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use crate::support::program::{Place, shipped};
 use aqueduct::base::progress::Silent;
-use aqueduct::build::{Calibration, Part, Source, calibration_parts};
+use aqueduct::build::{Calibration, CorpusPart, Source, calibration_parts};
 use aqueduct::formats::gguf::GgufModel;
 use aqueduct::measure::imatrix::{self, ImportanceMatrix};
 use aqueduct::model::tokenizer::Tokenizer;
@@ -30,7 +30,7 @@ fn the_manifest_lists_every_file_with_its_size_and_hash() {
         assert!(files.remove(&name), "{name} is listed twice");
     }
     assert!(files.is_empty(), "{files:?} are not in the manifest");
-    let total = |parts: &[Part]| parts.iter().map(|part| part.bytes).sum::<usize>();
+    let total = |parts: &[CorpusPart]| parts.iter().map(|part| part.bytes).sum::<usize>();
     assert!(total(&parts) >= 200_000);
     let code = parts.iter().filter(|part| part.group == "code");
     assert!(code.map(|part| &part.language).collect::<BTreeSet<_>>().len() >= 8);

@@ -4,7 +4,7 @@
 //! configuration may tell (`_name_or_path`), and a model that is no merge has a card, which names its base
 //! model. Deliberately absent: guessing names from folders, and asking the hub.
 
-use super::source::Source;
+use crate::build::source::Source;
 use crate::formats::checkpoint::{Checkpoint, FrontMatter, ModelCard};
 use crate::hub::HubReference;
 use crate::recipe::Member;
@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Where a model comes from.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Origins {
+pub(crate) struct Origins {
     /// Names on the hub, each once.
     pub base_models: Vec<String>,
     /// Members whose name on the hub is not known.
@@ -34,7 +34,7 @@ pub(super) struct Origins {
 
 impl Origins {
     /// What `source` and the cards of its members tell.
-    pub(super) fn of(source: &Source) -> Origins {
+    pub(crate) fn of(source: &Source) -> Origins {
         let mut origins = Origins::default();
         match source {
             Source::Recipe { plan, .. } => {
@@ -121,12 +121,12 @@ impl Origins {
     }
 
     /// Whether the names of all base models are known, and there are any.
-    pub(super) fn all_named(&self) -> bool {
+    pub(crate) fn all_named(&self) -> bool {
         self.unnamed.is_empty() && !self.base_models.is_empty()
     }
 
     /// What to tell where the members' licences differ.
-    pub(super) fn conflict(&self) -> Option<String> {
+    pub(crate) fn conflict(&self) -> Option<String> {
         let first = &self.licenses.first()?.1;
         if self.licenses.iter().all(|(_, license)| license == first) {
             return None;

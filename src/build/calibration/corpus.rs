@@ -18,12 +18,12 @@ const SEPARATOR: &str = "\n\n\n\n";
 /// What does in parts that have no such separator.
 const SHORT_SEPARATOR: &str = "\n\n\n";
 
-const MANIFEST: &str = include_str!("../../calibration/manifest.json");
+const MANIFEST: &str = include_str!("../../../calibration/manifest.json");
 
 /// Declares the texts whose files are named after them.
 macro_rules! texts {
     ($($name:literal)*) => {
-        &[$(($name, include_str!(concat!("../../calibration/", $name, ".txt")))),*]
+        &[$(($name, include_str!(concat!("../../../calibration/", $name, ".txt")))),*]
     };
 }
 
@@ -40,7 +40,7 @@ const TEXTS: &[(&str, &str)] = texts![
 /// What the manifest says of a part.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
+pub struct CorpusPart {
     /// The file's name without `.txt`.
     pub name: String,
     pub group: String,
@@ -54,7 +54,7 @@ pub struct Part {
     pub note: String,
 }
 
-impl Part {
+impl CorpusPart {
     /// The text itself.
     ///
     /// # Panics
@@ -71,12 +71,12 @@ impl Part {
 }
 
 /// All parts, in the order of the manifest.
-pub fn parts() -> Vec<Part> {
+pub fn parts() -> Vec<CorpusPart> {
     serde_json::from_str(MANIFEST).expect("calibration/manifest.json is in the program")
 }
 
 /// The groups, in the order of the manifest.
-fn groups(parts: &[Part]) -> Vec<&str> {
+fn groups(parts: &[CorpusPart]) -> Vec<&str> {
     let mut groups: Vec<&str> = Vec::new();
     for part in parts {
         if !groups.contains(&part.group.as_str()) {
@@ -92,9 +92,10 @@ fn groups(parts: &[Part]) -> Vec<&str> {
 ///
 /// # Errors
 /// If a word names nothing; the error lists what can be named.
-pub(super) fn pick(words: &[String]) -> Result<Vec<Part>> {
+pub(super) fn pick(words: &[String]) -> Result<Vec<CorpusPart>> {
     let all = parts();
-    let names = |part: &Part, word: &str| word == ALL || part.name == word || part.group == word;
+    let names =
+        |part: &CorpusPart, word: &str| word == ALL || part.name == word || part.group == word;
     for word in words {
         if !all.iter().any(|part| names(part, word)) {
             let parts: Vec<&str> = all.iter().map(|part| part.name.as_str()).collect();
@@ -106,12 +107,12 @@ pub(super) fn pick(words: &[String]) -> Result<Vec<Part>> {
             )));
         }
     }
-    let picked = |part: &Part| words.iter().any(|word| names(part, word));
+    let picked = |part: &CorpusPart| words.iter().any(|word| names(part, word));
     Ok(all.into_iter().filter(picked).collect())
 }
 
 /// One text of `parts`: as it is if there is only one, otherwise their pieces in turns.
-pub(super) fn text(parts: &[Part]) -> String {
+pub(super) fn text(parts: &[CorpusPart]) -> String {
     if let [part] = parts {
         return part.text().to_string();
     }
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn the_manifest_agrees_with_the_texts() {
         let parts = parts();
-        assert!(parts.iter().all(Part::is_intact));
+        assert!(parts.iter().all(CorpusPart::is_intact));
         let mut names: Vec<_> = parts.iter().map(|part| part.name.as_str()).collect();
         let mut texts: Vec<_> = TEXTS.iter().map(|(name, _)| *name).collect();
         names.sort();
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn one_part_is_its_file_and_the_beginning_sees_every_group() {
         let v1 = pick(&words(&["aqueduct-v1"])).unwrap();
-        assert_eq!(text(&v1), include_str!("../../calibration/aqueduct-v1.txt"));
+        assert_eq!(text(&v1), include_str!("../../../calibration/aqueduct-v1.txt"));
         let all = pick(&words(&["all"])).unwrap();
         let made = text(&all);
         for group in groups(&all) {

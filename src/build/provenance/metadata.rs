@@ -13,14 +13,14 @@
 //!
 //! Deliberately absent: times and places.
 
-use super::BuildOptions;
 use super::inputs::Inputs;
 use crate::base::hash;
+use crate::build::options::BuildOptions;
 use crate::formats::gguf::Metadata;
 use crate::measure::imatrix::ImportanceMatrix;
 
 /// Adds the keys to `metadata`. With the importance matrix comes the hash of its file.
-pub(super) fn record(
+pub(crate) fn record(
     metadata: &mut Metadata,
     inputs: &Inputs,
     options: &BuildOptions,

@@ -4,11 +4,11 @@
 //! places of files do not matter for that; times only raise the alarm when a file changes under a build. Deliberately absent: what is beside the weights (configuration, tokenizer), which the
 //! metadata in GGUF terms hold.
 
-use super::documents::name_of;
-use super::source::Source;
 use crate::base::error::{Error, Result};
 use crate::base::hash;
 use crate::base::progress::{Progress, Unit};
+use crate::build::file_names::name_of;
+use crate::build::source::Source;
 use crate::formats::checkpoint::Fingerprint;
 use crate::formats::source::TensorSource;
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Hashes of a source, SHA-256 in hexadecimal.
-pub(super) struct Inputs {
+pub(crate) struct Inputs {
     /// Of what the recipe says of the merge, see [`crate::recipe::MergePlan::meaning`].
     pub recipe: Option<String>,
     /// Name and hash of each member of a merge; of any other source one, without a name. The hash is that of the lines
@@ -42,7 +42,7 @@ impl Inputs {
     ///
     /// # Errors
     /// If a file cannot be read, or the user interrupts.
-    pub(super) fn read(source: &Source, progress: &dyn Progress) -> Result<Inputs> {
+    pub(crate) fn read(source: &Source, progress: &dyn Progress) -> Result<Inputs> {
         let models: Vec<(Option<String>, Option<Vec<PathBuf>>)> = match source {
             Source::Recipe { plan, .. } => {
                 let name = |m: &crate::recipe::Member| Some(m.reference.to_string());
@@ -88,7 +88,7 @@ impl Inputs {
     ///
     /// # Errors
     /// That, or a file is gone.
-    pub(super) fn check_unchanged(&self) -> Result<()> {
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
         for (path, seen) in &self.files {
             if look(path)? != *seen {
                 let detail = "was changed while the build was at work; run the same command again";
@@ -99,7 +99,7 @@ impl Inputs {
     }
 
     /// What any output depends on.
-    pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
+    pub(crate) fn fingerprints(&self) -> Vec<Fingerprint> {
         let mut fingerprints =
             vec![Fingerprint::new("this program's version", env!("CARGO_PKG_VERSION"))];
         fingerprints.extend(self.recipe.iter().map(|hash| Fingerprint::new("the recipe", hash)));

@@ -23,7 +23,7 @@ impl Chats {
     /// # Errors
     /// A file that cannot be read, is no UTF-8 text or holds no conversation; a line that is none, by number.
     pub fn read(path: &Path) -> Result<Chats> {
-        let text = super::calibration::read_text(path)?;
+        let text = super::text::read_text(path)?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let conversations = lines.map(|(at, line)| {
             let conversation = conversation(line);
