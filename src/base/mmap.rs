@@ -1,7 +1,7 @@
 //! Read-only memory maps of whole files: what makes reading tensors zero-copy.
 //!
 //! Whoever goes through a tensor tells the system what is wanted soon ([`will_need`]) and what no more
-//! ([`let_go`]), so that a merge of any size reads ahead and keeps only a few pages.
+//! ([`release_pages`]), so that a merge of any size reads ahead and keeps only a few pages.
 //!
 //! The one place outside the SIMD kernels with `unsafe` in it. Deliberately absent: writable maps;
 //! outputs are written with ordinary writes.
@@ -92,9 +92,9 @@ pub fn will_need(bytes: &[u8]) {
 
 /// `bytes` have been read: where they are mapped, their pages no longer count as this process's memory.
 /// They stay in the system's cache, and reading them again is only slower. Does nothing for other memory.
-pub fn let_go(bytes: &[u8]) {
+pub fn release_pages(bytes: &[u8]) {
     if let Some((map, offset)) = locate(bytes) {
-        advise::let_go(&map, offset, bytes.len());
+        advise::release_pages(&map, offset, bytes.len());
     }
 }
 
@@ -107,7 +107,7 @@ mod advise {
         let _ = map.advise_range(Advice::WillNeed, offset, len);
     }
 
-    pub(super) fn let_go(map: &Mmap, offset: usize, len: usize) {
+    pub(super) fn release_pages(map: &Mmap, offset: usize, len: usize) {
         // SAFETY: the map is read-only and shared with its file, so there is no data of its own to lose:
         // a page that is touched later, by other readers of the same bytes for example, comes from the
         // file again. `locate` has checked the range.
@@ -122,7 +122,7 @@ mod advise {
 
     pub fn will_need(_: &Mmap, _: usize, _: usize) {}
 
-    pub fn let_go(_: &Mmap, _: usize, _: usize) {}
+    pub fn release_pages(_: &Mmap, _: usize, _: usize) {}
 }
 
 #[cfg(test)]
@@ -139,14 +139,14 @@ mod tests {
         assert_eq!(locate(&map[5000..9000]).map(|(_, offset)| offset), Some(5000));
         for part in [&map[5000..9000], &map[..], &map[99_999..], &map[7..7]] {
             will_need(part);
-            let_go(part);
+            release_pages(part);
         }
         assert_eq!(&map[..], &contents[..]);
         assert!(locate(&contents[..10]).is_none(), "not mapped");
         let start = map.as_ptr() as usize;
         drop(map);
         assert!(!maps().contains_key(&start));
-        let_go(&contents);
+        release_pages(&contents);
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl OutputFile {
 
     /// Opens the file under the hidden name `.NAME.part` beside `target`, which is the same in every run: what an
     /// earlier one left there is there again. It stays however this run ends; [`place_part`] gives it its name once
-    /// [`OutputFile::settle`] has brought it to the disk.
+    /// [`OutputFile::seal`] has brought it to the disk.
     ///
     /// # Errors
     /// If something that is no file has that name.
@@ -295,7 +295,7 @@ impl OutputFile {
     }
 
     /// Brings all to the disk and leaves the file under its hidden name.
-    pub fn settle(self) -> Result<()> {
+    pub fn seal(self) -> Result<()> {
         self.file.sync_all().map_err(|e| self.write_error(e))?;
         sync_folder(&make_parent(&self.target)?);
         Ok(())
@@ -355,7 +355,7 @@ impl OutputFile {
     }
 }
 
-/// Gives the settled file `.NAME.part` beside `target` its name, in place of what may be there.
+/// Gives the sealed file `.NAME.part` beside `target` its name, in place of what may be there.
 pub fn place_part(target: &Path) -> Result<()> {
     fs::rename(part_path(target)?, target).map_err(Error::io(target, "rename"))?;
     sync_folder(&make_parent(target)?);

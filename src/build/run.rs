@@ -42,7 +42,7 @@ pub fn build(
         stages.run(&calibration, &plans, &origins, started)
     });
     if built.is_err() {
-        state.farewell(progress);
+        state.report_kept(progress);
     }
     built
 }

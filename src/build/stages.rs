@@ -14,7 +14,7 @@ use super::prepare::{Prepared, recipe_files};
 use super::provenance::{self, Inputs, Origins};
 use super::result::Build;
 use super::source::Source;
-use super::state::{Standing, State, Wanted};
+use super::state::{OutputStatus, State, Target};
 use crate::base::error::{Error, Result};
 use crate::base::output;
 use crate::base::progress::Progress;
@@ -125,28 +125,30 @@ impl<'a> Stages<'a> {
 
     /// Refuses, before any work, files that are in the way and that no build has made, and outputs that are inputs.
     pub(super) fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
-        let quants = self.quant_paths(plans).map(|(plan, path)| Wanted {
+        let quants = self.quant_paths(plans).map(|(plan, path)| Target {
             name: name_of(&path),
             paths: shard_paths(&path, &plan.shards),
             fingerprints: Vec::new(),
         });
         let imatrix = self.dir.join(format!("{}-imatrix.gguf", self.name));
         let others = std::iter::once(imatrix).chain(self.document_paths());
-        let others = others.map(|path| self.wanted(path, Vec::new()));
+        let others = others.map(|path| self.target(path, Vec::new()));
         let inputs: Vec<_> =
             self.source.files().into_iter().chain(self.options.texts.clone()).collect();
-        for wanted in quants.chain(others) {
-            for path in &wanted.paths {
+        for target in quants.chain(others) {
+            for path in &target.paths {
                 output::check_not_input(path, &inputs)?;
             }
-            if let Standing::Foreign(path) = self.state.standing(&wanted)? {
+            if let OutputStatus::Foreign(path) = self.state.status(&target)? {
                 output::check_file_target(&path, self.options.force)?;
             }
         }
         if self.options.keep_stack.is_some() && self.source.checkpoint().is_some() {
             let path = self.dir.join(format!("{}-stack", self.name));
             output::check_not_input(&path, &inputs)?;
-            if let Standing::Foreign(path) = self.state.standing(&self.wanted(path, Vec::new()))? {
+            if let OutputStatus::Foreign(path) =
+                self.state.status(&self.target(path, Vec::new()))?
+            {
                 output::check_dir_target(&path, self.options.force)?;
             }
         }
@@ -154,30 +156,30 @@ impl<'a> Stages<'a> {
     }
 
     /// Refuses what would replace whole outputs without leave, or find no space; tells what is made anew.
-    fn check(&self, stack: Option<&Wanted>, imatrix: &Wanted, plans: &[QuantPlan]) -> Result<()> {
+    fn check(&self, stack: Option<&Target>, imatrix: &Target, plans: &[QuantPlan]) -> Result<()> {
         let mut changed = Vec::new();
         let mut bytes = 0;
         if let Some(stack) = stack {
-            match self.state.standing(stack)? {
-                Standing::Foreign(path) => output::check_dir_target(&path, self.options.force)?,
-                Standing::Changed(reason) => changed.push((stack.paths[0].clone(), reason)),
-                Standing::Begun | Standing::Whole => {}
-                Standing::New => bytes += self.stack_bytes(),
+            match self.state.status(stack)? {
+                OutputStatus::Foreign(path) => output::check_dir_target(&path, self.options.force)?,
+                OutputStatus::Changed(reason) => changed.push((stack.paths[0].clone(), reason)),
+                OutputStatus::Begun | OutputStatus::Whole => {}
+                OutputStatus::New => bytes += self.stack_bytes(),
             }
         }
-        if let Standing::Changed(reason) = self.state.standing(imatrix)? {
+        if let OutputStatus::Changed(reason) = self.state.status(imatrix)? {
             changed.push((imatrix.paths[0].clone(), reason));
         }
         // What the matrix will be is not known; that it changes is, if what it is made from has.
         let stale = self.state.difference(&imatrix.name, &imatrix.fingerprints);
         for (plan, path) in self.quant_paths(plans) {
             let paths = shard_paths(&path, &plan.shards);
-            let there = Wanted { name: name_of(&path), paths, fingerprints: Vec::new() };
-            match (self.state.standing(&there)?, &stale) {
-                (Standing::Changed(_), Some(reason)) => {
+            let there = Target { name: name_of(&path), paths, fingerprints: Vec::new() };
+            match (self.state.status(&there)?, &stale) {
+                (OutputStatus::Changed(_), Some(reason)) => {
                     changed.push((path, format!("the importance matrix changes: {reason}")));
                 }
-                (Standing::Changed(_), None) => {}
+                (OutputStatus::Changed(_), None) => {}
                 _ => bytes += plan.file_bytes()?,
             }
         }
@@ -212,7 +214,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Clears away what interrupted builds have left and is of no use.
-    fn sweep(&self, stack: Option<&Wanted>, plans: &[QuantPlan]) -> Result<()> {
+    fn sweep(&self, stack: Option<&Target>, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans);
         let shards = quants.flat_map(|(plan, path)| shard_paths(&path, &plan.shards));
         let imatrix =
@@ -241,20 +243,20 @@ impl<'a> Stages<'a> {
         self.reused.borrow_mut().push(path.to_path_buf());
     }
 
-    fn write_stack(&self, wanted: &Wanted, inputs: &Inputs) -> Result<PathBuf> {
-        let path = &wanted.paths[0];
-        let standing = self.state.standing(wanted)?;
-        if standing == Standing::Whole {
+    fn write_stack(&self, target: &Target, inputs: &Inputs) -> Result<PathBuf> {
+        let path = &target.paths[0];
+        let status = self.state.status(target)?;
+        if status == OutputStatus::Whole {
             self.reuse(path);
             return Ok(path.clone());
         }
         let Some(stack) = self.source.checkpoint() else { return Ok(path.clone()) };
         self.progress.stage("merge", 1);
         // The folder gets its name only when it is whole: it is there, and lacks the record alone.
-        let unrecorded = standing == Standing::Begun && path.is_dir();
+        let unrecorded = status == OutputStatus::Begun && path.is_dir();
         if !unrecorded || output::part_path(path)?.exists() {
             // The folder may be there and lack its record.
-            self.state.begin(std::slice::from_ref(wanted), true)?;
+            self.state.begin(std::slice::from_ref(target), true)?;
             let write = checkpoint::WriteOptions {
                 max_shard_bytes: self.options.keep_stack.unwrap_or(u64::MAX),
                 extra: recipe_files(self.source),
@@ -262,7 +264,7 @@ impl<'a> Stages<'a> {
                 force: true,
                 memory: self.options.memory,
                 resume: Some(Resume {
-                    fingerprints: wanted.fingerprints.clone(),
+                    fingerprints: target.fingerprints.clone(),
                     restart: self.options.restart,
                 }),
             };
@@ -270,20 +272,20 @@ impl<'a> Stages<'a> {
             inputs.check_unchanged()?;
         }
         checkpoint::remove_record(path)?;
-        self.state.settle_folder(wanted, self.progress)?;
+        self.state.seal_folder(target, self.progress)?;
         self.progress.note(&format!("wrote {}", path.display()));
         Ok(path.clone())
     }
 
-    fn matrix(&self, wanted: &Wanted, inputs: &Inputs, calibration: &Prepared) -> Result<Matrix> {
-        let path = wanted.paths[0].clone();
+    fn matrix(&self, target: &Target, inputs: &Inputs, calibration: &Prepared) -> Result<Matrix> {
+        let path = target.paths[0].clone();
         let guard = || inputs.check_unchanged();
         let keeping = LayerKeeping::new(&path, self.options.save_every, &guard)?;
-        let standing = self.state.standing(wanted)?;
-        if standing != Standing::Begun {
+        let status = self.state.status(target)?;
+        if status != OutputStatus::Begun {
             keeping.finish()?;
         }
-        if standing == Standing::Whole {
+        if status == OutputStatus::Whole {
             let imatrix = ImportanceMatrix::read(&path)?;
             if let Some(record) = &imatrix.record {
                 self.reuse(&path);
@@ -291,20 +293,20 @@ impl<'a> Stages<'a> {
                 return self.matrix_of(path, imatrix, perplexity);
             }
         }
-        self.state.begin(std::slice::from_ref(wanted), self.options.force)?;
+        self.state.begin(std::slice::from_ref(target), self.options.force)?;
         let started = Instant::now();
         let (tokens, options) = (&calibration.tokens, &calibration.options);
         let computed =
             imatrix::compute_keeping(self.model, tokens, options, &keeping, self.progress);
         if keeping.saved() > 0 && computed.is_err() {
             let layers = keeping.saved();
-            self.state.keep(&wanted.name, format!("{layers} layers of the importance matrix"));
+            self.state.keep(&target.name, format!("{layers} layers of the importance matrix"));
         }
         let computed = computed?;
         computed.imatrix.write(output::part_path(&path)?, Format::Gguf, true)?;
         let seconds = started.elapsed().as_secs_f64();
         inputs.check_unchanged()?;
-        self.state.settle(&[(wanted.clone(), seconds)], self.progress)?;
+        self.state.seal(&[(target.clone(), seconds)], self.progress)?;
         keeping.finish()?;
         self.progress.note(&format!("wrote {}", path.display()));
         self.matrix_of(path, computed.imatrix, computed.perplexity)
@@ -352,26 +354,26 @@ impl<'a> Stages<'a> {
         let plans = self.options.types.iter().map(plan).collect::<Result<Vec<_>>>()?;
         let (mut written, mut missing, mut changed) = (Vec::new(), Vec::new(), Vec::new());
         for (at, (plan, path)) in self.quant_paths(&plans).enumerate() {
-            let wanted = self.quant(inputs, plan, &path, &matrix.hash)?;
-            let seconds = self.state.seconds(&wanted.name);
+            let target = self.quant(inputs, plan, &path, &matrix.hash)?;
+            let seconds = self.state.seconds(&target.name);
             written.push(Written { seconds, ..Written::of(plan, &path)? });
-            match self.state.standing(&wanted)? {
-                Standing::Whole => {
+            match self.state.status(&target)? {
+                OutputStatus::Whole => {
                     self.reuse(&path);
                     continue;
                 }
-                Standing::Changed(reason) => changed.push((path.clone(), reason)),
-                Standing::New | Standing::Begun | Standing::Foreign(_) => {}
+                OutputStatus::Changed(reason) => changed.push((path.clone(), reason)),
+                OutputStatus::New | OutputStatus::Begun | OutputStatus::Foreign(_) => {}
             }
             plan.warnings.iter().for_each(|warning| self.progress.warn(warning));
-            missing.push((at, wanted, path));
+            missing.push((at, target, path));
         }
         self.allow(&changed)?;
         let outputs = missing
             .iter()
             .map(|(at, _, path)| Output { plan: plans[*at].clone(), path: path.clone() });
-        let wanted: Vec<_> = missing.iter().map(|(_, wanted, _)| wanted.clone()).collect();
-        let made = self.make(model, inputs, &importance, outputs.collect(), wanted)?;
+        let targets: Vec<_> = missing.iter().map(|(_, target, _)| target.clone()).collect();
+        let made = self.make(model, inputs, &importance, outputs.collect(), targets)?;
         for ((at, _, _), made) in missing.iter().zip(made) {
             written[*at] = made;
         }
@@ -385,21 +387,21 @@ impl<'a> Stages<'a> {
         inputs: &Inputs,
         importance: &Importance,
         outputs: Vec<Output>,
-        wanted: Vec<Wanted>,
+        targets: Vec<Target>,
     ) -> Result<Vec<Written>> {
         if outputs.is_empty() {
             return Ok(Vec::new());
         }
         self.progress.stage("quantize", 1);
-        self.state.begin(&wanted, self.options.force)?;
-        let names: Vec<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
+        self.state.begin(&targets, self.options.force)?;
+        let names: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
         let save = |hashes: &[_]| {
             inputs.check_unchanged()?;
             self.state.record_tensors(&names, hashes)
         };
         let earlier: Vec<_> = names.iter().map(|name| self.state.tensors(name)).collect();
         for ((path, output), earlier) in
-            wanted.iter().map(|w| &w.paths[0]).zip(&outputs).zip(&earlier)
+            targets.iter().map(|w| &w.paths[0]).zip(&outputs).zip(&earlier)
         {
             if !earlier.is_empty() {
                 let (whole, all) = (earlier.len(), output.plan.tensors.len());
@@ -414,8 +416,8 @@ impl<'a> Stages<'a> {
             quantize::run_keeping(model, outputs, Some(importance), run, &keeping, self.progress)?;
         inputs.check_unchanged()?;
         let seconds = made.iter().map(|made| made.seconds);
-        let settled: Vec<_> = wanted.into_iter().zip(seconds).collect();
-        self.state.settle(&settled, self.progress)?;
+        let sealed: Vec<_> = targets.into_iter().zip(seconds).collect();
+        self.state.seal(&sealed, self.progress)?;
         for path in made.iter().flat_map(Written::paths) {
             self.progress.note(&format!("wrote {}", path.display()));
         }
@@ -486,18 +488,18 @@ impl<'a> Stages<'a> {
         how: &evaluate::Options,
     ) -> Result<PathBuf> {
         let path = self.dir.join(self.reference_name());
-        let wanted = self.wanted(path.clone(), fingerprints.to_vec());
-        if self.state.standing(&wanted)? == Standing::Whole {
+        let target = self.target(path.clone(), fingerprints.to_vec());
+        if self.state.status(&target)? == OutputStatus::Whole {
             return Ok(path);
         }
-        self.state.begin(std::slice::from_ref(&wanted), true)?;
+        self.state.begin(std::slice::from_ref(&target), true)?;
         let subject = Subject { name: self.name.to_string(), model: self.model.clone() };
         let keep = Keep { path: output::part_path(&path)?, force: true };
         let options =
             evaluate::Options { texts: how.texts.clone(), against: None, keep: Some(keep), ..*how };
         evaluate::evaluate(&[subject], &options, self.progress)?;
         inputs.check_unchanged()?;
-        self.state.settle(&[(wanted, 0.0)], self.progress)?;
+        self.state.seal(&[(target, 0.0)], self.progress)?;
         Ok(path)
     }
 
@@ -517,9 +519,9 @@ impl<'a> Stages<'a> {
         for document in documents {
             let path = self.dir.join(document.name);
             let what = Fingerprint::new("what it tells", format!("{sums}{}", document.lasting));
-            let wanted = self.wanted(path.clone(), vec![what]);
-            if self.state.standing(&wanted)? != Standing::Whole {
-                self.state.write(document.name, &wanted.fingerprints, document.text.as_bytes())?;
+            let target = self.target(path.clone(), vec![what]);
+            if self.state.status(&target)? != OutputStatus::Whole {
+                self.state.write(document.name, &target.fingerprints, document.text.as_bytes())?;
             }
             paths.push(path);
         }
@@ -531,11 +533,11 @@ impl<'a> Stages<'a> {
         let others = built.documents.iter().chain([&built.imatrix]).chain(&built.stack);
         let names: Vec<String> = files.chain(others.map(|path| name_of(path))).collect();
         let text = checksums::text(&self.state.sums(names.iter().map(String::as_str)));
-        let wanted =
-            self.wanted(built.checksums.clone(), vec![Fingerprint::new("the files", &text)]);
-        match self.state.standing(&wanted)? {
-            Standing::Whole => Ok(()),
-            _ => self.state.write(SUMS_FILE, &wanted.fingerprints, text.as_bytes()),
+        let target =
+            self.target(built.checksums.clone(), vec![Fingerprint::new("the files", &text)]);
+        match self.state.status(&target)? {
+            OutputStatus::Whole => Ok(()),
+            _ => self.state.write(SUMS_FILE, &target.fingerprints, text.as_bytes()),
         }
     }
 }

@@ -74,14 +74,14 @@ struct Evaluated {
     evaluation: Evaluation,
 }
 
-/// How an output that is wanted stands.
+/// The state of an output on the disk.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Standing {
+pub(super) enum OutputStatus {
     /// Nothing is known of it.
     New,
     /// This very output has been begun.
     Begun,
-    /// It is there, whole, and what is wanted.
+    /// It is whole, and made from what the build has now.
     Whole,
     /// It is there, but made of something else: of what, in words.
     Changed(String),
@@ -207,19 +207,19 @@ impl State {
     ///
     /// # Errors
     /// If a file cannot be renamed.
-    pub(super) fn standing(&self, wanted: &Wanted) -> Result<Standing> {
-        let Wanted { name, paths, fingerprints } = wanted;
+    pub(super) fn status(&self, target: &Target) -> Result<OutputStatus> {
+        let Target { name, paths, fingerprints } = target;
         let output = self.contents().outputs.get(name).cloned();
         let begun = output.as_ref().is_none_or(|output| output.files.is_empty());
         let replaces = output.as_ref().is_some_and(|output| output.replaces);
         let in_the_way = || paths.iter().find(|path| path.exists());
         if let Some(path) = in_the_way().filter(|_| begun && !replaces) {
-            return Ok(Standing::Foreign(path.clone()));
+            return Ok(OutputStatus::Foreign(path.clone()));
         }
-        let Some(output) = output else { return Ok(Standing::New) };
+        let Some(output) = output else { return Ok(OutputStatus::New) };
         let reason = changed(&output.fingerprints, fingerprints);
         if begun {
-            return Ok(if reason.is_none() { Standing::Begun } else { Standing::New });
+            return Ok(if reason.is_none() { OutputStatus::Begun } else { OutputStatus::New });
         }
         let mut missing = Vec::new();
         for file in output.files.keys() {
@@ -228,15 +228,15 @@ impl State {
             match found {
                 Some(Place::Named) => {}
                 Some(Place::Hidden) => self.place(&path)?,
-                None if path.exists() => return Ok(Standing::Foreign(path)),
+                None if path.exists() => return Ok(OutputStatus::Foreign(path)),
                 None => missing.push(path),
             }
         }
         Ok(match reason {
             // A part of it is worth nothing.
-            _ if !missing.is_empty() => Standing::New,
-            Some(reason) => Standing::Changed(reason),
-            None => Standing::Whole,
+            _ if !missing.is_empty() => OutputStatus::New,
+            Some(reason) => OutputStatus::Changed(reason),
+            None => OutputStatus::Whole,
         })
     }
 
@@ -258,10 +258,10 @@ impl State {
 
     /// Records that outputs are being made, and whether they may replace what is there; what was made of one from the
     /// same fingerprints before stays.
-    pub(super) fn begin(&self, outputs: &[Wanted], replace: bool) -> Result<()> {
+    pub(super) fn begin(&self, outputs: &[Target], replace: bool) -> Result<()> {
         let mut contents = self.contents();
         contents.finished = false;
-        for Wanted { name, paths, fingerprints } in outputs {
+        for Target { name, paths, fingerprints } in outputs {
             let output = contents.outputs.entry(name.clone()).or_default();
             let paths: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
             for old in output.paths.difference(&paths) {
@@ -302,7 +302,7 @@ impl State {
 
     /// Hashes the outputs, whose files are whole under their hidden names, records them with the seconds that they
     /// took, and gives the files their names.
-    pub(super) fn settle(&self, outputs: &[(Wanted, f64)], progress: &dyn Progress) -> Result<()> {
+    pub(super) fn seal(&self, outputs: &[(Target, f64)], progress: &dyn Progress) -> Result<()> {
         let files: Vec<(usize, &PathBuf)> = outputs
             .iter()
             .enumerate()
@@ -311,7 +311,7 @@ impl State {
         let hidden = files.iter().map(|(_, path)| output::part_path(path));
         let hashed = self.hash(&hidden.collect::<Result<Vec<_>>>()?, progress)?;
         let mut contents = self.contents();
-        for (Wanted { name, fingerprints, .. }, seconds) in outputs {
+        for (Target { name, fingerprints, .. }, seconds) in outputs {
             let output = Output {
                 fingerprints: fingerprints.clone(),
                 seconds: *seconds,
@@ -331,8 +331,8 @@ impl State {
     }
 
     /// Records an output that is a whole folder.
-    pub(super) fn settle_folder(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<()> {
-        let Wanted { name, paths, fingerprints } = wanted;
+    pub(super) fn seal_folder(&self, target: &Target, progress: &dyn Progress) -> Result<()> {
+        let Target { name, paths, fingerprints } = target;
         let files = checksums::entries(&paths[0])?;
         let hashed = self.hash(&files, progress)?;
         let files: BTreeMap<_, _> =
@@ -355,7 +355,7 @@ impl State {
         let mut file = OutputFile::reopen(&path)?;
         file.clear()?;
         file.append(bytes)?;
-        file.settle()?;
+        file.seal()?;
         let files = [(name.to_string(), whole)].into();
         let output = Output { fingerprints: fingerprints.to_vec(), files, ..Output::default() };
         self.contents().outputs.insert(name.to_string(), output);
@@ -427,9 +427,9 @@ impl State {
     }
 
     /// Removes what builds that were killed have left of `paths` and is of no use: files under names that no run
-    /// writes again, and unfinished parts of outputs that are not wanted any more. Gives the outputs that are
-    /// there, but not among `wanted`.
-    pub(super) fn sweep(&self, wanted: &[String], paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    /// writes again, and unfinished parts of outputs that are no longer made. Returns the outputs that are
+    /// there, but not among `current`.
+    pub(super) fn sweep(&self, current: &[String], paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut names: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
         names.insert(STATE_FILE.to_string());
         for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir, "read"))? {
@@ -443,15 +443,15 @@ impl State {
                 remove(&entry.path())?;
             }
         }
-        let forgotten = self.forgotten.iter().filter(|name| !wanted.contains(name));
+        let forgotten = self.forgotten.iter().filter(|name| !current.contains(name));
         let forgotten = forgotten.map(|name| self.dir.join(name));
         let mut left: Vec<PathBuf> = forgotten.filter(|path| path.exists()).collect();
-        let unwanted: Vec<(String, Output)> = {
+        let obsolete: Vec<(String, Output)> = {
             let outputs = &self.contents().outputs;
-            let unwanted = outputs.iter().filter(|(name, _)| !wanted.contains(name));
-            unwanted.map(|(name, output)| (name.clone(), output.clone())).collect()
+            let obsolete = outputs.iter().filter(|(name, _)| !current.contains(name));
+            obsolete.map(|(name, output)| (name.clone(), output.clone())).collect()
         };
-        for (name, output) in unwanted {
+        for (name, output) in obsolete {
             let found = output.files.keys().filter(|file| self.found().contains_key(*file));
             if found.count() == 0 {
                 for path in output.paths.iter().chain(output.files.keys()) {
@@ -477,7 +477,7 @@ impl State {
     }
 
     /// Ends a build that has failed: what is of use stays, and this tells of it; the rest goes.
-    pub(super) fn farewell(self, progress: &dyn Progress) {
+    pub(super) fn report_kept(self, progress: &dyn Progress) {
         let (contents, kept, fresh) = (self.contents(), lock(&self.kept), lock(&self.fresh));
         let outputs = &contents.outputs;
         let whole = outputs.values().filter(|output| !output.files.is_empty()).count();
@@ -525,7 +525,7 @@ impl State {
 
 /// An output that a build is to make.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct Target {
     /// Its file's path in the folder; of several, the one that they would be if they were one.
     pub name: String,
     /// Its files, or the folder.

@@ -190,9 +190,9 @@ fn multiply_tile(
             let column = (index - panels.start) * PANEL;
             for (rows, x) in out.chunks_mut(GROUP).zip(scratch.0.chunks(GROUP)) {
                 if rows[0].len() >= column + PANEL {
-                    product(level, words, x, panel, &mut Target { rows, column, add });
+                    product(level, words, x, panel, &mut OutputTile { rows, column, add });
                 } else {
-                    narrow_product(level, words, x, panel, &mut Target { rows, column, add });
+                    narrow_product(level, words, x, panel, &mut OutputTile { rows, column, add });
                 }
             }
         }
@@ -200,13 +200,13 @@ fn multiply_tile(
 }
 
 /// Where a micro-kernel writes its sums, or adds them: 32 columns of some rows.
-pub(super) struct Target<'t, 'r> {
+pub(super) struct OutputTile<'t, 'r> {
     pub rows: &'t mut [&'r mut [f32]],
     pub column: usize,
     pub add: bool,
 }
 
-impl Target<'_, '_> {
+impl OutputTile<'_, '_> {
     /// The columns of one row.
     #[inline(always)]
     pub(super) fn row(&mut self, row: usize) -> &mut [f32; PANEL] {
@@ -222,12 +222,12 @@ fn narrow_product(
     words: Words,
     x: &[[u32; BLOCK]],
     panel: &[[u32; PANEL]],
-    target: &mut Target<'_, '_>,
+    target: &mut OutputTile<'_, '_>,
 ) {
     let mut sums = [[0f32; PANEL]; GROUP];
     let mut rows: [&mut [f32]; GROUP] = sums.each_mut().map(|row| &mut row[..]);
     let rows = &mut rows[..target.rows.len()];
-    product(level, words, x, panel, &mut Target { rows, column: 0, add: false });
+    product(level, words, x, panel, &mut OutputTile { rows, column: 0, add: false });
     for (row, sums) in target.rows.iter_mut().zip(&sums) {
         let columns = row[target.column..].iter_mut().zip(sums);
         match target.add {
@@ -243,7 +243,7 @@ fn product(
     words: Words,
     x: &[[u32; BLOCK]],
     panel: &[[u32; PANEL]],
-    target: &mut Target<'_, '_>,
+    target: &mut OutputTile<'_, '_>,
 ) {
     /// Calls `$kernel` for the number of rows.
     #[cfg(target_arch = "x86_64")]

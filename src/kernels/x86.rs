@@ -4,7 +4,7 @@
 //! fused multiply-add, so an element does not depend on which rows it is computed with. Words are f32, or,
 //! for [`product_bf16`], pairs of bf16.
 
-use super::matmul::{BLOCK, DEPTH, Target};
+use super::matmul::{BLOCK, DEPTH, OutputTile};
 use super::pack::PANEL;
 use std::arch::x86_64::*;
 
@@ -20,7 +20,7 @@ macro_rules! kernel_512 {
         pub(crate) fn $name<const M: usize>(
             x: &[[u32; BLOCK]],
             panel: &[[u32; PANEL]],
-            target: &mut Target<'_, '_>,
+            target: &mut OutputTile<'_, '_>,
         ) {
             assert!(panel.len() <= DEPTH && x.len() >= M);
             let mut sums = [[_mm512_setzero_ps(); 2]; M];
@@ -83,7 +83,7 @@ pub(super) fn product_avx2<const M: usize>(
     panel: &[[u32; PANEL]],
     first: usize,
     half: usize,
-    target: &mut Target<'_, '_>,
+    target: &mut OutputTile<'_, '_>,
 ) {
     assert!(panel.len() <= DEPTH && half < 2 && x.len() >= M);
     let mut sums = [[_mm256_setzero_ps(); 2]; M];

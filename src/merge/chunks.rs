@@ -65,8 +65,8 @@ pub struct JobInput<'a> {
 
 impl JobInput<'_> {
     /// Elements `start..start + out.len()` as f32. `start` must be a multiple of the block length.
-    /// `let_go`: they are not read again.
-    fn decode(&self, start: usize, out: &mut [f32], let_go: bool) -> Result<()> {
+    /// `release_pages`: they are not read again.
+    fn decode(&self, start: usize, out: &mut [f32], release_pages: bool) -> Result<()> {
         let dtype = self.data.dtype;
         let range = dtype.row_bytes(start).zip(dtype.row_bytes(out.len()));
         let bytes = range.and_then(|(from, len)| self.data.bytes.get(from..from.checked_add(len)?));
@@ -84,8 +84,8 @@ impl JobInput<'_> {
             true if dtype.is_float() => quants::first_invalid_block(dtype, bytes),
             true => quants::first_non_finite(out),
         };
-        if let_go {
-            self.let_go(start * dtype.block_bytes() / dtype.block_len(), bytes.len());
+        if release_pages {
+            self.release_pages(start * dtype.block_bytes() / dtype.block_len(), bytes.len());
         }
         bad.map_or(Ok(()), |at| Err(self.not_finite(start + at, out[at])))
     }
@@ -101,11 +101,11 @@ impl JobInput<'_> {
     /// After `len` bytes from `start` on have been read: gives back the pages of the part of the tensor
     /// that ends there, so that a tensor that is read from front to back never counts whole as memory.
     /// Other threads may still be reading in the part; they only fetch its pages once more.
-    fn let_go(&self, start: usize, len: usize) {
+    fn release_pages(&self, start: usize, len: usize) {
         let first = start / PART_BYTES * PART_BYTES;
         let end = start + len;
         if end / PART_BYTES > start / PART_BYTES || end == self.data.bytes.len() {
-            mmap::let_go(&self.data.bytes[first..end]);
+            mmap::release_pages(&self.data.bytes[first..end]);
         }
     }
 
@@ -188,12 +188,12 @@ impl Job<'_> {
         pass: Pass,
         into: &mut Buffers,
     ) -> Result<()> {
-        let let_go = pass == Pass::Last || !self.keeps_pages();
+        let release_pages = pass == Pass::Last || !self.keeps_pages();
         let len = step.min(self.info.elements() - start);
         into.resize_with(which.len(), Vec::new);
         for (&at, values) in which.iter().zip(into) {
             values.resize(len, 0.0);
-            self.inputs[at].decode(start, values, let_go)?;
+            self.inputs[at].decode(start, values, release_pages)?;
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ impl MergeSource {
             None => method.combine(&job)?,
         };
         for input in inputs {
-            mmap::let_go(&input.data.bytes);
+            mmap::release_pages(&input.data.bytes);
             if let Cow::Owned(bytes) = input.data.bytes {
                 buffers::give_back(bytes);
             }
@@ -168,7 +168,7 @@ impl TensorSource for MergeSource {
                 in_parts(&input.data.bytes, &|offset, part| {
                     input.check_part(offset, part)?;
                     sink(offset, part)?;
-                    mmap::let_go(part);
+                    mmap::release_pages(part);
                     Ok(())
                 })
             }

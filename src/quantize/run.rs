@@ -167,7 +167,7 @@ pub fn run_keeping(
     let saved = saver.save();
     done?;
     saved?;
-    files.into_iter().map(OpenFile::settle).collect()
+    files.into_iter().map(OpenFile::seal).collect()
 }
 
 /// Reads every tensor of `model` that some of `files` lacks, and writes it to those.
@@ -400,15 +400,15 @@ impl OpenFile {
         Ok(written)
     }
 
-    fn settle(self) -> Result<Written> {
+    fn seal(self) -> Result<Written> {
         let written = self.told()?;
-        self.writer.settle()?;
+        self.writer.seal()?;
         Ok(written)
     }
 }
 
 /// A type to make of a tensor, with or without importance weights, and the files that want it.
-struct Target<'a> {
+struct TargetType<'a> {
     dtype: DType,
     weighted: bool,
     files: Vec<&'a OpenFile>,
@@ -423,7 +423,7 @@ struct Tensor<'a> {
     held: Held<'a>,
     /// The rows that are held, of those of all matrices.
     rows: Range<usize>,
-    targets: Vec<Target<'a>>,
+    targets: Vec<TargetType<'a>>,
     /// `[matrices * row_len]`: each expert has importance weights of its own.
     weights: Option<&'a [f32]>,
 }
@@ -437,13 +437,13 @@ impl<'a> Tensor<'a> {
         files: &'a [OpenFile],
         importance: Option<&'a Importance>,
     ) -> Tensor<'a> {
-        let mut targets: Vec<Target<'_>> = Vec::new();
+        let mut targets: Vec<TargetType<'_>> = Vec::new();
         for file in files.iter().filter(|file| !file.kept.has(index)) {
             let planned = &file.plan.tensors[index];
             let (dtype, weighted) = (planned.info.dtype, planned.weighted);
             match targets.iter_mut().find(|t| (t.dtype, t.weighted) == (dtype, weighted)) {
                 Some(target) => target.files.push(file),
-                None => targets.push(Target { dtype, weighted, files: vec![file] }),
+                None => targets.push(TargetType { dtype, weighted, files: vec![file] }),
             }
         }
         let weights = importance.and_then(|i| i.get(&info.name));
@@ -536,7 +536,7 @@ impl<'a> Tensor<'a> {
     /// Fills `encoded` with `values` in the type of `target`.
     fn encode(
         &self,
-        target: &Target<'_>,
+        target: &TargetType<'_>,
         group: &Group,
         values: &[f32],
         encoded: &mut Vec<u8>,

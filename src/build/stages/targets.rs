@@ -10,7 +10,7 @@ use crate::build::file_names::name_of;
 use crate::build::prepare::Prepared;
 use crate::build::provenance::Inputs;
 use crate::build::source::Source;
-use crate::build::state::Wanted;
+use crate::build::state::Target;
 use crate::formats::checkpoint::Fingerprint;
 use crate::formats::gguf::{Layout, Metadata, shard_paths};
 use crate::formats::source::TensorInfo;
@@ -19,11 +19,11 @@ use crate::quantize::QuantPlan;
 use std::path::{Path, PathBuf};
 
 impl Stages<'_> {
-    pub(crate) fn wanted(&self, path: PathBuf, fingerprints: Vec<Fingerprint>) -> Wanted {
-        Wanted { name: name_of(&path), paths: vec![path], fingerprints }
+    pub(crate) fn target(&self, path: PathBuf, fingerprints: Vec<Fingerprint>) -> Target {
+        Target { name: name_of(&path), paths: vec![path], fingerprints }
     }
 
-    pub(crate) fn stack(&self, inputs: &Inputs) -> Option<Wanted> {
+    pub(crate) fn stack(&self, inputs: &Inputs) -> Option<Target> {
         let max_shard_bytes = self.options.keep_stack?;
         self.source.checkpoint()?;
         let mut fingerprints = inputs.fingerprints();
@@ -32,10 +32,10 @@ impl Stages<'_> {
             fingerprints.push(Fingerprint::new("the recipe's text", &plan.text));
         }
         fingerprints.push(Fingerprint::new("the size of shards", max_shard_bytes.to_le_bytes()));
-        Some(self.wanted(self.dir.join(format!("{}-stack", self.name)), fingerprints))
+        Some(self.target(self.dir.join(format!("{}-stack", self.name)), fingerprints))
     }
 
-    pub(crate) fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Wanted> {
+    pub(crate) fn imatrix(&self, inputs: &Inputs, calibration: &Prepared) -> Result<Target> {
         let mut fingerprints = inputs.fingerprints();
         let matters = |key: &str| key == "general.architecture" || !key.starts_with("general.");
         let (what, infos) =
@@ -49,7 +49,7 @@ impl Stages<'_> {
         let settings = format!("{ctx} {chunks:?} {precision:?}");
         fingerprints
             .push(Fingerprint::new("--ctx, --chunks or the precision of products", settings));
-        Ok(self.wanted(self.dir.join(format!("{}-imatrix.gguf", self.name)), fingerprints))
+        Ok(self.target(self.dir.join(format!("{}-imatrix.gguf", self.name)), fingerprints))
     }
 
     /// The quantized files that `plans` make, but for what they are made from.
@@ -68,7 +68,7 @@ impl Stages<'_> {
         plan: &QuantPlan,
         path: &Path,
         imatrix: &str,
-    ) -> Result<Wanted> {
+    ) -> Result<Target> {
         let mut fingerprints = inputs.fingerprints();
         fingerprints.push(Fingerprint::new("the importance matrix", imatrix));
         // What the others tell already is left out, or every change had two reasons.
@@ -78,7 +78,7 @@ impl Stages<'_> {
         let layouts = plan.shards.layouts(self.model.origin(), &Metadata::new(), plan.infos())?;
         let headers: Vec<u8> = layouts.iter().flat_map(|layout| layout.header().to_vec()).collect();
         fingerprints.push(Fingerprint::new("types of tensors or the size of shards", headers));
-        Ok(Wanted { name: name_of(path), paths: shard_paths(path, &plan.shards), fingerprints })
+        Ok(Target { name: name_of(path), paths: shard_paths(path, &plan.shards), fingerprints })
     }
 
     /// A GGUF header, which serializes just these.

@@ -22,42 +22,42 @@ fn names_of_torn_files_are_told_from_others() {
 fn outputs_stand_as_they_were_recorded() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, path) = (temp.path().join("out"), temp.path().join("out/a.txt"));
-    let wanted = |fingerprints: &str| Wanted {
+    let target = |fingerprints: &str| Target {
         name: "a.txt".to_string(),
         paths: vec![path.clone()],
         fingerprints: fingerprint(fingerprints),
     };
-    let standing = |fingerprints: &str| {
+    let status = |fingerprints: &str| {
         let state = State::open(&dir, false, &Silent).unwrap();
-        state.standing(&wanted(fingerprints)).unwrap()
+        state.status(&target(fingerprints)).unwrap()
     };
-    assert_eq!(standing("1"), Standing::New);
+    assert_eq!(status("1"), OutputStatus::New);
     let state = State::open(&dir, false, &Silent).unwrap();
     assert!(
         State::open(&dir, false, &Silent).is_err_and(|e| e.to_string().contains("another run"))
     );
-    state.begin(&[wanted("1")], false).unwrap();
+    state.begin(&[target("1")], false).unwrap();
     drop(state);
-    assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
+    assert_eq!((status("1"), status("2")), (OutputStatus::Begun, OutputStatus::New));
     // A file that somebody else puts there meanwhile is not replaced without leave.
     fs::write(&path, "mine").unwrap();
-    let foreign = Standing::Foreign(path.clone());
-    assert_eq!((standing("1"), standing("2")), (foreign.clone(), foreign));
-    State::open(&dir, false, &Silent).unwrap().begin(&[wanted("1")], true).unwrap();
-    assert_eq!((standing("1"), standing("2")), (Standing::Begun, Standing::New));
+    let foreign = OutputStatus::Foreign(path.clone());
+    assert_eq!((status("1"), status("2")), (foreign.clone(), foreign));
+    State::open(&dir, false, &Silent).unwrap().begin(&[target("1")], true).unwrap();
+    assert_eq!((status("1"), status("2")), (OutputStatus::Begun, OutputStatus::New));
     fs::remove_file(&path).unwrap();
     State::open(&dir, false, &Silent).unwrap().write("a.txt", &fingerprint("1"), b"one").unwrap();
-    assert_eq!(standing("1"), Standing::Whole);
-    assert_eq!(standing("2"), Standing::Changed("the text changed".to_string()));
+    assert_eq!(status("1"), OutputStatus::Whole);
+    assert_eq!(status("2"), OutputStatus::Changed("the text changed".to_string()));
     // Killed before the file got its name.
     fs::rename(&path, output::part_path(&path).unwrap()).unwrap();
-    assert_eq!(standing("1"), Standing::Whole);
+    assert_eq!(status("1"), OutputStatus::Whole);
     assert_eq!(fs::read(&path).unwrap(), b"one");
     fs::write(&path, "two").unwrap();
-    assert_eq!(standing("1"), Standing::Foreign(path.clone()));
+    assert_eq!(status("1"), OutputStatus::Foreign(path.clone()));
     fs::remove_file(&path).unwrap();
-    assert_eq!(standing("1"), Standing::New);
+    assert_eq!(status("1"), OutputStatus::New);
     fs::write(dir.join(STATE_FILE), "{").unwrap();
     fs::write(&path, "one").unwrap();
-    assert_eq!(standing("1"), Standing::Foreign(path.clone()));
+    assert_eq!(status("1"), OutputStatus::Foreign(path.clone()));
 }

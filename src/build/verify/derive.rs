@@ -49,7 +49,7 @@ pub struct Derivation {
 }
 
 /// A tensor of a file that is to be made again.
-struct Target<'a> {
+struct CheckedTensor<'a> {
     file: &'a Path,
     /// Of its data in the file, in bytes.
     offset: u64,
@@ -191,7 +191,7 @@ impl Derive<'_> {
     }
 
     /// Makes tensor `index` of the source again for all `targets`, and tells which differ.
-    fn make(&self, index: usize, targets: &[Target<'_>]) -> Result<Vec<Problem>> {
+    fn make(&self, index: usize, targets: &[CheckedTensor<'_>]) -> Result<Vec<Problem>> {
         let source = &*self.source.tensors;
         let info = &source.table().infos()[index];
         let rows = info.elements() / info.row_len().max(1);
@@ -219,9 +219,9 @@ impl Derive<'_> {
                 }
             }
             first_row += data.bytes.len() / row_bytes;
-            mmap::let_go(&data.bytes);
+            mmap::release_pages(&data.bytes);
         }
-        targets.iter().for_each(|target| mmap::let_go(&target.data.bytes));
+        targets.iter().for_each(|target| mmap::release_pages(&target.data.bytes));
         let problems = targets.iter().zip(found).filter_map(|(target, found)| {
             let mismatch = found.iter().copied().collect::<Option<Vec<_>>>()?;
             Some(target.problem(info, *mismatch.first()?, rows))
@@ -242,7 +242,7 @@ fn target<'a>(
     info: &TensorInfo,
     importance: Option<&'a Importance>,
     report: &mut Report,
-) -> Result<Option<Target<'a>>> {
+) -> Result<Option<CheckedTensor<'a>>> {
     let tensors = &model.model.tensors;
     let Some(index) = tensors.table().find(&info.name) else { return Ok(None) };
     let own = &tensors.table().infos()[index];
@@ -274,10 +274,10 @@ fn target<'a>(
         return fail(format!("{} cannot be made without importance weights", own.dtype));
     }
     let data = tensors.read(index)?;
-    Ok(Some(Target { file, offset: *offset, dtype: own.dtype, data, tries }))
+    Ok(Some(CheckedTensor { file, offset: *offset, dtype: own.dtype, data, tries }))
 }
 
-impl Target<'_> {
+impl CheckedTensor<'_> {
     fn problem(&self, info: &TensorInfo, mismatch: Mismatch, rows: usize) -> Problem {
         let block = mismatch.at / self.dtype.block_bytes();
         let first = block * self.dtype.block_len();
@@ -301,7 +301,7 @@ fn make_group(
     info: &TensorInfo,
     bytes: &[u8],
     group: &Group,
-    targets: &[Target<'_>],
+    targets: &[CheckedTensor<'_>],
 ) -> Result<Vec<Vec<Option<Mismatch>>>> {
     let fail = |error: Error| Error::tensor(origin, &info.name, error.to_string());
     let row = info.row_len();

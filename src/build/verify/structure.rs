@@ -28,7 +28,7 @@ pub(super) fn check(
             check_interrupted()?;
             progress.detail(&info.name);
             report.problems.extend(block(file, index));
-            mmap::let_go(file.tensor_bytes(index));
+            mmap::release_pages(file.tensor_bytes(index));
             let bytes = file.tensor_bytes(index).len() as u64;
             progress.advance(bytes);
             seen += bytes;

@@ -195,7 +195,7 @@ impl Journal {
     }
 
     /// What to tell the user of a run that has failed, if it leaves anything.
-    pub(super) fn farewell(&self, out: &OutputDir) -> Option<String> {
+    pub(super) fn report_kept(&self, out: &OutputDir) -> Option<String> {
         let (whole, count) = (self.whole_shards(), self.count);
         (whole > 0).then(|| {
             format!(
@@ -360,7 +360,7 @@ fn hash_file(
             check_interrupted()?;
             hashes.add(position, offset, part);
             progress.advance(part.len() as u64);
-            mmap::let_go(part);
+            mmap::release_pages(part);
             Ok(())
         })?;
     }

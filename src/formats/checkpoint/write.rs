@@ -212,7 +212,7 @@ pub fn write(
     let kept_shards = journal.as_ref().map_or(0, Journal::whole_shards);
     let writer = Writer { source, shards: &shards, small: &small, out: &out, options, progress };
     if let Err(error) = writer.write(dir, journal.as_mut()) {
-        if let Some(text) = journal.and_then(|journal| journal.farewell(&out)) {
+        if let Some(text) = journal.and_then(|journal| journal.report_kept(&out)) {
             progress.warn(&text);
         }
         return Err(error);

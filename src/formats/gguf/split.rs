@@ -184,7 +184,7 @@ impl SplitWriter {
         })
     }
 
-    /// As [`SplitWriter::create`], under hidden names that a later run finds again, for [`SplitWriter::settle`]. Tells for
+    /// As [`SplitWriter::create`], under hidden names that a later run finds again, for [`SplitWriter::seal`]. Tells for
     /// each tensor whether an earlier run has begun just the file that it is in, see [`GgufWriter::reopen`].
     ///
     /// # Panics
@@ -260,9 +260,9 @@ impl SplitWriter {
         self.files.iter().try_for_each(GgufWriter::sync)
     }
 
-    /// [`GgufWriter::settle`] for all files.
-    pub fn settle(self) -> Result<()> {
-        self.files.into_iter().try_for_each(GgufWriter::settle)
+    /// [`GgufWriter::seal`] for all files.
+    pub fn seal(self) -> Result<()> {
+        self.files.into_iter().try_for_each(GgufWriter::seal)
     }
 
     /// Gives the files their names, the first one last: without it, nothing reads the others.

@@ -206,7 +206,7 @@ impl GgufWriter {
     }
 
     /// As [`GgufWriter::create`], under the hidden name that a later run finds again ([`OutputFile::reopen`]), for
-    /// [`GgufWriter::settle`]. Tells whether an earlier run has begun just this file: then what it has written is
+    /// [`GgufWriter::seal`]. Tells whether an earlier run has begun just this file: then what it has written is
     /// there, and [`GgufWriter::keep`] takes a tensor as written.
     pub fn reopen(
         path: impl AsRef<Path>,
@@ -304,9 +304,9 @@ impl GgufWriter {
     }
 
     /// As [`GgufWriter::finish`], but leaves the file under its hidden name.
-    pub fn settle(self) -> Result<()> {
+    pub fn seal(self) -> Result<()> {
         self.check_whole()?;
-        self.file.settle()
+        self.file.seal()
     }
 
     fn check_whole(&self) -> Result<()> {

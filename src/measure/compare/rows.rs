@@ -38,7 +38,7 @@ impl<'a> Side<'a> {
                 return Err(self.fail("has fewer rows than its shape says"));
             }
             // The old piece goes before the next one comes.
-            self.let_go();
+            self.release_pages();
             self.data = Some(self.source.read_piece(self.index, self.next)?);
             (self.next, self.used) = (self.next + 1, 0);
         }
@@ -47,9 +47,9 @@ impl<'a> Side<'a> {
     }
 
     /// Gives up the piece, and the pages of the file where it is mapped: a model may be larger than memory.
-    fn let_go(&mut self) {
+    fn release_pages(&mut self) {
         if let Some(data) = self.data.take() {
-            mmap::let_go(&data.bytes);
+            mmap::release_pages(&data.bytes);
         }
     }
 
@@ -87,8 +87,8 @@ pub(super) fn compare(
         b.used += now * b.row_bytes;
         rows -= now;
     }
-    a.let_go();
-    b.let_go();
+    a.release_pages();
+    b.release_pages();
     Ok(if numbers { Values::Numbers { identical, sums } } else { Values::Opaque { identical } })
 }
 

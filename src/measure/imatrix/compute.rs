@@ -209,7 +209,7 @@ pub fn compute_saving(
             _ => Ok(()),
         });
         if let (Err(_), Some(saving)) = (&step, saving) {
-            saving.farewell(chunks.len(), progress);
+            saving.report_kept(chunks.len(), progress);
         }
         step?;
     }

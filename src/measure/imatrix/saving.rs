@@ -91,7 +91,7 @@ impl Saving {
     }
 
     /// Tells the user of a run of `chunks` chunks that has failed what it leaves, if anything.
-    pub(super) fn farewell(&self, chunks: usize, progress: &dyn Progress) {
+    pub(super) fn report_kept(&self, chunks: usize, progress: &dyn Progress) {
         let saved = self.saved.load(Ordering::Relaxed);
         if saved > 0 {
             progress.warn(&format!(

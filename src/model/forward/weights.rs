@@ -170,7 +170,7 @@ impl<'a> Checked<'a> {
             let tokens = chunks.iter().map(Vec::len).sum();
             done(group, self.embed_rows(&data, tokens, chunks.iter().flatten())?)?;
         }
-        mmap::let_go(&data.bytes);
+        mmap::release_pages(&data.bytes);
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl<'a> Checked<'a> {
         let data = self.read(&name)?;
         let outputs = data.shape.first().copied().unwrap_or(0);
         let linear = self.part(&name, &data, 0..outputs)?;
-        mmap::let_go(&data.bytes);
+        mmap::release_pages(&data.bytes);
         Ok(linear)
     }
 
@@ -220,7 +220,7 @@ impl<'a> Checked<'a> {
             parts.push(self.part(&name, &data, first..first + count)?);
             first += count;
         }
-        mmap::let_go(&data.bytes);
+        mmap::release_pages(&data.bytes);
         Ok(parts.try_into().ok().expect("one for each count"))
     }
 
@@ -325,7 +325,7 @@ impl<'a> Checked<'a> {
             let outputs = data.shape[0];
             let factor = weight_scale(self.tensors, &name, expert)?;
             let weight = self.pack(&name, (&data, factor), 0..outputs, self.precision)?;
-            mmap::let_go(&data.bytes);
+            mmap::release_pages(&data.bytes);
             Ok(Linear { name, weight, bias: None })
         };
         let [gate, up, down] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(matrix);
