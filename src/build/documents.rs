@@ -15,7 +15,7 @@ use crate::model::tokenizer::{ChatTemplate, ChatTemplates, Date};
 use crate::quantize::{Written, presets};
 use crate::report::{
     self, Figures, Published, PublishedEvaluation, PublishedFile, PublishedImatrix, PublishedMerge,
-    TensorOfType,
+    TypedTensor,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -131,7 +131,7 @@ fn published(
 fn published_file(written: &Written, figures: Option<Figures>) -> Result<PublishedFile> {
     let model = gguf::open(&written.path)?;
     let infos = model.tensors.table().infos().iter().filter(|info| info.shape.len() > 1);
-    let tensors = infos.map(|info| TensorOfType {
+    let tensors = infos.map(|info| TypedTensor {
         name: info.name.clone(),
         dtype: info.dtype.to_string(),
         bits: 8.0 * info.dtype.block_bytes() as f64 / info.dtype.block_len() as f64,

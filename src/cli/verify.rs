@@ -10,7 +10,7 @@ use crate::build::verify::{self, Derive, Report};
 use crate::formats::gguf::{self, GgufModel, Value};
 use crate::model::convert::{ConvertOptions, OutputType};
 use crate::quantize::Pruning;
-use crate::report::tame;
+use crate::report::escape_control_chars;
 use crate::{Result, report};
 use anyhow::bail;
 use clap::Args;
@@ -128,7 +128,7 @@ fn tell(report: &Report) {
             "{tensors} of the {of} tensors of {source} made again{chosen}: {compared} compared"
         ));
     }
-    lines.extend(report.problems.iter().map(|problem| tame(&problem.to_string())));
+    lines.extend(report.problems.iter().map(|problem| escape_control_chars(&problem.to_string())));
     if report.problems.is_empty() {
         lines.push("nothing is wrong".to_string());
     }

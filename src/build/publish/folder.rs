@@ -7,7 +7,7 @@ use crate::base::progress::Progress;
 use crate::build::STATE_FILE;
 use crate::build::checksums::SUMS_FILE;
 use crate::build::verify;
-use crate::report::tame;
+use crate::report::escape_control_chars;
 use serde::Serialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -134,8 +134,10 @@ impl Folder {
         }
         let edited = report.problems.iter().any(|problem| problem.file == card);
         let remedy = if edited { "; after you edited the card, renew its line there" } else { "" };
-        let list: String =
-            problems.iter().map(|problem| format!("\n  {}", tame(problem))).collect();
+        let list: String = problems
+            .iter()
+            .map(|problem| format!("\n  {}", escape_control_chars(problem)))
+            .collect();
         let detail = format!(
             "is not ready to be published, or with --no-verify all the same{remedy}:{list}"
         );

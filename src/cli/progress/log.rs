@@ -7,7 +7,7 @@ use super::super::shell;
 use super::event::Event;
 use crate::Error;
 use crate::base::size;
-use crate::report::tame;
+use crate::report::escape_control_chars;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ impl Log {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let mut lines = String::new();
         for line in text.lines() {
-            lines.push_str(&format!("{time} {label:<7} {}\n", tame(line)));
+            lines.push_str(&format!("{time} {label:<7} {}\n", escape_control_chars(line)));
         }
         self.file.write_all(lines.as_bytes())
     }

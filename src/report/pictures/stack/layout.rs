@@ -4,8 +4,9 @@
 //! use stands further to the left than they. Of a stage only what is used is shown: all of its layers if
 //! any is used, each end if it is used.
 
-use super::stack::Row;
+use super::rows::Row;
 use crate::recipe::{PlanSummary, StageSummary};
+use crate::report::pictures::layer_frame::row_height;
 use std::collections::BTreeSet;
 
 /// Heights of an end's row, and of the space between ends and layers.
@@ -23,12 +24,6 @@ const SHIFT: f64 = 48.0;
 /// Between stages that were moved, and between those that stand beside their rows.
 const GAP: f64 = 8.0;
 const CLOSE: f64 = 2.0;
-
-/// The height of a layer's row in a stack of `layers`: as tall as a screen where that leaves lines that
-/// can be seen, and no taller than is sensible.
-pub(super) fn row_height(layers: usize) -> f64 {
-    (960.0 / layers.max(1) as f64).floor().clamp(4.0, 24.0)
-}
 
 /// Rows of a stage that stand together.
 pub(super) struct Piece {
@@ -298,10 +293,5 @@ mod tests {
         assert_eq!(spread(&[(20.0, 10.0), (20.0, 10.0)], 2.0, 0.0), [14.0, 26.0]);
         assert_eq!(spread(&[(0.0, 10.0), (0.0, 10.0), (0.0, 10.0)], 0.0, 0.0), [0.0, 10.0, 20.0]);
         assert!(spread(&[], 2.0, 0.0).is_empty());
-    }
-
-    #[test]
-    fn rows_are_lines_at_any_number_of_layers() {
-        assert_eq!([1, 40, 80, 137, 500].map(row_height), [24.0, 24.0, 12.0, 7.0, 4.0]);
     }
 }

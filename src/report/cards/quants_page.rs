@@ -1,12 +1,11 @@
 //! report.html of a folder of quants: size against quality, importance by layer, types of tensors, the stack,
 //! timings. One page that needs no other file, no network and no script.
 
-use super::html::page;
 use super::published::{Figures, Published, PublishedFile, QUANTIZING};
-use super::scatter::{self, Plot, Point};
-use super::svg::escape;
-use super::{heat_map, stack_picture, type_map};
 use crate::base::size;
+use crate::report::pictures::scatter::{self, Plot, Point};
+use crate::report::pictures::type_map::{self, TypeMap};
+use crate::report::pictures::{escape, importance, page, stack};
 
 const STYLE: &str = "main{padding:8px 24px 40px}main h1{margin:16px 0 4px}main h2{margin:32px 0 8px}\
 table{border-collapse:collapse}th,td{padding:3px 14px 3px 0;text-align:right;white-space:nowrap}\
@@ -33,10 +32,10 @@ pub fn published_html(folder: &Published) -> String {
     };
     section("Files", &files(folder));
     section("Size against quality", &plots(folder));
-    section("Importance of layers", &heat_map::drawn(&folder.imatrix.statistics));
-    section("Types of tensors", &type_map::drawn(&folder.files));
+    section("Importance of layers", &importance::drawn(&folder.imatrix.statistics));
+    section("Types of tensors", &type_maps(&folder.files));
     if let Some(merge) = &folder.merge {
-        section("The stack", &stack_picture::drawn(&merge.summary, &folder.name));
+        section("The stack", &stack::drawn(&merge.summary, &folder.name));
     }
     section("Timings", &timings(folder));
     let rules = |picture: &str| -> String {
@@ -47,10 +46,21 @@ pub fn published_html(folder: &Published) -> String {
         DARK_STYLE.to_string(),
         scatter::DARK_STYLE.to_string(),
         type_map::DARK_STYLE.to_string(),
-        rules(heat_map::DARK_STYLE),
-        rules(stack_picture::DARK_STYLE),
+        rules(importance::DARK_STYLE),
+        rules(stack::DARK_STYLE),
     ];
     page(&title, &style, &dark.concat(), &body)
+}
+
+fn type_maps(files: &[PublishedFile]) -> String {
+    let maps: Vec<_> = files
+        .iter()
+        .map(|PublishedFile { ftype, bits_per_weight, tensors, .. }| TypeMap {
+            caption: format!("{ftype}, {bits_per_weight:.2} bits per weight"),
+            tensors,
+        })
+        .collect();
+    type_map::drawn(&maps)
 }
 
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {

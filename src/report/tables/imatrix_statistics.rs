@@ -2,13 +2,13 @@
 //!
 //! The figures are those of `llama-imatrix --show-statistics`, see [`crate::measure::imatrix::TensorStatistics`].
 
-use super::render::{one_line, significant};
 use super::table::table;
 use crate::base::error::Result;
 use crate::formats::gguf;
 use crate::measure::imatrix::{
     ChunkRanges, ImportanceMatrix, LayerStatistics, TensorStatistics, ranges_text,
 };
+use crate::report::text::{one_line, significant};
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::path::Path;
@@ -162,7 +162,7 @@ fn never_met(matrix: &ImportanceMatrix) -> Vec<NeverMet> {
 }
 
 /// Where a kind of tensor stands in its layer, as data flow; what is not listed comes last.
-pub(super) fn place(kind: &str) -> usize {
+pub(crate) fn place(kind: &str) -> usize {
     const FLOW: &[&str] = &[
         "attn_qkv",
         "attn_q",
@@ -210,7 +210,7 @@ impl StatisticsRow {
     }
 
     /// By kind, as they follow each other in a layer.
-    pub(super) fn by_kind(a: &StatisticsRow, b: &StatisticsRow) -> Ordering {
+    pub(crate) fn by_kind(a: &StatisticsRow, b: &StatisticsRow) -> Ordering {
         place(&a.kind).cmp(&place(&b.kind)).then_with(|| a.kind.cmp(&b.kind))
     }
 }
@@ -247,7 +247,7 @@ impl Ranking {
 
 impl ImatrixStatistics {
     /// What the file is, in a line.
-    pub(super) fn subtitle(&self) -> String {
+    pub(crate) fn subtitle(&self) -> String {
         let chunk_size = self.chunk_size.map_or(String::new(), |n| format!(" of {n} tokens"));
         let mut parts = vec![
             format!("{} tensors", self.tensors.len()),
@@ -352,10 +352,10 @@ impl ImatrixStatistics {
     }
 }
 
-pub(super) fn percent(share: f32) -> String {
+pub(crate) fn percent(share: f32) -> String {
     format!("{:.2}%", share * 100.0)
 }
 
-pub(super) fn similarity(value: Option<f32>) -> String {
+pub(crate) fn similarity(value: Option<f32>) -> String {
     value.map_or("-".to_string(), |value| format!("{value:.4}"))
 }

@@ -1,9 +1,9 @@
 //! How two importance matrices differ, see [`crate::measure::imatrix::compare()`].
 
-use super::render::one_line;
 use super::table::table;
 use crate::base::error::{Error, Result};
 use crate::measure::imatrix::{Comparison, ImportanceMatrix, TensorDifference, compare};
+use crate::report::text::one_line;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;

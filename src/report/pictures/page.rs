@@ -1,11 +1,10 @@
 //! A page shell: one HTML file that needs nothing else, follows the reader's choice of light or dark, and
 //! is well-formed XML too.
 
-use super::imatrix_statistics::ImatrixStatistics;
-use super::model_difference::ModelDifference;
 use super::svg::escape;
-use super::{difference_picture, heat_map, stack_picture};
+use super::{difference, importance, stack};
 use crate::recipe::PlanSummary;
+use crate::report::tables::{ImatrixStatistics, ModelDifference, render_merge};
 
 const STYLE: &str = "\
 body{margin:0;font:14px/1.5 system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;background:#fff;color:#1f2328}\
@@ -30,23 +29,23 @@ pub fn page(title: &str, style: &str, dark: &str, body: &str) -> String {
 
 /// The plan's stack as a page: the picture, and below it every row as text.
 pub fn stack_html(summary: &PlanSummary, title: &str) -> String {
-    let picture = stack_picture::drawn(summary, title);
-    let text = super::plan::render_merge(summary);
-    picture_page(title, &picture, stack_picture::DARK_STYLE, "Every layer as text", &text)
+    let picture = stack::drawn(summary, title);
+    let text = render_merge(summary);
+    picture_page(title, &picture, stack::DARK_STYLE, "Every layer as text", &text)
 }
 
 /// The heat map of an importance matrix as a page: the picture, and below it all figures as text.
 pub fn imatrix_html(report: &ImatrixStatistics) -> String {
-    let (picture, text) = (heat_map::drawn(report), report.render(true));
-    let title = heat_map::title(report);
-    picture_page(&title, &picture, heat_map::DARK_STYLE, "Every tensor as text", &text)
+    let (picture, text) = (importance::drawn(report), report.render(true));
+    let title = importance::title(report);
+    picture_page(&title, &picture, importance::DARK_STYLE, "Every tensor as text", &text)
 }
 
 /// The heat map of two models' difference as a page: the picture, and below it all figures as text.
 pub fn difference_html(report: &ModelDifference) -> String {
-    let (picture, text) = (difference_picture::drawn(report), report.render(usize::MAX));
-    let title = difference_picture::title(report);
-    picture_page(&title, &picture, difference_picture::DARK_STYLE, "Every tensor as text", &text)
+    let (picture, text) = (difference::drawn(report), report.render(usize::MAX));
+    let title = difference::title(report);
+    picture_page(&title, &picture, difference::DARK_STYLE, "Every tensor as text", &text)
 }
 
 /// A page with `picture`, and below it `text` under `heading`; `dark` has the rules of the picture for dark

@@ -2,11 +2,12 @@
 
 use super::imatrix_statistics::place;
 use super::inspect::{MetadataRow, metadata_row};
-use super::render::{one_line, shape_text, significant, value_text};
+use super::inspect_text::{shape_text, value_text};
 use super::table::table;
 use crate::formats::source::TensorInfo;
 use crate::measure::compare::{ComparedTensor, KeyDifference, ModelComparison, Sums, Values};
 use crate::measure::imatrix::{kind, split_layer};
+use crate::report::text::{one_line, significant};
 use serde::Serialize;
 
 /// What `aqueduct diff` tells.
@@ -187,7 +188,7 @@ impl TensorDifferenceRow {
     }
 
     /// The tensor's types, one where they are equal.
-    pub(super) fn types(&self) -> String {
+    pub(crate) fn types(&self) -> String {
         match self.first_type == self.second_type {
             true => self.first_type.clone(),
             false => format!("{} → {}", self.first_type, self.second_type),
@@ -220,7 +221,7 @@ impl ModelDifference {
     }
 
     /// One line on the whole.
-    pub(super) fn subtitle(&self) -> String {
+    pub(crate) fn subtitle(&self) -> String {
         let ErrorRow { tensors, identical, errors, .. } = &self.all;
         let [rmse, relative, max, cosine] = errors.cells();
         format!(

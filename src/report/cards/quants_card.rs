@@ -5,9 +5,9 @@
 //! model itself, which are the business of its own card.
 
 use super::markdown::{code_block, plain};
-use super::plan::methods;
 use super::published::{Figures, Published, PublishedFile, PublishedMerge};
 use crate::base::size;
+use crate::report::tables::methods;
 use serde_json::{Map, Value as Json};
 
 /// Licences that the hub has a name for; others are `other` with a name of their own.

@@ -1,13 +1,11 @@
 //! The heat map of two models' difference: a row for each layer, a column for each kind of tensor, one panel
 //! for the relative error and one for the greatest difference. Tensors outside the layers stand below.
 
-use super::imatrix_statistics::place;
-use super::layer_frame::{self as frame, AXIS, FONT, MAX_HEAD, PAD, SMALL};
-use super::model_difference::{Errors, ModelDifference, TensorDifferenceRow};
-use super::render::{one_line, significant};
+use super::layer_frame::{self as frame, AXIS, FONT, MAX_HEAD, PAD, SMALL, row_height};
 use super::scale::{Scale, colour};
-use super::stack_layout::row_height;
 use super::svg::{Rect, Svg, fit, text_width};
+use crate::report::tables::{Errors, ModelDifference, TensorDifferenceRow, place};
+use crate::report::text::{one_line, significant};
 use std::path::Path;
 
 /// Between panels, and for a line below.
@@ -19,7 +17,7 @@ const LEAST_COLUMN: f64 = 26.0;
 const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.equal{fill:#59636e;fill-opacity:.14}\
 .cell:hover rect{stroke:#1f2328;stroke-width:1.5}";
 /// The same on dark grounds.
-pub(super) const DARK_STYLE: &str = ".page{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9aa4af}.equal{fill:#9aa4af;fill-opacity:.18}\
+pub(crate) const DARK_STYLE: &str = ".page{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9aa4af}.equal{fill:#9aa4af;fill-opacity:.18}\
 .cell:hover rect{stroke:#e6edf3}";
 
 /// The heat map as an SVG document of its own, on a light ground.
@@ -28,12 +26,12 @@ pub fn difference_svg(report: &ModelDifference) -> String {
 }
 
 /// The heat map as an `svg` element.
-pub(super) fn drawn(report: &ModelDifference) -> String {
+pub(crate) fn drawn(report: &ModelDifference) -> String {
     Picture::new(report).draw()
 }
 
 /// The title of the picture and of its page: the files' names.
-pub(super) fn title(report: &ModelDifference) -> String {
+pub(crate) fn title(report: &ModelDifference) -> String {
     let name = |path: &str| {
         let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
         one_line(&name.unwrap_or_else(|| path.to_string()))

@@ -4,14 +4,12 @@
 //! the layer before a layer is; bars on the right show the layers' means, with the most and least important
 //! ones marked. Tensors that are multiplied with the same input have equal figures and share a column.
 
-use super::imatrix_statistics::{ImatrixStatistics, StatisticsRow};
-use super::imatrix_statistics::{percent, similarity};
-use super::layer_frame::{self as frame, AXIS, FONT, MAX_HEAD, PAD, SMALL};
+use super::layer_frame::{self as frame, AXIS, FONT, MAX_HEAD, PAD, SMALL, row_height};
 use super::palette;
-use super::render::{one_line, significant};
 use super::scale::{Scale, colour};
-use super::stack_layout::row_height;
 use super::svg::{Rect, Svg, number, text_width};
+use crate::report::tables::{ImatrixStatistics, StatisticsRow, percent, similarity};
+use crate::report::text::{one_line, significant};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -26,7 +24,7 @@ const NAME: f64 = 14.0;
 const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.faint{stroke:#59636e;stroke-opacity:.35}\
 .empty{fill:#59636e;fill-opacity:.14}.cell:hover rect{stroke:#1f2328;stroke-width:1.5}";
 /// The same on dark grounds.
-pub(super) const DARK_STYLE: &str = ".page{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9aa4af}.faint{stroke:#9aa4af}\
+pub(crate) const DARK_STYLE: &str = ".page{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9aa4af}.faint{stroke:#9aa4af}\
 .empty{fill:#9aa4af;fill-opacity:.18}.cell:hover rect{stroke:#e6edf3}";
 
 /// The heat map as an SVG document of its own, on a light ground.
@@ -35,12 +33,12 @@ pub fn imatrix_svg(report: &ImatrixStatistics) -> String {
 }
 
 /// The heat map as an `svg` element.
-pub(super) fn drawn(report: &ImatrixStatistics) -> String {
+pub(crate) fn drawn(report: &ImatrixStatistics) -> String {
     Picture::new(report).draw()
 }
 
 /// The title of the picture and of its page: the file's name.
-pub(super) fn title(report: &ImatrixStatistics) -> String {
+pub(crate) fn title(report: &ImatrixStatistics) -> String {
     let name = Path::new(&report.path).file_name().unwrap_or_default().to_string_lossy();
     format!("{}: importance by layer and tensor", one_line(&name))
 }

@@ -5,6 +5,9 @@
 
 use std::fmt::Write;
 
+/// The font family of all text in pictures.
+pub(crate) const FONTS: &str = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif";
+
 /// An SVG document or a part of one under construction.
 #[derive(Default)]
 pub struct Svg {
@@ -113,7 +116,7 @@ pub fn escape(text: &str) -> String {
 }
 
 /// A coordinate with two decimals at the most.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".to_string() } else { text.to_string() }
@@ -121,7 +124,7 @@ pub(super) fn number(value: f64) -> String {
 
 /// About how wide `text` is at `size` pixels in a sans-serif font: proportions of Helvetica's letters and
 /// a tenth more, since the font is the reader's.
-pub(super) fn text_width(text: &str, size: f64) -> f64 {
+pub(crate) fn text_width(text: &str, size: f64) -> f64 {
     let em = |c: char| match c {
         'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' => 0.28,
         't' | 'f' | 'r' | '-' | '(' | ')' | '[' | ']' | '/' | '!' => 0.33,
@@ -135,7 +138,7 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
 }
 
 /// `text`, cut in the middle if it is wider than `width`: names differ at either end.
-pub(super) fn fit(text: &str, size: f64, width: f64) -> String {
+pub(crate) fn fit(text: &str, size: f64, width: f64) -> String {
     if text_width(text, size) <= width {
         return text.to_string();
     }

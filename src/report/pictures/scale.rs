@@ -16,7 +16,7 @@ const VIRIDIS: [[u8; 3]; 10] = [
 ];
 
 /// `#rrggbb` at `position`, 0 to 1.
-pub(super) fn colour(position: f64) -> String {
+pub(crate) fn colour(position: f64) -> String {
     let at = position.clamp(0.0, 1.0) * (VIRIDIS.len() - 1) as f64;
     let low = (at as usize).min(VIRIDIS.len() - 2);
     let part = at - low as f64;
@@ -29,7 +29,7 @@ pub(super) fn colour(position: f64) -> String {
 
 /// Where values stand between a low and a high end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Scale {
+pub(crate) struct Scale {
     /// Of logarithmic scales, exponents of ten.
     low: f64,
     high: f64,
@@ -39,28 +39,28 @@ pub(super) struct Scale {
 impl Scale {
     /// From the power of ten below the least of `values` to the one above the greatest; those that are
     /// not above 0 have no place. `None` without any that is.
-    pub(super) fn logarithmic(values: impl Iterator<Item = f64>) -> Option<Scale> {
+    pub(crate) fn logarithmic(values: impl Iterator<Item = f64>) -> Option<Scale> {
         let (low, high) = ends(values.filter(|v| *v > 0.0).map(f64::log10))?;
         let low = low.floor();
         Some(Scale { low, high: high.ceil().max(low + 1.0), logarithmic: true })
     }
 
     /// From the tenth below the least of `values` to `high`.
-    pub(super) fn linear_to(high: f64, values: impl Iterator<Item = f64>) -> Option<Scale> {
+    pub(crate) fn linear_to(high: f64, values: impl Iterator<Item = f64>) -> Option<Scale> {
         let (least, _) = ends(values)?;
         let low = ((least * 10.0).floor() / 10.0).min(high - 0.1);
         Some(Scale { low, high, logarithmic: false })
     }
 
     /// Where `value` stands, 0 to 1.
-    pub(super) fn position(&self, value: f64) -> Option<f64> {
+    pub(crate) fn position(&self, value: f64) -> Option<f64> {
         let value = if self.logarithmic { value.log10() } else { value };
         let position = (value - self.low) / (self.high - self.low);
         position.is_finite().then(|| position.clamp(0.0, 1.0))
     }
 
     /// Positions and texts of at most `most` marks (2 or more), at round values, the low end among them.
-    pub(super) fn marks(&self, most: usize) -> Vec<(f64, String)> {
+    pub(crate) fn marks(&self, most: usize) -> Vec<(f64, String)> {
         let unit = if self.logarithmic { 1.0 } else { 0.1 };
         let units = ((self.high - self.low) / unit).round() as usize;
         let least = units.div_ceil(most.max(2) - 1).max(1);

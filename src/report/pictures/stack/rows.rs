@@ -1,9 +1,10 @@
 //! What pictures and terminals show of a stack: its rows, the runs of layers that go on from one another,
 //! and what each run is made of.
 
-use super::palette::letter;
-use super::render::one_line;
+use crate::base::size;
 use crate::recipe::{EndRow, LayerRow, MemberShare, MemberSummary, PlanSummary, StageSummary};
+use crate::report::tables::formula;
+use crate::report::text::{letter, one_line};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -184,7 +185,7 @@ const MOST_DETAILS: usize = 12;
 /// What is known of a row, for a tooltip: how it is made, then each member's part.
 pub(super) fn details(summary: &PlanSummary, stage: &StageSummary, row: Row) -> String {
     let (made_of, parameters) = row.made_of(stage);
-    let formula = super::plan::formula(summary, stage, row.layer(), row.end());
+    let formula = formula(summary, stage, row.layer(), row.end());
     let stages = row.uses(stage).map(|(index, used)| match used {
         Row::Layer(layer) => format!("{}:{layer}", stage_name(summary, index)),
         _ => stage_name(summary, index),
@@ -212,7 +213,7 @@ pub(super) fn details(summary: &PlanSummary, stage: &StageSummary, row: Row) -> 
         lines.push(format!("and {} more", made_of.len() - largest.len()));
     }
     if parameters > 0 {
-        lines.push(format!("{} parameters", crate::base::size::count(parameters)));
+        lines.push(format!("{} parameters", size::count(parameters)));
     }
     lines.join("\n")
 }

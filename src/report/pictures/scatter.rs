@@ -4,8 +4,7 @@
 //! Deliberately absent: lines between points, which would suggest types in between.
 
 use super::palette;
-use super::stack_picture::FONTS;
-use super::svg::{Rect, Svg, number, text_width};
+use super::svg::{FONTS, Rect, Svg, number, text_width};
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 440.0;
@@ -17,13 +16,13 @@ const FONT: f64 = 12.0;
 const RADIUS: f64 = 4.5;
 
 /// Rules that the picture needs from its page, on light and on dark grounds.
-pub(super) const STYLE: &str = ".plot .ink{fill:#1f2328}.plot .muted{fill:#59636e}.plot .grid{stroke:#59636e;stroke-opacity:.2}\
+pub(crate) const STYLE: &str = ".plot .ink{fill:#1f2328}.plot .muted{fill:#59636e}.plot .grid{stroke:#59636e;stroke-opacity:.2}\
 .plot .axis{stroke:#59636e}.plot .mark{stroke:#d55e00;stroke-dasharray:5 4;stroke-width:1.5}.plot circle:hover{stroke:#1f2328;stroke-width:2}";
-pub(super) const DARK_STYLE: &str = "main .plot .ink{fill:#e6edf3}main .plot .muted{fill:#9aa4af}main .plot .grid{stroke:#9aa4af}\
+pub(crate) const DARK_STYLE: &str = "main .plot .ink{fill:#e6edf3}main .plot .muted{fill:#9aa4af}main .plot .grid{stroke:#9aa4af}\
 main .plot .axis{stroke:#9aa4af}main .plot circle:hover{stroke:#e6edf3}";
 
 /// A file in the plot.
-pub(super) struct Point {
+pub(crate) struct Point {
     pub label: String,
     /// More, shown under the mouse.
     pub details: String,
@@ -33,7 +32,7 @@ pub(super) struct Point {
 }
 
 /// What is plotted.
-pub(super) struct Plot<'a> {
+pub(crate) struct Plot<'a> {
     pub title: &'a str,
     pub x: &'a str,
     pub y: &'a str,
@@ -92,7 +91,7 @@ impl Axis {
 }
 
 /// The plot as an `svg` element; nothing without points.
-pub(super) fn drawn(plot: &Plot<'_>) -> String {
+pub(crate) fn drawn(plot: &Plot<'_>) -> String {
     let xs = Axis::around(plot.points.iter().map(|p| p.x));
     let marked = plot.mark.iter().map(|mark| mark.0);
     let ys = Axis::around(plot.points.iter().map(|p| p.y).chain(marked));

@@ -1,9 +1,9 @@
 //! The texts beside a picture of a stack: what each run of layers and each end is made of.
 
-use super::stack::{self, Given, Row};
-use super::stack_layout::{Layout, spread};
-use super::svg::text_width;
+use super::layout::{END, Layout, spread};
+use super::rows::{self, Given, Row};
 use crate::recipe::{LayerRow, PlanSummary, StageSummary};
+use crate::report::pictures::svg::text_width;
 
 /// Size of the letters, and from line to line.
 pub(super) const FONT: f64 = 12.0;
@@ -54,16 +54,15 @@ pub(super) fn labels(summary: &PlanSummary, layout: &Layout, names: &[String]) -
         let lines = end_lines(summary, stage, row, names);
         Label { lines, rows: (edge(row), bottom), top: 0.0, layers: 0 }
     };
-    let end_height = super::stack_layout::END;
-    let mut labels = vec![end(Row::Embedding, edge(Row::Embedding) + end_height)];
-    for run in stack::runs(&stage.layers) {
+    let mut labels = vec![end(Row::Embedding, edge(Row::Embedding) + END)];
+    for run in rows::runs(&stage.layers) {
         let rows = &stage.layers[run.clone()];
         let top = edge(Row::Layer(run.start));
         let bottom = edge(Row::Layer(run.end - 1)) + layout.row;
         let lines = run_lines(summary, rows, names);
         labels.push(Label { lines, rows: (top, bottom), top: 0.0, layers: run.len() });
     }
-    let top_end = edge(Row::Head) + end_height;
+    let top_end = edge(Row::Head) + END;
     if Row::FinalNorm.made_of(stage).0 == Row::Head.made_of(stage).0 {
         labels.push(end(Row::FinalNorm, top_end));
     } else {
@@ -113,19 +112,19 @@ fn end_lines(summary: &PlanSummary, stage: &StageSummary, row: Row, names: &[Str
     if made_of.is_empty() {
         return vec![Line { member: None, text: "tied to the embedding".to_string() }];
     }
-    let stages = row.uses(stage).map(|(index, _)| stack::stage_name(summary, index));
+    let stages = row.uses(stage).map(|(index, _)| rows::stage_name(summary, index));
     let stages: Vec<_> = stages.collect();
-    lines(stages, stack::given(&[made_of]), names)
+    lines(stages, rows::given(&[made_of]), names)
 }
 
 fn run_lines(summary: &PlanSummary, rows: &[LayerRow], names: &[String]) -> Vec<Line> {
     let stages = rows[0].sources.iter().filter(|source| source.is_stage).map(|source| {
         let start = source.layer.unwrap_or(0);
-        let name = stack::stage_name(summary, source.index);
+        let name = rows::stage_name(summary, source.index);
         format!("{name} [{start},{})", start + rows.len())
     });
     let made: Vec<_> = rows.iter().map(|row| row.made_of.as_slice()).collect();
-    lines(stages.collect(), stack::given(&made), names)
+    lines(stages.collect(), rows::given(&made), names)
 }
 
 fn lines(stages: Vec<String>, mut given: Vec<Given>, names: &[String]) -> Vec<Line> {

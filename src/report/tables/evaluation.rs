@@ -1,6 +1,6 @@
 //! Results of an evaluation as a table: a row for each statistic, a column for each model.
 
-use super::table;
+use super::table::table;
 use crate::measure::evaluate::{Distribution, Divergence, Estimate, Evaluation, Evaluations};
 
 /// The table that `aqueduct eval` shows. Without a reference there is a row for each model instead.

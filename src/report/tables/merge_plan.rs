@@ -3,13 +3,12 @@
 //! Members get letters, so that a row stays on a line however many models go into it: `0.8 A:5` is
 //! layer 5 of member A with weight 0.8. Parameters that have their method's default are not shown.
 
-use super::palette::letter;
-use super::render::one_line;
 use super::table::table;
 use crate::base::size;
 use crate::recipe::{
     EndRow, LayerRow, MemberSummary, ParamCell, PlanSummary, SourceCell, StageSummary,
 };
+use crate::report::text::{letter, one_line};
 
 /// The whole plan as tables, without a newline at the end.
 pub fn render_merge(summary: &PlanSummary) -> String {
@@ -33,7 +32,7 @@ pub fn render_merge(summary: &PlanSummary) -> String {
 }
 
 /// Where the output's configuration and tokenizer come from.
-pub(super) fn donors(output: &StageSummary) -> String {
+pub(crate) fn donors(output: &StageSummary) -> String {
     format!(
         "config.json from {} ({})\ntokenizer from {} ({})",
         one_line(&output.config_donor.member),
@@ -45,7 +44,7 @@ pub(super) fn donors(output: &StageSummary) -> String {
 
 /// How a row of `stage` is made: `linear: 0.8 A:0 + 0.2 B:0`. `layer` is none for an end, which `end` then
 /// picks.
-pub(super) fn formula(
+pub(crate) fn formula(
     summary: &PlanSummary,
     stage: &StageSummary,
     layer: Option<usize>,
@@ -64,7 +63,7 @@ pub(super) fn formula(
     Formulas { summary, end }.combination(stage.method, sources, params)
 }
 
-pub(super) fn members(summary: &PlanSummary) -> String {
+pub(crate) fn members(summary: &PlanSummary) -> String {
     let rows = summary.members.iter().enumerate().map(|(index, member)| {
         let MemberSummary { reference, class, layers, vocabulary, parameters, bytes, .. } = member;
         vec![
@@ -80,7 +79,7 @@ pub(super) fn members(summary: &PlanSummary) -> String {
     table(&["", "member", "class", ">layers", ">vocabulary", ">parameters", ">size"], rows)
 }
 
-pub(super) fn stages(summary: &PlanSummary) -> String {
+pub(crate) fn stages(summary: &PlanSummary) -> String {
     let rows = summary.stages.iter().map(|stage| {
         vec![
             one_line(&stage.name),
@@ -95,7 +94,7 @@ pub(super) fn stages(summary: &PlanSummary) -> String {
 
 /// The stage's method, and those of its ends where they are merged apart: `passthrough; embedding, norm and
 /// head: linear`.
-pub(super) fn methods(stage: &StageSummary) -> String {
+pub(crate) fn methods(stage: &StageSummary) -> String {
     let ends =
         [("embedding", &stage.embedding), ("norm", &stage.final_norm), ("head", &stage.head)];
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();

@@ -22,36 +22,27 @@ const COLOURS: [(&str, u8); 12] = [
 ];
 
 /// Patterns that are laid over a colour, none for the first twelve members.
-pub(super) const PATTERNS: usize = 4;
+pub(crate) const PATTERNS: usize = 4;
 
 /// `#rrggbb` of member number `index`.
-pub(super) fn hex(index: usize) -> &'static str {
+pub(crate) fn hex(index: usize) -> &'static str {
     COLOURS[index % COLOURS.len()].0
 }
 
 /// Which pattern lies over the colour of member number `index`; 0 is none.
-pub(super) fn pattern(index: usize) -> usize {
+pub(crate) fn pattern(index: usize) -> usize {
     index / COLOURS.len() % PATTERNS
 }
 
 /// A number of the 256 colours of terminals.
-pub(super) fn terminal(index: usize) -> u8 {
+pub(crate) fn terminal(index: usize) -> u8 {
     COLOURS[index % COLOURS.len()].1
 }
 
 /// Whether letters on the colour should be black; white otherwise.
-pub(super) fn takes_black(index: usize) -> bool {
+pub(crate) fn takes_black(index: usize) -> bool {
     let hex = &hex(index)[1..];
     let channel = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).map_or(0.0, f64::from);
     // Luma weights of ITU-R BT.601.
     0.299 * channel(0) + 0.587 * channel(2) + 0.114 * channel(4) > 125.0
-}
-
-/// `A` to `Z`, then `A1` to `Z1` and so on.
-pub(super) fn letter(index: usize) -> String {
-    let letter = char::from(b'A' + (index % 26) as u8);
-    match index / 26 {
-        0 => letter.to_string(),
-        round => format!("{letter}{round}"),
-    }
 }

@@ -1,9 +1,10 @@
 //! What is told of a folder of quants, as data: [`published_readme`](super::published_readme) writes the model
 //! card of it, [`published_html`](super::published_html) the page with pictures.
 
-use super::imatrix_statistics::ImatrixStatistics;
 use crate::measure::evaluate::Estimate;
 use crate::recipe::PlanSummary;
+use crate::report::pictures::TypedTensor;
+use crate::report::tables::ImatrixStatistics;
 
 /// The stage in [`Published::timings`] that each file has a share of.
 pub const QUANTIZING: &str = "quantizing, all types";
@@ -49,7 +50,7 @@ pub struct PublishedFile {
     pub advice: &'static str,
     pub figures: Option<Figures>,
     /// Of matrices, in the order of the file.
-    pub tensors: Vec<TensorOfType>,
+    pub tensors: Vec<TypedTensor>,
 }
 
 /// What was measured of a file.
@@ -60,13 +61,6 @@ pub struct Figures {
     pub kld: Estimate,
     /// Share of tokens with the source's likeliest token, 0 to 1.
     pub same_top: Estimate,
-}
-
-/// A tensor, its type, and the bits that a weight takes in that.
-pub struct TensorOfType {
-    pub name: String,
-    pub dtype: String,
-    pub bits: f64,
 }
 
 /// The importance matrix that all files were made with.

@@ -5,13 +5,14 @@
 //! rows that use the same layer of a member; further right stands what each run of rows is made of. The
 //! legend on top tells each member's colour, size, part in the result and which of its layers are used.
 
-use super::palette;
-use super::stack::{self, LEAST_SHARE, Repeat, Row};
-use super::stack_labels::{self, FONT, LINE, Label};
-use super::stack_layout::{LANE, LANE_BAR, LANE_LINK, LANE_NAME, Layout, Piece};
-use super::svg::{Rect, Svg, fit, number, text_width};
+use super::labels::{self, FONT, LINE, Label};
+use super::layout::{LANE, LANE_BAR, LANE_LINK, LANE_NAME, Layout, Piece};
+use super::rows::{self, LEAST_SHARE, Repeat, Row};
 use crate::base::size;
 use crate::recipe::{MemberShare, PlanSummary, StageSummary};
+use crate::report::pictures::palette;
+use crate::report::pictures::svg::{FONTS, Rect, Svg, fit, number, text_width};
+use crate::report::text::{letter, one_line};
 
 const PAD: f64 = 28.0;
 /// Width of the result's column, and of the numbers to the left of it.
@@ -26,7 +27,6 @@ const MAX_NAME: f64 = 330.0;
 const NAME: f64 = PAD + 46.0;
 const LEGEND_LINE: f64 = 20.0;
 const STRIP: f64 = 190.0;
-pub(super) const FONTS: &str = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif";
 
 /// Colours of text, lines and ground on light grounds.
 const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.rule{stroke:#59636e;fill:none}\
@@ -35,7 +35,7 @@ const STYLE: &str = ".page{fill:#fff}.ink{fill:#1f2328}.muted{fill:#59636e}.rule
 .arc{fill:none;stroke-width:1.2;stroke-opacity:.65}.row:hover rect,.arc:hover{filter:brightness(.85)}";
 
 /// The same on dark ones, for pages that follow the reader's choice.
-pub(super) const DARK_STYLE: &str = ".page{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9aa4af}.rule{stroke:#9aa4af}\
+pub(crate) const DARK_STYLE: &str = ".page{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9aa4af}.rule{stroke:#9aa4af}\
 .faint{stroke:#9aa4af}.link{fill:#9aa4af;fill-opacity:.2}.empty{fill:#9aa4af;fill-opacity:.18}.halo{stroke:#0d1117}\
 .row:hover rect,.arc:hover{filter:brightness(1.25)}";
 
@@ -45,7 +45,7 @@ pub fn stack_svg(summary: &PlanSummary, title: &str) -> String {
 }
 
 /// The picture as an `svg` element.
-pub(super) fn drawn(summary: &PlanSummary, title: &str) -> String {
+pub(crate) fn drawn(summary: &PlanSummary, title: &str) -> String {
     let Some(layout) = Layout::of(summary) else { return String::new() };
     Picture::new(summary, title, layout).draw()
 }
@@ -65,12 +65,12 @@ struct Picture<'a> {
 
 impl<'a> Picture<'a> {
     fn new(summary: &'a PlanSummary, title: &'a str, layout: Layout) -> Picture<'a> {
-        let names: Vec<_> = stack::short_names(&summary.members);
+        let names: Vec<_> = rows::short_names(&summary.members);
         let names: Vec<_> = names.iter().map(|name| fit(name, FONT, MAX_NAME / 1.6)).collect();
-        let labels = stack_labels::labels(summary, &layout, &names);
+        let labels = labels::labels(summary, &layout, &names);
         let stage = &summary.stages[layout.output.stage];
         Picture {
-            repeats: stack::repeats(stage),
+            repeats: rows::repeats(stage),
             x: PAD + layout.lanes as f64 * LANE + AXIS,
             y: 116.0 + (summary.members.len() + 1) as f64 * LEGEND_LINE + 36.0,
             svg: Svg::new(),
@@ -231,13 +231,8 @@ impl<'a> Picture<'a> {
             self.svg.element("title", &[], &format!("{}{donor}", member.class));
             self.fill(swatch, at, "part");
             let ink: &[(&str, &str)] = &[("class", "ink")];
-            self.svg.text(
-                PAD + 22.0,
-                y,
-                &[ink, &[("font-weight", "600")]].concat(),
-                &palette::letter(at),
-            );
-            let text = fit(&super::render::one_line(&member.reference), FONT, name - PAD - 40.0);
+            self.svg.text(PAD + 22.0, y, &[ink, &[("font-weight", "600")]].concat(), &letter(at));
+            let text = fit(&one_line(&member.reference), FONT, name - PAD - 40.0);
             self.svg.text(NAME, y, ink, &text);
             let right: &[(&str, &str)] = &[ink, right].concat();
             self.svg.text(layers, y, right, &member.layers.to_string());
@@ -297,7 +292,7 @@ impl<'a> Picture<'a> {
         let stage = &summary.stages[stage];
         let (made_of, _) = row.made_of(stage);
         self.svg.open("g", &[("class", if used { "row" } else { "row unused" })]);
-        self.svg.element("title", &[], &stack::details(summary, stage, row));
+        self.svg.element("title", &[], &rows::details(summary, stage, row));
         if made_of.is_empty() {
             self.svg.rect(at, &[("class", "rule"), ("stroke-dasharray", "3 3")]);
         }
@@ -326,7 +321,7 @@ impl<'a> Picture<'a> {
         self.svg.open("g", &[("class", "stack")]);
         self.rows(&rows, stage, self.x, self.y, COLUMN);
         // Seams show where runs begin that have the same colours as the one before.
-        for run in stack::runs(&self.stage.layers).into_iter().skip(1) {
+        for run in rows::runs(&self.stage.layers).into_iter().skip(1) {
             let top = self.layout.output.top(Row::Layer(run.start)).unwrap_or(0.0);
             let seam = Rect { x: self.x, y: self.y + top - 1.5, width: COLUMN, height: 2.0 };
             self.svg.rect(seam, &[("class", "page")]);
@@ -346,7 +341,7 @@ impl<'a> Picture<'a> {
         let (x, y) = (self.lane(lane), self.y + y);
         self.svg.open("g", &[("class", "stage")]);
         self.rows(&rows, stage, x, y, LANE_BAR);
-        let name = fit(&stack::stage_name(self.summary, stage), FONT, LANE_NAME - 16.0);
+        let name = fit(&rows::stage_name(self.summary, stage), FONT, LANE_NAME - 16.0);
         let right: &[(&str, &str)] = &[("text-anchor", "end")];
         let bold: &[(&str, &str)] = &[("class", "ink halo"), ("font-weight", "600")];
         self.svg.text(x - 8.0, y + 12.0, &[bold, right].concat(), &name);
@@ -389,7 +384,7 @@ impl<'a> Picture<'a> {
         let far = |numbers: &[usize], layer: usize| {
             numbers.iter().all(|n| n.abs_diff(layer) as f64 * height >= 13.0)
         };
-        for run in stack::runs(&self.stage.layers) {
+        for run in rows::runs(&self.stage.layers) {
             if far(&numbers, run.start) {
                 numbers.push(run.start);
             }

@@ -4,10 +4,11 @@
 //! Only grounds are coloured, with the letter on them black or white as fits, and all other text has the
 //! terminal's own colour: so it can be read on light and on dark terminals, and without colours too.
 
-use super::palette::{self, letter};
-use super::plan::{donors, members, stages};
-use super::stack::{self, Given, Row};
+use super::rows::{self, Given, Row};
 use crate::recipe::{MemberShare, PlanSummary, StageSummary};
+use crate::report::pictures::palette;
+use crate::report::tables::{donors, members, stages};
+use crate::report::text::letter;
 
 /// Width of a bar in characters.
 const BAR: usize = 24;
@@ -53,7 +54,7 @@ struct Line {
 
 fn rows(summary: &PlanSummary, output: &StageSummary, colour: bool) -> String {
     let mut lines = vec![end(summary, output, Row::Embedding)];
-    for run in stack::runs(&output.layers) {
+    for run in rows::runs(&output.layers) {
         let rows = &output.layers[run.clone()];
         for step in
             steps(rows.len(), rows.iter().any(|row| row_changes(&rows[0].made_of, &row.made_of)))
@@ -67,11 +68,11 @@ fn rows(summary: &PlanSummary, output: &StageSummary, colour: bool) -> String {
             };
             let stages = part[0].sources.iter().filter(|source| source.is_stage).map(|source| {
                 let start = source.layer.unwrap_or(0);
-                let name = stack::stage_name(summary, source.index);
+                let name = rows::stage_name(summary, source.index);
                 format!("{name}[{start},{})", start + part.len())
             });
             let stage = stages.collect::<Vec<_>>().join(" + ");
-            lines.push(Line { layers, given: stack::given(&made), stage, note: "" });
+            lines.push(Line { layers, given: rows::given(&made), stage, note: "" });
         }
     }
     lines.push(end(summary, output, Row::FinalNorm));
@@ -99,17 +100,17 @@ fn rows(summary: &PlanSummary, output: &StageSummary, colour: bool) -> String {
 
 fn end(summary: &PlanSummary, output: &StageSummary, row: Row) -> Line {
     let (made_of, _) = row.made_of(output);
-    let stages = row.uses(output).map(|(index, _)| stack::stage_name(summary, index));
+    let stages = row.uses(output).map(|(index, _)| rows::stage_name(summary, index));
     Line {
         layers: row.name(),
-        given: stack::given(&[made_of]),
+        given: rows::given(&[made_of]),
         stage: stages.collect::<Vec<_>>().join(" + "),
         note: if made_of.is_empty() { "tied to the embedding" } else { "" },
     }
 }
 
 fn row_changes(a: &[MemberShare], b: &[MemberShare]) -> bool {
-    a.iter().zip(b).any(|(a, b)| stack::percent(a.share) != stack::percent(b.share))
+    a.iter().zip(b).any(|(a, b)| rows::percent(a.share) != rows::percent(b.share))
 }
 
 /// The parts in which a run of `count` rows is shown.
@@ -123,7 +124,7 @@ fn sum(given: &[Given]) -> String {
     let term = |given: &&Given| {
         let sign = if given.delta { "Δ" } else { "" };
         let origin = format!("{sign}{}{}", letter(given.member), given.range());
-        match stack::percent(given.mean) {
+        match rows::percent(given.mean) {
             100 => origin,
             share => format!("{origin} {share} %"),
         }

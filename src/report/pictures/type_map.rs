@@ -2,10 +2,8 @@
 //!
 //! Colours go by bits: types are ranked by how many a weight takes, over all files, so that one legend serves all.
 
-use super::published::{PublishedFile, TensorOfType};
 use super::scale::colour;
-use super::stack_picture::FONTS;
-use super::svg::{Rect, Svg, escape, fit, number, text_width};
+use super::svg::{FONTS, Rect, Svg, escape, fit, number, text_width};
 
 const FONT: f64 = 11.0;
 const LINE: f64 = 14.0;
@@ -15,18 +13,31 @@ const CELL: f64 = 14.0;
 /// The longest that a kind's name may be.
 const NAME: f64 = 110.0;
 
+/// A tensor, its type, and the bits that a weight takes in that.
+pub struct TypedTensor {
+    pub name: String,
+    pub dtype: String,
+    pub bits: f64,
+}
+
+/// The tensors of one file, with the caption of its map.
+pub(crate) struct TypeMap<'a> {
+    pub(crate) caption: String,
+    pub(crate) tensors: &'a [TypedTensor],
+}
+
 /// Rules that the maps need from their page.
-pub(super) const STYLE: &str = ".maps{display:flex;flex-wrap:wrap;gap:18px 30px}.maps figure{margin:0}.maps figcaption{font-weight:600}\
+pub(crate) const STYLE: &str = ".maps{display:flex;flex-wrap:wrap;gap:18px 30px}.maps figure{margin:0}.maps figcaption{font-weight:600}\
 .maps text{fill:#59636e}.legend span{display:inline-block;margin-right:14px}.legend i{display:inline-block;width:12px;height:12px;margin-right:5px;vertical-align:-1px}";
-pub(super) const DARK_STYLE: &str = "main .maps text{fill:#9aa4af}";
+pub(crate) const DARK_STYLE: &str = "main .maps text{fill:#9aa4af}";
 
 /// Types in order of bits.
 struct Types(Vec<(String, f64)>);
 
 impl Types {
-    fn of(files: &[PublishedFile]) -> Types {
+    fn of(maps: &[TypeMap<'_>]) -> Types {
         let mut types: Vec<(String, f64)> = Vec::new();
-        for tensor in files.iter().flat_map(|file| &file.tensors) {
+        for tensor in maps.iter().flat_map(|map| map.tensors) {
             if !types.iter().any(|(name, _)| *name == tensor.dtype) {
                 types.push((tensor.dtype.clone(), tensor.bits));
             }
@@ -42,8 +53,8 @@ impl Types {
 }
 
 /// All maps and their legend, as markup.
-pub(super) fn drawn(files: &[PublishedFile]) -> String {
-    let types = Types::of(files);
+pub(crate) fn drawn(maps: &[TypeMap<'_>]) -> String {
+    let types = Types::of(maps);
     let mut text = "<p class=\"legend\">".to_string();
     for (name, bits) in &types.0 {
         let (colour, name) = (types.colour(name), escape(name));
@@ -51,10 +62,8 @@ pub(super) fn drawn(files: &[PublishedFile]) -> String {
             &format!("<span><i style=\"background:{colour}\"></i>{name} ({bits:.2} bits)</span>");
     }
     text += "</p>\n<div class=\"maps\">\n";
-    for file in files {
-        let caption =
-            escape(&format!("{}, {:.2} bits per weight", file.ftype, file.bits_per_weight));
-        let map = map(&file.tensors, &types);
+    for TypeMap { caption, tensors } in maps {
+        let (caption, map) = (escape(caption), map(tensors, &types));
         text += &format!("<figure><figcaption>{caption}</figcaption>\n{map}</figure>\n");
     }
     text + "</div>\n"
@@ -70,7 +79,7 @@ fn place(name: &str) -> (Option<usize>, &str) {
     }
 }
 
-fn map(tensors: &[TensorOfType], types: &Types) -> String {
+fn map(tensors: &[TypedTensor], types: &Types) -> String {
     let mut kinds: Vec<&str> = Vec::new();
     let mut layers = 1;
     for tensor in tensors {

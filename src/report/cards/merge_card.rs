@@ -2,9 +2,9 @@
 //! Hugging Face hub. Deliberately absent: links to the members, whose folders do not tell where they came
 //! from.
 
-use super::plan::methods;
 use crate::base::size;
 use crate::recipe::{MemberSummary, PlanSummary};
+use crate::report::tables::methods;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
