@@ -1,8 +1,6 @@
 //! Reading a Hugging Face folder: which files belong to it.
 
-use super::index::is_plain_name;
-use super::stored::{Kind, Stored};
-use super::weight_files::WeightFiles;
+use super::weights::{Kind, Stored, WeightFiles, is_plain_name};
 use super::{Checkpoint, Config, ModelCard, SideFile, quantized};
 use crate::base::error::{Error, Result};
 use crate::base::output;

@@ -8,30 +8,22 @@
 mod card;
 mod config;
 mod folder;
-mod index;
 pub mod json;
 mod lora;
 mod parts;
-mod pickle;
-mod pytorch;
 mod quantized;
 mod resume;
-mod safetensors;
 mod side_file;
-mod stored;
-mod weight_files;
 mod weights;
 mod write;
-mod zip;
 
-pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use card::{CARD_FILE, FrontMatter, ModelCard};
 pub use config::Config;
 pub use folder::ADDITIONAL_TEMPLATES;
 pub use lora::with_adapter;
-pub use pytorch::looks_like_pytorch;
 pub use resume::{Fingerprint, Resume, changed, remove_record};
 pub use side_file::SideFile;
+pub use weights::{SafetensorsEntry, SafetensorsFile, looks_like_pytorch, looks_like_safetensors};
 pub use write::{DEFAULT_SHARD_BYTES, Shard, WriteOptions, Written, plan_shards, write};
 
 use crate::formats::source::TensorSource;

@@ -1,6 +1,7 @@
 //! A whole model to one file or several, tensors as they are.
 
-use super::{GgufModel, Shards, SplitWriter};
+use super::model::GgufModel;
+use super::split::{Shards, SplitWriter};
 use crate::base::error::Result;
 use crate::base::progress::{Progress, Unit, check_interrupted};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! GGUF files as tensor sources: one memory-mapped file, or all the shards of a split model.
 
-use super::GgufModel;
 use super::header::{Header, MAGIC};
+use super::model::GgufModel;
+use super::split::names::{MAX_SHARDS, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use crate::base::error::{Error, Result};
 use crate::base::mmap::Mmap;
 use crate::formats::file_kind::refuse_foreign_bytes;
@@ -60,13 +61,6 @@ impl GgufFile {
     }
 }
 
-// The keys of llama.cpp's gguf-split.
-pub(super) const SPLIT_NO: &str = "split.no";
-pub(super) const SPLIT_COUNT: &str = "split.count";
-pub(super) const SPLIT_TENSORS: &str = "split.tensors.count";
-/// Shard numbers have five digits.
-const MAX_SHARDS: u64 = 99_999;
-
 /// Whether the file at `path` begins like a GGUF file. Fails if it cannot be read.
 pub fn is_gguf(path: &Path) -> Result<bool> {
     use std::io::Read;
@@ -74,50 +68,6 @@ pub fn is_gguf(path: &Path) -> Result<bool> {
     let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
     file.take(4).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
     Ok(head == MAGIC)
-}
-
-/// The model in `dir`, a folder that holds GGUF files and no other weights: its only GGUF file, or the first of
-/// its only series of shards. `None` for any other folder. Projectors and importance matrices, which
-/// publishers put beside models, do not count.
-///
-/// # Errors
-/// If there are several models; the message lists them.
-pub fn only_model_in(dir: &Path) -> Result<Option<PathBuf>> {
-    let mut models: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
-        let name = entry.map_err(Error::io(dir, "list"))?.file_name();
-        let name = name.to_string_lossy().into_owned();
-        let lower = name.to_ascii_lowercase();
-        let weights = [".safetensors", ".safetensors.index.json", ".bin.index.json"];
-        if weights.iter().any(|end| lower.ends_with(end)) || lower.starts_with("pytorch_model") {
-            return Ok(None);
-        }
-        if lower.ends_with(".gguf") && !lower.starts_with("mmproj") && !lower.contains("imatrix") {
-            models.push(name);
-        }
-    }
-    models.sort();
-    // Of a split model, its first shard stands for all.
-    let stem = |name: &str| name[..name.len() - ".gguf".len()].to_string();
-    models.dedup_by_key(|name| super::without_shard(&stem(name)).to_string());
-    match models.as_slice() {
-        [] => Ok(None),
-        [one] => Ok(Some(dir.join(one))),
-        several => {
-            const SHOWN: usize = 40;
-            let more = several.len().saturating_sub(SHOWN);
-            let mut list = several[..several.len().min(SHOWN)].join("\n  ");
-            if more > 0 {
-                list.push_str(&format!("\n  and {more} more"));
-            }
-            let detail = format!(
-                "a folder of {} GGUF models; name one of them, as {}:\n  {list}",
-                several.len(),
-                dir.join(&several[0]).display()
-            );
-            Err(Error::format(dir, detail))
-        }
-    }
 }
 
 /// Opens the model in `path`: a single GGUF file, or any shard of a split one, whose other shards must
@@ -133,20 +83,6 @@ pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
     metadata.remove_if(|key| key.starts_with("split."));
     let tensors = Arc::new(GgufSource::new(&path.display().to_string(), shards)?);
     Ok(GgufModel { metadata, tensors, warnings: Vec::new() })
-}
-
-/// The name of shard `no` (from 0) of `count`, by gguf-split's convention.
-pub fn shard_name(stem: &str, no: u64, count: u64) -> String {
-    format!("{stem}-{:05}-of-{count:05}.gguf", no + 1)
-}
-
-/// `stem` without `-00001-of-00003`.
-pub fn without_shard(stem: &str) -> &str {
-    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
-    match stem.rsplit_once("-of-").map(|(head, count)| (head.rsplit_once('-'), count)) {
-        Some((Some((name, number)), count)) if digits(number) && digits(count) => name,
-        _ => stem,
-    }
 }
 
 /// All shards of the model of which `file` is number `no`, in order.
@@ -263,19 +199,5 @@ impl TensorSource for GgufSource {
 
     fn files(&self) -> Option<Vec<PathBuf>> {
         Some(self.shards.iter().map(|shard| shard.path().to_path_buf()).collect())
-    }
-}
-
-impl GgufModel {
-    /// What stands in the metadata of a model, for errors: the origin of its tensors.
-    pub fn origin(&self) -> &str {
-        self.tensors.origin()
-    }
-
-    /// `general.architecture`, which every model has.
-    pub fn architecture(&self) -> Result<&str> {
-        self.metadata.str("general.architecture").ok_or_else(|| {
-            Error::model(self.origin(), "'general.architecture' is missing: no model file")
-        })
     }
 }

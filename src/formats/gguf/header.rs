@@ -6,8 +6,8 @@
 //!
 //! Nothing is allocated before the bytes that are to fill it are known to be there.
 
-use super::text::{is_utf8, text_of_bytes};
-use super::value::{Array, Metadata, Value};
+use super::metadata::{Array, Metadata, Value};
+use super::strings::{is_utf8, text_of_bytes};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::source::TensorInfo;

@@ -5,10 +5,10 @@
 //! end to the shared tensor, and says that this "can lead to complications" (`tuners/tuners_utils.py`,
 //! `_check_merge_allowed`, 0.21); after untying the base, as it advises, its result is the one computed here.
 
-use super::super::weights::{WeightsEntry, WeightsFile};
 use super::config::{LoraConfig, Targets, is_called, is_within};
 use super::names::{Meaning, Part, parse};
 use crate::base::error::{Error, Result};
+use crate::formats::checkpoint::weights::{WeightsEntry, WeightsFile};
 use crate::formats::source::{TensorInfo, TensorSource};
 use std::collections::{BTreeMap, HashMap};
 

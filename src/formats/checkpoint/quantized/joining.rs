@@ -4,7 +4,7 @@ use super::settings::Settings;
 use super::source::{Decoder, FolderSource, Origin};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::formats::checkpoint::stored::{Kind, Stored, StoredTensor};
+use crate::formats::checkpoint::weights::{Kind, Stored, StoredTensor};
 use crate::formats::source::{TensorInfo, TensorTable};
 
 /// What runtimes keep beside quantized weights and plain weights do not need: the scales of activations

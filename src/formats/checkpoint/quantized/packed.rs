@@ -3,7 +3,7 @@
 use super::joining::Joining;
 use super::settings::Settings;
 use crate::base::dtype::DType;
-use crate::formats::checkpoint::stored::StoredTensor;
+use crate::formats::checkpoint::weights::StoredTensor;
 use safetensors::Dtype;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Scales of weights: one for a tensor, a row, a group of columns or a block, over matrices and stacks.
 
 use crate::base::dtype::DType;
-use crate::formats::checkpoint::stored::StoredTensor;
+use crate::formats::checkpoint::weights::StoredTensor;
 use crate::quants::{self, fp8};
 use safetensors::Dtype;
 
@@ -171,5 +171,29 @@ impl Grid {
         out.clear();
         out.resize(self.columns, 0.0);
         self.number.decode(bytes, (first + within / self.block[0]) * self.columns, out)
+    }
+
+    /// Fills whole rows of weights, from row `first` on, with code times scale. `codes` writes the values
+    /// of the codes from an element number on; `scales` are the bytes of the scales.
+    ///
+    /// # Errors
+    /// Those of `codes`, and scales that are too short.
+    pub(super) fn scaled_rows(
+        &self,
+        scales: &[u8],
+        first: usize,
+        out: &mut [f32],
+        codes: impl Fn(usize, &mut [f32]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let columns = self.columns();
+        let mut scales_of_row = Vec::new();
+        for (n, row) in out.chunks_mut(columns).enumerate() {
+            codes((first + n) * columns, row)?;
+            self.row(scales, first + n, &mut scales_of_row)?;
+            for (values, &scale) in row.chunks_mut(self.block()[1]).zip(&scales_of_row) {
+                values.iter_mut().for_each(|value| *value *= scale);
+            }
+        }
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::formats::checkpoint::stored::Stored;
+use crate::formats::checkpoint::weights::Stored;
 use crate::formats::source::{
     Blocks, PART_BYTES, Sink, TensorData, TensorInfo, TensorSource, TensorTable,
 };

@@ -5,27 +5,24 @@
 //! class `bitlinear` and multiplies in `autobitlinear`; llama.cpp `conversion/base.py` (`dequant_bitnet`)
 //! divides always.
 
-use super::Method;
-use super::joining::{Joined, Joining};
-use super::packed::{float_type, part};
-use super::settings::Settings;
-use super::source::Decoder;
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
-use crate::formats::checkpoint::stored::{Kind, StoredTensor};
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::packed::{float_type, part};
+use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::source::Decoder;
+use crate::formats::checkpoint::weights::{Kind, StoredTensor};
 use crate::quants;
 use safetensors::Dtype;
 use serde_json::Value;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-pub(super) const METHOD: Method = Method { accepts, join };
-
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     settings.method == "bitnet"
 }
 
-fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let automatic = settings.str("linear_class") == Some("autobitlinear");
     let online = automatic && settings.str("quantization_mode") == Some("online");
     let scale = if automatic { Scale::Multiply } else { Scale::Divide };

@@ -4,7 +4,7 @@
 //! Sources: ModelOpt `torch/quantization/qtensor/nvfp4_tensor.py` (`dequantize`), compressed-tensors 0.20
 //! `compressors/nvfp4`, llama.cpp `conversion/base.py` (`_nvfp4_pack`).
 
-use super::fp4;
+use super::codes;
 use crate::quants::fp8;
 
 /// Weights to a scale.
@@ -41,7 +41,7 @@ impl TensorScale {
 /// Decodes whole groups.
 pub(super) fn decode(packed: &[u8], scales: &[u8], tensor: TensorScale, out: &mut [f32]) {
     let scale = |group: usize| tensor.of(fp8::E4M3[usize::from(scales[group])]);
-    fp4::decode(packed, GROUP, scale, out);
+    codes::decode(packed, GROUP, scale, out);
 }
 
 /// Whole blocks of 64 as GGUF has them, bit for bit; what the matrix's scale multiplies.
@@ -62,7 +62,7 @@ pub(super) fn blocks(packed: &[u8], scales: &[u8]) -> Result<Vec<u8>, String> {
             *to = from & 0x7f;
         }
         let groups = codes.chunks_exact(GROUP / 2).zip(block_codes.chunks_exact_mut(GROUP / 2));
-        groups.for_each(|(codes, out)| fp4::reorder(codes, out));
+        groups.for_each(|(codes, out)| codes::reorder(codes, out));
     }
     Ok(out)
 }

@@ -3,29 +3,26 @@
 //!
 //! Source: bitsandbytes 0.50 `functional.py` (`QuantState`), `backends/default/ops.py`.
 
-use super::Method;
-use super::joining::{Joined, Joining};
-use super::packed::{expect_type, part};
-use super::settings::Settings;
-use super::source::Decoder;
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::packed::{expect_type, part};
+use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::formats::source::TensorInfo;
 use crate::quants;
 use safetensors::Dtype;
 use serde::Deserialize;
 use std::ops::Range;
 
-pub(super) const METHOD: Method = Method { accepts, join };
-
 /// What precedes the kind of code in the name of the quantization state.
 const STATE: &str = ".quant_state.bitsandbytes__";
 
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     settings.method == "bitsandbytes"
 }
 
-fn join(_: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(_: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let mut kinds: Vec<String> = Vec::new();
     let mut note = |kind: String| {
         if !kinds.contains(&kind) {

@@ -5,14 +5,15 @@
 //! `_get_resolved_checkpoint_files`): safetensors before PyTorch's files, a whole file before an index.
 //! Not here: types and data of tensors, see [`super::folder`].
 
+use super::file::WeightsFile;
 use super::index::Index;
-use super::weights::{Naming, PYTORCH, SAFETENSORS, WeightsFile};
+use super::naming::{Naming, PYTORCH, SAFETENSORS};
 use crate::base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 /// The files of a model's weights.
-pub(super) struct WeightFiles {
+pub(crate) struct WeightFiles {
     pub files: Vec<WeightsFile>,
     /// Of tensors that several files hold, the number of the file that is taken.
     homes: HashMap<String, usize>,
@@ -40,7 +41,7 @@ impl WeightFiles {
     ///
     /// # Errors
     /// No weights, missing shards, or files that do not say which of them make the model.
-    pub(super) fn open(dir: &Path) -> Result<WeightFiles> {
+    pub(crate) fn open(dir: &Path) -> Result<WeightFiles> {
         let safetensors = match Finder::new(dir, &SAFETENSORS)?.find() {
             Ok(mut found) => {
                 found.compare_with_pytorch(dir)?;
@@ -69,7 +70,7 @@ impl WeightFiles {
     }
 
     /// Whether tensor `name` is to be taken from file `file`, which holds one of that name.
-    pub(super) fn is_home(&self, name: &str, file: usize) -> bool {
+    pub(crate) fn is_home(&self, name: &str, file: usize) -> bool {
         self.homes.get(name).is_none_or(|home| *home == file)
     }
 

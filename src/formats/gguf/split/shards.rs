@@ -5,9 +5,11 @@
 //! its files in the order of the tensors, as gguf-split fills them. The two programs differ in the order of
 //! the keys and in what becomes of a model that fits one file; see [`Shards::like_gguf_split`].
 
-use super::file::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
-use super::{GgufWriter, Layout, Metadata, Value};
+use super::names::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use crate::base::error::{Error, Result};
+use crate::formats::gguf::header::DEFAULT_ALIGNMENT;
+use crate::formats::gguf::layout::Layout;
+use crate::formats::gguf::metadata::{Metadata, Value};
 use crate::formats::source::TensorInfo;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -41,7 +43,7 @@ impl Shards {
         let (mut number, mut filled) = (0, 0u64);
         let numbers = tensors.map(|info| {
             let bytes = info.bytes().unwrap_or(0) as u64;
-            let bytes = bytes.next_multiple_of(super::DEFAULT_ALIGNMENT);
+            let bytes = bytes.next_multiple_of(DEFAULT_ALIGNMENT);
             if filled > 0 && filled.saturating_add(bytes) > max_bytes {
                 (number, filled) = (number + 1, 0);
             }
@@ -131,7 +133,7 @@ impl Shards {
     }
 
     /// Metadata and tensors of each file.
-    fn files(
+    pub(super) fn files(
         &self,
         metadata: &Metadata,
         tensors: Vec<TensorInfo>,
@@ -155,119 +157,6 @@ impl Shards {
             files[number].1.push(info);
         }
         files
-    }
-}
-
-/// A model being written to one file or several; they appear under their names when all are whole.
-pub struct SplitWriter {
-    files: Vec<GgufWriter>,
-    paths: Vec<PathBuf>,
-    /// File, and place in it, of each tensor.
-    places: Vec<(usize, usize)>,
-}
-
-impl SplitWriter {
-    /// Begins to write `tensors` to `path`, or to `STEM-00001-of-0000N.gguf` and so on beside it where
-    /// `shards` has several files. Fails as [`GgufWriter::create`] does.
-    ///
-    /// # Panics
-    /// If `shards` was made for another number of tensors.
-    pub fn create(
-        path: &Path,
-        force: bool,
-        metadata: &Metadata,
-        tensors: Vec<TensorInfo>,
-        shards: &Shards,
-    ) -> Result<SplitWriter> {
-        SplitWriter::open(path, metadata, tensors, shards, |path, own, group| {
-            GgufWriter::create(path, force, own, group)
-        })
-    }
-
-    /// As [`SplitWriter::create`], under hidden names that a later run finds again, for [`SplitWriter::seal`]. Tells for
-    /// each tensor whether an earlier run has begun just the file that it is in, see [`GgufWriter::reopen`].
-    ///
-    /// # Panics
-    /// If `shards` was made for another number of tensors.
-    pub fn reopen(
-        path: &Path,
-        metadata: &Metadata,
-        tensors: Vec<TensorInfo>,
-        shards: &Shards,
-    ) -> Result<(SplitWriter, Vec<bool>)> {
-        let mut begun = Vec::new();
-        let writer = SplitWriter::open(path, metadata, tensors, shards, |path, own, group| {
-            let (file, there) = GgufWriter::reopen(path, own, group)?;
-            begun.push(there);
-            Ok(file)
-        })?;
-        let there = writer.places.iter().map(|&(file, _)| begun[file]).collect();
-        Ok((writer, there))
-    }
-
-    fn open(
-        path: &Path,
-        metadata: &Metadata,
-        tensors: Vec<TensorInfo>,
-        shards: &Shards,
-        mut open: impl FnMut(&Path, &Metadata, Vec<TensorInfo>) -> Result<GgufWriter>,
-    ) -> Result<SplitWriter> {
-        let paths = shard_paths(path, shards);
-        let groups = shards.files(metadata, tensors);
-        let places = groups.iter().enumerate();
-        let places = places.flat_map(|(f, (_, group))| (0..group.len()).map(move |i| (f, i)));
-        let places = places.collect();
-        let mut files = Vec::with_capacity(paths.len());
-        for ((own, group), path) in groups.into_iter().zip(&paths) {
-            files.push(open(path, &own, group)?);
-        }
-        Ok(SplitWriter { files, paths, places })
-    }
-
-    /// The files, in order.
-    pub fn paths(&self) -> &[PathBuf] {
-        &self.paths
-    }
-
-    /// Size of all files in bytes.
-    pub fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.layout().file_bytes()).sum()
-    }
-
-    /// [`GgufWriter::write_part`] for tensor `index` of all.
-    ///
-    /// # Panics
-    /// If `index` is out of range.
-    pub fn write_part(&self, index: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (file, place) = self.places[index];
-        self.files[file].write_part(place, offset, bytes)
-    }
-
-    /// [`GgufWriter::keep`] for tensor `index` of all.
-    pub fn keep(&self, index: usize) {
-        let (file, place) = self.places[index];
-        self.files[file].keep(place);
-    }
-
-    /// [`GgufWriter::read_part`] for tensor `index` of all.
-    pub fn read_part(&self, index: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        let (file, place) = self.places[index];
-        self.files[file].read_part(place, offset, bytes)
-    }
-
-    /// [`GgufWriter::sync`] for all files.
-    pub fn sync(&self) -> Result<()> {
-        self.files.iter().try_for_each(GgufWriter::sync)
-    }
-
-    /// [`GgufWriter::seal`] for all files.
-    pub fn seal(self) -> Result<()> {
-        self.files.into_iter().try_for_each(GgufWriter::seal)
-    }
-
-    /// Gives the files their names, the first one last: without it, nothing reads the others.
-    pub fn finish(self) -> Result<()> {
-        self.files.into_iter().rev().try_for_each(GgufWriter::finish)
     }
 }
 

@@ -4,9 +4,11 @@
 //! llama.cpp writes files. llama.cpp `tools/gguf-split` (`--merge`, October 2026) keeps them, with a `split.count`
 //! of 0 at the end.
 
-use super::file::SPLIT_COUNT;
-use super::{GgufFile, GgufModel, Value, open};
+use super::names::SPLIT_COUNT;
 use crate::base::error::{Error, Result};
+use crate::formats::gguf::file::{GgufFile, open};
+use crate::formats::gguf::metadata::Value;
+use crate::formats::gguf::model::GgufModel;
 use std::path::Path;
 
 /// Opens the split model that `path` is any shard of; one that is number 1 of 1 counts. With `keep_keys` its

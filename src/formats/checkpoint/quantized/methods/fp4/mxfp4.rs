@@ -4,7 +4,7 @@
 //! Sources: transformers 5.24 `integrations/mxfp4.py` (`convert_moe_packed_tensors`), compressed-tensors
 //! 0.20 `compressors/mxfp4`, llama.cpp `conversion/base.py` (`repack_mxfp4_blocks`).
 
-use super::fp4;
+use super::codes;
 use crate::quants::fp8;
 
 /// Weights to a scale.
@@ -14,7 +14,7 @@ pub(super) const BLOCK_BYTES: usize = 17;
 
 /// Decodes whole groups.
 pub(super) fn decode(packed: &[u8], scales: &[u8], out: &mut [f32]) {
-    fp4::decode(packed, GROUP, |group| fp8::e8m0(scales[group]), out);
+    codes::decode(packed, GROUP, |group| fp8::e8m0(scales[group]), out);
 }
 
 /// Whole groups as GGUF's blocks, bit for bit.
@@ -23,7 +23,7 @@ pub(super) fn blocks(packed: &[u8], scales: &[u8]) -> Vec<u8> {
     let groups = packed.chunks_exact(GROUP / 2).zip(scales);
     for (block, (codes, scale)) in out.chunks_exact_mut(BLOCK_BYTES).zip(groups) {
         block[0] = *scale;
-        fp4::reorder(codes, &mut block[1..]);
+        codes::reorder(codes, &mut block[1..]);
     }
     out
 }

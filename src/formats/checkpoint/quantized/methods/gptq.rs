@@ -5,20 +5,17 @@
 //! (`convert_gptq_v1_to_v2_format_module`), AutoGPTQ 0.7.1 `qlinear_cuda.py`, llama.cpp
 //! `conversion/base.py` (`dequant_gptq`).
 
-use super::Method;
-use super::joining::{Joined, Joining};
-use super::packed::{
-    expect_type, field, float_type, group_size, leave_out_zero_bias, part, place, word,
-};
-use super::settings::Settings;
-use super::source::Decoder;
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::packed::{
+    expect_type, field, float_type, group_size, leave_out_zero_bias, part, place, word,
+};
+use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::quants;
 use safetensors::Dtype;
 use std::ops::Range;
-
-pub(super) const METHOD: Method = Method { accepts, join };
 
 const BITS: [usize; 4] = [2, 3, 4, 8];
 
@@ -31,7 +28,7 @@ pub(super) enum ZeroPoints {
     Plain,
 }
 
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     match settings.method.as_str() {
         "gptq" => true,
         // AutoRound's own packing is this one, too.
@@ -42,7 +39,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
     for (index, tensor) in joining.tensors() {
         let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };

@@ -1,8 +1,8 @@
 //! The tensors of a folder as they are stored, whatever their types: what the readers of plain and of
 //! quantized weights make their tables from.
 
-use super::weight_files::WeightFiles;
-use super::weights::WeightsFile;
+use super::file::WeightsFile;
+use super::select::WeightFiles;
 use crate::formats::source::TensorInfo;
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// A tensor of one of the files.
 #[derive(Clone, Debug)]
-pub(super) struct StoredTensor {
+pub(crate) struct StoredTensor {
     pub name: String,
     pub dtype: Dtype,
     /// Outermost dimension first.
@@ -22,7 +22,7 @@ pub(super) struct StoredTensor {
 
 /// What a tensor's type means for a reader of plain weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// F32, F16 or BF16.
     Float,
     /// Of another type, and no weight by its name: position_ids and the like, which no model needs.
@@ -33,11 +33,11 @@ pub(super) enum Kind {
 
 impl StoredTensor {
     /// Name, shape and type in this library's terms, unless the type is foreign to it.
-    pub(super) fn info(&self) -> Option<TensorInfo> {
+    pub(crate) fn info(&self) -> Option<TensorInfo> {
         super::safetensors::tensor_info(&self.name, self.dtype, &self.shape)
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
         if self.info().is_some_and(|info| info.dtype.is_float()) {
             return Kind::Float;
@@ -51,7 +51,7 @@ impl StoredTensor {
 
 /// The tensors of all files: file after file, each in the order of its data, so that reading them in
 /// order reads the disk in order. Names are unique.
-pub(super) struct Stored {
+pub(crate) struct Stored {
     origin: String,
     files: Vec<WeightsFile>,
     tensors: Vec<StoredTensor>,
@@ -60,7 +60,7 @@ pub(super) struct Stored {
 
 impl Stored {
     /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder, for errors.
-    pub(super) fn new(origin: String, weights: WeightFiles) -> Stored {
+    pub(crate) fn new(origin: String, weights: WeightFiles) -> Stored {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         let mut by_name = HashMap::new();
         for (shard, file) in weights.files.iter().enumerate() {
@@ -75,27 +75,27 @@ impl Stored {
     }
 
     /// Calls tensor `index` by another name, which no other has.
-    pub(super) fn rename(&mut self, index: usize, name: &str) {
+    pub(crate) fn rename(&mut self, index: usize, name: &str) {
         self.by_name.remove(&self.tensors[index].name);
         self.tensors[index].name = name.to_string();
         self.by_name.insert(name.to_string(), index);
     }
 
     /// Bytes that reading tensor `index` takes: 0 where it is mapped.
-    pub(super) fn working_bytes(&self, index: usize) -> u64 {
+    pub(crate) fn working_bytes(&self, index: usize) -> u64 {
         let tensor = &self.tensors[index];
         self.files[tensor.shard].working_bytes(tensor.within)
     }
 
-    pub(super) fn origin(&self) -> &str {
+    pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
 
-    pub(super) fn tensors(&self) -> &[StoredTensor] {
+    pub(crate) fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<usize> {
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
@@ -103,12 +103,12 @@ impl Stored {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub(super) fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
+    pub(crate) fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
         let tensor = &self.tensors[index];
         self.files[tensor.shard].tensor_bytes(tensor.within)
     }
 
-    pub(super) fn paths(&self) -> Vec<PathBuf> {
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|file| file.path().to_path_buf()).collect()
     }
 }

@@ -6,19 +6,16 @@
 //! llama.cpp's converter (`conversion/base.py`, `dequant_simple`) and transformers (`Fp8Dequantize`)
 //! compute before they round to the output's type.
 
-use super::joining::{Joined, Joining};
-use super::scales::Grid;
-use super::settings::Settings;
-use super::source::Decoder;
-use super::{Method, products};
 use crate::base::error::Result;
-use crate::formats::checkpoint::stored::{Kind, StoredTensor};
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::scales::Grid;
+use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::source::Decoder;
+use crate::formats::checkpoint::weights::{Kind, StoredTensor};
 use crate::quants::fp8;
 use safetensors::Dtype;
 
-pub(super) const METHOD: Method = Method { accepts, join };
-
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     match settings.method.as_str() {
         "fp8" | "fbgemm_fp8" => true,
         "modelopt" => settings.str("quant_algo").is_some_and(|algo| algo.starts_with("FP8")),
@@ -26,7 +23,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
+pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
     let block = match settings.sizes("weight_block_size").as_deref() {
         Some(&[rows, columns]) => Some([rows, columns]),
         // The default of transformers, for scales whose blocks at the edge are not whole.
@@ -36,7 +33,7 @@ fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
 }
 
 /// Joins the FP8 tensors of a folder whose configuration is silent. One without a scale is a plain cast.
-pub(super) fn join_unnamed(joining: &mut Joining<'_>) -> String {
+pub(crate) fn join_unnamed(joining: &mut Joining<'_>) -> String {
     for (index, weight) in joining.tensors() {
         if let (Some(values), None) = (values(weight.dtype), scale_of(joining, weight)) {
             joining.add(Joined {
@@ -161,7 +158,7 @@ struct Fp8 {
 
 impl Decoder for Fp8 {
     fn rows(&self, parts: &[&[u8]], first: usize, out: &mut [f32]) -> Result<(), String> {
-        products(parts[1], &self.grid, first, out, |start, out| {
+        self.grid.scaled_rows(parts[1], first, out, |start, out| {
             decode(self.values, parts[0], start, out)
         })
     }

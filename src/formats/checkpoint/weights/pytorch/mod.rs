@@ -5,8 +5,11 @@
 //! order of its shape (a transposed view). No code of the file runs: see [`super::pickle`]. Deliberately
 //! absent: the format before 1.6, TorchScript, big-endian files, and tensors that repeat elements.
 
-use super::pickle::{self, Refused, TensorView};
-use super::zip::{ZipDirectory, looks_like_zip};
+mod pickle;
+mod zip;
+
+use self::pickle::{Refused, TensorView};
+use self::zip::{ZipDirectory, looks_like_zip};
 use crate::base::error::{Error, Result};
 use crate::base::mmap::Mmap;
 use crate::formats::file_kind::refuse_foreign_bytes;
@@ -21,7 +24,7 @@ const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 /// A tensor of a PyTorch file.
 #[derive(Clone, Debug)]
-pub(super) struct PytorchEntry {
+pub(crate) struct PytorchEntry {
     pub name: String,
     pub dtype: Dtype,
     /// Outermost dimension first.
@@ -39,7 +42,7 @@ enum Data {
 }
 
 /// A mapped PyTorch file.
-pub(super) struct PytorchFile {
+pub(crate) struct PytorchFile {
     map: Mmap,
     entries: Vec<PytorchEntry>,
 }
@@ -52,7 +55,7 @@ pub fn looks_like_pytorch(head: &[u8]) -> bool {
 impl PytorchFile {
     /// Maps `path`, and checks that every tensor lies within its storage and every storage within the
     /// file.
-    pub(super) fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
+    pub(crate) fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
         let map = Mmap::open(path.as_ref())?;
         let path = map.path();
         refuse_foreign_bytes(path, &map, map.len() as u64)?;
@@ -108,12 +111,12 @@ impl PytorchFile {
         Ok(PytorchFile { map, entries })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.map.path()
     }
 
     /// The tensors, in the order of the pickle.
-    pub(super) fn entries(&self) -> &[PytorchEntry] {
+    pub(crate) fn entries(&self) -> &[PytorchEntry] {
         &self.entries
     }
 
@@ -121,7 +124,7 @@ impl PytorchFile {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub(super) fn is_whole(&self, index: usize) -> bool {
+    pub(crate) fn is_whole(&self, index: usize) -> bool {
         matches!(self.entries[index].data, Data::Whole(_))
     }
 
@@ -129,7 +132,7 @@ impl PytorchFile {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub(super) fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
+    pub(crate) fn tensor_bytes(&self, index: usize) -> Cow<'_, [u8]> {
         let entry = &self.entries[index];
         match &entry.data {
             Data::Whole(range) => Cow::Borrowed(&self.map[range.clone()]),

@@ -4,26 +4,28 @@
 //! half; GGUF's blocks hold the same codes in another order. Weights are read by what is stored: bytes with a scale of
 //! E4M3 for each 16 elements are NVFP4, with a power of two for each 32 MXFP4.
 
-use super::joining::{Joined, Joining};
-use super::packed::{expect_type, part};
-use super::settings::Settings;
-use super::source::Decoder;
-use super::{Method, fp8, mxfp4, nvfp4};
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::packed::{expect_type, part};
+use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::source::Decoder;
+mod codes;
+mod mxfp4;
+mod nvfp4;
+
+use self::nvfp4::TensorScale;
+use super::fp8;
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
-use crate::formats::checkpoint::stored::StoredTensor;
+use crate::formats::checkpoint::weights::StoredTensor;
 use crate::formats::source::Blocks;
 use crate::quants;
-use nvfp4::TensorScale;
 use safetensors::Dtype;
 use serde_json::Value;
-
-pub(super) const METHOD: Method = Method { accepts, join };
 
 /// Formats of compressed-tensors.
 const FORMATS: [&str; 2] = ["nvfp4-pack-quantized", "mxfp4-pack-quantized"];
 
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     match settings.method.as_str() {
         "mxfp4" => true,
         "modelopt" => {
@@ -50,7 +52,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let mut kinds = join_all(joining);
     // ModelOpt mixes them with FP8 ("MIXED_PRECISION").
     if settings.method == "modelopt"
@@ -301,30 +303,5 @@ impl Decoder for Transposed {
             at += count;
         }
         Ok(())
-    }
-}
-/// Values by code; the highest bit is the sign.
-pub(super) const VALUES: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
-
-/// The values of `packed`, times `scale(group)` for each `group` elements.
-pub(super) fn decode(packed: &[u8], group: usize, scale: impl Fn(usize) -> f32, out: &mut [f32]) {
-    let groups = packed.chunks_exact(group / 2).zip(out.chunks_exact_mut(group));
-    for (index, (bytes, out)) in groups.enumerate() {
-        let scale = scale(index);
-        for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
-            pair[0] = VALUES[usize::from(byte & 15)] * scale;
-            pair[1] = VALUES[usize::from(byte >> 4)] * scale;
-        }
-    }
-}
-
-/// Brings the codes of `packed` into the order of GGUF's blocks: byte i of the result holds element i in
-/// its low half, and the element half a group further in the high one.
-pub(super) fn reorder(packed: &[u8], out: &mut [u8]) {
-    let code = |element: usize| packed[element / 2] >> (4 * (element % 2)) & 15;
-    let half = packed.len();
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = code(i) | code(i + half) << 4;
     }
 }

@@ -4,10 +4,10 @@
 //! Source of the layouts: compressed-tensors 0.20 `compressors/pack_quantized` and `naive_quantized`; of the one in
 //! which no code crosses a word, llama.cpp `conversion/base.py` (`dequant_packed`).
 
-use super::joining::{Joined, Joining};
-use super::scales::{Grid, Number};
-use super::source::Decoder;
-use crate::formats::checkpoint::stored::StoredTensor;
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::scales::{Grid, Number};
+use crate::formats::checkpoint::quantized::source::Decoder;
+use crate::formats::checkpoint::weights::StoredTensor;
 use safetensors::Dtype;
 
 /// What the configuration says of integer weights, of all groups together: the tensors' shapes tell which of them

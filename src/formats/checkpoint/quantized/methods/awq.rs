@@ -3,18 +3,17 @@
 //! `gemm` packs along the outputs, eight to a word in an interleaved order; `gemv` along the inputs, in order.
 //! Source: AutoAWQ 0.2.9 `utils/packing_utils.py`, `modules/linear/gemm.py`, `modules/linear/gemv.py`.
 
-use super::Method;
-use super::joining::{Joined, Joining};
-use super::packed::{expect_type, float_type, group_size, leave_out_zero_bias, part, word};
-use super::settings::Settings;
-use super::source::Decoder;
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
+use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
+use crate::formats::checkpoint::quantized::packed::{
+    expect_type, float_type, group_size, leave_out_zero_bias, part, word,
+};
+use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::quants;
 use safetensors::Dtype;
 use std::ops::Range;
-
-pub(super) const METHOD: Method = Method { accepts, join };
 
 /// The nibble of a word of `gemm` that holds each of its eight outputs.
 const NIBBLES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
@@ -26,7 +25,7 @@ pub(super) enum Layout {
     Gemv,
 }
 
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     match settings.method.as_str() {
         "awq" => true,
         "auto-round" | "auto_round" | "intel/auto-round" => {
@@ -36,7 +35,7 @@ fn accepts(settings: &Settings) -> bool {
     }
 }
 
-fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
     for (index, tensor) in joining.tensors() {
         let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };

@@ -41,7 +41,7 @@ impl SafetensorsEntry {
 }
 
 /// A tensor in this library's terms, unless its type is foreign to it.
-pub(super) fn tensor_info(name: &str, dtype: Dtype, shape: &[usize]) -> Option<TensorInfo> {
+pub(crate) fn tensor_info(name: &str, dtype: Dtype, shape: &[usize]) -> Option<TensorInfo> {
     let dtype = match dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,

@@ -1,21 +1,22 @@
 //! `model.safetensors.index.json`: which file is said to hold which tensor.
 
+use super::naming::is_plain_name;
 use crate::base::error::{Error, Result};
 use crate::formats::file_kind::refuse_foreign_bytes;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Component, Path};
+use std::path::Path;
 
 /// An index; every file name in it is checked.
-pub(super) struct Index(BTreeMap<String, String>);
+pub(crate) struct Index(BTreeMap<String, String>);
 
 impl Index {
     /// Reads the index at `path`.
     ///
     /// # Errors
     /// Anything that is no index, a tensor that occurs twice, and names that lead out of the folder.
-    pub(super) fn read(path: &Path) -> Result<Index> {
+    pub(crate) fn read(path: &Path) -> Result<Index> {
         #[derive(serde::Deserialize)]
         struct Text {
             weight_map: UniqueMap,
@@ -39,25 +40,18 @@ impl Index {
     }
 
     /// The files that it names, in the order of their names.
-    pub(super) fn files(&self) -> Vec<String> {
+    pub(crate) fn files(&self) -> Vec<String> {
         self.0.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    pub(super) fn tensors(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
     /// The file that is said to hold `tensor`.
-    pub(super) fn file_of(&self, tensor: &str) -> Option<&str> {
+    pub(crate) fn file_of(&self, tensor: &str) -> Option<&str> {
         self.0.get(tensor).map(String::as_str)
     }
-}
-
-/// Whether `name` names a file in a folder and nothing outside it, on any system.
-pub(super) fn is_plain_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!((components.next(), components.next()), (Some(Component::Normal(n)), None) if n == name)
-        && !name.contains(['/', '\\', ':', '\0'])
 }
 
 /// A JSON object of strings in which no key occurs twice.
@@ -87,19 +81,5 @@ impl<'de> Deserialize<'de> for UniqueMap {
         }
 
         deserializer.deserialize_map(MapVisitor)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_names_are_plain() {
-        assert!(is_plain_name("model-00001-of-00002.safetensors"));
-        assert!(is_plain_name("..model"));
-        for bad in ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "C:a", "a/", "a\0"] {
-            assert!(!is_plain_name(bad), "{bad:?}");
-        }
     }
 }

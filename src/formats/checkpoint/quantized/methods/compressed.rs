@@ -5,15 +5,12 @@
 //! leave one scheme. Reads what compressed-tensors 0.20's decompressors read, before they round to the type of
 //! the scales.
 
-use super::Method;
 use super::integers::{self, Widths};
-use super::joining::Joining;
-use super::settings::{self, Settings};
 use super::{fp4, fp8};
 use crate::base::error::Result;
+use crate::formats::checkpoint::quantized::joining::Joining;
+use crate::formats::checkpoint::quantized::settings::{self, Settings};
 use serde_json::{Map, Value};
-
-pub(super) const METHOD: Method = Method { accepts, join };
 
 /// The formats that are read. A mixed one is several of these.
 const FORMATS: &[&str] = &[
@@ -28,7 +25,7 @@ const FORMATS: &[&str] = &[
     "pack-quantized",
 ];
 
-fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &Settings) -> bool {
     let formats = groups(settings).filter_map(|group| group.get("format")?.as_str());
     let mut formats = settings.str("format").into_iter().chain(formats);
     settings.method == "compressed-tensors"
@@ -37,7 +34,7 @@ fn accepts(settings: &Settings) -> bool {
         && !is_transformed(settings)
 }
 
-fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
+pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
     let mut widths = Widths::default();
     for weights in groups(settings).filter_map(|group| group.get("weights")?.as_object()) {
         let size = |key: &str| weights.get(key).and_then(Value::as_u64);
