@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-import peer_sources
+import llama_cpp_sources
 
 # The converter recognizes a tokenizer by a hash of its output, which tiny ones do not have: the check is skipped.
 CONVERTER = """
@@ -32,7 +32,7 @@ def convert_by_llama_cpp(folder: Path, file: Path, kind: str, *options: str) -> 
 
 def llama_cpp_refuses(folder: Path, file: Path, kind: str, *options: str) -> str | None:
     """The end of the converter's error output if it cannot convert `folder`; `None` where it wrote `file`."""
-    sources = peer_sources.folder()
+    sources = llama_cpp_sources.folder()
     environment = dict(os.environ, PYTHONPATH=f"{sources}:{sources / 'gguf-py'}")
     run = subprocess.run([sys.executable, "-c", CONVERTER, folder, "--outfile", file, "--outtype", kind,
                           *options], cwd=sources, env=environment, capture_output=True, text=True)

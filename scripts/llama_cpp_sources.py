@@ -1,7 +1,7 @@
-"""llama.cpp's sources, which the PyPI package llama-cpp-python carries, and programs built from them.
+"""llama.cpp's sources, from the PyPI package llama-cpp-python, and programs built from them.
 
-No package has its converter, llama-perplexity or llama-imatrix. Scripts that call `program` need cmake and ninja among their
-requirements, and the machine a C++ compiler; building takes some five minutes on two cores, once.
+No package contains the converter, llama-perplexity or llama-imatrix. Scripts that call `program` list cmake and ninja in
+their requirements and need a C++ compiler. Programs are built once, which takes about five minutes on two cores.
 """
 
 import subprocess
@@ -12,11 +12,11 @@ from pathlib import Path
 import bootstrap
 
 PACKAGE = "llama-cpp-python==0.3.36"
-PLACE = bootstrap.CACHE / "peer-sources"
+PLACE = bootstrap.CACHE / "llama-cpp-sources"
 
 
 def folder() -> Path:
-    """llama.cpp's sources."""
+    """The folder of llama.cpp's sources, downloaded if necessary."""
     found = list(PLACE.glob("llama_cpp_python-*/vendor/llama.cpp"))
     if found:
         return found[0]
@@ -31,7 +31,7 @@ def folder() -> Path:
 
 
 def program(name: str) -> Path:
-    """The program `name`, llama-perplexity or another one."""
+    """The path of the program `name`, such as llama-perplexity, built if necessary."""
     found = PLACE / "build/bin" / name
     if found.exists():
         return found

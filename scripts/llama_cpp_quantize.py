@@ -1,10 +1,10 @@
-"""llama.cpp's own quantizer, to compare with: the prebuilt library of an npm package, driven by ctypes.
+"""llama.cpp's quantizer as a reference: the prebuilt library of an npm package, called through ctypes.
 
-    python peer_quantize.py IN.gguf OUT.gguf FTYPE_NUMBER [IMATRIX.gguf|-] [OPTIONS]
+    python llama_cpp_quantize.py IN.gguf OUT.gguf FTYPE_NUMBER [IMATRIX.gguf|-] [OPTIONS]
 
-does what llama-quantize does with one thread. OPTIONS are those of `Options` below, as JSON; with `keep_split`,
-OUT.gguf is OUT, to which the library adds the shards' numbers and `.gguf`. Other scripts import `fetch` and `run`.
-The structs are those of llama.cpp `include/llama.h`, October 2026.
+does what llama-quantize does, with one thread. OPTIONS are the keys of `Options` below, as JSON. With `keep_split`,
+OUT.gguf is a prefix, to which the library adds the shard numbers and `.gguf`. Other scripts import `fetch`, `run` and
+`quantize`. The structs are those of llama.cpp `include/llama.h`, October 2026.
 """
 
 import ctypes
@@ -20,12 +20,12 @@ from typing import TypedDict
 import bootstrap
 
 PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
-PLACE = bootstrap.CACHE / "peer"
+PLACE = bootstrap.CACHE / "llama-cpp"
 LIBRARIES = PLACE / "package/bins/linux-x64"
 
 
 def fetch() -> None:
-    """Takes the package's archive from the npm registry; nothing in it is run but the library."""
+    """Downloads the package from the npm registry; only its library is used."""
     if (LIBRARIES / "libllama.v0.5.0.so").exists():
         return
     PLACE.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def load():
 
 
 def read_imatrix(path: str):
-    """Importance by tensor name, and the overrides that llama-quantize writes of it."""
+    """Importance by tensor name, and the metadata that llama-quantize records about it."""
     import numpy as np
     from gguf import GGUFReader
 
@@ -114,7 +114,7 @@ def read_imatrix(path: str):
 
 
 def override(row: Override, key: str, value: str | int | float | bool) -> None:
-    """Fills `row`; the tags are those of `enum llama_model_kv_override_type`."""
+    """Fills `row`. The tags are those of `enum llama_model_kv_override_type`."""
     row.key = key.encode()
     if isinstance(value, bool):
         # The union's first byte.
@@ -128,14 +128,14 @@ def override(row: Override, key: str, value: str | int | float | bool) -> None:
 
 
 def apply(params: Params, options: Options) -> None:
-    """Sets what `options` ask for, but for override_kv. The arrays live as long as `params`."""
+    """Sets `params` from `options`, except for override_kv. The arrays live as long as `params`."""
     params.pure = options.get("pure", False)
     params.keep_split = options.get("keep_split", False)
     params.quantize_output_tensor = not options.get("leave_output_tensor", False)
     params.output_tensor_type = options.get("output_tensor_type", params.output_tensor_type)
     params.token_embedding_type = options.get("token_embedding_type", params.token_embedding_type)
     if types := options.get("tensor_types"):
-        # llama-quantize takes patterns in lower case.
+        # llama-quantize converts patterns to lower case.
         rows = [TensorType(pattern.lower().encode(), number) for pattern, number in types]
         params.tt_overrides = (TensorType * (len(rows) + 1))(*rows)
     if layers := options.get("prune_layers"):
@@ -143,10 +143,11 @@ def apply(params: Params, options: Options) -> None:
         params.prune_layers = (ctypes.c_int32 * (len(layers) + 1))(*layers, -1)
 
 
-def quantize(source: str, target: str, ftype: int, imatrix: str | None, options: Options) -> int:
+def quantize_here(source: str, target: str, ftype: int, imatrix: str | None, options: Options) -> int:
+    """Quantizes in this process; llama.cpp's error code."""
     llama = load()
     params = llama.llama_model_quantize_default_params()
-    assert (params.quantize_output_tensor, params.pure) == (True, False), "another llama.h than this script's"
+    assert (params.quantize_output_tensor, params.pure) == (True, False), "the library has another llama.h than this script"
     params.nthread, params.ftype = 1, ftype
     apply(params, options)
     keep = []
@@ -167,7 +168,7 @@ def quantize(source: str, target: str, ftype: int, imatrix: str | None, options:
         params.kv_overrides = overrides
     before = cpu_seconds(resource.RUSAGE_SELF)
     result = llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
-    # The interpreter's own start is not counted.
+    # The start of the interpreter is not counted.
     print(f"\n{cpu_seconds(resource.RUSAGE_SELF) - before}", flush=True)
     del keep
     return result
@@ -179,8 +180,8 @@ def cpu_seconds(who: int) -> float:
 
 
 def run(command: list, may_fail=False) -> tuple[float, str] | None:
-    """Runs a command to its end: its CPU seconds and its output. If it fails, shows what it said and ends
-    the script, or gives None."""
+    """Runs a command and returns its CPU seconds and its output. If it fails, prints its errors and ends the
+    script, or with `may_fail` returns None."""
     before = cpu_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace")
     if done.returncode != 0 and may_fail:
@@ -190,9 +191,9 @@ def run(command: list, may_fail=False) -> tuple[float, str] | None:
     return cpu_seconds(resource.RUSAGE_CHILDREN) - before, done.stdout
 
 
-def run_peer(source: Path, target: Path, ftype: int, imatrix: Path | None, **options) -> float | None:
-    """Quantizes with llama.cpp in a process of its own; CPU seconds of the quantizing alone. None if it
-    cannot make that type of that model. `options` are those of `Options`."""
+def quantize(source: Path, target: Path, ftype: int, imatrix: Path | None, **options) -> float | None:
+    """Quantizes in a separate process; returns the CPU seconds of the quantizing alone, or None if llama.cpp cannot
+    make that type of that model. `options` are the keys of `Options`."""
     command = [sys.executable, __file__, source, target, ftype, imatrix or "-", json.dumps(options)]
     done = run(command, may_fail=True)
     return float(done[1].splitlines()[-1]) if done else None
@@ -202,6 +203,6 @@ if __name__ == "__main__":
     fetch()
     arguments = sys.argv[1:] + ["-", "{}"][max(0, len(sys.argv) - 4):]
     imatrix = None if arguments[3] == "-" else arguments[3]
-    code = quantize(arguments[0], arguments[1], int(arguments[2]), imatrix, json.loads(arguments[4]))
-    # Without the library's destructors, which have nothing to add.
+    code = quantize_here(arguments[0], arguments[1], int(arguments[2]), imatrix, json.loads(arguments[4]))
+    # Skip the destructors of the library.
     os._exit(code)
