@@ -1,8 +1,6 @@
-//! The command line: events, files, protection of inputs, the guide.
+//! The command line: events, files, protection of inputs.
 
 pub(crate) mod demo;
-#[cfg(unix)]
-pub(crate) mod guide;
 pub(crate) mod input_protection;
 pub(crate) mod progress_events;
 pub(crate) mod shell_files;

@@ -515,10 +515,10 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
 
 #[test]
 fn the_picture_in_the_documentation_is_of_the_shipped_recipe() {
-    let shown = fs::read_to_string(shipped("docs/aqueducts-18b.svg")).unwrap();
+    let shown = fs::read_to_string(shipped("docs/images/aqueducts-18b.svg")).unwrap();
     let shipped = summary(&fs::read_to_string(shipped("recipes/aqueducts-18b.yml")).unwrap());
     let command =
-        "plan --no-members recipes/aqueducts-18b.yml --svg docs/aqueducts-18b.svg --force";
+        "plan --no-members recipes/aqueducts-18b.yml --svg docs/images/aqueducts-18b.svg --force";
     assert!(shown == stack_svg(&shipped, "Aqueducts-18B"), "out of date: run aqueduct {command}");
     assert!(shown.len() < 200_000);
 }

@@ -1,27 +1,28 @@
-//! The guide in docs/guide: every command in it runs, with what it says that comes of it.
+//! README.md and the guide in docs/guide: every command runs, and its output is compared with the page.
 //!
-//! A page's blocks mean, in turn: `yaml FILE` a file to write; `sh` commands that succeed, one after the other, in a
-//! folder where the project's recipes and test data lie; `sh fails` commands that fail; `sh no-test: REASON` what
-//! takes another program or the network; `text` lines of what the commands before it print, with `...` for
-//! what varies. Pictures that a page makes and shows are those in docs/guide. For machines with a shell.
+//! Blocks: `yaml FILE` is written to a file; `sh` are commands that succeed, run in a folder with the
+//! project's recipes and test data; `sh fails` are commands that fail; `sh no-test: REASON` needs another
+//! program or the network; `text` are lines of the output, with `...` for what varies. Pictures that a
+//! page draws are compared with docs/images. Needs a shell.
 
 use crate::support::hostile_files::entries;
 use crate::support::program::{finished, shipped};
 use aqueduct::quantize::presets::PRESETS;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-/// Options whose value is a file or folder to write.
-const OUTPUTS: &[&str] = &["-o", "--output", "--svg", "--html", "--save-logits"];
+/// Options whose value is a file or folder to write, and redirection.
+const OUTPUTS: &[&str] = &["-o", "--output", "--svg", "--html", "--save-logits", ">"];
 /// Folders and files of the project that commands name.
 const NEEDED: &[&str] = &["recipes", "tests", "calibration"];
 
 struct Block {
     /// What follows the fence.
     info: String,
-    /// Of the fence, counted from 1.
+    /// The line of the fence, counted from 1.
     line: usize,
     text: String,
 }
@@ -48,19 +49,19 @@ fn blocks(text: &str) -> Vec<Block> {
     blocks
 }
 
-/// The commands of a block: lines, joined where one ends in a backslash.
+/// The commands of a block: its lines, with continued lines joined.
 fn commands(block: &Block) -> Vec<String> {
     let joined = block.text.replace("\\\n", " ");
     let lines = joined.lines().map(str::trim);
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_string).collect()
 }
 
-/// `text` with one space in place of each run of white space.
+/// `text` with each run of white space replaced by one space.
 fn spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether `line` has the parts of `pattern` between its `...` in order.
+/// Whether `line` contains the parts of `pattern` between `...`, in order.
 fn fits(pattern: &str, line: &str) -> bool {
     let (line, mut from) = (spaced(line), 0);
     pattern.split("...").map(spaced).all(|part| match line[from..].find(&part) {
@@ -83,13 +84,13 @@ fn a_pattern_fits_its_line_alone() {
     }
 }
 
-/// A page, being carried out.
+/// A run of a page's commands.
 struct Session {
     page: &'static str,
     place: tempfile::TempDir,
-    /// What the commands of the last block printed.
+    /// Output of the last block.
     printed: String,
-    /// What was written, as the page names it.
+    /// Written files, as the page names them.
     outputs: Vec<String>,
 }
 
@@ -137,7 +138,7 @@ impl Session {
         }
     }
 
-    /// Every line of `block` was printed.
+    /// Asserts that every line of `block` was printed.
     fn compare(&self, block: &Block) {
         for (index, pattern) in block.text.lines().enumerate() {
             let at = format!("{}:{}", self.page, block.line + 1 + index);
@@ -149,7 +150,7 @@ impl Session {
         }
     }
 
-    /// The files that the page's prose names are there, and its pictures are those that it makes.
+    /// Asserts that the files named in the text exist, and that the page's pictures are up to date.
     fn look(&self, text: &str) {
         let outside: Vec<&str> = text.split("```").step_by(2).collect();
         let spans = outside.iter().flat_map(|part| part.split('`').skip(1).step_by(2));
@@ -158,8 +159,8 @@ impl Session {
         }
         for output in self.outputs.iter().filter(|output| output.ends_with(".svg")) {
             let name = Path::new(output).file_name().unwrap();
-            let shown = shipped("docs/guide").join(name);
-            if text.contains(&format!("]({})", name.to_string_lossy())) {
+            let shown = shipped("docs/images").join(name);
+            if text.contains(&format!("](../images/{})", name.to_string_lossy())) {
                 let same =
                     fs::read(&shown).unwrap() == fs::read(self.place.path().join(output)).unwrap();
                 assert!(same, "{} is not what {} draws", shown.display(), self.page);
@@ -168,7 +169,7 @@ impl Session {
     }
 }
 
-/// Carries out a page of the guide.
+/// Runs a page of the guide.
 fn follow(name: &'static str) {
     let text = page(name);
     let mut session = Session::begin(name);
@@ -187,7 +188,7 @@ fn follow(name: &'static str) {
                 fs::write(session.place.path().join(file), &block.text).unwrap();
             }
             ("text", "") => session.compare(&block),
-            _ => panic!("{name}:{}: a block of what? {:?}", block.line, block.info),
+            _ => panic!("{name}:{}: unknown kind of block {:?}", block.line, block.info),
         }
         run += usize::from(kind == "sh");
     }
@@ -205,54 +206,79 @@ macro_rules! pages {
     };
 }
 
+// In reading order, as in docs/SUMMARY.md.
 pages! {
-    the_first_build "README.md",
-    interoperating "interoperating.md",
-    machines_with_little_memory "memory.md",
-    publishing "publishing.md",
-    regenerating "regenerating.md",
+    first_build "first-build.md",
     writing_stacks "stacks.md",
+    publishing "publishing.md",
+    existing_models "existing-models.md",
+    little_memory "memory.md",
+    other_programs "other-programs.md",
+}
+
+/// The lines of README.md that begin with `aqueduct` run after the install step, in order.
+#[test]
+fn commands_of_the_readme_run() {
+    let text = fs::read_to_string(shipped("README.md")).unwrap();
+    let mut session = Session::begin("README.md");
+    let mut run = 0;
+    for block in blocks(&text).iter().filter(|block| block.info == "sh") {
+        let lines = block.text.lines().filter(|line| line.starts_with("aqueduct "));
+        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        run += text.lines().count();
+        if !text.is_empty() {
+            session.run(&Block { info: String::new(), line: block.line, text }, Some(0));
+        }
+    }
+    assert!(run >= 8, "README.md has {run} commands");
 }
 
 #[test]
-fn every_page_is_followed_and_few_commands_are_not() {
-    let found: Vec<String> =
-        entries(&shipped("docs/guide")).into_iter().filter(|name| name.ends_with(".md")).collect();
+fn all_pages_are_run_and_few_commands_are_skipped() {
+    let found: Vec<String> = entries(&shipped("docs/guide"))
+        .into_iter()
+        .filter(|name| name.ends_with(".md") && name != "README.md")
+        .collect();
     let mut followed: Vec<&str> = PAGES.to_vec();
     followed.sort_unstable();
     assert_eq!(found, followed);
     let all: Vec<Block> = PAGES.iter().flat_map(|name| blocks(&page(name))).collect();
     let count = |prefix: &str| all.iter().filter(|block| block.info.starts_with(prefix)).count();
-    assert!(count("sh no-test") <= 6, "{} blocks are not tested", count("sh no-test"));
+    assert!(count("sh no-test") <= 7, "{} blocks are not tested", count("sh no-test"));
     assert!(count("sh") >= 35, "{} blocks of commands", count("sh"));
 }
 
+/// Each page runs in a folder of its own here. Because no two pages write the same file, they also run
+/// one after the other in one folder.
 #[test]
-fn links_lead_somewhere() {
+fn pages_write_different_files() {
+    let mut writers: BTreeMap<String, &str> = BTreeMap::new();
+    let mut note = |file: &str, name: &'static str| {
+        let file = file.trim_end_matches('/').to_string();
+        let first = *writers.entry(file.clone()).or_insert(name);
+        assert_eq!(first, name, "{file} is written by {first} and by {name}");
+    };
     for name in PAGES {
-        let text = page(name);
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-        for (target, _) in targets.filter(|(target, _)| !target.starts_with("http")) {
-            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let path = if file.is_empty() { PathBuf::from(name) } else { PathBuf::from(file) };
-            let path = shipped("docs/guide").join(path);
-            assert!(path.exists(), "{name}: {target}");
-            if !anchor.is_empty() {
-                let text = fs::read_to_string(&path).unwrap();
-                let titles = text.lines().filter(|line| line.starts_with('#'));
-                let anchors = titles.map(|title| {
-                    let words = title.trim_start_matches('#').trim().to_lowercase();
-                    words.replace(' ', "-").replace(['?', ',', ':', '`'], "")
-                });
-                assert!(anchors.into_iter().any(|found| found == anchor), "{name}: {target}");
+        for block in blocks(&page(name)) {
+            match block.info.split_once(' ').unwrap_or((&block.info, "")) {
+                ("yaml", file) => note(file, name),
+                ("sh", "") => {
+                    for line in commands(&block) {
+                        let words: Vec<&str> = line.split_whitespace().collect();
+                        let pairs = words.windows(2).filter(|pair| OUTPUTS.contains(&pair[0]));
+                        pairs.for_each(|pair| note(pair[1], name));
+                    }
+                }
+                _ => {}
             }
         }
     }
+    assert!(writers.len() > 30);
 }
 
 #[test]
-fn lists_of_types_are_what_the_page_says() {
-    let text = page("publishing.md");
+fn presets_are_listed() {
+    let text = fs::read_to_string(shipped("docs/reference/types.md")).unwrap();
     for preset in PRESETS {
         let start = format!("| `{}` | ", preset.name);
         let row = text.lines().find_map(|line| line.strip_prefix(&start));
@@ -263,13 +289,13 @@ fn lists_of_types_are_what_the_page_says() {
     }
 }
 
-/// The dots of gradient.svg tell the values that `plan` tells of the same recipe.
+/// The dots of gradient.svg have the values that `plan` prints for the recipe.
 #[test]
-fn the_drawing_of_gradients_is_of_the_recipe() {
+fn the_gradient_drawing_matches_the_recipe() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aqueduct"));
     command.args(["plan", "--no-members", "--layers"]).arg(shipped("recipes/gradient-slerp.yml"));
     let plan = finished("plan", 0, command.output().unwrap()).stdout;
-    let drawing = fs::read_to_string(shipped("docs/guide/gradient.svg")).unwrap();
+    let drawing = fs::read_to_string(shipped("docs/images/gradient.svg")).unwrap();
     let drawing = roxmltree::Document::parse(&drawing).unwrap();
     let groups: Vec<_> = drawing.descendants().filter(|node| node.has_tag_name("g")).collect();
     assert_eq!(groups.len(), 32);
