@@ -10,6 +10,7 @@ pub mod memory;
 pub mod mmap;
 pub mod output;
 pub mod progress;
+pub(crate) mod simd;
 pub mod size;
 pub mod sync;
 pub mod system;

@@ -3,14 +3,14 @@
 //!
 //! No fused multiply-add and fixed lanes for sums, so all versions give the same bits.
 
-use super::simd::levels;
+use crate::base::simd::levels;
 
 /// Lanes of a sum; added pairwise at the end.
 const LANES: usize = 16;
 
 levels! {
     /// Whether no value is NaN or infinite.
-    all_finite(values: &[f32]) -> bool = all_finite_body
+    pub fn all_finite(values: &[f32]) -> bool = all_finite_body;
 }
 
 levels! {
@@ -18,7 +18,7 @@ levels! {
     ///
     /// # Panics
     /// If the slices differ in length.
-    rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body
+    pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body;
 }
 
 levels! {
@@ -29,12 +29,12 @@ levels! {
     /// The softmax is what was so made of all parts, divided by `state.sum`; of exponentials within 2
     /// units in the last place. Source: Milakov and Gimelshein, "Online normalizer calculation for
     /// softmax", 2018.
-    softmax_part(x: &mut [f32], scale: f32, state: &mut SoftmaxState) -> f32 = softmax_part_body
+    pub fn softmax_part(x: &mut [f32], scale: f32, state: &mut SoftmaxState) -> f32 = softmax_part_body;
 }
 
 levels! {
     /// `x = factor * x`.
-    scale(x: &mut [f32], factor: f32) = scale_body
+    pub fn scale(x: &mut [f32], factor: f32) = scale_body;
 }
 
 levels! {
@@ -42,7 +42,7 @@ levels! {
     ///
     /// # Panics
     /// If the slices differ in length.
-    swiglu(gate: &mut [f32], up: &[f32]) = swiglu_body
+    pub fn swiglu(gate: &mut [f32], up: &[f32]) = swiglu_body;
 }
 
 levels! {
@@ -50,12 +50,12 @@ levels! {
     ///
     /// # Panics
     /// If the slices differ in length.
-    geglu(gate: &mut [f32], up: &[f32]) = geglu_body
+    pub fn geglu(gate: &mut [f32], up: &[f32]) = geglu_body;
 }
 
 levels! {
     /// `x = cap * tanh(factor * x / cap)`, within 2e-7 of `cap`.
-    soft_cap(x: &mut [f32], factor: f32, cap: f32) = soft_cap_body
+    pub fn soft_cap(x: &mut [f32], factor: f32, cap: f32) = soft_cap_body;
 }
 
 levels! {
@@ -63,7 +63,7 @@ levels! {
     ///
     /// # Panics
     /// If the slices differ in length.
-    add_scaled(x: &[f32], factor: f32, sum: &mut [f32]) = add_scaled_body
+    pub fn add_scaled(x: &[f32], factor: f32, sum: &mut [f32]) = add_scaled_body;
 }
 
 levels! {
@@ -72,23 +72,23 @@ levels! {
     ///
     /// # Panics
     /// If `x` has less than `2 n` elements.
-    rotate_halves(x: &mut [f32], turns: &[[f32; 2]]) = rotate_halves_body
+    pub fn rotate_halves(x: &mut [f32], turns: &[[f32; 2]]) = rotate_halves_body;
 }
 
 levels! {
     /// Turns adjacent pairs of `x`: the `i`-th, `(a, b)`, becomes `(a cos - b sin, a sin + b cos)` with
     /// the `i`-th of `turns`, cosine and sine. Pairs without a turn stay.
-    rotate_pairs(x: &mut [f32], turns: &[[f32; 2]]) = rotate_pairs_body
+    pub fn rotate_pairs(x: &mut [f32], turns: &[[f32; 2]]) = rotate_pairs_body;
 }
 
 levels! {
     /// `sums[i] += x[i]^2`, as far as both go.
-    add_squares(x: &[f32], sums: &mut [f32]) = add_squares_body
+    pub fn add_squares(x: &[f32], sums: &mut [f32]) = add_squares_body;
 }
 
 levels! {
     /// `log(sum of e^x)`, exponentials in f32 and their sum in f64.
-    log_sum_exp(x: &[f32]) -> f64 = log_sum_exp_body
+    pub fn log_sum_exp(x: &[f32]) -> f64 = log_sum_exp_body;
 }
 
 /// The parts of a row that [`softmax_part`] has seen.

@@ -8,7 +8,7 @@
 
 use super::elementwise::all_finite;
 use super::pack::{PANEL, PackedMatrix, Rows, Words, write_words};
-use super::simd::Level;
+use crate::base::simd::{InstructionSet, Level};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -256,17 +256,17 @@ fn product(
             }
         };
     }
-    match level {
+    match level.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 if words == Words::Pairs => {
+        InstructionSet::Avx512Bf16 if words == Words::Pairs => {
             for_rows!(target.rows.len(), product_bf16(x, panel, target), 1 2 3 4 5 6 7 8 9 10 11 12)
         }
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => {
+        InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => {
             for_rows!(target.rows.len(), product_avx512(x, panel, target), 1 2 3 4 5 6 7 8 9 10 11 12)
         }
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => {
+        InstructionSet::Avx2 => {
             for first in (0..target.rows.len()).step_by(6) {
                 let rows = (target.rows.len() - first).min(6);
                 for half in 0..2 {

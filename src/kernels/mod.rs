@@ -9,7 +9,6 @@
 mod elementwise;
 mod matmul;
 mod pack;
-mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -19,4 +18,3 @@ pub use elementwise::{
 };
 pub use matmul::{Multiply, NonFinite, Scratch, multiply, multiply_part};
 pub use pack::{PANEL, PackedMatrix, Precision, Rows, Spare};
-pub use simd::Level;

@@ -5,7 +5,7 @@
 //! then for the next. Decoding, rounding and packing are one pass over the weights, panel by panel, so
 //! that no whole matrix exists besides its pack; a pack serves every row that goes through a layer.
 
-use super::simd::{Level, levels};
+use crate::base::simd::{InstructionSet, Level, levels};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,7 +29,7 @@ pub enum Precision {
 impl Precision {
     /// [`Precision::Bf16`] where that is faster on this processor, [`Precision::F32`] elsewhere.
     pub fn fastest() -> Precision {
-        match Level::current() >= Level::Avx512Bf16 {
+        match Level::current().instructions() >= InstructionSet::Avx512Bf16 {
             true => Precision::Bf16,
             false => Precision::F32,
         }
@@ -51,7 +51,7 @@ impl Words {
     fn of(precision: Precision, level: Level) -> Words {
         match precision {
             Precision::F32 => Words::F32,
-            Precision::Bf16 if level >= Level::Avx512Bf16 => Words::Pairs,
+            Precision::Bf16 if level.instructions() >= InstructionSet::Avx512Bf16 => Words::Pairs,
             Precision::Bf16 => Words::Rounded,
         }
     }
@@ -279,7 +279,7 @@ impl PackedMatrix {
 
 levels! {
     /// Writes `values` as words; a pair whose second is missing gets a zero.
-    write_words(words: Words, values: &[f32], out: &mut [u32]) = write_words_body
+    pub(super) fn write_words(words: Words, values: &[f32], out: &mut [u32]) = write_words_body;
 }
 
 #[inline(always)]
@@ -289,7 +289,7 @@ fn write_words_body(words: Words, values: &[f32], out: &mut [u32]) {
 
 levels! {
     /// Fills a panel with the rows of `weights`, at most 32.
-    transpose(words: Words, weights: Rows<'_>, panel: &mut [[u32; PANEL]]) = transpose_body
+    fn transpose(words: Words, weights: Rows<'_>, panel: &mut [[u32; PANEL]]) = transpose_body;
 }
 
 #[inline(always)]
@@ -360,7 +360,7 @@ mod tests {
             wide[o * stride..][..inputs].copy_from_slice(&w[o * inputs..][..inputs]);
             (0..inputs).for_each(|i| transposed[i * outputs + o] = w[o * inputs + i]);
         }
-        let reference = packed(Level::Baseline, Precision::F32, outputs, &w);
+        let reference = packed(Level::BASELINE, Precision::F32, outputs, &w);
         for (output, input) in [(0, 0), (69, 40), (33, 17)] {
             let word = reference.panel(output / PANEL, input..input + 1)[0][output % PANEL];
             assert_eq!(word, w[output * inputs + input].to_bits());
@@ -386,7 +386,7 @@ mod tests {
         let want = |v: f32| u32::from(half::bf16::from_f32(v).to_bits());
         let level = Level::available().last().unwrap();
         let pairs = packed(level, Precision::Bf16, 40, &w);
-        let rounded = packed(Level::Baseline, Precision::Bf16, 40, &w);
+        let rounded = packed(Level::BASELINE, Precision::Bf16, 40, &w);
         for (output, row) in w.chunks_exact(7).enumerate() {
             for (input, &v) in row.iter().enumerate() {
                 let at = |m: &PackedMatrix, word: usize| {

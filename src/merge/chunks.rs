@@ -7,9 +7,9 @@ use super::buffers;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
+use crate::base::simd::{Level, Work};
 use crate::formats::source::{PART_BYTES, Sink, TensorData, TensorInfo, in_parts};
 use crate::quants;
-use crate::quants::simd::{Level, Work};
 use crate::recipe::TensorPlan;
 use rayon::prelude::*;
 
@@ -203,7 +203,7 @@ impl Job<'_> {
     /// Runs at the CPU's SIMD level, in pieces that stay in the nearest cache.
     pub fn map(&self, combine: impl Fn(&[Vec<f32>], &mut [f32]) + Sync) -> Result<Output> {
         self.map_pieces(CHUNK, PIECE, |_, inputs, out| {
-            Level::best().run(Combine { combine: &combine, inputs, out });
+            Level::current().run(Combine { combine: &combine, inputs, out });
         })
     }
 
@@ -280,7 +280,7 @@ impl Job<'_> {
                 let end = elements.min((chunk + 1) * CHUNK);
                 for start in (chunk * CHUNK..end).step_by(PIECE) {
                     self.load(which, start, PIECE, Pass::Early, inputs)?;
-                    Level::best().run(Add { add: &add, state: &mut state, inputs });
+                    Level::current().run(Add { add: &add, state: &mut state, inputs });
                 }
                 Ok(state)
             })
@@ -356,9 +356,7 @@ impl Job<'_> {
     /// after it, so it is an error here.
     fn check_range(&self, start: usize, values: &[f32]) -> Result<()> {
         let limit = overflow_limit(self.info.dtype);
-        let mut all = false;
-        Level::best().run(Within { values, limit, all: &mut all });
-        if all {
+        if Level::current().run(Within { values, limit }) {
             return Ok(());
         }
         let Some(at) = values.iter().position(|v| !within(v, limit)) else { return Ok(()) };
@@ -383,14 +381,15 @@ fn within(value: &f32, limit: f32) -> bool {
 struct Within<'a> {
     values: &'a [f32],
     limit: f32,
-    all: &'a mut bool,
 }
 
 impl Work for Within<'_> {
+    type Output = bool;
+
     #[inline(always)]
-    fn run(self) {
+    fn run(self) -> bool {
         // No early end: a search that may stop at any element does not vectorize.
-        *self.all = self.values.iter().fold(true, |all, v| all & within(v, self.limit));
+        self.values.iter().fold(true, |all, v| all & within(v, self.limit))
     }
 }
 
@@ -402,6 +401,8 @@ struct Combine<'a, F> {
 }
 
 impl<F: Fn(&[Vec<f32>], &mut [f32])> Work for Combine<'_, F> {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         (self.combine)(self.inputs, self.out);
@@ -416,6 +417,8 @@ struct Add<'a, F, T> {
 }
 
 impl<T, F: Fn(&mut T, &[Vec<f32>])> Work for Add<'_, F, T> {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         (self.add)(self.state, self.inputs);

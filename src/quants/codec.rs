@@ -1,7 +1,7 @@
 //! What a tensor type must provide, and the loops over blocks that types share.
 
-use super::simd::{Level, Work};
 use crate::base::dtype::DType;
+use crate::base::simd::{Level, Work};
 
 /// One tensor type: its line in the registry.
 pub(super) struct Codec {
@@ -40,6 +40,8 @@ impl<F, const LEN: usize, const BYTES: usize> Work for DecodeAll<'_, F, LEN, BYT
 where
     F: DecodeBlock<LEN, BYTES>,
 {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         let (blocks, _) = self.bytes.as_chunks::<BYTES>();
@@ -77,6 +79,8 @@ impl<F, const LEN: usize, const BYTES: usize> Work for EncodeAll<'_, F, LEN, BYT
 where
     F: EncodeBlock<LEN, BYTES>,
 {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         let (blocks, _) = self.values.as_chunks::<LEN>();

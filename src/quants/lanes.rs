@@ -7,7 +7,7 @@
 
 use super::codec::Rows;
 use super::floats::f16::f32_to_f16;
-use super::simd::{Level, Work};
+use crate::base::simd::{Level, Work};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
 
@@ -106,6 +106,8 @@ impl<F, const LEN: usize, const BYTES: usize> Work for QuantizeAll<'_, F, LEN, B
 where
     F: QuantizePanel<LEN, BYTES>,
 {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         let rows = self.rows;

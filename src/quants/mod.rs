@@ -24,15 +24,14 @@ mod lanes;
 mod legacy;
 mod pack;
 mod search;
-pub(crate) mod simd;
 mod ternary;
 
 pub use floats::fp8;
 
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
+use crate::base::simd::Level;
 use codec::{Codec, Rows};
-use simd::Level;
 
 /// Every type that can be read here, and how; see [`Codec`].
 const REGISTRY: &[Codec] = &[
@@ -93,7 +92,7 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let codec =
         codec(dtype).ok_or_else(|| Error::Usage(format!("cannot decode tensor type {dtype}")))?;
     check_length(dtype, out.len(), bytes.len())?;
-    (codec.decode)(Level::best(), bytes, out);
+    (codec.decode)(Level::current(), bytes, out);
     Ok(())
 }
 
@@ -123,7 +122,7 @@ pub fn quantize(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<()> {
-    quantize_at(Level::best(), dtype, values, row_len, importance, out)
+    quantize_at(Level::current(), dtype, values, row_len, importance, out)
 }
 
 /// [`quantize`] at a given SIMD level, which never changes a byte.
@@ -185,7 +184,7 @@ pub fn first_non_finite(values: &[f32]) -> Option<usize> {
 /// checks; for others, and for a trailing partial block, it says nothing.
 pub fn first_invalid_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
     if dtype.is_float() {
-        return floats::finite::first_non_finite(Level::best(), dtype, bytes);
+        return floats::finite::first_non_finite(Level::current(), dtype, bytes);
     }
     let codec = codec(dtype)?;
     bytes.chunks_exact(dtype.block_bytes()).position(|block| !(codec.is_valid)(block))

@@ -109,7 +109,7 @@ impl Products {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quants::simd::{Level, Work};
+    use crate::base::simd::{Level, Work};
 
     #[test]
     fn every_simd_level_gives_the_same_sums() {
@@ -122,7 +122,7 @@ mod tests {
             level.run(Added { sums: &mut sums, inputs: &inputs });
             Products::total(&[sums]).map(f64::to_bits)
         };
-        let all: Vec<_> = Level::available().into_iter().map(run).collect();
+        let all: Vec<_> = Level::available().map(run).collect();
         assert!(all.iter().all(|sums| *sums == all[0]));
         assert!((f64::from_bits(all[0][2]) - plain).abs() < 1e-9, "{plain}");
     }
@@ -133,6 +133,8 @@ mod tests {
     }
 
     impl Work for Added<'_> {
+        type Output = ();
+
         #[inline(always)]
         fn run(self) {
             self.sums.add(self.inputs);

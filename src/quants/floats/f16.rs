@@ -1,6 +1,6 @@
 //! F16: IEEE half precision, little-endian. Also the conversions that block formats use for scales.
 //!
-//! The conversions are written out, without branches, so that they vectorize inside [`crate::quants::simd`]
+//! The conversions are written out, without branches, so that they vectorize inside [`crate::base::simd`]
 //! wrappers; the `half` crate's detect the CPU at each call. They agree with it except on NaN, which
 //! always becomes 0x7E00 with the sign kept, as in llama.cpp (`ggml/src/ggml-impl.h`).
 

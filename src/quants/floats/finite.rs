@@ -5,7 +5,7 @@
 //! value is searched for its place.
 
 use crate::base::dtype::DType;
-use crate::quants::simd::{Level, Work};
+use crate::base::simd::{Level, Work};
 
 /// Bytes of a chunk: long enough to hide the dispatch, short enough that the search of one costs nothing.
 const CHUNK: usize = 1 << 14;
@@ -35,11 +35,7 @@ fn first_of<const BYTES: usize>(
     is_bad: impl Fn(&[u8; BYTES]) -> bool + Copy,
 ) -> Option<usize> {
     let (elements, _) = bytes.as_chunks::<BYTES>();
-    let any = |chunk: &&[[u8; BYTES]]| {
-        let mut found = false;
-        level.run(Any { elements: chunk, is_bad, found: &mut found });
-        found
-    };
+    let any = |chunk: &[[u8; BYTES]]| level.run(Any { elements: chunk, is_bad });
     let per_chunk = CHUNK / BYTES;
     let (number, chunk) = elements.chunks(per_chunk).enumerate().find(|(_, chunk)| any(chunk))?;
     chunk.iter().position(is_bad).map(|at| number * per_chunk + at)
@@ -48,14 +44,15 @@ fn first_of<const BYTES: usize>(
 struct Any<'a, F, const BYTES: usize> {
     elements: &'a [[u8; BYTES]],
     is_bad: F,
-    found: &'a mut bool,
 }
 
 impl<F: Fn(&[u8; BYTES]) -> bool, const BYTES: usize> Work for Any<'_, F, BYTES> {
+    type Output = bool;
+
     #[inline(always)]
-    fn run(self) {
+    fn run(self) -> bool {
         // No early end: a loop that may stop at any element does not vectorize.
-        *self.found = self.elements.iter().fold(false, |any, element| any | (self.is_bad)(element));
+        self.elements.iter().fold(false, |any, element| any | (self.is_bad)(element))
     }
 }
 
@@ -72,7 +69,7 @@ mod tests {
                 let mut value = [0f32];
                 decode(dtype, &bits.to_le_bytes(), &mut value).unwrap();
                 let expected = (!value[0].is_finite()).then_some(0);
-                let found = first_non_finite(Level::best(), dtype, &bits.to_le_bytes());
+                let found = first_non_finite(Level::current(), dtype, &bits.to_le_bytes());
                 assert_eq!(found, expected, "{dtype} {bits:#x}");
             }
         }

@@ -3,9 +3,9 @@
 
 use super::search::{GROUPS, Workspace, fit};
 use super::{Grid, signs};
+use crate::base::simd::{Level, Work};
 use crate::quants::codec::Rows;
 use crate::quants::search::nearest_int;
-use crate::quants::simd::{Level, Work};
 use std::marker::PhantomData;
 
 /// Sub-blocks that are prepared together: whole blocks.
@@ -178,6 +178,8 @@ impl<F, const N: usize, const S: usize, const BYTES: usize> Work for Encode<'_, 
 where
     F: Pack<N, S, BYTES>,
 {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         let (blocks, _) = self.rows.values.as_chunks::<256>();

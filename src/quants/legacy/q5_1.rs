@@ -4,11 +4,11 @@
 
 use super::{f16_bytes, fifth_bit_columns, fifth_bits, low_nibbles, search_affine, spread_affine};
 use crate::base::dtype::DType;
+use crate::base::simd::Level;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
 use crate::quants::floats::f16::read_f16;
 use crate::quants::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
 use crate::quants::pack::nibbles;
-use crate::quants::simd::Level;
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q5_1,
