@@ -35,15 +35,15 @@ impl Source {
     /// Whatever the reader of that kind finds wrong; for a file of weights alone, or an imatrix, what
     /// to give instead.
     pub fn open(path: &Path) -> Result<Source> {
-        Source::open_telling(path, &Silent)
+        Source::open_with_progress(path, &Silent)
     }
 
     /// As [`Source::open`]; `progress` is told of downloads of a recipe's members, with the feature `hub`.
-    pub fn open_telling(path: &Path, progress: &dyn Progress) -> Result<Source> {
+    pub fn open_with_progress(path: &Path, progress: &dyn Progress) -> Result<Source> {
         Source::open_seeded(path, None, progress)
     }
 
-    /// As [`Source::open_telling`]; a recipe gets `seed`, if one is given, in place of its own.
+    /// As [`Source::open_with_progress`]; a recipe gets `seed`, if one is given, in place of its own.
     pub fn open_seeded(path: &Path, seed: Option<u64>, progress: &dyn Progress) -> Result<Source> {
         let path = &locate_source(path, progress)?;
         match Kind::of(path)? {
@@ -57,7 +57,7 @@ impl Source {
                 Ok(Source::Gguf { path: path.to_path_buf(), model })
             }
             Kind::Recipe => {
-                let members = Folders::beside(path, &[]).telling(progress);
+                let members = Folders::beside(path, &[]).with_progress(progress);
                 let plan = Arc::new(merge::plan_seeded(path, &members, seed)?);
                 let mut checkpoint = merge::open(plan.clone());
                 checkpoint.card = Some(merge_card(&plan, &checkpoint.name));

@@ -58,7 +58,7 @@ impl Arguments {
     pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         output::check_file_target(&self.output, self.force)?;
-        let source = Source::open_telling(&self.source, context.progress())?;
+        let source = Source::open_with_progress(&self.source, context.progress())?;
         output::check_not_input(&self.output, source.files())?;
         context.warn_of(&source);
         let gguf = source.to_gguf(&self.convert.options(OutputType::Auto), context.progress())?;

@@ -43,7 +43,7 @@ impl Arguments {
         let options = self.convert.options(OutputType::Auto);
         let mut models = Vec::with_capacity(2);
         for path in [&self.first, &self.second] {
-            let source = Source::open_telling(path, context.progress())?;
+            let source = Source::open_with_progress(path, context.progress())?;
             self.pictures.check_not_inputs(&source.files())?;
             context.warn_of(&source);
             models.push(source.to_gguf(&options, context.progress())?);

@@ -102,7 +102,7 @@ impl Arguments {
     }
 
     fn subject(&self, context: &Context, path: &Path, name: String) -> anyhow::Result<Subject> {
-        let source = Source::open_telling(path, context.progress())?;
+        let source = Source::open_with_progress(path, context.progress())?;
         if let Some(kept) = &self.save_logits {
             output::check_not_input(kept, source.files())?;
         }

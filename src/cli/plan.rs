@@ -104,7 +104,7 @@ impl Arguments {
         let path = self.source.as_path();
         let lookup: &dyn MemberLookup = match self.no_members {
             true => &ShapesOnly::beside(path, &[]),
-            false => &Folders::beside(path, &[]).telling(context.progress()),
+            false => &Folders::beside(path, &[]).with_progress(context.progress()),
         };
         recipe::check(path, &merge::methods::specs(), lookup, self.seed.seed)
     }

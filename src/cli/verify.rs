@@ -55,7 +55,7 @@ impl Arguments {
         let model = match &self.source {
             None => None,
             Some(path) => {
-                let source = Source::open_telling(path, context.progress())?;
+                let source = Source::open_with_progress(path, context.progress())?;
                 context.warn_of(&source);
                 // As `quantize` made a file of these types.
                 let keep_blocks = self.target.is_file()

@@ -168,7 +168,7 @@ impl<'a> Folders<'a> {
     }
 
     /// The same, which tells `progress` of downloads.
-    pub fn telling<'b>(self, progress: &'b dyn Progress) -> Folders<'b> {
+    pub fn with_progress<'b>(self, progress: &'b dyn Progress) -> Folders<'b> {
         Folders { roots: self.roots, progress }
     }
 

@@ -285,7 +285,7 @@ fn overrides(
     let mut overrides = BTreeMap::new();
     let mut ok = true;
     for (name, told) in &spec.tokens {
-        let row = match row_told(planner, name, told, lists, tokens) {
+        let row = match requested_row(planner, name, told, lists, tokens) {
             None => {
                 ok = false;
                 continue;
@@ -319,7 +319,7 @@ enum Told {
 }
 
 /// The row that the recipe gives the token `name`; `None` if it cannot be had, which is reported.
-fn row_told(
+fn requested_row(
     planner: &mut Planner<'_>,
     name: &At<String>,
     told: &TokenSpec,
