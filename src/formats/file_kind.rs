@@ -1,6 +1,6 @@
 //! What a file is by its first bytes, for errors that name what lies in the place of something else.
 //!
-//! Every reader asks [`what_is`] before it complains of its own format: a Git LFS pointer, a web page or an archive
+//! Every reader asks [`describe_foreign`] before it complains of its own format: a Git LFS pointer, a web page or an archive
 //! in the place of weights is named with what to do about it. Not here: any check of a file's contents.
 
 use crate::base::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::hub::HubName;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes of a file that [`what_is`] looks at.
+/// Bytes of a file that [`describe_foreign`] looks at.
 const HEAD: usize = 4096;
 
 /// Beginnings of files that are never a model's, with their names.
@@ -51,7 +51,7 @@ const ANSWERS: &[&str] = &[
 
 /// Why the file at `path`, which begins with `head` and has `bytes` bytes, is nothing that this program reads:
 /// what it is instead, and what to do. `None` for all others.
-pub fn what_is(path: &Path, head: &[u8], bytes: u64) -> Option<String> {
+pub fn describe_foreign(path: &Path, head: &[u8], bytes: u64) -> Option<String> {
     let head = &head[..head.len().min(HEAD)];
     let again = || format!("get the file again{}", download_line(path));
     let incomplete = ["incomplete", "part", "crdownload", "aria2", "download"];
@@ -137,7 +137,7 @@ fn download_line(path: &Path) -> String {
     }
 }
 
-/// Reads the beginning of the file at `path` and asks [`what_is`].
+/// Reads the beginning of the file at `path` and asks [`describe_foreign`].
 ///
 /// # Errors
 /// That it is one of the kinds which are never read, or cannot be read at all.
@@ -157,7 +157,7 @@ pub fn refuse_foreign(path: &Path) -> Result<()> {
 /// # Errors
 /// That it is one of the kinds which are never read.
 pub fn refuse_foreign_bytes(path: &Path, head: &[u8], bytes: u64) -> Result<()> {
-    what_is(path, head, bytes).map_or(Ok(()), |what| Err(Error::format(path, what)))
+    describe_foreign(path, head, bytes).map_or(Ok(()), |what| Err(Error::format(path, what)))
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str, head: &[u8]) -> String {
-        what_is(Path::new(name), head, head.len() as u64).unwrap_or_default()
+        describe_foreign(Path::new(name), head, head.len() as u64).unwrap_or_default()
     }
 
     #[test]

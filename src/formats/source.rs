@@ -18,11 +18,11 @@ use std::path::PathBuf;
 pub const PART_BYTES: usize = 1 << 20;
 
 /// Takes the parts of a tensor, each with its offset in bytes.
-pub type Sink<'a> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'a;
+pub type PartSink<'a> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'a;
 
 /// Gives `bytes` to `sink` in parts of [`PART_BYTES`], the last one shorter, on all threads. Of several
 /// errors, that of the first part.
-pub fn in_parts(bytes: &[u8], sink: &Sink<'_>) -> Result<()> {
+pub fn send_parts(bytes: &[u8], sink: &PartSink<'_>) -> Result<()> {
     let parts = bytes.par_chunks(PART_BYTES).enumerate();
     let results: Vec<_> = parts.map(|(number, part)| sink(number * PART_BYTES, part)).collect();
     results.into_iter().collect()
@@ -182,10 +182,10 @@ pub trait TensorSource: Send + Sync {
     ///
     /// # Panics
     /// If `index` is out of range.
-    fn stream(&self, index: usize, sink: &Sink<'_>) -> Result<()> {
+    fn stream(&self, index: usize, sink: &PartSink<'_>) -> Result<()> {
         let data = self.read(index)?;
         data.check(self.origin(), &self.table().infos()[index])?;
-        in_parts(&data.bytes, sink)
+        send_parts(&data.bytes, sink)
     }
 
     /// About how many bytes reading tensor `index` takes while it lasts, the result with it: 0 where

@@ -8,7 +8,7 @@ use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
 use crate::base::simd::{Level, Work};
-use crate::formats::source::{PART_BYTES, Sink, TensorData, TensorInfo, in_parts};
+use crate::formats::source::{PART_BYTES, PartSink, TensorData, TensorInfo, send_parts};
 use crate::quants;
 use crate::recipe::TensorPlan;
 use rayon::prelude::*;
@@ -48,7 +48,7 @@ pub struct Job<'a> {
     pub seed: u64,
     /// Takes the result part by part, as [`TensorSource::stream`](crate::formats::source::TensorSource::stream) does, so that
     /// it need not be held. Methods that make it otherwise than by chunks that fill parts return it whole.
-    pub sink: Option<&'a Sink<'a>>,
+    pub sink: Option<&'a PartSink<'a>>,
 }
 
 /// One input of a [`Job`].
@@ -115,7 +115,7 @@ impl JobInput<'_> {
             return Ok(());
         }
         if self.data.dtype.is_float() {
-            return in_parts(&self.data.bytes, &|offset, part| self.check_part(offset, part));
+            return send_parts(&self.data.bytes, &|offset, part| self.check_part(offset, part));
         }
         let results: Vec<Result<()>> = (0..elements.div_ceil(CHUNK))
             .into_par_iter()

@@ -8,7 +8,7 @@ use super::chunks::{Job, JobInput, Output};
 use super::{methods, rows};
 use crate::base::error::Result;
 use crate::base::mmap;
-use crate::formats::source::{Sink, TensorData, TensorSource, TensorTable, in_parts};
+use crate::formats::source::{PartSink, TensorData, TensorSource, TensorTable, send_parts};
 use crate::recipe::{Arranged, Input, MergePlan, Row, TensorInput, TensorPlan};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -65,7 +65,7 @@ impl MergeSource {
         &self,
         stage: usize,
         index: usize,
-        sink: Option<&Sink<'_>>,
+        sink: Option<&PartSink<'_>>,
     ) -> Result<Option<TensorData<'_>>> {
         crate::base::progress::check_interrupted()?;
         let stage_plan = &self.plan.stages[stage];
@@ -159,13 +159,13 @@ impl TensorSource for MergeSource {
         self.whole(self.output(), index)
     }
 
-    fn stream(&self, index: usize, sink: &Sink<'_>) -> Result<()> {
+    fn stream(&self, index: usize, sink: &PartSink<'_>) -> Result<()> {
         let info = &self.table().infos()[index];
         match self.copied_member(self.output(), index).filter(|_| info.dtype.is_float()) {
             Some(copied) => {
                 let input = self.input(copied.from, copied.index)?;
                 input.data.check(&input.origin, info)?;
-                in_parts(&input.data.bytes, &|offset, part| {
+                send_parts(&input.data.bytes, &|offset, part| {
                     input.check_part(offset, part)?;
                     sink(offset, part)?;
                     mmap::release_pages(part);
@@ -176,7 +176,7 @@ impl TensorSource for MergeSource {
                 let Some(data) = self.compute(self.output(), index, Some(sink))? else {
                     return Ok(());
                 };
-                in_parts(&data.bytes, sink)?;
+                send_parts(&data.bytes, sink)?;
                 if let Cow::Owned(bytes) = data.bytes {
                     buffers::give_back(bytes);
                 }

@@ -158,9 +158,9 @@ impl QuantPlan {
         let metadata = metadata(model, ftype, importance, options);
         let infos = || tensors.iter().map(|t: &PlannedTensor| &t.info);
         let shards = match (kept, options.sharding) {
-            (Some(numbers), _) => Shards::kept(origin, &numbers),
+            (Some(numbers), _) => Shards::preserving(origin, &numbers),
             (None, Sharding::MaxBytes(max)) => Shards::by_size(origin, infos(), max),
-            (None, _) => Ok(Shards::one(tensors.len())),
+            (None, _) => Ok(Shards::single(tensors.len())),
         }?;
         Ok((QuantPlan { ftype, metadata, tensors, shards, warnings: Vec::new() }, notes))
     }

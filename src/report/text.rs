@@ -19,7 +19,7 @@ pub(crate) fn significant(v: f32) -> String {
 
 /// Appends `c`; what steers a terminal and what is no UTF-8 in a GGUF file is escaped.
 fn push_shown(text: &mut String, c: char) {
-    match gguf::shown_char(c) {
+    match gguf::escape_invalid_char(c) {
         Some(byte) => text.push_str(&byte),
         None if c.is_control() => text.extend(c.escape_default()),
         None => text.push(c),

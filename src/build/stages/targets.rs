@@ -12,7 +12,7 @@ use crate::build::provenance::Inputs;
 use crate::build::source::Source;
 use crate::build::state::Target;
 use crate::formats::checkpoint::Fingerprint;
-use crate::formats::gguf::{Layout, Metadata, shard_paths};
+use crate::formats::gguf::{GgufLayout, Metadata, shard_paths};
 use crate::formats::source::TensorInfo;
 use crate::measure::imatrix;
 use crate::quantize::QuantPlan;
@@ -90,7 +90,7 @@ impl Stages<'_> {
     ) -> Result<Vec<u8>> {
         let mut metadata = metadata.clone();
         metadata.remove_if(|key| !matters(key));
-        Ok(Layout::new(self.model.origin(), &metadata, infos)?.header().to_vec())
+        Ok(GgufLayout::new(self.model.origin(), &metadata, infos)?.header().to_vec())
     }
 
     pub(crate) fn document_paths(&self) -> impl Iterator<Item = PathBuf> {

@@ -30,7 +30,7 @@ pub struct FrontMatter {
 
 impl ModelCard {
     /// The card of the folder `dir`, if there is one.
-    pub fn beside(dir: &Path) -> Option<ModelCard> {
+    pub fn in_folder(dir: &Path) -> Option<ModelCard> {
         let path = dir.join(CARD_FILE);
         path.is_file().then_some(ModelCard::File(path))
     }

@@ -19,21 +19,21 @@ impl Config {
     pub fn read(path: &Path) -> Result<Config> {
         refuse_foreign(path)?;
         let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        Config::of_value(&path.display().to_string(), json::parse(path, &bytes)?)
+        Config::from_value(&path.display().to_string(), json::parse(path, &bytes)?)
     }
 
     /// Reads a file beside the weights, which must hold a JSON object of less than 512 MiB.
-    pub fn of_side_file(file: &SideFile) -> Result<Config> {
+    pub fn from_side_file(file: &SideFile) -> Result<Config> {
         let value = json::parse(file.path(), &file.read(512 << 20)?)?;
-        Config::of_value(&file.path().display().to_string(), value)
+        Config::from_value(&file.path().display().to_string(), value)
     }
 
     /// Parses `text`; `origin` names its source in errors.
     pub fn parse(origin: &str, text: &str) -> Result<Config> {
-        Config::of_value(origin, json::parse(Path::new(origin), text.as_bytes())?)
+        Config::from_value(origin, json::parse(Path::new(origin), text.as_bytes())?)
     }
 
-    fn of_value(origin: &str, value: Value) -> Result<Config> {
+    fn from_value(origin: &str, value: Value) -> Result<Config> {
         match value {
             Value::Object(map) => Ok(Config { origin: origin.to_string(), map }),
             _ => Err(Error::model(origin, "expected a JSON object")),

@@ -1,6 +1,6 @@
 //! Reading a Hugging Face folder: which files belong to it.
 
-use super::weights::{Kind, Stored, WeightFiles, is_plain_name};
+use super::weights::{StoredKind, StoredTensors, WeightFiles, is_plain_name};
 use super::{Checkpoint, Config, ModelCard, SideFile, quantized};
 use crate::base::error::{Error, Result};
 use crate::base::output;
@@ -42,7 +42,7 @@ impl Checkpoint {
         let quantized::Opened { tensors, warning } = quantized::open(stored, &mut config, dir)?;
         warnings.extend(warning);
         let side_files = side_files(dir)?;
-        let card = ModelCard::beside(dir);
+        let card = ModelCard::in_folder(dir);
         Ok(Checkpoint { name: folder_name(dir), config, tensors, side_files, card, warnings })
     }
 }
@@ -112,19 +112,19 @@ fn folder_name(dir: &Path) -> String {
 }
 
 /// The tensors of a folder's files, and what was decided about the files.
-fn stored(dir: &Path) -> Result<(Stored, Vec<String>)> {
+fn stored(dir: &Path) -> Result<(StoredTensors, Vec<String>)> {
     let mut weights = WeightFiles::open(dir)?;
     let warnings = std::mem::take(&mut weights.warnings);
-    Ok((Stored::new(dir.display().to_string(), weights), warnings))
+    Ok((StoredTensors::new(dir.display().to_string(), weights), warnings))
 }
 
 /// Lets a head that is stored without an embedding be the embedding, as transformers 5 does where they are
 /// tied (`modeling_utils.py`, `tie_weights`): programs that store shared tensors once keep either name.
-fn use_head_as_embedding(stored: &mut Stored) -> Option<String> {
+fn use_head_as_embedding(stored: &mut StoredTensors) -> Option<String> {
     const EMBEDDING: &str = "model.embed_tokens.weight";
     const HEAD: &str = "lm_head.weight";
     let head = stored.find(HEAD).filter(|_| stored.find(EMBEDDING).is_none())?;
-    if stored.tensors()[head].kind() != Kind::Float {
+    if stored.tensors()[head].kind() != StoredKind::Float {
         return None;
     }
     stored.rename(head, EMBEDDING);

@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::path::Path;
 
 /// Precedes the name of a number that JSON lacks, in the string that stands for it: a character for private use.
-const MARK: char = '\u{f8ff}';
-const NAMES: [(&str, f64); 3] =
+const SPECIAL_PREFIX: char = '\u{f8ff}';
+const SPECIAL_NUMBERS: [(&str, f64); 3] =
     [("NaN", f64::NAN), ("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY)];
 
 /// Parses `bytes`; `path` names the file in errors.
@@ -46,7 +46,7 @@ pub fn value_as<T: DeserializeOwned>(value: &Value) -> serde_json::Result<T> {
 }
 
 fn value(bytes: &[u8]) -> serde_json::Result<Value> {
-    let bytes = without_mark(bytes);
+    let bytes = without_bom(bytes);
     serde_json::from_slice(bytes).or_else(|strict| match plain(bytes) {
         Cow::Borrowed(_) => Err(strict),
         Cow::Owned(plain) => serde_json::from_slice(&plain).map_err(|_| strict),
@@ -54,15 +54,15 @@ fn value(bytes: &[u8]) -> serde_json::Result<Value> {
 }
 
 /// `bytes` without a byte order mark.
-pub fn without_mark(bytes: &[u8]) -> &[u8] {
+pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 /// The number that `value` is, including those that JSON cannot express.
 pub fn number(value: &Value) -> Option<f64> {
     let special = || {
-        let name = value.as_str()?.strip_prefix(MARK)?;
-        NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+        let name = value.as_str()?.strip_prefix(SPECIAL_PREFIX)?;
+        SPECIAL_NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
     };
     value.as_f64().or_else(special)
 }
@@ -71,9 +71,9 @@ pub fn number(value: &Value) -> Option<f64> {
 pub fn to_text(value: &(impl serde::Serialize + ?Sized)) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("JSON values serialize");
     text.push('\n');
-    if text.contains(MARK) {
-        for (name, _) in NAMES {
-            text = text.replace(&format!("\"{MARK}{name}\""), name);
+    if text.contains(SPECIAL_PREFIX) {
+        for (name, _) in SPECIAL_NUMBERS {
+            text = text.replace(&format!("\"{SPECIAL_PREFIX}{name}\""), name);
         }
     }
     text
@@ -107,10 +107,11 @@ fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
                 None => (2, None),
             },
             b'N' | b'I' | b'-' if !in_string => {
-                match NAMES.iter().find(|(name, _)| rest.starts_with(name.as_bytes())) {
-                    Some((name, _)) => {
-                        (name.len(), Some(Cow::Owned(format!("\"{MARK}{name}\"").into_bytes())))
-                    }
+                match SPECIAL_NUMBERS.iter().find(|(name, _)| rest.starts_with(name.as_bytes())) {
+                    Some((name, _)) => (
+                        name.len(),
+                        Some(Cow::Owned(format!("\"{SPECIAL_PREFIX}{name}\"").into_bytes())),
+                    ),
                     None => (1, None),
                 }
             }
@@ -176,14 +177,15 @@ mod tests {
     #[test]
     fn types_take_repeated_keys_and_nulls_as_python_does() {
         #[derive(serde::Deserialize)]
-        struct Token {
+        struct AddedToken {
             text: String,
             #[serde(default)]
             special: bool,
         }
-        let token: Token = parse_as(br#"{"text": "a", "special": null, "text": "b"}"#).unwrap();
+        let token: AddedToken =
+            parse_as(br#"{"text": "a", "special": null, "text": "b"}"#).unwrap();
         assert_eq!((token.text.as_str(), token.special), ("b", false));
-        let wrong = parse_as::<Token>(b"{\n  \"text\": 1}").err().unwrap().to_string();
+        let wrong = parse_as::<AddedToken>(b"{\n  \"text\": 1}").err().unwrap().to_string();
         assert!(wrong.contains("integer `1`"), "{wrong}");
     }
 

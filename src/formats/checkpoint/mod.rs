@@ -53,7 +53,7 @@ impl Checkpoint {
         files.push(PathBuf::from(self.config.origin()));
         files.extend(self.side_files.iter().filter_map(|file| match file {
             SideFile::File(path) | SideFile::InFolder { path, .. } => Some(path.clone()),
-            SideFile::Made { .. } | SideFile::Absent { .. } => None,
+            SideFile::Generated { .. } | SideFile::Unavailable { .. } => None,
         }));
         if let Some(ModelCard::File(path)) = &self.card {
             files.push(path.clone());

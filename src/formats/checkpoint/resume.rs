@@ -13,7 +13,7 @@ use crate::base::hash;
 use crate::base::mmap::{self, Mmap};
 use crate::base::output::{OutputDir, is_inner_folder, part_path};
 use crate::base::progress::{Progress, Unit, check_interrupted};
-use crate::formats::source::{PART_BYTES, TensorTable, in_parts};
+use crate::formats::source::{PART_BYTES, TensorTable, send_parts};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -356,7 +356,7 @@ fn hash_file(
         let (start, bytes) = (start as usize, table.infos()[index].bytes().unwrap_or(0));
         let Some(data) = map.get(start..start + bytes) else { return Ok(None) };
         mmap::will_need(data);
-        in_parts(data, &|offset, part| {
+        send_parts(data, &|offset, part| {
             check_interrupted()?;
             hashes.add(position, offset, part);
             progress.advance(part.len() as u64);

@@ -18,7 +18,7 @@ const IN_FLIGHT: usize = 3;
 /// Whatever reading a tensor fails with, and output that cannot be written; of several, the one of the
 /// first tensor.
 pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progress) -> Result<u64> {
-    let shards = Shards::one(model.tensors.table().infos().len());
+    let shards = Shards::single(model.tensors.table().infos().len());
     write_shards(model, path, &shards, force, progress).map(|(_, bytes)| bytes)
 }
 

@@ -1,6 +1,6 @@
 //! GGUF files as tensor sources: one memory-mapped file, or all the shards of a split model.
 
-use super::header::{Header, MAGIC};
+use super::header::{GgufHeader, MAGIC};
 use super::model::GgufModel;
 use super::split::names::{MAX_SHARDS, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use crate::base::error::{Error, Result};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// One GGUF file, mapped and validated. A shard of a split model holds part of the tensors.
 pub struct GgufFile {
     map: Mmap,
-    header: Header,
+    header: GgufHeader,
 }
 
 impl GgufFile {
@@ -22,7 +22,7 @@ impl GgufFile {
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
         let map = Mmap::open(path.as_ref())?;
         refuse_foreign_bytes(map.path(), &map, map.len() as u64)?;
-        let header = Header::parse(map.path(), &map)?;
+        let header = GgufHeader::parse(map.path(), &map)?;
         Ok(GgufFile { map, header })
     }
 
@@ -40,7 +40,7 @@ impl GgufFile {
         &self.map
     }
 
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &GgufHeader {
         &self.header
     }
 

@@ -1,6 +1,6 @@
 //! The header of a GGUF file: bytes in, validated values out.
 //!
-//! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; the limits are those of
+//! GgufLayout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; the limits are those of
 //! llama.cpp's reader (`ggml/src/gguf.cpp`, October 2026), so that what is accepted here loads there.
 //! Versions 2 and 3 differ only in that 3 allows big-endian files, which are refused.
 //!
@@ -28,7 +28,7 @@ pub(super) const MAX_DIMS: usize = 4;
 
 /// What stands before the tensor data.
 #[derive(Clone, Debug)]
-pub struct Header {
+pub struct GgufHeader {
     pub version: u32,
     pub metadata: Metadata,
     pub alignment: u64,
@@ -40,27 +40,27 @@ pub struct Header {
     pub offsets: Vec<u64>,
 }
 
-impl Header {
+impl GgufHeader {
     /// Parses and validates the header of the file with the bytes `file`; `path` names it in errors.
-    pub fn parse(path: &Path, file: &[u8]) -> Result<Header> {
-        let mut cursor = Cursor { path, file, at: 0 };
-        if cursor.take(4, "the magic").ok() != Some(MAGIC) {
+    pub fn parse(path: &Path, file: &[u8]) -> Result<GgufHeader> {
+        let mut reader = HeaderReader { path, file, at: 0 };
+        if reader.take(4, "the magic").ok() != Some(MAGIC) {
             return Err(Error::format(path, "not a GGUF file: it does not begin with 'GGUF'"));
         }
-        let version = cursor.u32("the version")?;
+        let version = reader.u32("the version")?;
         check_version(path, version)?;
-        let n_tensors = cursor.count("tensors", MIN_TENSOR_BYTES)?;
-        let n_entries = cursor.count("metadata entries", MIN_ENTRY_BYTES)?;
-        let entries = (0..n_entries).map(|i| cursor.entry(i)).collect::<Result<Vec<_>>>()?;
+        let n_tensors = reader.count("tensors", MIN_TENSOR_BYTES)?;
+        let n_entries = reader.count("metadata entries", MIN_ENTRY_BYTES)?;
+        let entries = (0..n_entries).map(|i| reader.entry(i)).collect::<Result<Vec<_>>>()?;
         let metadata = Metadata::from_entries(entries)
             .map_err(|key| Error::format(path, format!("metadata key '{key}' occurs twice")))?;
         let alignment = alignment(&metadata).map_err(|text| Error::format(path, text))?;
-        let raw = (0..n_tensors).map(|i| cursor.tensor(i)).collect::<Result<Vec<_>>>()?;
+        let raw = (0..n_tensors).map(|i| reader.tensor(i)).collect::<Result<Vec<_>>>()?;
         check_names(path, &raw)?;
-        let offsets = data_offsets(&cursor, alignment, &raw)?;
+        let offsets = data_offsets(&reader, alignment, &raw)?;
         let tensors = raw.into_iter().map(|(info, _)| info).collect();
-        let end = cursor.at as u64;
-        Ok(Header { version, metadata, alignment, end, tensors, offsets })
+        let end = reader.at as u64;
+        Ok(GgufHeader { version, metadata, alignment, end, tensors, offsets })
     }
 }
 
@@ -100,18 +100,18 @@ fn check_names(path: &Path, tensors: &[(TensorInfo, u64)]) -> Result<()> {
 /// Checks that each tensor's data follow the previous one's, padded, and end within the file. That
 /// excludes overlaps and holes, as it does for llama.cpp.
 fn data_offsets(
-    cursor: &Cursor<'_>,
+    reader: &HeaderReader<'_>,
     alignment: u64,
     tensors: &[(TensorInfo, u64)],
 ) -> Result<Vec<u64>> {
-    let file_bytes = cursor.file.len() as u64;
+    let file_bytes = reader.file.len() as u64;
     // Cannot overflow: positions in a file are below 2^63, alignments at most 2^31.
-    let data_start = (cursor.at as u64).next_multiple_of(alignment);
+    let data_start = (reader.at as u64).next_multiple_of(alignment);
     let mut expected = 0u64;
     let mut offsets = Vec::with_capacity(tensors.len());
     for (info, offset) in tensors {
         let fail = |detail: String| {
-            Err(Error::tensor(cursor.path.display().to_string(), &info.name, detail))
+            Err(Error::tensor(reader.path.display().to_string(), &info.name, detail))
         };
         if *offset != expected {
             return fail(format!("its data are said to be at offset {offset}, not {expected}"));
@@ -140,13 +140,13 @@ const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
 const MIN_ENTRY_BYTES: u64 = 8 + 1 + 4 + 1;
 
 /// A position in the header.
-struct Cursor<'a> {
+struct HeaderReader<'a> {
     path: &'a Path,
     file: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> HeaderReader<'a> {
     fn fail<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
         Err(Error::format(self.path, format!("{detail} (at offset {})", self.at)))
     }

@@ -13,7 +13,7 @@ const VERSION: u32 = 3;
 
 /// Where everything in a GGUF file goes.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub struct GgufLayout {
     /// The file's first bytes, up to the end of the tensors' entries.
     header: Vec<u8>,
     data_start: u64,
@@ -28,11 +28,11 @@ pub(crate) struct DataRange {
     pub bytes: u64,
 }
 
-impl Layout {
+impl GgufLayout {
     /// The layout of a file with `metadata` and `tensors`, in these orders. Fails if readers would
     /// refuse it: an alignment that is no power of two, empty keys, repeated or overlong tensor names,
     /// more than four dimensions, rows that are no whole blocks. `origin` names the file in errors.
-    pub fn new(origin: &str, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Layout> {
+    pub fn new(origin: &str, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<GgufLayout> {
         let fail = |detail: String| Error::model(origin, detail);
         let alignment = alignment(metadata).map_err(fail)?;
         let table = TensorTable::new(origin, tensors.to_vec())?;
@@ -60,7 +60,7 @@ impl Layout {
         }
         let data_start = (header.len() as u64).next_multiple_of(alignment);
         data.iter_mut().for_each(|range| range.start += data_start);
-        Ok(Layout { header, data_start, data, file_bytes: data_start + offset })
+        Ok(GgufLayout { header, data_start, data, file_bytes: data_start + offset })
     }
 
     /// Size of the whole file in bytes.

@@ -19,11 +19,13 @@ mod writer;
 pub use copy::{write, write_shards};
 pub use file::{GgufFile, is_gguf, open};
 pub use folder::only_model_in;
-pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC};
-pub use layout::Layout;
+pub use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, GgufHeader, MAGIC};
+pub use layout::GgufLayout;
 pub use metadata::{Array, Metadata, Value};
 pub use model::GgufModel;
 pub use scales::{scale_tensor, scaled_weight, weight_scale};
 pub use split::{Shards, SplitWriter, joined, shard_name, shard_paths, without_shard};
-pub use strings::{bytes_of_text, is_utf8, shown, shown_char, text_of_bytes};
+pub use strings::{
+    bytes_of_text, escape_invalid_char, escape_invalid_utf8, is_utf8, text_of_bytes,
+};
 pub use writer::GgufWriter;

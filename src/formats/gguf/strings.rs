@@ -52,16 +52,16 @@ pub fn is_utf8(text: &str) -> bool {
 }
 
 /// What stands for `c` where people read: `\xff` for a byte that is no UTF-8.
-pub fn shown_char(c: char) -> Option<String> {
+pub fn escape_invalid_char(c: char) -> Option<String> {
     byte_of(c).map(|byte| format!("\\x{byte:02x}"))
 }
 
 /// `text` for people, with `\xff` for each byte that is no UTF-8.
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub fn escape_invalid_utf8(text: &str) -> Cow<'_, str> {
     if is_utf8(text) {
         return Cow::Borrowed(text);
     }
-    text.chars().map(|c| shown_char(c).unwrap_or_else(|| c.to_string())).collect()
+    text.chars().map(|c| escape_invalid_char(c).unwrap_or_else(|| c.to_string())).collect()
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
             assert_eq!(bytes_of_text(&text).as_ref(), bytes);
             assert_eq!(std::str::from_utf8(bytes).ok() == Some(&text), is_utf8(&text), "{bytes:?}");
         }
-        assert_eq!(shown(&text_of_bytes(b"a\xff\xc3b")), "a\\xff\\xc3b");
+        assert_eq!(escape_invalid_utf8(&text_of_bytes(b"a\xff\xc3b")), "a\\xff\\xc3b");
         assert_ne!(text_of_bytes("\u{10ff41}".as_bytes()), text_of_bytes(b"A"));
     }
 }

@@ -1,6 +1,6 @@
 //! Writing one GGUF file of version 3: header first, then tensors in any order from any thread.
 
-use super::layout::Layout;
+use super::layout::GgufLayout;
 use super::metadata::Metadata;
 use crate::base::error::{Error, Result};
 use crate::base::output::OutputFile;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// before.
 pub struct GgufWriter {
     file: OutputFile,
-    layout: Layout,
+    layout: GgufLayout,
     tensors: Vec<TensorInfo>,
     /// Bytes written of each tensor.
     written: Vec<AtomicU64>,
@@ -20,7 +20,7 @@ pub struct GgufWriter {
 
 impl GgufWriter {
     /// Begins the file `path`: takes its whole size on the disk and writes the header. Fails as
-    /// [`Layout::new`] and [`OutputFile::create`] do, and on a disk that is too small.
+    /// [`GgufLayout::new`] and [`OutputFile::create`] do, and on a disk that is too small.
     pub fn create(
         path: impl AsRef<Path>,
         force: bool,
@@ -28,7 +28,7 @@ impl GgufWriter {
         tensors: Vec<TensorInfo>,
     ) -> Result<GgufWriter> {
         let path = path.as_ref();
-        let layout = Layout::new(&path.display().to_string(), metadata, &tensors)?;
+        let layout = GgufLayout::new(&path.display().to_string(), metadata, &tensors)?;
         let mut file = OutputFile::create(path, force)?;
         file.reserve(layout.file_bytes())?;
         file.append(layout.header())?;
@@ -38,14 +38,14 @@ impl GgufWriter {
 
     /// As [`GgufWriter::create`], under the hidden name that a later run finds again ([`OutputFile::reopen`]), for
     /// [`GgufWriter::seal`]. Tells whether an earlier run has begun just this file: then what it has written is
-    /// there, and [`GgufWriter::keep`] takes a tensor as written.
+    /// there, and [`GgufWriter::mark_written`] takes a tensor as written.
     pub fn reopen(
         path: impl AsRef<Path>,
         metadata: &Metadata,
         tensors: Vec<TensorInfo>,
     ) -> Result<(GgufWriter, bool)> {
         let path = path.as_ref();
-        let layout = Layout::new(&path.display().to_string(), metadata, &tensors)?;
+        let layout = GgufLayout::new(&path.display().to_string(), metadata, &tensors)?;
         let mut file = OutputFile::reopen(path)?;
         let begun = file.bytes()? == layout.file_bytes() && {
             let mut header = vec![0; layout.header().len()];
@@ -65,7 +65,7 @@ impl GgufWriter {
     ///
     /// # Panics
     /// If `index` is out of range.
-    pub fn keep(&self, index: usize) {
+    pub fn mark_written(&self, index: usize) {
         self.written[index].store(self.layout.data_ranges()[index].bytes, Ordering::Relaxed);
     }
 
@@ -82,7 +82,7 @@ impl GgufWriter {
         self.file.sync_data()
     }
 
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &GgufLayout {
         &self.layout
     }
 

@@ -12,7 +12,7 @@ use super::perplexity::{Likelihood, Perplexity};
 use super::statistics::split_layer;
 use crate::base::error::{Error, Result};
 use crate::base::hash::hex;
-use crate::formats::gguf::{Array, GgufModel, Layout, Metadata, Value};
+use crate::formats::gguf::{Array, GgufLayout, GgufModel, Metadata, Value};
 use crate::kernels::Precision;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -265,7 +265,7 @@ pub fn model_hash(model: &GgufModel) -> Result<String> {
     let origin = model.tensors.origin();
     let mut hasher = Sha256::new();
     // A file's header is a serialization of exactly these.
-    hasher.update(Layout::new(origin, &metadata, &infos)?.header());
+    hasher.update(GgufLayout::new(origin, &metadata, &infos)?.header());
     let last = infos.iter().filter_map(|info| Some(split_layer(&info.name)?.0)).max();
     for info in &infos {
         let layer = split_layer(&info.name).map(|(layer, _)| layer);

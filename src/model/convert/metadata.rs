@@ -39,7 +39,7 @@ impl Sources<'_> {
         early.for_each(|key| key.write(self.arch, self.hyper, &mut metadata));
         metadata.set("general.type", "model");
         if let Some(file) = self.checkpoint.side_file("generation_config.json") {
-            sampling(&Config::of_side_file(file)?, &mut metadata);
+            sampling(&Config::from_side_file(file)?, &mut metadata);
         }
         let name = self.options.name.as_deref();
         identity::write(self.checkpoint, self.card, name, self.parameters, &mut metadata);

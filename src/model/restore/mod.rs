@@ -40,16 +40,18 @@ pub fn restore(model: &GgufModel, name: &str) -> Result<Checkpoint> {
     let (config, generation) = config::make(model, arch, &hyper)?;
     let tensors = RestoredSource::new(model, arch, &hyper)?;
     let mut side_files = match tokenizer::restore(origin, &model.metadata) {
-        Ok(files) => files.into_iter().map(|(name, bytes)| SideFile::made(name, bytes)).collect(),
+        Ok(files) => {
+            files.into_iter().map(|(name, bytes)| SideFile::generated(name, bytes)).collect()
+        }
         Err(e) => {
             let why = match e {
                 Error::Model { detail, .. } => detail,
                 e => e.to_string(),
             };
-            vec![SideFile::absent("tokenizer.json", origin, why)]
+            vec![SideFile::unavailable("tokenizer.json", origin, why)]
         }
     };
-    side_files.extend(generation.map(|text| SideFile::made("generation_config.json", text)));
+    side_files.extend(generation.map(|text| SideFile::generated("generation_config.json", text)));
     let tensors = Arc::new(tensors);
     Ok(Checkpoint {
         name: name.to_string(),

@@ -91,10 +91,10 @@ fn files(
 
 /// generation_config.json with the special tokens' ids of the tokenizer's model.
 fn renumber(file: &SideFile, tokenizer: &Checkpoint) -> Result<SideFile> {
-    let mut generation = Config::of_side_file(file)?;
-    let theirs = tokenizer.side_file(GENERATION).map(Config::of_side_file).transpose()?;
+    let mut generation = Config::from_side_file(file)?;
+    let theirs = tokenizer.side_file(GENERATION).map(Config::from_side_file).transpose()?;
     take_token_ids(&mut generation, theirs.as_ref().unwrap_or(&tokenizer.config));
-    Ok(SideFile::made(GENERATION, generation.to_json()))
+    Ok(SideFile::generated(GENERATION, generation.to_json()))
 }
 
 /// Gives `config` the ids of special tokens that `other` has, and no others.

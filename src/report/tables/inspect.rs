@@ -279,7 +279,7 @@ pub(super) fn metadata_row(key: &str, value: &Value) -> MetadataRow {
         Value::I32(v) => ("i32", json!(v), None),
         Value::F32(v) => ("f32", float(*v), None),
         Value::Bool(v) => ("bool", json!(v), None),
-        Value::String(v) => ("string", json!(gguf::shown(v)), None),
+        Value::String(v) => ("string", json!(gguf::escape_invalid_utf8(v)), None),
         Value::U64(v) => ("u64", json!(v), None),
         Value::I64(v) => ("i64", json!(v), None),
         Value::F64(v) => ("f64", json!(v), None),
@@ -305,7 +305,8 @@ fn first_elements(array: &Array) -> (&'static str, Vec<Json>) {
         Array::F32(v) => ("f32[]", v.iter().take(SHOWN).map(|v| float(*v)).collect()),
         Array::Bool(v) => ("bool[]", first(v)),
         Array::String(v) => {
-            let shown: Vec<_> = v.iter().take(SHOWN).map(|text| gguf::shown(text)).collect();
+            let shown: Vec<_> =
+                v.iter().take(SHOWN).map(|text| gguf::escape_invalid_utf8(text)).collect();
             ("string[]", first(&shown))
         }
         Array::U64(v) => ("u64[]", first(v)),

@@ -2,7 +2,7 @@
 
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::gguf::{
-    self, Array, GgufFile, GgufModel, GgufWriter, Layout, Metadata, Value,
+    self, Array, GgufFile, GgufLayout, GgufModel, GgufWriter, Metadata, Value,
 };
 use aqueduct::formats::source::TensorInfo;
 use std::path::Path;
@@ -107,7 +107,7 @@ fn gguf_layout_tells_the_size_and_pads_every_tensor() {
         let path = dir.path().join(format!("{alignment:?}.gguf"));
         let file = write(&path, &metadata, &tensors());
         let infos: Vec<_> = tensors().into_iter().map(|(info, _)| info).collect();
-        let layout = Layout::new("test", &metadata, &infos).unwrap();
+        let layout = GgufLayout::new("test", &metadata, &infos).unwrap();
         let alignment = u64::from(alignment.unwrap_or(32));
         assert_eq!(layout.file_bytes(), std::fs::metadata(&path).unwrap().len());
         assert_eq!(layout.file_bytes() % alignment, 0, "the last tensor is padded too");
@@ -228,6 +228,6 @@ fn gguf_writer_refuses_what_is_incomplete_or_does_not_fit() {
     let deep = TensorInfo::new("deep", vec![2; 5], DType::F32);
     let broken = TensorInfo::new("broken", vec![2, 33], DType::Q4_0);
     for bad in [long, deep, broken] {
-        assert!(Layout::new("test", &Metadata::new(), &[bad]).is_err());
+        assert!(GgufLayout::new("test", &Metadata::new(), &[bad]).is_err());
     }
 }

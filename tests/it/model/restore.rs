@@ -253,7 +253,7 @@ fn vocabularies_with_scores_go_there_and_back() {
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["tokenizer.model", "tokenizer_config.json"]);
         let side_files =
-            files.into_iter().map(|(name, bytes)| SideFile::made(name, bytes)).collect();
+            files.into_iter().map(|(name, bytes)| SideFile::generated(name, bytes)).collect();
         // Ids come from the configuration, as Llama 2's do.
         let config = r#"{"bos_token_id": 1, "eos_token_id": 9}"#;
         let config = aqueduct::formats::checkpoint::Config::parse("config.json", config).unwrap();

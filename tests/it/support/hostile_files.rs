@@ -136,7 +136,7 @@ fn mutated_gguf_never_panics() {
                 _ => bytes.truncate(at.max(1)),
             }
         }
-        match gguf::Header::parse(Path::new("mutated.gguf"), &bytes) {
+        match gguf::GgufHeader::parse(Path::new("mutated.gguf"), &bytes) {
             Ok(header) => {
                 for (info, offset) in header.tensors.iter().zip(&header.offsets) {
                     assert!(offset + info.bytes().unwrap() as u64 <= bytes.len() as u64);

@@ -22,7 +22,7 @@ use crate::formats::source::{TensorData, TensorInfo, TensorSource, TensorTable};
 use crate::quants;
 use config::LoraConfig;
 use merge::CHUNK;
-use plan::{Change, Plan, Planner};
+use plan::{AdapterPlan, AdapterPlanner, TensorChange};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -53,7 +53,7 @@ pub fn with_adapter(base: &Checkpoint, dir: &Path) -> Result<Checkpoint> {
         return Err(Error::format(dir, detail));
     };
     let file = WeightsFile::open(path)?;
-    let plan = Planner::new(base.tensors.as_ref(), &file, &config).plan()?;
+    let plan = AdapterPlanner::new(base.tensors.as_ref(), &file, &config).plan()?;
     let mut merged = base.clone();
     follow(&mut merged, &plan, dir);
     take_tokenizer(&mut merged, dir)?;
@@ -62,7 +62,7 @@ pub fn with_adapter(base: &Checkpoint, dir: &Path) -> Result<Checkpoint> {
 }
 
 /// Lets the configuration follow what the adapter makes of the model's ends.
-fn follow(merged: &mut Checkpoint, plan: &Plan, dir: &Path) {
+fn follow(merged: &mut Checkpoint, plan: &AdapterPlan, dir: &Path) {
     let (base, adapter) = (merged.tensors.origin().to_string(), dir.display());
     if plan.untied {
         merged.config.set("tie_word_embeddings", false);
@@ -121,11 +121,15 @@ struct LoraSource {
     table: TensorTable,
     file: WeightsFile,
     /// By index of the table.
-    changes: HashMap<usize, Change>,
+    changes: HashMap<usize, TensorChange>,
 }
 
 impl LoraSource {
-    fn new(base: Arc<dyn TensorSource>, file: WeightsFile, plan: Plan) -> Result<LoraSource> {
+    fn new(
+        base: Arc<dyn TensorSource>,
+        file: WeightsFile,
+        plan: AdapterPlan,
+    ) -> Result<LoraSource> {
         let origin = format!("{} + {}", base.origin(), file.path().display());
         let table = TensorTable::new(&origin, plan.infos)?;
         Ok(LoraSource { origin, base, table, file, changes: plan.changes })
@@ -139,7 +143,7 @@ impl LoraSource {
         Ok(out)
     }
 
-    fn compute(&self, info: &TensorInfo, change: &Change) -> Result<Vec<u8>> {
+    fn compute(&self, info: &TensorInfo, change: &TensorChange) -> Result<Vec<u8>> {
         let (rows, columns) = (info.elements() / info.row_len().max(1), info.row_len());
         let mut values = match change.whole {
             Some(whole) => self.adapter(whole)?,

@@ -8,7 +8,7 @@ const PREFIX: &str = "base_model.model.";
 
 /// Which part of a module's change an adapter's tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum AdapterPart {
     A {
         embedding: bool,
     },
@@ -29,16 +29,16 @@ pub(super) enum Part {
 
 /// A tensor's meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Meaning<'n> {
+pub(super) struct TensorRole<'n> {
     /// The module that it changes.
     pub module: &'n str,
     /// `weight` or `bias`.
     pub kind: &'n str,
-    pub part: Part,
+    pub part: AdapterPart,
 }
 
 /// The meaning of `name`; `Ok(None)` for a copy of the base's own tensor, which changes nothing.
-pub(super) fn parse(name: &str) -> Result<Option<Meaning<'_>>, ()> {
+pub(super) fn parse(name: &str) -> Result<Option<TensorRole<'_>>, ()> {
     let rest = name.strip_prefix(PREFIX).ok_or(())?;
     if let Some(meaning) = of_lora(rest) {
         return usable(meaning).map(Some);
@@ -63,20 +63,20 @@ pub(super) fn parse(name: &str) -> Result<Option<Meaning<'_>>, ()> {
     whole(path, kind, false).map(Some)
 }
 
-fn whole<'n>(module: &'n str, kind: &'n str, nested: bool) -> Result<Meaning<'n>, ()> {
-    usable(Meaning { module, kind, part: Part::Whole { nested } })
+fn whole<'n>(module: &'n str, kind: &'n str, nested: bool) -> Result<TensorRole<'n>, ()> {
+    usable(TensorRole { module, kind, part: AdapterPart::Whole { nested } })
 }
 
 /// The parts of LoRA and its kin; `None` for names of other parts.
-fn of_lora(rest: &str) -> Option<Meaning<'_>> {
-    const PARTS: &[(&str, Part)] = &[
-        (".lora_embedding_A", Part::A { embedding: true }),
-        (".lora_embedding_B", Part::B { embedding: true }),
-        (".lora_A", Part::A { embedding: false }),
-        (".lora_B", Part::B { embedding: false }),
-        (".lora_magnitude_vector", Part::Magnitude),
-        (".token_adapter.trainable_tokens_delta", Part::Tokens),
-        (".trainable_tokens_delta", Part::Tokens),
+fn of_lora(rest: &str) -> Option<TensorRole<'_>> {
+    const PARTS: &[(&str, AdapterPart)] = &[
+        (".lora_embedding_A", AdapterPart::A { embedding: true }),
+        (".lora_embedding_B", AdapterPart::B { embedding: true }),
+        (".lora_A", AdapterPart::A { embedding: false }),
+        (".lora_B", AdapterPart::B { embedding: false }),
+        (".lora_magnitude_vector", AdapterPart::Magnitude),
+        (".token_adapter.trainable_tokens_delta", AdapterPart::Tokens),
+        (".trainable_tokens_delta", AdapterPart::Tokens),
     ];
     let (at, mark, part) = PARTS.iter().find_map(|(mark, part)| {
         let at = rest.rfind(mark)?;
@@ -96,17 +96,24 @@ fn of_lora(rest: &str) -> Option<Meaning<'_>> {
     }
     let module = &rest[..at];
     match (part, tensor) {
-        (Part::A { embedding: false } | Part::B { embedding: false }, "weight")
-        | (Part::A { embedding: true } | Part::B { embedding: true } | Part::Tokens, "")
-        | (Part::Magnitude, "" | "weight") => Some(Meaning { module, kind: "weight", part }),
-        (Part::B { embedding: false }, "bias") => {
-            Some(Meaning { module, kind: "bias", part: Part::BiasOfB })
+        (AdapterPart::A { embedding: false } | AdapterPart::B { embedding: false }, "weight")
+        | (
+            AdapterPart::A { embedding: true }
+            | AdapterPart::B { embedding: true }
+            | AdapterPart::Tokens,
+            "",
+        )
+        | (AdapterPart::Magnitude, "" | "weight") => {
+            Some(TensorRole { module, kind: "weight", part })
+        }
+        (AdapterPart::B { embedding: false }, "bias") => {
+            Some(TensorRole { module, kind: "bias", part: AdapterPart::BiasOfB })
         }
         _ => None,
     }
 }
 
-fn usable(meaning: Meaning<'_>) -> Result<Meaning<'_>, ()> {
+fn usable(meaning: TensorRole<'_>) -> Result<TensorRole<'_>, ()> {
     let strange = |piece: &str| piece.is_empty() || piece.starts_with("lora_");
     let plain = !meaning.module.split('.').any(strange);
     (plain && ["weight", "bias"].contains(&meaning.kind)).then_some(meaning).ok_or(())
@@ -116,7 +123,7 @@ fn usable(meaning: Meaning<'_>) -> Result<Meaning<'_>, ()> {
 mod tests {
     use super::*;
 
-    fn meaning(rest: &str) -> Option<(String, String, Part)> {
+    fn meaning(rest: &str) -> Option<(String, String, AdapterPart)> {
         let name = format!("base_model.model.{rest}");
         let found = parse(&name).ok().flatten()?;
         Some((found.module.to_string(), found.kind.to_string(), found.part))
@@ -128,22 +135,22 @@ mod tests {
         let of =
             |module: &str, kind: &str, part| Some((module.to_string(), kind.to_string(), part));
         for end in ["lora_A.weight", "lora_A.default.weight", "lora_A.my-adapter.weight"] {
-            let expected = of(q, "weight", Part::A { embedding: false });
+            let expected = of(q, "weight", AdapterPart::A { embedding: false });
             assert_eq!(meaning(&format!("{q}.{end}")), expected, "{end}");
         }
-        assert_eq!(meaning(&format!("{q}.lora_B.bias")), of(q, "bias", Part::BiasOfB));
+        assert_eq!(meaning(&format!("{q}.lora_B.bias")), of(q, "bias", AdapterPart::BiasOfB));
         for end in ["", ".default", ".weight", ".default.weight"] {
             let name = format!("{q}.lora_magnitude_vector{end}");
-            assert_eq!(meaning(&name), of(q, "weight", Part::Magnitude));
+            assert_eq!(meaning(&name), of(q, "weight", AdapterPart::Magnitude));
         }
         let embedding = "model.embed_tokens";
         assert_eq!(
             meaning("model.embed_tokens.lora_embedding_B"),
-            of(embedding, "weight", Part::B { embedding: true })
+            of(embedding, "weight", AdapterPart::B { embedding: true })
         );
         assert_eq!(
             meaning("model.embed_tokens.token_adapter.trainable_tokens_delta"),
-            of(embedding, "weight", Part::Tokens)
+            of(embedding, "weight", AdapterPart::Tokens)
         );
         for (end, nested) in [
             ("weight", false),
@@ -152,12 +159,12 @@ mod tests {
             ("modules_to_save.weight", true),
             ("modules_to_save.default.weight", true),
         ] {
-            let expected = of(embedding, "weight", Part::Whole { nested });
+            let expected = of(embedding, "weight", AdapterPart::Whole { nested });
             assert_eq!(meaning(&format!("{embedding}.{end}")), expected, "{end}");
         }
         assert_eq!(
             meaning(&format!("{q}.base_layer.bias")),
-            of(q, "bias", Part::Whole { nested: false })
+            of(q, "bias", AdapterPart::Whole { nested: false })
         );
         assert_eq!(parse("base_model.model.lm_head.original_module.weight"), Ok(None));
     }

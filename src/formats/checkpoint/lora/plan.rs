@@ -6,7 +6,7 @@
 //! `_check_merge_allowed`, 0.21); after untying the base, as it advises, its result is the one computed here.
 
 use super::config::{LoraConfig, Targets, is_called, is_within};
-use super::names::{Meaning, Part, parse};
+use super::names::{AdapterPart, TensorRole, parse};
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::weights::{WeightsEntry, WeightsFile};
 use crate::formats::source::{TensorInfo, TensorSource};
@@ -17,7 +17,7 @@ const HEAD: &str = "lm_head";
 
 /// What an adapter has for one tensor of the base: indices into its file.
 #[derive(Clone, Debug, Default)]
-struct Found {
+struct ModuleTensors {
     a: Option<usize>,
     b: Option<usize>,
     embedding: bool,
@@ -28,7 +28,7 @@ struct Found {
     whole: Option<(usize, bool)>,
 }
 
-impl Found {
+impl ModuleTensors {
     fn any(&self) -> Option<usize> {
         let whole = self.whole.map(|(index, _)| index);
         [self.a, self.b, self.magnitude, self.tokens, self.bias_of_b, whole]
@@ -45,7 +45,7 @@ impl Found {
 
 /// What becomes of one tensor. Indices are into the adapter's file, but for `base`.
 #[derive(Debug, Default)]
-pub(super) struct Change {
+pub(super) struct TensorChange {
     /// The tensor of the base that is changed.
     pub base: usize,
     pub whole: Option<usize>,
@@ -68,43 +68,43 @@ pub(super) struct Delta {
 }
 
 /// The tensors of the result, the base's first and in its order.
-pub(super) struct Plan {
+pub(super) struct AdapterPlan {
     pub infos: Vec<TensorInfo>,
     /// By index in `infos`; all others are the base's as they are.
-    pub changes: HashMap<usize, Change>,
+    pub changes: HashMap<usize, TensorChange>,
     /// The head is a tensor of its own where the base's was the embedding.
     pub untied: bool,
     /// Rows of the embedding, where they are not the base's.
     pub rows: Option<usize>,
 }
 
-type Key = (String, String);
+type TensorKey = (String, String);
 
-pub(super) struct Planner<'a> {
+pub(super) struct AdapterPlanner<'a> {
     pub base: &'a dyn TensorSource,
     pub file: &'a WeightsFile,
     pub config: &'a LoraConfig,
     entries: Vec<WeightsEntry<'a>>,
 }
 
-impl<'a> Planner<'a> {
+impl<'a> AdapterPlanner<'a> {
     pub(super) fn new(
         base: &'a dyn TensorSource,
         file: &'a WeightsFile,
         config: &'a LoraConfig,
-    ) -> Planner<'a> {
-        Planner { base, file, config, entries: file.entries() }
+    ) -> AdapterPlanner<'a> {
+        AdapterPlanner { base, file, config, entries: file.entries() }
     }
 
     /// Plans the result.
     ///
     /// # Errors
     /// If tensors and configuration disagree, or the adapter does not fit the base; both sides are named.
-    pub(super) fn plan(&self) -> Result<Plan> {
+    pub(super) fn plan(&self) -> Result<AdapterPlan> {
         let mut found = self.collect()?;
         self.complete(&found)?;
         let table = self.base.table();
-        let mut plan = Plan {
+        let mut plan = AdapterPlan {
             infos: table.infos().to_vec(),
             changes: HashMap::new(),
             untied: false,
@@ -136,8 +136,8 @@ impl<'a> Planner<'a> {
     }
 
     /// The adapter's tensors by the tensor of the base that they change.
-    fn collect(&self) -> Result<BTreeMap<Key, Found>> {
-        let mut found: BTreeMap<Key, Found> = BTreeMap::new();
+    fn collect(&self) -> Result<BTreeMap<TensorKey, ModuleTensors>> {
+        let mut found: BTreeMap<TensorKey, ModuleTensors> = BTreeMap::new();
         for (index, entry) in self.entries.iter().enumerate() {
             if entry.info().is_none_or(|info| !info.dtype.is_float()) {
                 let detail = format!("type {} cannot be read; use F32, F16 or BF16", entry.dtype);
@@ -153,21 +153,21 @@ impl<'a> Planner<'a> {
                 }
             };
             self.check_expected(index, &meaning)?;
-            let Meaning { module, kind, part } = meaning;
+            let TensorRole { module, kind, part } = meaning;
             let slot = found.entry((module.to_string(), kind.to_string())).or_default();
             let twice = match part {
-                Part::A { embedding } => {
+                AdapterPart::A { embedding } => {
                     slot.embedding = embedding;
                     slot.a.replace(index)
                 }
-                Part::B { embedding } => {
+                AdapterPart::B { embedding } => {
                     slot.embedding = embedding;
                     slot.b.replace(index)
                 }
-                Part::BiasOfB => slot.bias_of_b.replace(index),
-                Part::Magnitude => slot.magnitude.replace(index),
-                Part::Tokens => slot.tokens.replace(index),
-                Part::Whole { nested } => {
+                AdapterPart::BiasOfB => slot.bias_of_b.replace(index),
+                AdapterPart::Magnitude => slot.magnitude.replace(index),
+                AdapterPart::Tokens => slot.tokens.replace(index),
+                AdapterPart::Whole { nested } => {
                     let asked = nested
                         || self.config.is_saved(module)
                         || slot.whole.is_some_and(|(_, asked)| asked);
@@ -188,24 +188,27 @@ impl<'a> Planner<'a> {
     }
 
     /// Every part must be one that the configuration names.
-    fn check_expected(&self, index: usize, meaning: &Meaning<'_>) -> Result<()> {
-        let Meaning { module, kind, part } = *meaning;
+    fn check_expected(&self, index: usize, meaning: &TensorRole<'_>) -> Result<()> {
+        let TensorRole { module, kind, part } = *meaning;
         let config = self.config;
         let is_end = ["embed_tokens", "lm_head"].iter().any(|end| is_called(module, end));
         let (expected, key) = match part {
             // PEFT saves the ends of a model unasked where it thinks that they were changed.
-            Part::Whole { nested } => {
+            AdapterPart::Whole { nested } => {
                 let bias = kind == "bias" && config.biases;
                 (nested || is_end || bias || config.is_saved(module), "modules_to_save")
             }
             // The head of a tied base has the tokens of the embedding.
-            Part::Tokens => {
+            AdapterPart::Tokens => {
                 let tied = is_end && !config.tokens.is_empty();
                 (tied || config.tokens_of(module).is_some(), "trainable_token_indices")
             }
-            Part::Magnitude if !config.dora => (false, "use_dora"),
-            Part::BiasOfB if !config.bias_of_b => (false, "lora_bias"),
-            Part::A { .. } | Part::B { .. } | Part::BiasOfB | Part::Magnitude => {
+            AdapterPart::Magnitude if !config.dora => (false, "use_dora"),
+            AdapterPart::BiasOfB if !config.bias_of_b => (false, "lora_bias"),
+            AdapterPart::A { .. }
+            | AdapterPart::B { .. }
+            | AdapterPart::BiasOfB
+            | AdapterPart::Magnitude => {
                 let tied = config.stays_tied && is_end;
                 (tied || config.is_target(module), "target_modules")
             }
@@ -223,7 +226,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Every module that the configuration names must be there, unless it says that some are not.
-    fn complete(&self, found: &BTreeMap<Key, Found>) -> Result<()> {
+    fn complete(&self, found: &BTreeMap<TensorKey, ModuleTensors>) -> Result<()> {
         let path = self.file.path().display();
         for name in &self.config.saved {
             if !found.iter().any(|((module, _), f)| f.whole.is_some() && is_within(module, name)) {
@@ -254,16 +257,17 @@ impl<'a> Planner<'a> {
     /// Plans embedding and head of a base that has one tensor for both, and takes them out of `found`.
     fn tied_ends(
         &self,
-        found: &mut BTreeMap<Key, Found>,
+        found: &mut BTreeMap<TensorKey, ModuleTensors>,
         shared: usize,
-        plan: &mut Plan,
+        plan: &mut AdapterPlan,
     ) -> Result<()> {
         let mut take = |module: &str| {
             found.remove(&(module.to_string(), "weight".to_string())).unwrap_or_default()
         };
         let (mut embedding, mut head) = (take(EMBEDDING), take(HEAD));
         // A tensor that was saved unasked is the one that both share, by whichever name.
-        let unasked = |f: &Found| f.whole.filter(|(_, asked)| !asked).map(|(index, _)| index);
+        let unasked =
+            |f: &ModuleTensors| f.whole.filter(|(_, asked)| !asked).map(|(index, _)| index);
         let differ = match (unasked(&embedding), unasked(&head)) {
             (Some(a), Some(b)) => !self.are_equal(a, b),
             (a, b) => {
@@ -283,7 +287,7 @@ impl<'a> Planner<'a> {
             let (mut info, change) = match head.any() {
                 Some(_) => self.change((HEAD, &name), &head, shared)?,
                 None => {
-                    let change = Change { base: shared, ..Change::default() };
+                    let change = TensorChange { base: shared, ..TensorChange::default() };
                     (self.base.table().infos()[shared].clone(), change)
                 }
             };
@@ -311,9 +315,9 @@ impl<'a> Planner<'a> {
     fn change(
         &self,
         (module, name): (&str, &str),
-        found: &Found,
+        found: &ModuleTensors,
         index: usize,
-    ) -> Result<(TensorInfo, Change)> {
+    ) -> Result<(TensorInfo, TensorChange)> {
         let any = found.any().expect("made for a tensor");
         let mut info = self.base.table().infos()[index].clone();
         if !info.dtype.is_float() {
@@ -351,7 +355,7 @@ impl<'a> Planner<'a> {
             bias => bias.map(|bias| (bias, self.config.scale(module))),
         };
         let whole = found.whole.map(|(index, _)| index);
-        Ok((info, Change { base: index, whole, delta, magnitude, tokens, bias }))
+        Ok((info, TensorChange { base: index, whole, delta, magnitude, tokens, bias }))
     }
 
     fn delta(
@@ -383,7 +387,12 @@ impl<'a> Planner<'a> {
     }
 
     /// DoRA's vector, which goes with every pair of matrices.
-    fn magnitude(&self, module: &str, found: &Found, base: &TensorInfo) -> Result<Option<usize>> {
+    fn magnitude(
+        &self,
+        module: &str,
+        found: &ModuleTensors,
+        base: &TensorInfo,
+    ) -> Result<Option<usize>> {
         match (found.magnitude, found.a) {
             (None, Some(a)) if self.config.dora => {
                 let detail = format!(
@@ -435,7 +444,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Embedding and head must have rows for the same tokens.
-    fn check_vocabulary(&self, plan: &mut Plan) -> Result<()> {
+    fn check_vocabulary(&self, plan: &mut AdapterPlan) -> Result<()> {
         let rows = |name: &str| {
             let info = plan.infos.iter().find(|info| info.name == weight(name))?;
             info.shape.first().copied()

@@ -1,10 +1,10 @@
 //! What a method's reader works with: the stored tensors, those already used, and the tensors made of them.
 
-use super::settings::Settings;
-use super::source::{Decoder, FolderSource, Origin};
+use super::settings::QuantSettings;
+use super::source::{Decoder, FolderSource, TensorOrigin};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::formats::checkpoint::weights::{Kind, Stored, StoredTensor};
+use crate::formats::checkpoint::weights::{StoredKind, StoredTensor, StoredTensors};
 use crate::formats::source::{TensorInfo, TensorTable};
 
 /// What runtimes keep beside quantized weights and plain weights do not need: the scales of activations
@@ -41,19 +41,19 @@ pub(super) struct Joined {
 
 /// The tensors of a folder while they are joined.
 pub(super) struct Joining<'a> {
-    stored: &'a Stored,
+    stored: &'a StoredTensors,
     /// By stored tensor: whether it was used or is not needed.
     used: Vec<bool>,
     joined: Vec<Joined>,
     /// Whether scales of activations may be there, to be left out.
     quantized: bool,
-    /// Stored tensors that cannot be joined, with why.
+    /// StoredTensors tensors that cannot be joined, with why.
     problems: Vec<(String, String)>,
 }
 
 impl<'a> Joining<'a> {
     /// Nothing joined yet. `quantized`: whether the folder has or once had quantized weights.
-    pub(super) fn new(stored: &'a Stored, quantized: bool) -> Joining<'a> {
+    pub(super) fn new(stored: &'a StoredTensors, quantized: bool) -> Joining<'a> {
         let used = vec![false; stored.tensors().len()];
         Joining { stored, used, joined: Vec::new(), quantized, problems: Vec::new() }
     }
@@ -112,17 +112,17 @@ impl<'a> Joining<'a> {
     pub(super) fn finish(
         mut self,
         stored_origin: &str,
-        settings: Option<&Settings>,
-    ) -> Result<Parts> {
+        settings: Option<&QuantSettings>,
+    ) -> Result<JoinedTensors> {
         let (mut plain, mut packed) = (Vec::new(), Vec::new());
         for (index, tensor) in self.stored.tensors().iter().enumerate() {
             if self.used[index] || self.quantized && is_not_needed(&tensor.name) {
                 continue;
             }
             match tensor.kind() {
-                Kind::Float => plain.push(index),
-                Kind::Buffer => {}
-                Kind::Packed => packed.push(index),
+                StoredKind::Float => plain.push(index),
+                StoredKind::Buffer => {}
+                StoredKind::Packed => packed.push(index),
             }
         }
         for index in packed {
@@ -144,7 +144,7 @@ impl<'a> Joining<'a> {
             );
             return Err(Error::model(stored_origin, detail));
         }
-        Ok(Parts { joined: self.joined, plain })
+        Ok(JoinedTensors { joined: self.joined, plain })
     }
 }
 
@@ -157,29 +157,29 @@ fn is_not_needed(name: &str) -> bool {
 }
 
 /// What joining yields.
-pub(super) struct Parts {
+pub(super) struct JoinedTensors {
     joined: Vec<Joined>,
-    /// Stored tensors that are plain weights.
+    /// StoredTensors tensors that are plain weights.
     plain: Vec<usize>,
 }
 
-impl Parts {
+impl JoinedTensors {
     /// The source, in the order in which the data are stored. `quantization`: see
     /// [`crate::formats::source::TensorSource::quantization`].
     pub(super) fn into_source(
         self,
-        stored: Stored,
+        stored: StoredTensors,
         quantization: Option<String>,
     ) -> Result<FolderSource> {
-        let mut entries: Vec<(usize, TensorInfo, Origin)> = Vec::new();
+        let mut entries: Vec<(usize, TensorInfo, TensorOrigin)> = Vec::new();
         for index in self.plain {
             let info = stored.tensors()[index].info().expect("a float type");
-            entries.push((index, info, Origin::Plain(index)));
+            entries.push((index, info, TensorOrigin::Plain(index)));
         }
         for Joined { name, shape, parts, decoder } in self.joined {
             let place = parts.first().copied().unwrap_or(usize::MAX);
             let info = TensorInfo::new(name, shape, DType::F32);
-            entries.push((place, info, Origin::Joined { parts, decoder }));
+            entries.push((place, info, TensorOrigin::Joined { parts, decoder }));
         }
         entries.sort_by_key(|(place, ..)| *place);
         let (mut infos, mut origins) = (Vec::new(), Vec::new());

@@ -13,9 +13,9 @@ mod settings;
 mod source;
 
 use self::joining::Joining;
-use self::settings::Settings;
+use self::settings::QuantSettings;
 use super::Config;
-use super::weights::{Kind, Stored};
+use super::weights::{StoredKind, StoredTensors};
 use crate::base::error::{Error, Result};
 use crate::formats::source::TensorSource;
 use std::path::Path;
@@ -34,10 +34,11 @@ pub(super) struct Opened {
 /// # Errors
 /// Weights in a format that is not supported, or damaged ones. One error covers all tensors and names the
 /// method and its options.
-pub(super) fn open(stored: Stored, config: &mut Config, dir: &Path) -> Result<Opened> {
+pub(super) fn open(stored: StoredTensors, config: &mut Config, dir: &Path) -> Result<Opened> {
     let origin = stored.origin().to_string();
-    let settings = Settings::take(config, dir)?;
-    let packed = stored.tensors().iter().filter(|tensor| tensor.kind() == Kind::Packed).count();
+    let settings = QuantSettings::take(config, dir)?;
+    let packed =
+        stored.tensors().iter().filter(|tensor| tensor.kind() == StoredKind::Packed).count();
     let mut joining = Joining::new(&stored, settings.is_some() || packed > 0);
     let method = match &settings {
         None if packed == 0 => String::new(),
@@ -72,7 +73,7 @@ pub(super) fn open(stored: Stored, config: &mut Config, dir: &Path) -> Result<Op
     Ok(Opened { tensors, warning })
 }
 
-fn unsupported(origin: &str, settings: &Settings, packed: usize) -> Error {
+fn unsupported(origin: &str, settings: &QuantSettings, packed: usize) -> Error {
     let detail = format!(
         "weights quantized with {} cannot be read ({packed} packed tensors); use the model's F32, F16 \
          or BF16 weights",

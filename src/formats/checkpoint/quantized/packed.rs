@@ -1,7 +1,7 @@
 //! What the formats of packed integers share: the parts of a module, and small integers in words of 32 bits.
 
 use super::joining::Joining;
-use super::settings::Settings;
+use super::settings::QuantSettings;
 use crate::base::dtype::DType;
 use crate::formats::checkpoint::weights::StoredTensor;
 use safetensors::Dtype;
@@ -39,7 +39,7 @@ pub(super) fn expect_type(tensor: &StoredTensor, dtype: Dtype) -> Result<(), Str
 ///
 /// # Errors
 /// If it is another number.
-pub(super) fn group_size(settings: &Settings) -> Result<Option<usize>, String> {
+pub(super) fn group_size(settings: &QuantSettings) -> Result<Option<usize>, String> {
     match settings.options.get("group_size") {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_i64() {

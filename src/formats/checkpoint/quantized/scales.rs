@@ -7,7 +7,7 @@ use safetensors::Dtype;
 
 /// How the numbers of a tensor of scales (or zero points) are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Number {
+pub(super) enum NumberFormat {
     Float(DType),
     /// E4M3, as NVFP4 has it.
     E4m3,
@@ -16,22 +16,22 @@ pub(super) enum Number {
     I8,
 }
 
-impl Number {
+impl NumberFormat {
     /// The meaning of a stored type as a scale; `None` for types that are none.
-    pub(super) fn of_scale(dtype: Dtype) -> Option<Number> {
+    pub(super) fn of_scale(dtype: Dtype) -> Option<NumberFormat> {
         Some(match dtype {
-            Dtype::F32 => Number::Float(DType::F32),
-            Dtype::F16 => Number::Float(DType::F16),
-            Dtype::BF16 => Number::Float(DType::BF16),
-            Dtype::F8_E4M3 => Number::E4m3,
-            Dtype::F8_E8M0 | Dtype::U8 => Number::E8m0,
+            Dtype::F32 => NumberFormat::Float(DType::F32),
+            Dtype::F16 => NumberFormat::Float(DType::F16),
+            Dtype::BF16 => NumberFormat::Float(DType::BF16),
+            Dtype::F8_E4M3 => NumberFormat::E4m3,
+            Dtype::F8_E8M0 | Dtype::U8 => NumberFormat::E8m0,
             _ => return None,
         })
     }
 
     fn bytes(self) -> usize {
         match self {
-            Number::Float(dtype) => dtype.block_bytes(),
+            NumberFormat::Float(dtype) => dtype.block_bytes(),
             _ => 1,
         }
     }
@@ -42,12 +42,14 @@ impl Number {
         let range = start * size..(start + out.len()) * size;
         let bytes = bytes.get(range).ok_or("the data of its scales are too short")?;
         match self {
-            Number::Float(dtype) => quants::decode(dtype, bytes, out).map_err(|e| e.to_string())?,
+            NumberFormat::Float(dtype) => {
+                quants::decode(dtype, bytes, out).map_err(|e| e.to_string())?
+            }
             _ => {
                 for (out, &byte) in out.iter_mut().zip(bytes) {
                     *out = match self {
-                        Number::E4m3 => fp8::E4M3[usize::from(byte)],
-                        Number::E8m0 => fp8::e8m0(byte),
+                        NumberFormat::E4m3 => fp8::E4M3[usize::from(byte)],
+                        NumberFormat::E8m0 => fp8::e8m0(byte),
                         _ => f32::from(byte as i8),
                     };
                 }
@@ -59,8 +61,8 @@ impl Number {
 
 /// Which scale belongs to which element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grid {
-    number: Number,
+pub(super) struct ScaleGrid {
+    number: NumberFormat,
     /// Rows and columns of one matrix of the weights.
     matrix: [usize; 2],
     /// Whether each matrix of a stack has scales of its own.
@@ -72,7 +74,7 @@ pub(super) struct Grid {
     block: [usize; 2],
 }
 
-impl Grid {
+impl ScaleGrid {
     /// The grid of `scale`, for weights of `shape`. `block` is the size of blocks by the configuration; where
     /// it does not fit, the shapes decide if they can.
     ///
@@ -82,20 +84,20 @@ impl Grid {
         shape: &[usize],
         scale: &StoredTensor,
         block: Option<[usize; 2]>,
-    ) -> Result<Grid, String> {
-        let number = Number::of_scale(scale.dtype).ok_or_else(|| {
+    ) -> Result<ScaleGrid, String> {
+        let number = NumberFormat::of_scale(scale.dtype).ok_or_else(|| {
             format!("its scale '{}' is {}, which is no scale's type", scale.name, scale.dtype)
         })?;
-        Grid::of_numbers(number, shape, scale, block)
+        ScaleGrid::of_numbers(number, shape, scale, block)
     }
 
     /// The same for numbers of a known meaning, such as zero points.
     pub(super) fn of_numbers(
-        number: Number,
+        number: NumberFormat,
         shape: &[usize],
         scale: &StoredTensor,
         block: Option<[usize; 2]>,
-    ) -> Result<Grid, String> {
+    ) -> Result<ScaleGrid, String> {
         let misfit = || {
             let (name, has) = (&scale.name, &scale.shape);
             let blocks = match block {
@@ -142,7 +144,7 @@ impl Grid {
         match (size(0, rows), size(1, columns)) {
             (Some(down), Some(across)) => {
                 let block = [down, across];
-                Ok(Grid { number, matrix, per_matrix, rows, columns, block })
+                Ok(ScaleGrid { number, matrix, per_matrix, rows, columns, block })
             }
             _ => Err(misfit()),
         }
@@ -164,7 +166,7 @@ impl Grid {
     }
 
     /// Decodes the scales of row `row` (of all matrices' rows) into `out`, one for each
-    /// [`Grid::block`]`()[1]` columns.
+    /// [`ScaleGrid::block`]`()[1]` columns.
     pub(super) fn row(&self, bytes: &[u8], row: usize, out: &mut Vec<f32>) -> Result<(), String> {
         let (matrix, within) = (row / self.matrix[0], row % self.matrix[0]);
         let first = if self.per_matrix { matrix * self.rows } else { 0 };

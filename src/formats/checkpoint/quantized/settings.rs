@@ -14,16 +14,16 @@ const LISTS: [&str; 4] = ["ignore", "modules_to_not_convert", "exclude_modules",
 
 /// A quantization method and its options, as the folder has them.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct QuantSettings {
     /// `quant_method`, in lower case: `fp8`, `compressed-tensors`, `gptq`.
     pub method: String,
     pub options: Map<String, Value>,
 }
 
-impl Settings {
+impl QuantSettings {
     /// Takes the settings out of `config`, which then describes plain weights; reads ModelOpt's file in
     /// `dir` where there are none. `None` if the folder says nothing of quantization.
-    pub(super) fn take(config: &mut Config, dir: &Path) -> Result<Option<Settings>> {
+    pub(super) fn take(config: &mut Config, dir: &Path) -> Result<Option<QuantSettings>> {
         let mut found = None;
         for key in KEYS {
             if let Some(Value::Object(options)) = config.get(key) {
@@ -47,13 +47,15 @@ impl Settings {
         }
         let beside = dir.join(MODELOPT_FILE);
         match found {
-            Some(options) => Ok(Settings::of(options)),
-            None if beside.is_file() => Ok(Settings::of_modelopt(Config::read(&beside)?.map())),
+            Some(options) => Ok(QuantSettings::of(options)),
+            None if beside.is_file() => {
+                Ok(QuantSettings::of_modelopt(Config::read(&beside)?.map()))
+            }
             None => Ok(None),
         }
     }
 
-    fn of(options: Map<String, Value>) -> Option<Settings> {
+    fn of(options: Map<String, Value>) -> Option<QuantSettings> {
         let text = |key: &str| options.get(key).and_then(Value::as_str);
         let method = match text("quant_method") {
             Some(method) => method.to_ascii_lowercase(),
@@ -66,14 +68,14 @@ impl Settings {
             None if options.is_empty() => return None,
             None => "unnamed".to_string(),
         };
-        Some(Settings { method, options })
+        Some(QuantSettings { method, options })
     }
 
-    fn of_modelopt(file: &Map<String, Value>) -> Option<Settings> {
+    fn of_modelopt(file: &Map<String, Value>) -> Option<QuantSettings> {
         let options = file.get("quantization")?.as_object()?.clone();
         let producer = file.get("producer").and_then(|p| p.get("name")).and_then(Value::as_str);
         let method = producer.unwrap_or("modelopt").to_ascii_lowercase();
-        Some(Settings { method, options })
+        Some(QuantSettings { method, options })
     }
 
     /// The text of an option.

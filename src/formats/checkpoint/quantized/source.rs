@@ -3,9 +3,9 @@
 
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
-use crate::formats::checkpoint::weights::Stored;
+use crate::formats::checkpoint::weights::StoredTensors;
 use crate::formats::source::{
-    Blocks, PART_BYTES, Sink, TensorData, TensorInfo, TensorSource, TensorTable,
+    Blocks, PART_BYTES, PartSink, TensorData, TensorInfo, TensorSource, TensorTable,
 };
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -39,7 +39,7 @@ pub(super) trait Decoder: Send + Sync {
 }
 
 /// Where a tensor's data come from.
-pub(super) enum Origin {
+pub(super) enum TensorOrigin {
     /// A stored tensor as it is.
     Plain(usize),
     Joined {
@@ -50,18 +50,18 @@ pub(super) enum Origin {
 
 /// The tensors of a folder under their plain names.
 pub(super) struct FolderSource {
-    stored: Stored,
+    stored: StoredTensors,
     table: TensorTable,
     /// Of each tensor of the table.
-    origins: Vec<Origin>,
+    origins: Vec<TensorOrigin>,
     quantization: Option<String>,
 }
 
 impl FolderSource {
     pub(super) fn new(
-        stored: Stored,
+        stored: StoredTensors,
         table: TensorTable,
-        origins: Vec<Origin>,
+        origins: Vec<TensorOrigin>,
         quantization: Option<String>,
     ) -> FolderSource {
         FolderSource { stored, table, origins, quantization }
@@ -100,7 +100,7 @@ impl FolderSource {
         &self,
         index: usize,
         (parts, decoder): (&[usize], &dyn Decoder),
-        take: &Sink<'_>,
+        take: &PartSink<'_>,
     ) -> Result<()> {
         const ELEMENTS: usize = PART_BYTES / F32_BYTES;
         let info = self.info(index);
@@ -133,10 +133,10 @@ impl TensorSource for FolderSource {
         let info = self.info(index);
         let (dtype, shape) = (info.dtype, info.shape.clone());
         match &self.origins[index] {
-            Origin::Plain(stored) => {
+            TensorOrigin::Plain(stored) => {
                 Ok(TensorData { dtype, shape, bytes: self.stored.bytes(*stored) })
             }
-            Origin::Joined { parts, decoder } => {
+            TensorOrigin::Joined { parts, decoder } => {
                 let stored = self.parts(parts);
                 let stored: Vec<&[u8]> = stored.iter().map(|bytes| &bytes[..]).collect();
                 let mut bytes = vec![0u8; info.bytes().unwrap_or(0)];
@@ -154,10 +154,12 @@ impl TensorSource for FolderSource {
         }
     }
 
-    fn stream(&self, index: usize, sink: &Sink<'_>) -> Result<()> {
+    fn stream(&self, index: usize, sink: &PartSink<'_>) -> Result<()> {
         match &self.origins[index] {
-            Origin::Plain(_) => crate::formats::source::in_parts(&self.read(index)?.bytes, sink),
-            Origin::Joined { parts, decoder } => {
+            TensorOrigin::Plain(_) => {
+                crate::formats::source::send_parts(&self.read(index)?.bytes, sink)
+            }
+            TensorOrigin::Joined { parts, decoder } => {
                 self.decode_in_parts(index, (parts, &**decoder), sink)
             }
         }
@@ -165,8 +167,8 @@ impl TensorSource for FolderSource {
 
     fn working_bytes(&self, index: usize) -> u64 {
         match &self.origins[index] {
-            Origin::Plain(stored) => self.stored.working_bytes(*stored),
-            Origin::Joined { .. } => {
+            TensorOrigin::Plain(stored) => self.stored.working_bytes(*stored),
+            TensorOrigin::Joined { .. } => {
                 debug_assert_eq!(self.info(index).dtype, DType::F32);
                 self.info(index).bytes().unwrap_or(0) as u64
             }
@@ -175,14 +177,14 @@ impl TensorSource for FolderSource {
 
     fn blocks(&self, index: usize) -> Option<Blocks> {
         match &self.origins[index] {
-            Origin::Plain(_) => None,
-            Origin::Joined { decoder, .. } => decoder.blocks(),
+            TensorOrigin::Plain(_) => None,
+            TensorOrigin::Joined { decoder, .. } => decoder.blocks(),
         }
     }
 
     fn read_blocks(&self, index: usize) -> Result<TensorData<'_>> {
         let info = self.info(index);
-        let Origin::Joined { parts, decoder } = &self.origins[index] else {
+        let TensorOrigin::Joined { parts, decoder } = &self.origins[index] else {
             return Err(Error::tensor(self.origin(), &info.name, "has no blocks"));
         };
         let dtype = decoder.blocks().map_or(info.dtype, |blocks| blocks.dtype);

@@ -9,14 +9,14 @@ use std::fmt;
 use std::path::Path;
 
 /// An index; every file name in it is checked.
-pub(crate) struct Index(BTreeMap<String, String>);
+pub(crate) struct ShardIndex(BTreeMap<String, String>);
 
-impl Index {
+impl ShardIndex {
     /// Reads the index at `path`.
     ///
     /// # Errors
     /// Anything that is no index, a tensor that occurs twice, and names that lead out of the folder.
-    pub(crate) fn read(path: &Path) -> Result<Index> {
+    pub(crate) fn read(path: &Path) -> Result<ShardIndex> {
         #[derive(serde::Deserialize)]
         struct Text {
             weight_map: UniqueMap,
@@ -35,7 +35,7 @@ impl Index {
                     format!("puts tensor '{tensor}' into '{file}', which is no plain file name");
                 Err(Error::format(path, detail))
             }
-            None => Ok(Index(map)),
+            None => Ok(ShardIndex(map)),
         }
     }
 

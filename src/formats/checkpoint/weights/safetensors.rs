@@ -76,7 +76,7 @@ impl SafetensorsFile {
             return Err(Error::format(map.path(), detail));
         }
         let header = header_bytes(map.path(), &map)?;
-        let Header { metadata, entries } = serde_json::from_slice(header)
+        let SafetensorsHeader { metadata, entries } = serde_json::from_slice(header)
             .map_err(|e| Error::format(map.path(), format!("its header is not usable: {e}")))?;
         let entries = check_entries(map.path(), entries, 8 + header.len(), map.len())?;
         Ok(SafetensorsFile { map, metadata, entries })
@@ -199,24 +199,28 @@ fn entry_bytes(entry: &Entry) -> Option<usize> {
 }
 
 /// The header's JSON.
-struct Header {
+struct SafetensorsHeader {
     metadata: BTreeMap<String, String>,
     entries: Vec<(String, Entry)>,
 }
 
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
+impl<'de> Deserialize<'de> for SafetensorsHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SafetensorsHeader, D::Error> {
         struct HeaderVisitor;
 
         impl<'de> Visitor<'de> for HeaderVisitor {
-            type Value = Header;
+            type Value = SafetensorsHeader;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut header = Header { metadata: BTreeMap::new(), entries: Vec::new() };
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<SafetensorsHeader, A::Error> {
+                let mut header =
+                    SafetensorsHeader { metadata: BTreeMap::new(), entries: Vec::new() };
                 let mut seen = HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {

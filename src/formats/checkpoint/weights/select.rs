@@ -6,7 +6,7 @@
 //! Not here: types and data of tensors, see [`super::folder`].
 
 use super::file::WeightsFile;
-use super::index::Index;
+use super::index::ShardIndex;
 use super::naming::{Naming, PYTORCH, SAFETENSORS};
 use crate::base::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,17 +22,17 @@ pub(crate) struct WeightFiles {
 }
 
 /// Why there are no weights of one kind.
-enum Lack {
+enum Unusable {
     /// Not a single file.
-    Nothing,
+    Absent,
     /// Some are there and others are not; weights of another kind may serve.
     Incomplete(Error),
     Broken(Error),
 }
 
-impl From<Error> for Lack {
-    fn from(error: Error) -> Lack {
-        Lack::Broken(error)
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Unusable {
+        Unusable::Broken(error)
     }
 }
 
@@ -47,9 +47,9 @@ impl WeightFiles {
                 found.compare_with_pytorch(dir)?;
                 return Ok(found);
             }
-            Err(Lack::Broken(error)) => return Err(error),
-            Err(Lack::Incomplete(error)) => Some(error),
-            Err(Lack::Nothing) => None,
+            Err(Unusable::Broken(error)) => return Err(error),
+            Err(Unusable::Incomplete(error)) => Some(error),
+            Err(Unusable::Absent) => None,
         };
         match (Finder::new(dir, &PYTORCH)?.find(), safetensors) {
             (Ok(mut found), Some(error)) => {
@@ -61,8 +61,8 @@ impl WeightFiles {
             }
             (Ok(found), None) => Ok(found),
             (Err(_), Some(error)) => Err(error),
-            (Err(Lack::Broken(error) | Lack::Incomplete(error)), None) => Err(error),
-            (Err(Lack::Nothing), None) => {
+            (Err(Unusable::Broken(error) | Unusable::Incomplete(error)), None) => Err(error),
+            (Err(Unusable::Absent), None) => {
                 let detail = "no weights in this folder: neither safetensors nor pytorch_model.bin";
                 Err(Error::format(dir, detail))
             }
@@ -123,7 +123,7 @@ impl<'d> Finder<'d> {
         Ok(Finder { dir, naming, present, warnings: Vec::new() })
     }
 
-    fn find(mut self) -> Result<WeightFiles, Lack> {
+    fn find(mut self) -> Result<WeightFiles, Unusable> {
         let path = self.dir.join(self.naming.index);
         let index = if path.is_file() { self.read_index(&path)? } else { None };
         let names = match (self.present.contains(self.naming.single), &index) {
@@ -139,8 +139,8 @@ impl<'d> Finder<'d> {
     }
 
     /// The index; `None`, with a warning, if it cannot be used and the whole file is there.
-    fn read_index(&mut self, path: &Path) -> Result<Option<Index>> {
-        match Index::read(path) {
+    fn read_index(&mut self, path: &Path) -> Result<Option<ShardIndex>> {
+        match ShardIndex::read(path) {
             Ok(index) => Ok(Some(index)),
             Err(error) if self.present.contains(self.naming.single) => {
                 self.warnings.push(format!("{error}; {} is used alone", self.naming.single));
@@ -155,7 +155,7 @@ impl<'d> Finder<'d> {
     }
 
     /// The whole file, or the shards beside it if they hold all of its tensors and more.
-    fn with_whole_file(&mut self, index: Option<&Index>) -> Result<Vec<String>> {
+    fn with_whole_file(&mut self, index: Option<&ShardIndex>) -> Result<Vec<String>> {
         let single = self.naming.single;
         let whole = vec![single.to_string()];
         let indexed = index.map(|index| index.files()).filter(|files| *files != whole);
@@ -208,7 +208,7 @@ impl<'d> Finder<'d> {
     }
 
     /// The files that the index names, or others in the folder that hold what it lists.
-    fn by_index(&mut self, index: &Index) -> Result<Vec<String>, Lack> {
+    fn by_index(&mut self, index: &ShardIndex) -> Result<Vec<String>, Unusable> {
         let names = index.files();
         let missing: Vec<&String> =
             names.iter().filter(|name| !self.present.contains(*name)).collect();
@@ -238,15 +238,15 @@ impl<'d> Finder<'d> {
         Err(self.incomplete(names.len(), &missing))
     }
 
-    fn incomplete(&self, all: usize, missing: &[&String]) -> Lack {
-        let Some(first) = missing.first() else { return Lack::Nothing };
+    fn incomplete(&self, all: usize, missing: &[&String]) -> Unusable {
+        let Some(first) = missing.first() else { return Unusable::Absent };
         let detail = match missing.len() {
             1 => format!("shard '{first}' is missing"),
             n => format!("{n} of {all} shards are missing, '{first}' first"),
         };
         let remedy = "get the missing files with: hf download OWNER/NAME --local-dir";
         let detail = format!("{detail}; {remedy} {}", self.dir.display());
-        Lack::Incomplete(Error::format(self.dir, detail))
+        Unusable::Incomplete(Error::format(self.dir, detail))
     }
 
     /// Names of files that are numbered.
@@ -281,7 +281,7 @@ impl<'d> Finder<'d> {
     }
 
     /// The files that belong together by their names, where there is no index.
-    fn by_names(&mut self) -> Result<Vec<String>, Lack> {
+    fn by_names(&mut self) -> Result<Vec<String>, Unusable> {
         let complete = self.complete_series();
         match complete.as_slice() {
             [] => {}
@@ -292,7 +292,7 @@ impl<'d> Finder<'d> {
                          them is the model; move one of them elsewhere",
                         names[0], others[0], self.naming.index
                     );
-                    return Err(Lack::Broken(Error::format(self.dir, detail)));
+                    return Err(Unusable::Broken(Error::format(self.dir, detail)));
                 }
                 let left: Vec<&String> =
                     self.shards().filter(|name| !names.contains(name)).collect();
@@ -319,7 +319,7 @@ impl<'d> Finder<'d> {
         let named: Vec<String> = self.present.iter().filter(plain).cloned().collect();
         let names = if named.is_empty() { self.present.iter().cloned().collect() } else { named };
         match names.len() {
-            0 => Err(Lack::Nothing),
+            0 => Err(Unusable::Absent),
             1 => Ok(names),
             _ => Ok(self.disjoint(names)?),
         }
@@ -360,8 +360,8 @@ impl<'d> Finder<'d> {
     fn check_against(
         mut self,
         mut files: Vec<WeightsFile>,
-        index: &Index,
-    ) -> Result<WeightFiles, Lack> {
+        index: &ShardIndex,
+    ) -> Result<WeightFiles, Unusable> {
         self.add_holders(&mut files, index)?;
         let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
@@ -429,7 +429,7 @@ impl<'d> Finder<'d> {
     }
 
     /// Adds files of the folder that hold tensors of the index which `files` lack.
-    fn add_holders(&self, files: &mut Vec<WeightsFile>, index: &Index) -> Result<()> {
+    fn add_holders(&self, files: &mut Vec<WeightsFile>, index: &ShardIndex) -> Result<()> {
         let mut held = names_of(files);
         if index.tensors().all(|tensor| held.contains(tensor)) {
             return Ok(());
@@ -454,7 +454,7 @@ impl<'d> Finder<'d> {
         mut self,
         files: Vec<WeightsFile>,
         mut homes: HashMap<String, usize>,
-    ) -> Result<WeightFiles, Lack> {
+    ) -> Result<WeightFiles, Unusable> {
         let mut first_at: HashMap<&str, (usize, usize)> = HashMap::new();
         let entries: Vec<_> = files.iter().map(WeightsFile::entries).collect();
         let mut copies = 0;
@@ -477,7 +477,7 @@ impl<'d> Finder<'d> {
                         files[other].path().display()
                     );
                     let origin = file.path().display().to_string();
-                    return Err(Lack::Broken(Error::tensor(origin, entry.name, detail)));
+                    return Err(Unusable::Broken(Error::tensor(origin, entry.name, detail)));
                 }
                 homes.insert(entry.name.to_string(), other);
                 copies += 1;
@@ -488,7 +488,7 @@ impl<'d> Finder<'d> {
                     "holds no tensor of its own: each is in {} or another file too, so one was copied over it",
                     files[0].path().display()
                 );
-                return Err(Lack::Broken(Error::format(file.path(), detail)));
+                return Err(Unusable::Broken(Error::format(file.path(), detail)));
             }
         }
         if copies > 0 {

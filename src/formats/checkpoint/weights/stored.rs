@@ -22,7 +22,7 @@ pub(crate) struct StoredTensor {
 
 /// What a tensor's type means for a reader of plain weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum StoredKind {
     /// F32, F16 or BF16.
     Float,
     /// Of another type, and no weight by its name: position_ids and the like, which no model needs.
@@ -37,30 +37,30 @@ impl StoredTensor {
         super::safetensors::tensor_info(&self.name, self.dtype, &self.shape)
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> StoredKind {
         use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
         if self.info().is_some_and(|info| info.dtype.is_float()) {
-            return Kind::Float;
+            return StoredKind::Float;
         }
         let integer = matches!(self.dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
         // bitsandbytes and GPTQ: `weight`, `qweight`; compressed-tensors: `weight_packed`.
         let weight = self.name.ends_with("weight") || self.name.ends_with("weight_packed");
-        if integer && !weight { Kind::Buffer } else { Kind::Packed }
+        if integer && !weight { StoredKind::Buffer } else { StoredKind::Packed }
     }
 }
 
 /// The tensors of all files: file after file, each in the order of its data, so that reading them in
 /// order reads the disk in order. Names are unique.
-pub(crate) struct Stored {
+pub(crate) struct StoredTensors {
     origin: String,
     files: Vec<WeightsFile>,
     tensors: Vec<StoredTensor>,
     by_name: HashMap<String, usize>,
 }
 
-impl Stored {
+impl StoredTensors {
     /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder, for errors.
-    pub(crate) fn new(origin: String, weights: WeightFiles) -> Stored {
+    pub(crate) fn new(origin: String, weights: WeightFiles) -> StoredTensors {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         let mut by_name = HashMap::new();
         for (shard, file) in weights.files.iter().enumerate() {
@@ -71,7 +71,7 @@ impl Stored {
                 tensors.push(StoredTensor { name, dtype: entry.dtype, shape, shard, within });
             }
         }
-        Stored { origin, files: weights.files, tensors, by_name }
+        StoredTensors { origin, files: weights.files, tensors, by_name }
     }
 
     /// Calls tensor `index` by another name, which no other has.

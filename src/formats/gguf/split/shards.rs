@@ -8,7 +8,7 @@
 use super::names::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use crate::base::error::{Error, Result};
 use crate::formats::gguf::header::DEFAULT_ALIGNMENT;
-use crate::formats::gguf::layout::Layout;
+use crate::formats::gguf::layout::GgufLayout;
 use crate::formats::gguf::metadata::{Metadata, Value};
 use crate::formats::source::TensorInfo;
 use std::num::NonZeroUsize;
@@ -28,7 +28,7 @@ pub struct Shards {
 
 impl Shards {
     /// All of `tensors` tensors in one file.
-    pub fn one(tensors: usize) -> Shards {
+    pub fn single(tensors: usize) -> Shards {
         Shards { numbers: vec![0; tensors], count: 1, like_gguf_split: false }
     }
 
@@ -84,7 +84,7 @@ impl Shards {
     ///
     /// # Panics
     /// If a number is less than the one before it.
-    pub fn kept(origin: &str, numbers: &[usize]) -> Result<Shards> {
+    pub fn preserving(origin: &str, numbers: &[usize]) -> Result<Shards> {
         assert!(numbers.is_sorted(), "tensors are not in the order of their shards");
         let (mut number, mut last) = (0, 0);
         let renumbered = numbers.iter().map(|&old| {
@@ -118,7 +118,7 @@ impl Shards {
         self.numbers[index]
     }
 
-    /// The layout of each file. Fails as [`Layout::new`] does.
+    /// The layout of each file. Fails as [`GgufLayout::new`] does.
     ///
     /// # Panics
     /// If there are not as many `tensors` as this was made for.
@@ -127,9 +127,9 @@ impl Shards {
         origin: &str,
         metadata: &Metadata,
         tensors: Vec<TensorInfo>,
-    ) -> Result<Vec<Layout>> {
+    ) -> Result<Vec<GgufLayout>> {
         let files = self.files(metadata, tensors);
-        files.iter().map(|(metadata, group)| Layout::new(origin, metadata, group)).collect()
+        files.iter().map(|(metadata, group)| GgufLayout::new(origin, metadata, group)).collect()
     }
 
     /// Metadata and tensors of each file.
@@ -189,8 +189,8 @@ mod tests {
         assert_eq!(numbers(64), [0, 0, 1, 2, 2]);
         assert_eq!(numbers(63), [0, 1, 2, 3, 4]);
         assert_eq!(numbers(384), [0; 5]);
-        assert_eq!(Shards::by_size("test", infos.iter(), 384).unwrap(), Shards::one(5));
-        assert_eq!(Shards::by_size("test", [].iter(), 1).unwrap(), Shards::one(0));
+        assert_eq!(Shards::by_size("test", infos.iter(), 384).unwrap(), Shards::single(5));
+        assert_eq!(Shards::by_size("test", [].iter(), 1).unwrap(), Shards::single(0));
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn kept_files_without_tensors_go_but_the_first() {
         let kept = |numbers: &[usize]| {
-            let shards = Shards::kept("test", numbers).unwrap();
+            let shards = Shards::preserving("test", numbers).unwrap();
             (shards.numbers.clone(), shards.count())
         };
         assert_eq!(kept(&[0, 0, 1, 2]), (vec![0, 0, 1, 2], 3));
@@ -234,22 +234,23 @@ mod tests {
         let keys = |metadata: &Metadata| -> Vec<String> {
             metadata.iter().map(|(key, _)| key.to_string()).collect()
         };
-        let files = Shards::kept("test", &[0, 1]).unwrap().files(&metadata, tensors(&[1, 1]));
+        let files = Shards::preserving("test", &[0, 1]).unwrap().files(&metadata, tensors(&[1, 1]));
         assert_eq!(keys(&files[0].0), ["a", SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
         assert_eq!(keys(&files[1].0), [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS]);
         assert_eq!(files[1].0.get(SPLIT_COUNT), Some(&Value::U16(2)));
-        let like = Shards::one(2).like_gguf_split().files(&metadata, tensors(&[1, 1]));
+        let like = Shards::single(2).like_gguf_split().files(&metadata, tensors(&[1, 1]));
         assert_eq!(keys(&like[0].0), ["a", SPLIT_NO, SPLIT_TENSORS, SPLIT_COUNT]);
-        let one = Shards::one(2).files(&metadata, tensors(&[1, 1]));
+        let one = Shards::single(2).files(&metadata, tensors(&[1, 1]));
         assert_eq!((one.len(), &one[0].0), (1, &metadata));
     }
 
     #[test]
     fn several_files_are_numbered() {
-        let two = shard_paths(Path::new("d/m-Q4_0.gguf"), &Shards::kept("test", &[0, 1]).unwrap());
+        let two =
+            shard_paths(Path::new("d/m-Q4_0.gguf"), &Shards::preserving("test", &[0, 1]).unwrap());
         assert_eq!(two[1], Path::new("d/m-Q4_0-00002-of-00002.gguf"));
-        assert_eq!(shard_paths(Path::new("m.gguf"), &Shards::one(3)), [Path::new("m.gguf")]);
-        let alone = Shards::one(3).like_gguf_split();
+        assert_eq!(shard_paths(Path::new("m.gguf"), &Shards::single(3)), [Path::new("m.gguf")]);
+        let alone = Shards::single(3).like_gguf_split();
         assert_eq!(shard_paths(Path::new("m.gguf"), &alone), [Path::new("m-00001-of-00001.gguf")]);
     }
 }

@@ -92,10 +92,10 @@ impl SplitWriter {
         self.files[file].write_part(place, offset, bytes)
     }
 
-    /// [`GgufWriter::keep`] for tensor `index` of all.
-    pub fn keep(&self, index: usize) {
+    /// [`GgufWriter::mark_written`] for tensor `index` of all.
+    pub fn mark_written(&self, index: usize) {
         let (file, place) = self.places[index];
-        self.files[file].keep(place);
+        self.files[file].mark_written(place);
     }
 
     /// [`GgufWriter::read_part`] for tensor `index` of all.

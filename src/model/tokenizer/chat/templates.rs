@@ -39,7 +39,7 @@ impl ChatTemplates {
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<ChatTemplates> {
         let config = |name: &str| -> Result<ChatTemplates> {
             let Some(file) = checkpoint.side_file(name) else { return Ok(Self::default()) };
-            let config = Config::of_side_file(file)?;
+            let config = Config::from_side_file(file)?;
             Ok(config.get("chat_template").map(|v| of_json(name, v)).unwrap_or_default())
         };
         let files = of_files(checkpoint)?;
@@ -97,10 +97,10 @@ impl ChatTemplates {
     /// The templates as files of their own, as transformers 5 saves them.
     pub fn to_files(&self) -> Vec<SideFile> {
         let named = self.named.iter().map(|(name, text)| {
-            SideFile::made(format!("{ADDITIONAL_TEMPLATES}/{name}.jinja"), text.as_str())
+            SideFile::generated(format!("{ADDITIONAL_TEMPLATES}/{name}.jinja"), text.as_str())
         });
         let default = self.default.iter();
-        default.map(|text| SideFile::made(FILES_NAME, text.as_str())).chain(named).collect()
+        default.map(|text| SideFile::generated(FILES_NAME, text.as_str())).chain(named).collect()
     }
 
     fn set(&mut self, name: &str, text: String, from: &str) {

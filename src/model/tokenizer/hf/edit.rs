@@ -65,7 +65,7 @@ pub fn edited_files(donor: &Checkpoint, change: Change<'_>) -> Result<Vec<SideFi
     {
         // vocab.json and merges.txt cannot say what changes; a tokenizer.json takes their place.
         (edit.has_json, edit.replaces_pieces) = (true, true);
-        files.push(edit.tokenizer(&SideFile::made("tokenizer.json", made.to_string()))?);
+        files.push(edit.tokenizer(&SideFile::generated("tokenizer.json", made.to_string()))?);
     }
     for file in &donor.side_files {
         if is_tokenizer_file(&file.name()) {
@@ -249,5 +249,5 @@ fn object(file: &SideFile) -> Result<Map<String, Value>> {
 }
 
 fn json_file(name: &str, map: Map<String, Value>) -> SideFile {
-    SideFile::made(name, json::to_text(&map))
+    SideFile::generated(name, json::to_text(&map))
 }

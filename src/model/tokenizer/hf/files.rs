@@ -26,7 +26,8 @@ impl TokenizerFiles {
         let read = |name: &str| {
             checkpoint.side_file(name).map(|file| (file.path(), file.read(MAX_FILE_BYTES)))
         };
-        let config = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
+        let config =
+            |name: &str| checkpoint.side_file(name).map(Config::from_side_file).transpose();
         let sentencepiece = match read("tokenizer.model") {
             Some((path, bytes)) => Some((path.to_path_buf(), bytes?.into_owned())),
             None => None,

@@ -64,7 +64,7 @@ pub(super) fn pre_tokenizer(path: &Path, bytes: &[u8], json: &TokenizerJson) -> 
 /// SHA-256 of the ids of the probe, printed as a Python list.
 fn probe_hash(bytes: &[u8]) -> Result<String, String> {
     let tokenizer =
-        tokenizers::Tokenizer::from_bytes(json::without_mark(bytes)).map_err(|e| e.to_string())?;
+        tokenizers::Tokenizer::from_bytes(json::without_bom(bytes)).map_err(|e| e.to_string())?;
     let encoding = tokenizer.encode(PROBE, true).map_err(|e| e.to_string())?;
     Ok(hash::sha256(format!("{:?}", encoding.get_ids())))
 }

@@ -7,7 +7,7 @@
 use super::pretokenizer_name;
 use super::sentencepiece::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
 use crate::base::error::{Error, Result};
-use crate::formats::gguf::{Metadata, is_utf8, shown};
+use crate::formats::gguf::{Metadata, escape_invalid_utf8, is_utf8};
 use crate::model::tokenizer::encode::{ByteChars, pretokenizer};
 use crate::model::tokenizer::gguf::{TokenKind, padding_token, scores, token_kinds};
 use crate::model::tokenizer::{ChatTemplates, SPACE_MARK, SPECIAL_TOKEN_KEYS};
@@ -30,7 +30,7 @@ pub fn restore(origin: &str, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>
     let tokens = metadata.strings("tokenizer.ggml.tokens");
     let tokens = tokens.ok_or_else(|| fail("'tokenizer.ggml.tokens' is missing".into()))?;
     if let Some(id) = tokens.iter().position(|token| !is_utf8(token)) {
-        let token = shown(&tokens[id]);
+        let token = escape_invalid_utf8(&tokens[id]);
         let detail = format!("token {id}, '{token}', is not UTF-8, which these files must be");
         return Err(fail(detail));
     }

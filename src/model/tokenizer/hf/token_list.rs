@@ -30,7 +30,7 @@ impl TokenList {
     /// # Errors
     /// If a file cannot be read, or holds no tokenizer of a known kind.
     pub fn read(checkpoint: &Checkpoint) -> Result<Option<TokenList>> {
-        if checkpoint.side_files.iter().any(|file| matches!(file, SideFile::Absent { .. })) {
+        if checkpoint.side_files.iter().any(|file| matches!(file, SideFile::Unavailable { .. })) {
             return Ok(None); // It has tokens, but none that files could be made of.
         }
         let files = TokenizerFiles::read(checkpoint)?;

@@ -51,13 +51,13 @@ const KINDS: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 pub(super) fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Option<(SideFile, Value)>> {
     let files = [checkpoint.side_file("vocab.json"), checkpoint.side_file("merges.txt")];
     let [Some(vocab), Some(merges)] = files else { return Ok(None) };
-    let read = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
+    let read = |name: &str| checkpoint.side_file(name).map(Config::from_side_file).transpose();
     let config = read("tokenizer_config.json")?;
     let map = read("special_tokens_map.json")?;
     let added = read("added_tokens.json")?;
     let class = config.as_ref().and_then(|config| config.str("tokenizer_class"));
     let class_of = Class::of(checkpoint.config.str("model_type"), class);
-    let pieces = Config::of_side_file(vocab)?;
+    let pieces = Config::from_side_file(vocab)?;
     let named = named_specials(config.as_ref(), map.as_ref(), class_of);
     let mut tokens = Map::new();
     let mut next = 0;
@@ -161,7 +161,7 @@ fn named_specials(
 
 /// The ids of special tokens by kind, for a folder without `tokenizer.json`: where config.json has none.
 pub(super) fn special_texts(checkpoint: &Checkpoint) -> Result<Vec<(&'static str, String)>> {
-    let read = |name: &str| checkpoint.side_file(name).map(Config::of_side_file).transpose();
+    let read = |name: &str| checkpoint.side_file(name).map(Config::from_side_file).transpose();
     let (config, map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
     let class = config.as_ref().and_then(|config| config.str("tokenizer_class"));
     let class = Class::of(checkpoint.config.str("model_type"), class);
@@ -180,7 +180,7 @@ pub(super) fn special_texts(checkpoint: &Checkpoint) -> Result<Vec<(&'static str
 fn read_merges(file: &SideFile) -> Result<Vec<String>> {
     let path = file.path();
     let bytes = file.read(MAX_FILE_BYTES)?;
-    let text = std::str::from_utf8(json::without_mark(&bytes))
+    let text = std::str::from_utf8(json::without_bom(&bytes))
         .map_err(|_| Error::format(path, "not UTF-8 text"))?;
     let mut merges = Vec::new();
     for (number, line) in text.lines().enumerate() {

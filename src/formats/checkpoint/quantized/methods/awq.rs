@@ -9,7 +9,7 @@ use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{
     expect_type, float_type, group_size, leave_out_zero_bias, part, word,
 };
-use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::quants;
 use safetensors::Dtype;
@@ -20,12 +20,12 @@ const NIBBLES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// Which way integers are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(super) enum AwqLayout {
     Gemm,
     Gemv,
 }
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     match settings.method.as_str() {
         "awq" => true,
         "auto-round" | "auto_round" | "intel/auto-round" => {
@@ -35,7 +35,7 @@ pub(super) fn accepts(settings: &Settings) -> bool {
     }
 }
 
-pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
     for (index, tensor) in joining.tensors() {
         let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
@@ -55,19 +55,19 @@ pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<St
     })
 }
 
-/// Layout and size of groups.
-fn options(settings: &Settings) -> Result<(Layout, Option<usize>), String> {
+/// AwqLayout and size of groups.
+fn options(settings: &QuantSettings) -> Result<(AwqLayout, Option<usize>), String> {
     let number = |key: &str| settings.options.get(key).and_then(serde_json::Value::as_u64);
     // AutoAWQ's own file calls it w_bit.
     if let Some(bits) = number("bits").or_else(|| number("w_bit")).filter(|&bits| bits != 4) {
         return Err(format!("{bits} bits are not read"));
     }
     let layout = match settings.str("version").or_else(|| settings.str("format")) {
-        None => Layout::Gemm,
+        None => AwqLayout::Gemm,
         Some(version) => match version.to_ascii_lowercase().as_str() {
             // The last two name kernels, for weights that are stored as for the first.
-            "gemm" | "exllama" | "ipex" => Layout::Gemm,
-            "gemv" => Layout::Gemv,
+            "gemm" | "exllama" | "ipex" => AwqLayout::Gemm,
+            "gemv" => AwqLayout::Gemv,
             other => return Err(format!("the layout '{other}' is not read")),
         },
     };
@@ -78,14 +78,15 @@ fn join_module(
     joining: &Joining<'_>,
     qweight: usize,
     module: &str,
-    (layout, group_size): (Layout, Option<usize>),
+    (layout, group_size): (AwqLayout, Option<usize>),
 ) -> Result<Joined, String> {
     let beside = |last: &str| part(joining, &format!("{module}.{last}"));
     let (qzeros, scales) = (beside("qzeros")?, beside("scales")?);
     expect_type(joining.tensor(qweight), Dtype::I32)?;
     expect_type(joining.tensor(qzeros), Dtype::I32)?;
     let shape = |index: usize| &joining.tensor(index).shape[..];
-    let shapes = Shapes { qweight: shape(qweight), qzeros: shape(qzeros), scales: shape(scales) };
+    let shapes =
+        AwqShapes { qweight: shape(qweight), qzeros: shape(qzeros), scales: shape(scales) };
     let awq = Awq::new(layout, group_size, shapes, float_type(joining.tensor(scales))?)?;
     Ok(Joined {
         name: format!("{module}.weight"),
@@ -97,14 +98,14 @@ fn join_module(
 
 impl Decoder for Awq {
     fn rows(&self, parts: &[&[u8]], first: usize, out: &mut [f32]) -> Result<(), String> {
-        let parts = Parts { qweight: parts[0], qzeros: parts[1], scales: parts[2] };
+        let parts = AwqParts { qweight: parts[0], qzeros: parts[1], scales: parts[2] };
         self.decode(parts, first..first + out.len() / self.inputs, out)
     }
 }
 
-/// Shapes of the tensors of a matrix.
+/// AwqShapes of the tensors of a matrix.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shapes<'a> {
+pub(super) struct AwqShapes<'a> {
     /// `gemm`: `[inputs, outputs / 8]` words; `gemv`: `[outputs, inputs / 8]`.
     pub qweight: &'a [usize],
     /// `[groups, outputs / 8]` or `[outputs, padded groups / 8]` words.
@@ -115,7 +116,7 @@ pub(super) struct Shapes<'a> {
 
 /// The data of these tensors, of the lengths that their shapes need.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parts<'a> {
+pub(super) struct AwqParts<'a> {
     pub qweight: &'a [u8],
     pub qzeros: &'a [u8],
     pub scales: &'a [u8],
@@ -126,7 +127,7 @@ pub(super) struct Parts<'a> {
 pub(super) struct Awq {
     pub inputs: usize,
     pub outputs: usize,
-    layout: Layout,
+    layout: AwqLayout,
     group_size: usize,
     /// Columns of the scales of `gemv`.
     width: usize,
@@ -139,12 +140,12 @@ impl Awq {
     /// # Errors
     /// Why the shapes do not belong together.
     pub(super) fn new(
-        layout: Layout,
+        layout: AwqLayout,
         group_size: Option<usize>,
-        shapes: Shapes<'_>,
+        shapes: AwqShapes<'_>,
         scale_type: DType,
     ) -> Result<Awq, String> {
-        let Shapes { qweight, qzeros, scales } = shapes;
+        let AwqShapes { qweight, qzeros, scales } = shapes;
         let misfit = || {
             format!(
                 "its parts do not fit together or the configuration: qweight {qweight:?}, qzeros \
@@ -158,8 +159,8 @@ impl Awq {
         };
         let unpacked = words.checked_mul(8).ok_or_else(misfit)?;
         let (inputs, outputs) = match layout {
-            Layout::Gemm => (rows, unpacked),
-            Layout::Gemv => (unpacked, rows),
+            AwqLayout::Gemm => (rows, unpacked),
+            AwqLayout::Gemv => (unpacked, rows),
         };
         if inputs == 0 || outputs == 0 {
             return Err(misfit());
@@ -167,12 +168,12 @@ impl Awq {
         let group_size = group_size.unwrap_or(inputs);
         let groups = inputs.div_ceil(group_size.max(1));
         let fits = match layout {
-            Layout::Gemm => {
+            AwqLayout::Gemm => {
                 (zero_rows, zero_words) == (groups, words)
                     && (scale_rows, scale_columns) == (groups, outputs)
             }
             // Padded to whole words, and further to what a kernel reads at once.
-            Layout::Gemv => {
+            AwqLayout::Gemv => {
                 zero_rows == outputs
                     && scale_rows == outputs
                     && Some(scale_columns) == zero_words.checked_mul(8)
@@ -188,7 +189,7 @@ impl Awq {
     /// Rows `rows` of the matrix `[outputs, inputs]`, in f32 without rounding.
     pub(super) fn decode(
         &self,
-        parts: Parts<'_>,
+        parts: AwqParts<'_>,
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), String> {
@@ -204,8 +205,8 @@ impl Awq {
             let params = &params[input / self.group_size * count..][..count];
             for ((row, output), (scale, zero)) in rows.clone().enumerate().zip(params) {
                 let code = match self.layout {
-                    Layout::Gemm => self.interleaved(parts.qweight, input, output),
-                    Layout::Gemv => in_order(parts.qweight, output, self.inputs, input),
+                    AwqLayout::Gemm => self.interleaved(parts.qweight, input, output),
+                    AwqLayout::Gemv => in_order(parts.qweight, output, self.inputs, input),
                 };
                 out[row * self.inputs + input] = (code - zero) as f32 * scale;
             }
@@ -214,12 +215,17 @@ impl Awq {
     }
 
     /// Scale and zero point of a group of an output.
-    fn group(&self, parts: Parts<'_>, group: usize, output: usize) -> Result<(f32, i32), String> {
+    fn group(
+        &self,
+        parts: AwqParts<'_>,
+        group: usize,
+        output: usize,
+    ) -> Result<(f32, i32), String> {
         let (at, zero) = match self.layout {
-            Layout::Gemm => {
+            AwqLayout::Gemm => {
                 (group * self.outputs + output, self.interleaved(parts.qzeros, group, output))
             }
-            Layout::Gemv => {
+            AwqLayout::Gemv => {
                 let zero = in_order(parts.qzeros, output, self.width, group);
                 (output * self.width + group, zero)
             }
@@ -248,21 +254,21 @@ mod tests {
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
-        let shapes = |qweight, qzeros, scales| Shapes { qweight, qzeros, scales };
+        let shapes = |qweight, qzeros, scales| AwqShapes { qweight, qzeros, scales };
         let new = |layout, group_size, shapes| Awq::new(layout, group_size, shapes, DType::F16);
         let gemm = shapes(&[64, 2], &[2, 2], &[2, 16]);
-        assert!(new(Layout::Gemm, Some(32), gemm).is_ok());
-        assert!(new(Layout::Gemv, Some(32), shapes(&[16, 8], &[16, 4], &[16, 32])).is_ok());
+        assert!(new(AwqLayout::Gemm, Some(32), gemm).is_ok());
+        assert!(new(AwqLayout::Gemv, Some(32), shapes(&[16, 8], &[16, 4], &[16, 32])).is_ok());
         for (layout, group_size, bad) in [
-            (Layout::Gemm, Some(16), gemm),
-            (Layout::Gemm, None, gemm),
-            (Layout::Gemm, Some(0), gemm),
-            (Layout::Gemm, Some(32), shapes(&[64, 2], &[2, 3], &[2, 16])),
-            (Layout::Gemm, Some(32), shapes(&[64, 2], &[2, 2], &[2, 17])),
-            (Layout::Gemm, Some(32), shapes(&[64, usize::MAX], &[2, 2], &[2, 16])),
-            (Layout::Gemm, Some(32), shapes(&[64], &[2, 2], &[2, 16])),
-            (Layout::Gemv, Some(32), shapes(&[16, 8], &[16, 4], &[16, 33])),
-            (Layout::Gemv, Some(1), shapes(&[16, 8], &[16, 4], &[16, 32])),
+            (AwqLayout::Gemm, Some(16), gemm),
+            (AwqLayout::Gemm, None, gemm),
+            (AwqLayout::Gemm, Some(0), gemm),
+            (AwqLayout::Gemm, Some(32), shapes(&[64, 2], &[2, 3], &[2, 16])),
+            (AwqLayout::Gemm, Some(32), shapes(&[64, 2], &[2, 2], &[2, 17])),
+            (AwqLayout::Gemm, Some(32), shapes(&[64, usize::MAX], &[2, 2], &[2, 16])),
+            (AwqLayout::Gemm, Some(32), shapes(&[64], &[2, 2], &[2, 16])),
+            (AwqLayout::Gemv, Some(32), shapes(&[16, 8], &[16, 4], &[16, 33])),
+            (AwqLayout::Gemv, Some(1), shapes(&[16, 8], &[16, 4], &[16, 32])),
         ] {
             assert!(new(layout, group_size, bad).is_err(), "{bad:?}");
         }
@@ -275,11 +281,15 @@ mod tests {
         let word = (0..8).fold(0u32, |word, i| word | (ORDER[i] + 3) << (4 * i));
         let scales: Vec<u8> = [1f32; 8].iter().flat_map(|s| s.to_le_bytes()).collect();
         let (qweight, qzeros) = (word.to_le_bytes(), 0x3333_3333u32.to_le_bytes());
-        let shapes = Shapes { qweight: &[1, 1], qzeros: &[1, 1], scales: &[1, 8] };
-        let awq = Awq::new(Layout::Gemm, None, shapes, DType::F32).unwrap();
+        let shapes = AwqShapes { qweight: &[1, 1], qzeros: &[1, 1], scales: &[1, 8] };
+        let awq = Awq::new(AwqLayout::Gemm, None, shapes, DType::F32).unwrap();
         let mut out = [0f32; 8];
-        awq.decode(Parts { qweight: &qweight, qzeros: &qzeros, scales: &scales }, 0..8, &mut out)
-            .unwrap();
+        awq.decode(
+            AwqParts { qweight: &qweight, qzeros: &qzeros, scales: &scales },
+            0..8,
+            &mut out,
+        )
+        .unwrap();
         assert_eq!(out, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
     }
 }

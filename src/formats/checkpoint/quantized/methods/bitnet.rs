@@ -9,23 +9,23 @@ use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{float_type, part};
-use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
-use crate::formats::checkpoint::weights::{Kind, StoredTensor};
+use crate::formats::checkpoint::weights::{StoredKind, StoredTensor};
 use crate::quants;
 use safetensors::Dtype;
 use serde_json::Value;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     settings.method == "bitnet"
 }
 
-pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let automatic = settings.str("linear_class") == Some("autobitlinear");
     let online = automatic && settings.str("quantization_mode") == Some("online");
-    let scale = if automatic { Scale::Multiply } else { Scale::Divide };
+    let scale = if automatic { ScaleUse::Multiply } else { ScaleUse::Divide };
     let norms = settings.options.get("use_rms_norm") == Some(&Value::Bool(true));
     for (index, tensor) in joining.tensors() {
         let scaled = joining.find(&format!("{}_scale", tensor.name));
@@ -33,7 +33,7 @@ pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<St
         let joined = match scaled {
             _ if packed && norms => Err("use_rms_norm puts norms before its products".to_string()),
             Some(_) | None if packed => join_packed(joining, index, scale),
-            Some(scales) if tensor.kind() == Kind::Float => {
+            Some(scales) if tensor.kind() == StoredKind::Float => {
                 join_floats(joining, [index, scales], scale)
             }
             None if online && is_converted(settings, tensor) => join_online(index, tensor),
@@ -46,9 +46,9 @@ pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<St
     }
     Ok(match (online, scale) {
         (true, _) => "BitNet (-1, 0 or 1 times a scale, rounded while it runs)".to_string(),
-        (_, Scale::Divide) => "BitNet (-1, 0 or 1 over a scale)".to_string(),
+        (_, ScaleUse::Divide) => "BitNet (-1, 0 or 1 over a scale)".to_string(),
         // Where the two differ.
-        (_, Scale::Multiply) => {
+        (_, ScaleUse::Multiply) => {
             "BitNet (-1, 0 or 1 times a scale, as transformers computes; llama.cpp's converter \
              divides by it)"
                 .to_string()
@@ -58,7 +58,7 @@ pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<St
 
 /// Whether transformers computes with the rounded form of a float tensor: linear layers but the head and
 /// those that the settings name.
-fn is_converted(settings: &Settings, tensor: &StoredTensor) -> bool {
+fn is_converted(settings: &QuantSettings, tensor: &StoredTensor) -> bool {
     let Some(module) = tensor.name.strip_suffix(".weight") else { return false };
     let named = settings.options.get("modules_to_not_convert").and_then(Value::as_array);
     let named = named.into_iter().flatten().filter_map(Value::as_str);
@@ -67,7 +67,7 @@ fn is_converted(settings: &Settings, tensor: &StoredTensor) -> bool {
             || module.starts_with(&format!("{name}."))
             || module.ends_with(&format!(".{name}"))
     };
-    tensor.kind() == Kind::Float
+    tensor.kind() == StoredKind::Float
         && tensor.shape.len() == 2
         && !named.chain(["lm_head", "embed_tokens"]).any(kept)
 }
@@ -90,7 +90,7 @@ fn scale_of(joining: &Joining<'_>, index: usize) -> Result<f32, String> {
     }
 }
 
-fn join_packed(joining: &Joining<'_>, weight: usize, scale: Scale) -> Result<Joined, String> {
+fn join_packed(joining: &Joining<'_>, weight: usize, scale: ScaleUse) -> Result<Joined, String> {
     let tensor = joining.tensor(weight);
     let scales = part(joining, &format!("{}_scale", tensor.name))?;
     let packed = Packed::new(&tensor.shape, scale)?;
@@ -119,7 +119,7 @@ impl Decoder for PackedDecoder {
 fn join_floats(
     joining: &Joining<'_>,
     [weight, scales]: [usize; 2],
-    scale: Scale,
+    scale: ScaleUse,
 ) -> Result<Joined, String> {
     let tensor = joining.tensor(weight);
     let (dtype, columns) = (float_type(tensor)?, tensor.shape.last().map_or(1, |&n| n.max(1)));
@@ -135,7 +135,7 @@ fn join_floats(
 struct Floats {
     dtype: DType,
     columns: usize,
-    scale: Scale,
+    scale: ScaleUse,
     factor: f32,
 }
 
@@ -199,16 +199,16 @@ impl Decoder for Online {
 
 /// What is done with the scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(super) enum ScaleUse {
     Divide,
     Multiply,
 }
 
-impl Scale {
+impl ScaleUse {
     fn of(self, weight: f32, factor: f32) -> f32 {
         match self {
-            Scale::Divide => weight / factor,
-            Scale::Multiply => weight * factor,
+            ScaleUse::Divide => weight / factor,
+            ScaleUse::Multiply => weight * factor,
         }
     }
 }
@@ -218,7 +218,7 @@ impl Scale {
 pub(super) struct Packed {
     pub rows: usize,
     pub columns: usize,
-    scale: Scale,
+    scale: ScaleUse,
 }
 
 impl Packed {
@@ -226,7 +226,7 @@ impl Packed {
     ///
     /// # Errors
     /// If that is no matrix.
-    pub(super) fn new(packed: &[usize], scale: Scale) -> Result<Packed, String> {
+    pub(super) fn new(packed: &[usize], scale: ScaleUse) -> Result<Packed, String> {
         let fail = || format!("its packed weights have shape {packed:?}, which is no matrix");
         let &[packed_rows, columns] = packed else { return Err(fail()) };
         let rows = packed_rows.checked_mul(4).filter(|&rows| rows > 0).ok_or_else(fail)?;
@@ -267,7 +267,7 @@ mod tests {
     fn rows_are_spread_over_bit_pairs() {
         // The example of transformers' `unpack_weights`.
         let bytes = [0b1010_0001, 0b0001_1000, 0b1001_0000, 0b0000_1010];
-        let packed = Packed::new(&[2, 2], Scale::Divide).unwrap();
+        let packed = Packed::new(&[2, 2], ScaleUse::Divide).unwrap();
         let mut out = [0f32; 16];
         packed.decode(&bytes, 0.5, 0..8, &mut out);
         let halves: Vec<i32> = out.iter().map(|v| (v / 2.0) as i32).collect();
@@ -276,10 +276,10 @@ mod tests {
         packed.decode(&bytes, 0.5, 3..5, &mut part);
         assert_eq!(part, out[6..10]);
         assert!(
-            Packed::new(&[2], Scale::Divide).is_err()
-                && Packed::new(&[0, 4], Scale::Divide).is_err()
+            Packed::new(&[2], ScaleUse::Divide).is_err()
+                && Packed::new(&[0, 4], ScaleUse::Divide).is_err()
         );
-        assert!(Packed::new(&[usize::MAX, 4], Scale::Divide).is_err());
+        assert!(Packed::new(&[usize::MAX, 4], ScaleUse::Divide).is_err());
     }
 
     #[test]

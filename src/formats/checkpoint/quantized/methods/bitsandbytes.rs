@@ -7,7 +7,7 @@ use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{expect_type, part};
-use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::formats::source::TensorInfo;
 use crate::quants;
@@ -18,11 +18,11 @@ use std::ops::Range;
 /// What precedes the kind of code in the name of the quantization state.
 const STATE: &str = ".quant_state.bitsandbytes__";
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     settings.method == "bitsandbytes"
 }
 
-pub(super) fn join(_: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(_: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let mut kinds: Vec<String> = Vec::new();
     let mut note = |kind: String| {
         if !kinds.contains(&kind) {
@@ -67,7 +67,7 @@ fn join_four_bits(joining: &Joining<'_>, state: usize, name: &str) -> Result<Joi
         expect_type(joining.tensor(part), Dtype::F32)?;
     }
     let count = |index: usize| joining.tensor(index).shape.iter().product::<usize>();
-    let counts = Counts {
+    let counts = PartCounts {
         // They may be stored under a float's name (`bnb_4bit_quant_storage`).
         packed: joining.bytes(weight).len(),
         absmax: count(absmax),
@@ -90,7 +90,8 @@ fn join_four_bits(joining: &Joining<'_>, state: usize, name: &str) -> Result<Joi
 impl Decoder for FourBits {
     fn rows(&self, parts: &[&[u8]], first: usize, out: &mut [f32]) -> Result<(), String> {
         let nested = parts.get(3..5).map(|nested| [nested[0], nested[1]]);
-        let parts = Parts { packed: parts[0], absmax: parts[1], quant_map: parts[2], nested };
+        let parts =
+            FourBitParts { packed: parts[0], absmax: parts[1], quant_map: parts[2], nested };
         let columns = self.shape.last().copied().unwrap_or(1).max(1);
         self.decode(parts, first..first + out.len() / columns, out);
         Ok(())
@@ -138,7 +139,7 @@ impl Decoder for EightBits {
 
 /// What `weight.quant_state.bitsandbytes__nf4` holds, JSON in a tensor of bytes.
 #[derive(Debug, Deserialize)]
-struct State {
+struct QuantState {
     blocksize: usize,
     dtype: String,
     shape: Vec<usize>,
@@ -156,7 +157,7 @@ struct Nested {
 
 /// How many numbers each tensor beside the weights holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Counts {
+pub(super) struct PartCounts {
     /// Bytes of the weights.
     pub packed: usize,
     pub absmax: usize,
@@ -172,7 +173,7 @@ pub(super) struct NestedCounts {
 
 /// The data of these tensors, of the lengths that were checked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parts<'a> {
+pub(super) struct FourBitParts<'a> {
     pub packed: &'a [u8],
     /// F32, or codes of one byte where magnitudes are nested.
     pub absmax: &'a [u8],
@@ -196,8 +197,8 @@ impl FourBits {
     ///
     /// # Errors
     /// What is wrong with it, or does not fit the other tensors.
-    pub(super) fn new(state: &[u8], counts: Counts) -> Result<FourBits, String> {
-        let state: State = serde_json::from_slice(state)
+    pub(super) fn new(state: &[u8], counts: PartCounts) -> Result<FourBits, String> {
+        let state: QuantState = serde_json::from_slice(state)
             .map_err(|e| format!("its quantization state is not usable: {e}"))?;
         let dtype = match state.dtype.as_str() {
             "float16" => DType::F16,
@@ -245,7 +246,7 @@ impl FourBits {
     }
 
     /// Rows `rows` of the weights, in f32; bitsandbytes rounds them to `dtype`.
-    pub(super) fn decode(&self, parts: Parts<'_>, rows: Range<usize>, out: &mut [f32]) {
+    pub(super) fn decode(&self, parts: FourBitParts<'_>, rows: Range<usize>, out: &mut [f32]) {
         let columns = self.shape.last().copied().unwrap_or(1);
         let start = rows.start * columns;
         let mut block = (usize::MAX, 0f32);
@@ -261,7 +262,7 @@ impl FourBits {
         }
     }
 
-    fn magnitude(&self, parts: Parts<'_>, block: usize) -> f32 {
+    fn magnitude(&self, parts: FourBitParts<'_>, block: usize) -> f32 {
         let (Some(nested), Some([absmax, map])) = (self.nested, parts.nested) else {
             return float(parts.absmax, block);
         };
@@ -288,7 +289,7 @@ pub(super) fn eight_bits(
     }
 }
 
-/// Number `index` of F32 data that are known to hold it.
+/// NumberFormat `index` of F32 data that are known to hold it.
 fn float(bytes: &[u8], index: usize) -> f32 {
     let mut value = [0f32];
     // Four bytes of F32 always decode.
@@ -302,7 +303,7 @@ mod tests {
 
     const STATE: &str =
         r#"{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [4, 32]}"#;
-    const COUNTS: Counts = Counts { packed: 64, absmax: 2, quant_map: 16, nested: None };
+    const COUNTS: PartCounts = PartCounts { packed: 64, absmax: 2, quant_map: 16, nested: None };
 
     #[test]
     fn states_that_do_not_fit_are_refused() {
@@ -316,15 +317,15 @@ mod tests {
             ("64", "-64", COUNTS),
             ("[4, 32]", "[4, 64]", COUNTS),
             ("[4, 32]", "[18446744073709551615, 32]", COUNTS),
-            ("[4, 32]", "[]", Counts { packed: 1, absmax: 1, ..COUNTS }),
+            ("[4, 32]", "[]", PartCounts { packed: 1, absmax: 1, ..COUNTS }),
             ("bfloat16", "int8", COUNTS),
             ("}", "", COUNTS),
             ("}", r#", "nested_blocksize": 256}"#, COUNTS),
-            ("}", r#", "nested_blocksize": 0}"#, Counts { nested, ..COUNTS }),
-            ("", "", Counts { nested, ..COUNTS }),
-            ("", "", Counts { packed: 63, ..COUNTS }),
-            ("", "", Counts { absmax: 1, ..COUNTS }),
-            ("", "", Counts { quant_map: 15, ..COUNTS }),
+            ("}", r#", "nested_blocksize": 0}"#, PartCounts { nested, ..COUNTS }),
+            ("", "", PartCounts { nested, ..COUNTS }),
+            ("", "", PartCounts { packed: 63, ..COUNTS }),
+            ("", "", PartCounts { absmax: 1, ..COUNTS }),
+            ("", "", PartCounts { quant_map: 15, ..COUNTS }),
         ] {
             let state =
                 if from.is_empty() { STATE.to_string() } else { STATE.replacen(from, to, 1) };
@@ -332,7 +333,7 @@ mod tests {
             assert!(expected_shape || new(&state, counts).is_err(), "{state} {counts:?}");
         }
         let state = STATE.replace('}', r#", "nested_blocksize": 256, "nested_offset": 0.5}"#);
-        assert!(new(&state, Counts { nested, ..COUNTS }).is_ok());
+        assert!(new(&state, PartCounts { nested, ..COUNTS }).is_ok());
     }
 
     #[test]
@@ -341,8 +342,9 @@ mod tests {
         let map: Vec<u8> = (0..16).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let absmax: Vec<u8> = [2f32, 8.0].iter().flat_map(|v| v.to_le_bytes()).collect();
         let packed: Vec<u8> = (0..45).map(|i| ((i % 16) << 4) | (15 - i % 16)).collect();
-        let bits = FourBits::new(state.as_bytes(), Counts { packed: 45, ..COUNTS }).unwrap();
-        let parts = Parts { packed: &packed, absmax: &absmax, quant_map: &map, nested: None };
+        let bits = FourBits::new(state.as_bytes(), PartCounts { packed: 45, ..COUNTS }).unwrap();
+        let parts =
+            FourBitParts { packed: &packed, absmax: &absmax, quant_map: &map, nested: None };
         let mut all = [0f32; 90];
         bits.decode(parts, 0..3, &mut all);
         assert_eq!(all[62..66], [30.0, 0.0, 0.0, 120.0].map(|v: f32| v));

@@ -9,7 +9,7 @@ use super::integers::{self, Widths};
 use super::{fp4, fp8};
 use crate::base::error::Result;
 use crate::formats::checkpoint::quantized::joining::Joining;
-use crate::formats::checkpoint::quantized::settings::{self, Settings};
+use crate::formats::checkpoint::quantized::settings::{self, QuantSettings};
 use serde_json::{Map, Value};
 
 /// The formats that are read. A mixed one is several of these.
@@ -25,7 +25,7 @@ const FORMATS: &[&str] = &[
     "pack-quantized",
 ];
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     let formats = groups(settings).filter_map(|group| group.get("format")?.as_str());
     let mut formats = settings.str("format").into_iter().chain(formats);
     settings.method == "compressed-tensors"
@@ -34,7 +34,7 @@ pub(super) fn accepts(settings: &Settings) -> bool {
         && !is_transformed(settings)
 }
 
-pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
+pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Result<String> {
     let mut widths = Widths::default();
     for weights in groups(settings).filter_map(|group| group.get("weights")?.as_object()) {
         let size = |key: &str| weights.get(key).and_then(Value::as_u64);
@@ -63,7 +63,7 @@ fn push<T: PartialEq>(list: &mut Vec<T>, value: Option<T>) {
     list.extend(value.filter(|value| !list.contains(value)));
 }
 
-fn groups(settings: &Settings) -> impl Iterator<Item = &Map<String, Value>> {
+fn groups(settings: &QuantSettings) -> impl Iterator<Item = &Map<String, Value>> {
     let groups = settings.options.get("config_groups").and_then(Value::as_object);
     groups.into_iter().flat_map(|groups| groups.values().filter_map(Value::as_object))
 }
@@ -79,13 +79,13 @@ fn block_structure(value: &Value) -> Option<[usize; 2]> {
 }
 
 /// Whether zeros are left out of what is stored.
-fn is_sparse(settings: &Settings) -> bool {
+fn is_sparse(settings: &QuantSettings) -> bool {
     let format = settings.options.get("sparsity_config").and_then(|config| config.get("format"));
     format.and_then(Value::as_str).is_some_and(|format| format != "dense")
 }
 
 /// Whether activations are rotated while the model runs, which plain weights cannot tell.
-fn is_transformed(settings: &Settings) -> bool {
+fn is_transformed(settings: &QuantSettings) -> bool {
     let groups = settings.options.get("transform_config").and_then(|c| c.get("config_groups"));
     groups.and_then(Value::as_object).is_some_and(|groups| !groups.is_empty())
 }

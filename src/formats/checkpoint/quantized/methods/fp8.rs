@@ -2,20 +2,20 @@
 //!
 //! Read by what is stored, so one reader serves `fp8` (DeepSeek, transformers' `FineGrainedFP8Config`, vLLM's
 //! own, Mistral), `fbgemm_fp8`, ModelOpt's FP8 and compressed-tensors: a weight `X` and `X_scale_inv`,
-//! `X_scale`, `qscale_weight` or `scale`, of any of the shapes that [`Grid`] knows. The product is what
+//! `X_scale`, `qscale_weight` or `scale`, of any of the shapes that [`ScaleGrid`] knows. The product is what
 //! llama.cpp's converter (`conversion/base.py`, `dequant_simple`) and transformers (`Fp8Dequantize`)
 //! compute before they round to the output's type.
 
 use crate::base::error::Result;
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
-use crate::formats::checkpoint::quantized::scales::Grid;
-use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::scales::ScaleGrid;
+use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
-use crate::formats::checkpoint::weights::{Kind, StoredTensor};
+use crate::formats::checkpoint::weights::{StoredKind, StoredTensor};
 use crate::quants::fp8;
 use safetensors::Dtype;
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     match settings.method.as_str() {
         "fp8" | "fbgemm_fp8" => true,
         "modelopt" => settings.str("quant_algo").is_some_and(|algo| algo.starts_with("FP8")),
@@ -23,7 +23,7 @@ pub(super) fn accepts(settings: &Settings) -> bool {
     }
 }
 
-pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Result<String> {
+pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Result<String> {
     let block = match settings.sizes("weight_block_size").as_deref() {
         Some(&[rows, columns]) => Some([rows, columns]),
         // The default of transformers, for scales whose blocks at the edge are not whole.
@@ -66,7 +66,7 @@ pub(super) fn join_all(joining: &mut Joining<'_>, block: Option<[usize; 2]>) -> 
         match (values(weight.dtype), scale) {
             _ if joining.is_used(index) => {}
             (Some(values), Some(scale)) => {
-                match Grid::new(&weight.shape, joining.tensor(scale), block) {
+                match ScaleGrid::new(&weight.shape, joining.tensor(scale), block) {
                     Ok(grid) => {
                         note(&mut types, weight.dtype.to_string().replace("F8_", ""));
                         note(&mut layouts, layout(&weight.shape, &grid));
@@ -89,7 +89,7 @@ pub(super) fn join_all(joining: &mut Joining<'_>, block: Option<[usize; 2]>) -> 
                 }
             }
             (Some(_), None) => joining.problem(index, "has no scale beside it"),
-            (None, Some(scale)) if weight.kind() == Kind::Float => {
+            (None, Some(scale)) if weight.kind() == StoredKind::Float => {
                 let (name, dtype) = (&joining.tensor(scale).name, weight.dtype);
                 joining.problem(index, format!("is {dtype} and yet has a scale, '{name}'"));
             }
@@ -120,7 +120,7 @@ fn note(list: &mut Vec<String>, what: String) {
 }
 
 /// What a scale covers, for people.
-pub(super) fn layout(shape: &[usize], grid: &Grid) -> String {
+pub(super) fn layout(shape: &[usize], grid: &ScaleGrid) -> String {
     let [down, across] = grid.block();
     match (grid.extent(), shape.last().copied().unwrap_or(1)) {
         ([1, 1], _) => "a scale per tensor".to_string(),
@@ -153,7 +153,7 @@ fn decode(values: &[f32; 256], codes: &[u8], start: usize, out: &mut [f32]) -> R
 /// Codes and their scales.
 struct Fp8 {
     values: &'static [f32; 256],
-    grid: Grid,
+    grid: ScaleGrid,
 }
 
 impl Decoder for Fp8 {

@@ -11,7 +11,7 @@ use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{
     expect_type, field, float_type, group_size, leave_out_zero_bias, part, place, word,
 };
-use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::quants;
 use safetensors::Dtype;
@@ -28,7 +28,7 @@ pub(super) enum ZeroPoints {
     Plain,
 }
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     match settings.method.as_str() {
         "gptq" => true,
         // AutoRound's own packing is this one, too.
@@ -39,7 +39,7 @@ pub(super) fn accepts(settings: &Settings) -> bool {
     }
 }
 
-pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
     for (index, tensor) in joining.tensors() {
         let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
@@ -62,7 +62,7 @@ pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<St
 }
 
 /// What the settings say of all modules.
-fn options(settings: &Settings) -> Result<Options, String> {
+fn options(settings: &QuantSettings) -> Result<GptqOptions, String> {
     let zero_points = match settings.method.as_str() {
         "gptq" => {
             let key = ["checkpoint_format", "format"].into_iter().find_map(|key| settings.str(key));
@@ -90,7 +90,7 @@ fn options(settings: &Settings) -> Result<Options, String> {
     let bits = bits.filter(|_| !differ).map(|bits| bits as usize);
     match bits {
         Some(bits) if !BITS.contains(&bits) => Err(format!("{bits} bits are not read")),
-        bits => Ok(Options { bits, group_size: group_size(settings)?, zero_points }),
+        bits => Ok(GptqOptions { bits, group_size: group_size(settings)?, zero_points }),
     }
 }
 
@@ -98,7 +98,7 @@ fn join_module(
     joining: &Joining<'_>,
     qweight: usize,
     module: &str,
-    options: Options,
+    options: GptqOptions,
 ) -> Result<Joined, String> {
     let beside = |last: &str| part(joining, &format!("{module}.{last}"));
     let (qzeros, scales) = (beside("qzeros")?, beside("scales")?);
@@ -107,7 +107,7 @@ fn join_module(
         expect_type(joining.tensor(words), Dtype::I32)?;
     }
     let shape = |index: usize| &joining.tensor(index).shape[..];
-    let shapes = Shapes {
+    let shapes = GptqShapes {
         qweight: shape(qweight),
         qzeros: shape(qzeros),
         scales: shape(scales),
@@ -124,7 +124,7 @@ fn join_module(
 
 impl Decoder for Gptq {
     fn rows(&self, parts: &[&[u8]], first: usize, out: &mut [f32]) -> Result<(), String> {
-        let parts = Parts {
+        let parts = GptqParts {
             qweight: parts[0],
             qzeros: parts[1],
             scales: parts[2],
@@ -136,7 +136,7 @@ impl Decoder for Gptq {
 
 /// What the configuration says of a matrix.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Options {
+pub(super) struct GptqOptions {
     /// `None` if modules may differ, so that the shapes decide.
     pub bits: Option<usize>,
     /// Inputs to a group; all of them if `None`.
@@ -144,9 +144,9 @@ pub(super) struct Options {
     pub zero_points: ZeroPoints,
 }
 
-/// Shapes of the tensors of a matrix.
+/// GptqShapes of the tensors of a matrix.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shapes<'a> {
+pub(super) struct GptqShapes<'a> {
     /// `[inputs * bits / 32, outputs]` words.
     pub qweight: &'a [usize],
     /// `[groups, outputs * bits / 32]` words.
@@ -159,7 +159,7 @@ pub(super) struct Shapes<'a> {
 
 /// The data of these tensors, of the lengths that their shapes need.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parts<'a> {
+pub(super) struct GptqParts<'a> {
     pub qweight: &'a [u8],
     pub qzeros: &'a [u8],
     pub scales: &'a [u8],
@@ -182,11 +182,11 @@ impl Gptq {
     /// # Errors
     /// Why the shapes do not belong together, or not to the options.
     pub(super) fn new(
-        options: Options,
-        shapes: Shapes<'_>,
+        options: GptqOptions,
+        shapes: GptqShapes<'_>,
         scale_type: DType,
     ) -> Result<Gptq, String> {
-        let (Shapes { qweight, qzeros, scales, g_idx }, fail) = (shapes, || describe(&shapes));
+        let (GptqShapes { qweight, qzeros, scales, g_idx }, fail) = (shapes, || describe(&shapes));
         let (&[words, outputs], &[zero_rows, zero_words], &[groups, scale_columns]) =
             (qweight, qzeros, scales)
         else {
@@ -221,7 +221,7 @@ impl Gptq {
                 return Err(detail);
             }
         };
-        let Options { zero_points, .. } = options;
+        let GptqOptions { zero_points, .. } = options;
         Ok(Gptq { inputs, outputs, bits, groups, group_size, zero_points, scale_type })
     }
 
@@ -265,7 +265,7 @@ impl Gptq {
     /// A group in `g_idx` that does not exist.
     pub(super) fn decode(
         &self,
-        parts: Parts<'_>,
+        parts: GptqParts<'_>,
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), String> {
@@ -302,8 +302,8 @@ fn words_for(count: usize, bits: usize) -> Option<usize> {
     Some(count.checked_mul(bits)?.div_ceil(32))
 }
 
-fn describe(shapes: &Shapes<'_>) -> String {
-    let Shapes { qweight, qzeros, scales, g_idx } = shapes;
+fn describe(shapes: &GptqShapes<'_>) -> String {
+    let GptqShapes { qweight, qzeros, scales, g_idx } = shapes;
     let g_idx = g_idx.map(|shape| format!(", g_idx {shape:?}")).unwrap_or_default();
     format!(
         "its parts do not fit together or the configuration: qweight {qweight:?}, qzeros {qzeros:?}, \
@@ -315,11 +315,15 @@ fn describe(shapes: &Shapes<'_>) -> String {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options =
-        Options { bits: Some(4), group_size: Some(32), zero_points: ZeroPoints::MinusOne };
+    const OPTIONS: GptqOptions =
+        GptqOptions { bits: Some(4), group_size: Some(32), zero_points: ZeroPoints::MinusOne };
 
-    fn shapes<'a>(qweight: &'a [usize], qzeros: &'a [usize], scales: &'a [usize]) -> Shapes<'a> {
-        Shapes { qweight, qzeros, scales, g_idx: None }
+    fn shapes<'a>(
+        qweight: &'a [usize],
+        qzeros: &'a [usize],
+        scales: &'a [usize],
+    ) -> GptqShapes<'a> {
+        GptqShapes { qweight, qzeros, scales, g_idx: None }
     }
 
     #[test]
@@ -336,27 +340,31 @@ mod tests {
             shapes(&[8, 0], &[2, 0], &[2, 0]),
             shapes(&[8, 16], &[3, 2], &[3, 16]),
             shapes(&[usize::MAX, 16], &[2, 2], &[2, 16]),
-            Shapes { g_idx: Some(&[63, 1]), ..good },
-            Shapes { g_idx: Some(&[128]), ..good },
+            GptqShapes { g_idx: Some(&[63, 1]), ..good },
+            GptqShapes { g_idx: Some(&[128]), ..good },
         ] {
             assert!(new(OPTIONS, bad).is_err(), "{bad:?}");
         }
-        assert!(new(Options { bits: Some(8), ..OPTIONS }, good).is_err());
+        assert!(new(GptqOptions { bits: Some(8), ..OPTIONS }, good).is_err());
         // Where modules may differ, the shapes say what a matrix has.
-        let mixed = Options { bits: None, ..OPTIONS };
+        let mixed = GptqOptions { bits: None, ..OPTIONS };
         assert_eq!(new(mixed, shapes(&[16, 16], &[1, 4], &[1, 16])).unwrap().bits, 8);
     }
 
     #[test]
     fn a_group_that_does_not_exist_is_an_error() {
-        let shapes = Shapes { g_idx: Some(&[8]), ..shapes(&[1, 8], &[2, 1], &[2, 8]) };
+        let shapes = GptqShapes { g_idx: Some(&[8]), ..shapes(&[1, 8], &[2, 1], &[2, 8]) };
         let gptq = Gptq::new(OPTIONS, shapes, DType::F32).unwrap();
         for bad in [2i32, -1, i32::MAX] {
             let g_idx: Vec<u8> =
                 [0, 1, 0, bad, 0, 0, 0, 0].iter().flat_map(|g| g.to_le_bytes()).collect();
             let (qweight, qzeros, scales) = ([0; 32], [0; 8], [0; 64]);
-            let parts =
-                Parts { qweight: &qweight, qzeros: &qzeros, scales: &scales, g_idx: Some(&g_idx) };
+            let parts = GptqParts {
+                qweight: &qweight,
+                qzeros: &qzeros,
+                scales: &scales,
+                g_idx: Some(&g_idx),
+            };
             let error = gptq.decode(parts, 0..8, &mut [0.0; 64]).unwrap_err();
             assert!(error.contains("input 3 into group"), "{error}");
         }

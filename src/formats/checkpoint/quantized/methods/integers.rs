@@ -1,11 +1,11 @@
 //! Integers with scales and zero points, as compressed-tensors stores them: a weight is (code - zero point) times
-//! its scale. Codes are bytes (`weight` of type I8), or several in words of 32 bits along a row (`weight_packed`).
+//! its scale. CodeStorage are bytes (`weight` of type I8), or several in words of 32 bits along a row (`weight_packed`).
 //!
 //! Source of the layouts: compressed-tensors 0.20 `compressors/pack_quantized` and `naive_quantized`; of the one in
 //! which no code crosses a word, llama.cpp `conversion/base.py` (`dequant_packed`).
 
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
-use crate::formats::checkpoint::quantized::scales::{Grid, Number};
+use crate::formats::checkpoint::quantized::scales::{NumberFormat, ScaleGrid};
 use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::formats::checkpoint::weights::StoredTensor;
 use safetensors::Dtype;
@@ -21,16 +21,16 @@ pub(super) struct Widths {
 
 impl Widths {
     /// The grid of the scales, of the first size of blocks or groups that fits.
-    fn grid(&self, shape: &[usize], scale: &StoredTensor) -> Result<Grid, String> {
+    fn grid(&self, shape: &[usize], scale: &StoredTensor) -> Result<ScaleGrid, String> {
         let groups = self.group_sizes.iter().map(|&size| [1, size]);
         let mut blocks = self.blocks.iter().copied().chain(groups);
         let first = blocks.next();
-        let grid = Grid::new(shape, scale, first);
-        blocks.fold(grid, |grid, block| grid.or_else(|_| Grid::new(shape, scale, Some(block))))
+        let grid = ScaleGrid::new(shape, scale, first);
+        blocks.fold(grid, |grid, block| grid.or_else(|_| ScaleGrid::new(shape, scale, Some(block))))
     }
 }
 
-/// Codes of a number of bits in words of 32.
+/// CodeStorage of a number of bits in words of 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Packing {
     bits: u32,
@@ -122,7 +122,7 @@ fn joined(
     let weight = joining.tensor(index);
     let (shape, codes) = match packed {
         true => unpacked_shape(joining, beside("_shape"), weight, widths)?,
-        false => (weight.shape.clone(), Codes::Bytes),
+        false => (weight.shape.clone(), CodeStorage::Bytes),
     };
     let scale = beside("_scale").ok_or("has no weight_scale beside it")?;
     let scale_tensor = joining.tensor(scale);
@@ -144,7 +144,7 @@ fn joined(
             parts.push(zero);
             zero_points(&shape, &grid, joining.tensor(zero), codes)?
         }
-        None => Zero::None,
+        None => ZeroPointStorage::None,
     };
     let bits = codes.bits();
     let kind = format!("{bits} bits, {}", super::fp8::layout(&shape, &grid));
@@ -161,7 +161,7 @@ fn unpacked_shape(
     shape: Option<usize>,
     weight: &StoredTensor,
     widths: &Widths,
-) -> Result<(Vec<usize>, Codes), String> {
+) -> Result<(Vec<usize>, CodeStorage), String> {
     let stored = shape.ok_or("has no weight_shape beside it")?;
     let values = integers(joining, stored, 3).ok_or("its weight_shape is no list of sizes")?;
     let shape: Option<Vec<usize>> = values.iter().map(|&n| usize::try_from(n).ok()).collect();
@@ -178,7 +178,7 @@ fn unpacked_shape(
         return Err(misfit());
     }
     let packing = Packing::of(&widths.bits, *columns, *words).ok_or_else(misfit)?;
-    Ok((shape, Codes::Packed { packing, words: *words }))
+    Ok((shape, CodeStorage::Packed { packing, words: *words }))
 }
 
 /// The integers of a small stored tensor of at most `most`.
@@ -221,28 +221,28 @@ fn group_order(
 
 fn zero_points(
     shape: &[usize],
-    grid: &Grid,
+    grid: &ScaleGrid,
     zero: &StoredTensor,
-    codes: Codes,
-) -> Result<Zero, String> {
+    codes: CodeStorage,
+) -> Result<ZeroPointStorage, String> {
     let misfit = || {
         let (has, dtype) = (&zero.shape, zero.dtype);
         format!("its zero points, {has:?} of type {dtype}, do not fit its scales")
     };
     match (zero.dtype, codes) {
         (Dtype::I8, _) => {
-            let zeros = Grid::of_numbers(Number::I8, shape, zero, Some(grid.block()))?;
+            let zeros = ScaleGrid::of_numbers(NumberFormat::I8, shape, zero, Some(grid.block()))?;
             let alike = zeros.extent() == grid.extent() && zeros.block() == grid.block();
-            if alike { Ok(Zero::Bytes(zeros)) } else { Err(misfit()) }
+            if alike { Ok(ZeroPointStorage::Bytes(zeros)) } else { Err(misfit()) }
         }
-        (Dtype::I32, Codes::Packed { packing, .. }) => {
+        (Dtype::I32, CodeStorage::Packed { packing, .. }) => {
             let [rows, groups] = grid.extent();
             let words = packing.words(rows).ok_or_else(misfit)?;
             let stack = if shape.len() == 3 { vec![shape[0]] } else { Vec::new() };
             let expected = [&stack[..], &[words, groups]].concat();
             let per_row = grid.block()[0] == 1;
             if zero.shape == expected && per_row {
-                Ok(Zero::Packed { packing, words, groups })
+                Ok(ZeroPointStorage::Packed { packing, words, groups })
             } else {
                 Err(misfit())
             }
@@ -253,7 +253,7 @@ fn zero_points(
 
 /// How codes are stored.
 #[derive(Clone, Copy, Debug)]
-enum Codes {
+enum CodeStorage {
     Bytes,
     /// So many words to a row.
     Packed {
@@ -262,19 +262,19 @@ enum Codes {
     },
 }
 
-impl Codes {
+impl CodeStorage {
     fn bits(self) -> u32 {
         match self {
-            Codes::Bytes => 8,
-            Codes::Packed { packing, .. } => packing.bits,
+            CodeStorage::Bytes => 8,
+            CodeStorage::Packed { packing, .. } => packing.bits,
         }
     }
 }
 
-enum Zero {
+enum ZeroPointStorage {
     None,
     /// Signed, one for each scale.
-    Bytes(Grid),
+    Bytes(ScaleGrid),
     /// Packed as the weights are, but down the rows.
     Packed {
         packing: Packing,
@@ -285,14 +285,14 @@ enum Zero {
 
 /// Parts: codes, scales, and zero points if there are any.
 struct Integers {
-    codes: Codes,
+    codes: CodeStorage,
     /// What is subtracted from codes, and from packed zero points, which are unsigned.
     offset: i32,
     /// Rows of one matrix.
     rows: usize,
     columns: usize,
-    grid: Grid,
-    zero: Zero,
+    grid: ScaleGrid,
+    zero: ZeroPointStorage,
     /// The group of each column, where that is not by their order.
     order: Option<Vec<u32>>,
 }
@@ -302,12 +302,12 @@ impl Integers {
     fn codes(&self, bytes: &[u8], row: usize, out: &mut [i32]) -> Result<(), String> {
         let short = "the data of its weights are too short";
         match self.codes {
-            Codes::Bytes => {
+            CodeStorage::Bytes => {
                 let start = row * self.columns;
                 let codes = bytes.get(start..start + self.columns).ok_or(short)?;
                 out.iter_mut().zip(codes).for_each(|(out, &code)| *out = i32::from(code as i8));
             }
-            Codes::Packed { packing, words } => {
+            CodeStorage::Packed { packing, words } => {
                 let start = row * words * 4;
                 let row = bytes.get(start..start + words * 4).ok_or(short)?.as_chunks::<4>().0;
                 let word = |at: usize| u32::from_le_bytes(row[at]);
@@ -322,13 +322,13 @@ impl Integers {
     /// The zero points of row `row`, one for each of its scales.
     fn zeros(&self, parts: &[&[u8]], row: usize, out: &mut Vec<f32>) -> Result<(), String> {
         match &self.zero {
-            Zero::None => {
+            ZeroPointStorage::None => {
                 out.clear();
                 out.resize(self.grid.extent()[1], 0.0);
                 Ok(())
             }
-            Zero::Bytes(grid) => grid.row(parts[2], row, out),
-            Zero::Packed { packing, words, groups } => {
+            ZeroPointStorage::Bytes(grid) => grid.row(parts[2], row, out),
+            ZeroPointStorage::Packed { packing, words, groups } => {
                 let (matrix, within) = (row / self.rows, row % self.rows);
                 let size = words * groups * 4;
                 let bytes = parts[2].get(matrix * size..(matrix + 1) * size);
@@ -359,7 +359,7 @@ impl Decoder for Integers {
                     Some(order) => order[column] as usize,
                     None => column / across,
                 };
-                // Codes and zero points are integers of eight bits, so the difference is exact.
+                // CodeStorage and zero points are integers of eight bits, so the difference is exact.
                 *value = (code as f32 - zeros[group]) * scales[group];
             }
         }

@@ -15,31 +15,31 @@ mod gptq;
 mod integers;
 
 use super::joining::Joining;
-use super::settings::Settings;
+use super::settings::QuantSettings;
 use crate::base::error::Result;
 
 pub(super) use fp8::join_unnamed;
 
 /// A quantization method that can be read.
-pub(super) struct Method {
+pub(super) struct QuantMethod {
     /// Returns whether the settings name this method. The first one that accepts reads the folder.
-    accepts: fn(&Settings) -> bool,
+    accepts: fn(&QuantSettings) -> bool,
     /// Joins all weights of this method and describes them for people: `FP8 E4M3 (blocks of 128x128)`.
-    pub join: fn(&Settings, &mut Joining<'_>) -> Result<String>,
+    pub join: fn(&QuantSettings, &mut Joining<'_>) -> Result<String>,
 }
 
 /// Every method that can be read, in the order in which they are tried.
-const METHODS: &[Method] = &[
-    Method { accepts: fp4::accepts, join: fp4::join },
-    Method { accepts: fp8::accepts, join: fp8::join },
-    Method { accepts: compressed::accepts, join: compressed::join },
-    Method { accepts: gptq::accepts, join: gptq::join },
-    Method { accepts: awq::accepts, join: awq::join },
-    Method { accepts: bitsandbytes::accepts, join: bitsandbytes::join },
-    Method { accepts: bitnet::accepts, join: bitnet::join },
+const METHODS: &[QuantMethod] = &[
+    QuantMethod { accepts: fp4::accepts, join: fp4::join },
+    QuantMethod { accepts: fp8::accepts, join: fp8::join },
+    QuantMethod { accepts: compressed::accepts, join: compressed::join },
+    QuantMethod { accepts: gptq::accepts, join: gptq::join },
+    QuantMethod { accepts: awq::accepts, join: awq::join },
+    QuantMethod { accepts: bitsandbytes::accepts, join: bitsandbytes::join },
+    QuantMethod { accepts: bitnet::accepts, join: bitnet::join },
 ];
 
 /// The method that reads weights with these settings.
-pub(super) fn find(settings: &Settings) -> Option<&'static Method> {
+pub(super) fn find(settings: &QuantSettings) -> Option<&'static QuantMethod> {
     METHODS.iter().find(|method| (method.accepts)(settings))
 }

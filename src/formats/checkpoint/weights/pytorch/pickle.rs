@@ -31,7 +31,7 @@ pub(super) struct Refused {
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Global {
+enum PickleGlobal {
     /// Makes an empty dictionary.
     OrderedDict,
     /// Makes a tensor of a storage.
@@ -43,20 +43,20 @@ enum Global {
 
 /// Every name that a pickle may mention.
 #[rustfmt::skip]
-const GLOBALS: &[(&str, &str, Global)] = &[
-    ("collections", "OrderedDict", Global::OrderedDict),
-    ("torch._utils", "_rebuild_tensor_v2", Global::RebuildTensor),
-    ("torch._utils", "_rebuild_parameter", Global::RebuildParameter),
-    ("torch", "DoubleStorage", Global::Storage(Dtype::F64)),
-    ("torch", "FloatStorage", Global::Storage(Dtype::F32)),
-    ("torch", "HalfStorage", Global::Storage(Dtype::F16)),
-    ("torch", "BFloat16Storage", Global::Storage(Dtype::BF16)),
-    ("torch", "LongStorage", Global::Storage(Dtype::I64)),
-    ("torch", "IntStorage", Global::Storage(Dtype::I32)),
-    ("torch", "ShortStorage", Global::Storage(Dtype::I16)),
-    ("torch", "CharStorage", Global::Storage(Dtype::I8)),
-    ("torch", "ByteStorage", Global::Storage(Dtype::U8)),
-    ("torch", "BoolStorage", Global::Storage(Dtype::BOOL)),
+const GLOBALS: &[(&str, &str, PickleGlobal)] = &[
+    ("collections", "OrderedDict", PickleGlobal::OrderedDict),
+    ("torch._utils", "_rebuild_tensor_v2", PickleGlobal::RebuildTensor),
+    ("torch._utils", "_rebuild_parameter", PickleGlobal::RebuildParameter),
+    ("torch", "DoubleStorage", PickleGlobal::Storage(Dtype::F64)),
+    ("torch", "FloatStorage", PickleGlobal::Storage(Dtype::F32)),
+    ("torch", "HalfStorage", PickleGlobal::Storage(Dtype::F16)),
+    ("torch", "BFloat16Storage", PickleGlobal::Storage(Dtype::BF16)),
+    ("torch", "LongStorage", PickleGlobal::Storage(Dtype::I64)),
+    ("torch", "IntStorage", PickleGlobal::Storage(Dtype::I32)),
+    ("torch", "ShortStorage", PickleGlobal::Storage(Dtype::I16)),
+    ("torch", "CharStorage", PickleGlobal::Storage(Dtype::I8)),
+    ("torch", "ByteStorage", PickleGlobal::Storage(Dtype::U8)),
+    ("torch", "BoolStorage", PickleGlobal::Storage(Dtype::BOOL)),
 ];
 
 /// A run of elements in the archive, which tensors are views of.
@@ -79,44 +79,44 @@ pub(super) struct TensorView {
 }
 
 /// A value's number in the arena.
-type Id = usize;
+type ValueId = usize;
 
 #[derive(Debug)]
-enum Value {
+enum PickleValue {
     None,
     Bool,
     Int(i64),
     Float,
     Text(String),
-    Tuple(Vec<Id>),
+    Tuple(Vec<ValueId>),
     List,
-    Dict(Vec<(Id, Id)>),
-    Global(Global),
+    Dict(Vec<(ValueId, ValueId)>),
+    Global(PickleGlobal),
     Storage(Storage),
     Tensor(TensorView),
 }
 
-impl Value {
+impl PickleValue {
     fn describe(&self) -> &'static str {
         match self {
-            Value::None => "None",
-            Value::Bool => "a truth value",
-            Value::Int(_) => "an integer",
-            Value::Float => "a number",
-            Value::Text(_) => "a text",
-            Value::Tuple(_) => "a tuple",
-            Value::List => "a list",
-            Value::Dict(_) => "a dictionary",
-            Value::Global(_) => "a name",
-            Value::Storage(_) => "a storage",
-            Value::Tensor(_) => "a tensor",
+            PickleValue::None => "None",
+            PickleValue::Bool => "a truth value",
+            PickleValue::Int(_) => "an integer",
+            PickleValue::Float => "a number",
+            PickleValue::Text(_) => "a text",
+            PickleValue::Tuple(_) => "a tuple",
+            PickleValue::List => "a list",
+            PickleValue::Dict(_) => "a dictionary",
+            PickleValue::Global(_) => "a name",
+            PickleValue::Storage(_) => "a storage",
+            PickleValue::Tensor(_) => "a tensor",
         }
     }
 }
 
 /// The tensors of the pickled dictionary `pickle`, in its order.
 pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refused> {
-    let mut machine = Machine {
+    let mut machine = Unpickler {
         pickle,
         position: 0,
         opcode_at: 0,
@@ -126,15 +126,15 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refuse
         memo: HashMap::new(),
     };
     let top = machine.run()?;
-    let Value::Dict(entries) = &machine.values[top] else {
+    let PickleValue::Dict(entries) = &machine.values[top] else {
         let what = machine.values[top].describe();
         return machine.refuse(format!("it holds {what}, not a dictionary of tensors"));
     };
     let mut tensors = Vec::with_capacity(entries.len());
     for &(key, value) in entries {
         let (name, view) = match (&machine.values[key], &machine.values[value]) {
-            (Value::Text(name), Value::Tensor(view)) => (name.clone(), view.clone()),
-            (Value::Text(name), other) => {
+            (PickleValue::Text(name), PickleValue::Tensor(view)) => (name.clone(), view.clone()),
+            (PickleValue::Text(name), other) => {
                 let what = other.describe();
                 return machine.refuse(format!(
                     "'{name}' is {what}, not a tensor: a training checkpoint? Only a dictionary of \
@@ -151,19 +151,19 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refuse
     Ok(tensors)
 }
 
-struct Machine<'a> {
+struct Unpickler<'a> {
     pickle: &'a [u8],
     position: usize,
     /// Where the current opcode is.
     opcode_at: usize,
-    values: Vec<Value>,
-    stack: Vec<Id>,
+    values: Vec<PickleValue>,
+    stack: Vec<ValueId>,
     /// Heights of the stack at each open mark.
     marks: Vec<usize>,
-    memo: HashMap<u32, Id>,
+    memo: HashMap<u32, ValueId>,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Unpickler<'a> {
     fn refuse<T>(&self, detail: impl Into<String>) -> Result<T, Refused> {
         Err(Refused { offset: self.opcode_at, detail: detail.into() })
     }
@@ -205,12 +205,12 @@ impl<'a> Machine<'a> {
             return self.refuse(format!("a text of {len} bytes is no tensor's name"));
         }
         match std::str::from_utf8(self.take(len)?) {
-            Ok(text) => self.push(Value::Text(text.to_string())),
+            Ok(text) => self.push(PickleValue::Text(text.to_string())),
             Err(_) => self.refuse("a text that is not UTF-8"),
         }
     }
 
-    fn push(&mut self, value: Value) -> Result<(), Refused> {
+    fn push(&mut self, value: PickleValue) -> Result<(), Refused> {
         if self.values.len() >= MAX_VALUES {
             return self.refuse(format!("more than {MAX_VALUES} values"));
         }
@@ -218,7 +218,7 @@ impl<'a> Machine<'a> {
         self.push_id(self.values.len() - 1)
     }
 
-    fn push_id(&mut self, id: Id) -> Result<(), Refused> {
+    fn push_id(&mut self, id: ValueId) -> Result<(), Refused> {
         if self.stack.len() >= MAX_STACK {
             return self.refuse(format!("more than {MAX_STACK} values on the stack"));
         }
@@ -227,7 +227,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Takes the topmost value above the last mark.
-    fn pop(&mut self) -> Result<Id, Refused> {
+    fn pop(&mut self) -> Result<ValueId, Refused> {
         if self.stack.len() <= self.marks.last().copied().unwrap_or(0) {
             return self.refuse("takes more values than there are");
         }
@@ -235,14 +235,14 @@ impl<'a> Machine<'a> {
     }
 
     /// Takes everything above the last mark, and the mark.
-    fn pop_mark(&mut self) -> Result<Vec<Id>, Refused> {
+    fn pop_mark(&mut self) -> Result<Vec<ValueId>, Refused> {
         match self.marks.pop() {
             Some(height) => Ok(self.stack.split_off(height)),
             None => self.refuse("a list without a beginning"),
         }
     }
 
-    fn top(&self) -> Result<Id, Refused> {
+    fn top(&self) -> Result<ValueId, Refused> {
         match self.stack.last() {
             Some(&id) if self.stack.len() > self.marks.last().copied().unwrap_or(0) => Ok(id),
             _ => self.refuse("takes more values than there are"),
@@ -250,7 +250,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Runs the program; gives the value it ends with.
-    fn run(&mut self) -> Result<Id, Refused> {
+    fn run(&mut self) -> Result<ValueId, Refused> {
         loop {
             self.opcode_at = self.position;
             let opcode = self.byte()?;
@@ -269,18 +269,18 @@ impl<'a> Machine<'a> {
                     "pickle protocol {n}; only 2, torch.save's own, can be read: save it again"
                 )),
             },
-            b'N' => self.push(Value::None),
-            0x88 | 0x89 => self.push(Value::Bool),
-            b'K' => self.byte().and_then(|n| self.push(Value::Int(n.into()))),
+            b'N' => self.push(PickleValue::None),
+            0x88 | 0x89 => self.push(PickleValue::Bool),
+            b'K' => self.byte().and_then(|n| self.push(PickleValue::Int(n.into()))),
             b'M' => {
                 let n = LE::read_u16(self.take(2)?);
-                self.push(Value::Int(n.into()))
+                self.push(PickleValue::Int(n.into()))
             }
-            b'J' => self.four().and_then(|n| self.push(Value::Int((n as i32).into()))),
+            b'J' => self.four().and_then(|n| self.push(PickleValue::Int((n as i32).into()))),
             0x8a => self.long(),
             b'G' => {
                 let _ = BigEndian::read_f64(self.take(8)?);
-                self.push(Value::Float)
+                self.push(PickleValue::Float)
             }
             b'X' | b'T' => self.four().and_then(|len| self.text(len as usize)),
             b'U' => self.byte().and_then(|len| self.text(len.into())),
@@ -291,11 +291,11 @@ impl<'a> Machine<'a> {
                 self.marks.push(self.stack.len());
                 Ok(())
             }
-            b')' => self.push(Value::Tuple(Vec::new())),
+            b')' => self.push(PickleValue::Tuple(Vec::new())),
             0x85..=0x87 => self.short_tuple(usize::from(opcode - 0x84)),
-            b't' => self.pop_mark().and_then(|items| self.push(Value::Tuple(items))),
-            b']' => self.push(Value::List),
-            b'}' => self.push(Value::Dict(Vec::new())),
+            b't' => self.pop_mark().and_then(|items| self.push(PickleValue::Tuple(items))),
+            b']' => self.push(PickleValue::List),
+            b'}' => self.push(PickleValue::Dict(Vec::new())),
             b'a' | b'e' => self.append(opcode == b'e'),
             b's' | b'u' => self.set_items(opcode == b'u'),
             b'q' => self.byte().and_then(|n| self.put(n.into())),
@@ -320,13 +320,13 @@ impl<'a> Machine<'a> {
             return self.refuse(format!("an integer of {len} bytes"));
         }
         let n = if len == 0 { 0 } else { LE::read_int(bytes, len) };
-        self.push(Value::Int(n))
+        self.push(PickleValue::Int(n))
     }
 
     fn short_tuple(&mut self, len: usize) -> Result<(), Refused> {
         let mut items = (0..len).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
         items.reverse();
-        self.push(Value::Tuple(items))
+        self.push(PickleValue::Tuple(items))
     }
 
     /// Lists mean nothing in a dictionary of tensors; what goes into them is dropped.
@@ -337,7 +337,7 @@ impl<'a> Machine<'a> {
             self.pop()?;
         }
         match self.values[self.top()?] {
-            Value::List => Ok(()),
+            PickleValue::List => Ok(()),
             ref other => self.refuse(format!("appends to {}", other.describe())),
         }
     }
@@ -352,11 +352,11 @@ impl<'a> Machine<'a> {
         let (pairs, rest) = items.as_chunks::<2>();
         let target = self.top()?;
         match &mut self.values[target] {
-            Value::Dict(entries) if rest.is_empty() => {
+            PickleValue::Dict(entries) if rest.is_empty() => {
                 entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
                 Ok(())
             }
-            Value::Dict(_) => self.refuse("a key without a value"),
+            PickleValue::Dict(_) => self.refuse("a key without a value"),
             other => {
                 let detail = format!("sets items of {}", other.describe());
                 self.refuse(detail)
@@ -384,7 +384,7 @@ impl<'a> Machine<'a> {
         let (module, name) = (self.line()?, self.line()?);
         let known = GLOBALS.iter().find(|(m, n, _)| (*m, *n) == (module, name));
         match known {
-            Some(&(_, _, global)) => self.push(Value::Global(global)),
+            Some(&(_, _, global)) => self.push(PickleValue::Global(global)),
             None => {
                 let shown: String = format!("{module}.{name}").chars().take(100).collect();
                 self.refuse(format!(
@@ -396,21 +396,21 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn tuple(&self, id: Id) -> Option<&[Id]> {
+    fn tuple(&self, id: ValueId) -> Option<&[ValueId]> {
         match &self.values[id] {
-            Value::Tuple(items) => Some(items),
+            PickleValue::Tuple(items) => Some(items),
             _ => None,
         }
     }
 
-    fn count(&self, id: Id) -> Option<usize> {
+    fn count(&self, id: ValueId) -> Option<usize> {
         match self.values[id] {
-            Value::Int(n) => usize::try_from(n).ok(),
+            PickleValue::Int(n) => usize::try_from(n).ok(),
             _ => None,
         }
     }
 
-    fn counts(&self, id: Id) -> Option<Vec<usize>> {
+    fn counts(&self, id: ValueId) -> Option<Vec<usize>> {
         let items = self.tuple(id).filter(|items| items.len() <= MAX_DIMS)?;
         items.iter().map(|&id| self.count(id)).collect()
     }
@@ -421,9 +421,11 @@ impl<'a> Machine<'a> {
         let storage = self.tuple(id).and_then(|items| {
             let &[tag, kind, key, _device, elements] = items else { return None };
             match (&self.values[tag], &self.values[kind], &self.values[key]) {
-                (Value::Text(tag), Value::Global(Global::Storage(dtype)), Value::Text(key))
-                    if tag == "storage" =>
-                {
+                (
+                    PickleValue::Text(tag),
+                    PickleValue::Global(PickleGlobal::Storage(dtype)),
+                    PickleValue::Text(key),
+                ) if tag == "storage" => {
                     let elements = self.count(elements)?;
                     Some(Storage { dtype: *dtype, key: key.clone(), elements })
                 }
@@ -431,44 +433,46 @@ impl<'a> Machine<'a> {
             }
         });
         match storage {
-            Some(storage) => self.push(Value::Storage(storage)),
+            Some(storage) => self.push(PickleValue::Storage(storage)),
             None => self.refuse("refers to something outside the pickle that is no storage"),
         }
     }
 
-    /// Calls a name, by the rules of [`Global`].
+    /// Calls a name, by the rules of [`PickleGlobal`].
     fn reduce(&mut self) -> Result<(), Refused> {
         let (arguments, callee) = (self.pop()?, self.pop()?);
-        let Value::Global(global) = self.values[callee] else {
+        let PickleValue::Global(global) = self.values[callee] else {
             return self.refuse(format!("calls {}", self.values[callee].describe()));
         };
-        let Some(arguments) = self.tuple(arguments).map(<[Id]>::to_vec) else {
+        let Some(arguments) = self.tuple(arguments).map(<[ValueId]>::to_vec) else {
             return self.refuse("calls with something else than a tuple");
         };
         match global {
-            Global::OrderedDict if arguments.is_empty() => self.push(Value::Dict(Vec::new())),
-            Global::OrderedDict => self.refuse("makes a dictionary from arguments"),
-            Global::RebuildTensor => self.rebuild_tensor(&arguments),
-            Global::RebuildParameter => match arguments.first() {
-                Some(&id) if matches!(self.values[id], Value::Tensor(_)) => self.push_id(id),
+            PickleGlobal::OrderedDict if arguments.is_empty() => {
+                self.push(PickleValue::Dict(Vec::new()))
+            }
+            PickleGlobal::OrderedDict => self.refuse("makes a dictionary from arguments"),
+            PickleGlobal::RebuildTensor => self.rebuild_tensor(&arguments),
+            PickleGlobal::RebuildParameter => match arguments.first() {
+                Some(&id) if matches!(self.values[id], PickleValue::Tensor(_)) => self.push_id(id),
                 _ => self.refuse("a parameter that is no tensor"),
             },
-            Global::Storage(_) => self.refuse("makes a storage without an archive entry"),
+            PickleGlobal::Storage(_) => self.refuse("makes a storage without an archive entry"),
         }
     }
 
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])`.
-    fn rebuild_tensor(&mut self, arguments: &[Id]) -> Result<(), Refused> {
+    fn rebuild_tensor(&mut self, arguments: &[ValueId]) -> Result<(), Refused> {
         let &[storage, offset, shape, strides, ..] = arguments else {
             return self.refuse("a tensor with too few arguments");
         };
-        let Value::Storage(storage) = &self.values[storage] else {
+        let PickleValue::Storage(storage) = &self.values[storage] else {
             return self.refuse("a tensor without a storage");
         };
         let (storage, shape, strides) = (storage.clone(), self.counts(shape), self.counts(strides));
         match (self.count(offset), shape, strides) {
             (Some(offset), Some(shape), Some(strides)) if shape.len() == strides.len() => {
-                self.push(Value::Tensor(TensorView { storage, offset, shape, strides }))
+                self.push(PickleValue::Tensor(TensorView { storage, offset, shape, strides }))
             }
             _ => self.refuse("a tensor with an unusable offset, shape or strides"),
         }
@@ -480,7 +484,7 @@ impl<'a> Machine<'a> {
         let state = self.pop()?;
         let target = self.top()?;
         match (&self.values[target], &self.values[state]) {
-            (Value::Dict(_), Value::Dict(_)) => Ok(()),
+            (PickleValue::Dict(_), PickleValue::Dict(_)) => Ok(()),
             (target, _) => self.refuse(format!("sets the state of {}", target.describe())),
         }
     }

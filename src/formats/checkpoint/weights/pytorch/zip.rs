@@ -42,7 +42,7 @@ impl ZipDirectory {
     /// Reads the directory of the archive `file`; `path` names it in errors. Every range lies within the
     /// file, before the directory, and no two overlap.
     pub(super) fn parse(path: &Path, file: &[u8]) -> Result<ZipDirectory> {
-        let reader = Reader { path, file };
+        let reader = ZipReader { path, file };
         let (directory, count) = reader.find_directory()?;
         let mut entries = BTreeMap::new();
         let mut position = directory.start;
@@ -80,12 +80,12 @@ impl ZipDirectory {
     }
 }
 
-struct Reader<'a> {
+struct ZipReader<'a> {
     path: &'a Path,
     file: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ZipReader<'a> {
     fn fail<T>(&self, offset: usize, detail: impl std::fmt::Display) -> Result<T> {
         Err(Error::format(self.path, format!("at offset {offset}: {detail}")))
     }

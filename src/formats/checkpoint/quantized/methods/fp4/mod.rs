@@ -6,7 +6,7 @@
 
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{expect_type, part};
-use crate::formats::checkpoint::quantized::settings::Settings;
+use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
 mod codes;
 mod mxfp4;
@@ -25,7 +25,7 @@ use serde_json::Value;
 /// Formats of compressed-tensors.
 const FORMATS: [&str; 2] = ["nvfp4-pack-quantized", "mxfp4-pack-quantized"];
 
-pub(super) fn accepts(settings: &Settings) -> bool {
+pub(super) fn accepts(settings: &QuantSettings) -> bool {
     match settings.method.as_str() {
         "mxfp4" => true,
         "modelopt" => {
@@ -52,7 +52,7 @@ pub(super) fn accepts(settings: &Settings) -> bool {
     }
 }
 
-pub(super) fn join(settings: &Settings, joining: &mut Joining<'_>) -> Outcome<String> {
+pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let mut kinds = join_all(joining);
     // ModelOpt mixes them with FP8 ("MIXED_PRECISION").
     if settings.method == "modelopt"
@@ -92,10 +92,8 @@ pub(super) fn join_all(joining: &mut Joining<'_>) -> Vec<String> {
     kinds
 }
 
-type Kind = &'static str;
-
 /// A matrix of compressed-tensors or ModelOpt.
-fn join_matrix(joining: &mut Joining<'_>, index: usize) -> Result<(Kind, Joined), String> {
+fn join_matrix(joining: &mut Joining<'_>, index: usize) -> Result<(&'static str, Joined), String> {
     let tensor = joining.tensor(index);
     let name = tensor.name.strip_suffix("_packed").unwrap_or(&tensor.name).to_string();
     let scales = part(joining, &format!("{name}_scale"))?;
@@ -116,7 +114,7 @@ fn join_matrix(joining: &mut Joining<'_>, index: usize) -> Result<(Kind, Joined)
     let fits = |group: usize| {
         joining.tensor(scales).shape == [rows, columns / group] && columns.is_multiple_of(group)
     };
-    let (kind, decoder, extra): (Kind, Box<dyn Decoder>, Option<usize>) = match joining
+    let (kind, decoder, extra): (&'static str, Box<dyn Decoder>, Option<usize>) = match joining
         .tensor(scales)
         .dtype
     {
@@ -242,7 +240,11 @@ fn rows_of<'a>(
 
 /// gpt-oss: `NAME_blocks` of shape `[..., rows, groups, 16]` and `NAME_scales`. A stack is read as transformers
 /// reads it, each matrix transposed: its plain checkpoints have inputs before outputs there.
-fn join_gpt_oss(joining: &Joining<'_>, index: usize, name: &str) -> Result<(Kind, Joined), String> {
+fn join_gpt_oss(
+    joining: &Joining<'_>,
+    index: usize,
+    name: &str,
+) -> Result<(&'static str, Joined), String> {
     let tensor = joining.tensor(index);
     let scales = part(joining, &format!("{name}_scales"))?;
     let scale_type = joining.tensor(scales).dtype;
