@@ -5,3 +5,5 @@ pub mod calibrate;
 pub mod compare;
 pub mod evaluate;
 pub mod imatrix;
+mod perplexity;
+mod tokens;

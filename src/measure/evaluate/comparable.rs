@@ -1,9 +1,10 @@
 //! Whether models can be compared token by token: one vocabulary, and the same tokens of the text.
 
-use super::{Options, Reference, Subject, Text, tokenize};
+use super::{Options, Reference, Subject, Text};
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
 use crate::kernels::Precision;
+use crate::measure::tokens::{chunk_start, join, tokenize};
 use crate::model::forward;
 use crate::model::tokenizer::{TextSequence, Tokenizer};
 
@@ -37,17 +38,14 @@ impl Prepared<'_> {
 
     /// The token that begins each chunk, if the model has one added.
     pub(super) fn bos(&self) -> Option<u32> {
-        self.tokenizer.bos_id().filter(|_| self.tokenizer.add_bos())
+        chunk_start(&self.tokenizer)
     }
 
     /// The text as this model reads it.
     pub(super) fn text(&self, options: &Options) -> Result<Text> {
-        let texts = tokenize(&self.tokenizer, &options.texts)?;
+        let texts = tokenize(&self.tokenizer, &options.texts, false)?;
         let ctx = options.ctx.unwrap_or(super::DEFAULT_CTX);
-        let sequence = match options.chunks {
-            Some(_) if texts.len() > 1 => TextSequence::in_turns(&texts, ctx),
-            _ => TextSequence::in_order(&texts),
-        };
+        let sequence = join(&texts, ctx, options.chunks.is_some());
         Text::new(sequence.tokens, ctx, options.chunks)
     }
 
@@ -79,7 +77,7 @@ impl Prepared<'_> {
         expected: &[u32],
         ctx: Option<usize>,
     ) -> Result<()> {
-        let texts = tokenize(&self.tokenizer, texts)?;
+        let texts = tokenize(&self.tokenizer, texts, false)?;
         let in_turns = ctx.map(|ctx| TextSequence::in_turns(&texts, ctx).tokens);
         if in_turns.is_some_and(|tokens| tokens.starts_with(expected)) {
             return Ok(());
@@ -111,7 +109,7 @@ pub(super) fn check_with_model(
     progress: &dyn Progress,
 ) -> Result<()> {
     let name = &base.subject.name;
-    let tokens = tokenize(&base.tokenizer, &options.texts)?.concat();
+    let tokens = tokenize(&base.tokenizer, &options.texts, false)?.concat();
     for one in prepared {
         one.check_size(name, base.n_vocab)?;
         one.check_text(name, &options.texts, &tokens, None)?;

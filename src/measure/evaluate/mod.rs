@@ -22,9 +22,9 @@ pub use text::Text;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
 use crate::formats::gguf::GgufModel;
-use crate::kernels::{Precision, log_sum_exp};
+use crate::kernels::Precision;
+use crate::measure::perplexity::{losses, running_text};
 use crate::model::forward::{self, Activations, Logits, Observer};
-use crate::model::tokenizer::Tokenizer;
 use comparable::Prepared;
 use log_probs::Compared;
 use rayon::prelude::*;
@@ -258,7 +258,7 @@ fn measure(
     let running = statistics::running_perplexity(&nll, per_chunk);
     let perplexity = statistics::perplexity(nll.iter().copied());
     let name = subject.subject.name.clone();
-    progress.note(&format!("{name}\n{}", running_text(&running)));
+    progress.note(&format!("{name}\n{}", running_text(&running, 0)));
     let Estimate { value, error } = perplexity;
     progress.note(&format!("Final estimate: PPL = {value:.4} +/- {error:.5}"));
     Ok(Evaluation {
@@ -269,14 +269,6 @@ fn measure(
         running_perplexity: running,
         divergence: (!compared.is_empty()).then(|| Divergence::of(&nll, &compared, per_chunk)),
     })
-}
-
-/// Running perplexities, `[1]16.2622,[2]17.6857`, a few to a line.
-fn running_text(running: &[f64]) -> String {
-    const A_LINE: usize = 8;
-    let shown: Vec<_> =
-        running.iter().enumerate().map(|(i, ppl)| format!("[{}]{ppl:.4}", i + 1)).collect();
-    shown.chunks(A_LINE).map(|line| line.join(",")).collect::<Vec<_>>().join(",\n")
 }
 
 /// What becomes of logits besides perplexity.
@@ -307,10 +299,7 @@ impl Observer for Measuring<'_, '_> {
         let rows = logits.values.par_chunks_exact(logits.n_vocab);
         let count = rows.len();
         let targets = self.text.targets(logits.chunk, logits.position, count);
-        let nll = rows.clone().zip(targets);
-        let nll: Vec<f64> =
-            nll.map(|(row, &target)| log_sum_exp(row) - f64::from(row[target as usize])).collect();
-        self.nll.extend(nll);
+        self.nll.extend(losses(logits, targets));
         let length = log_probs::record_bytes(logits.n_vocab);
         match &mut self.sink {
             Sink::Nothing => {}
@@ -338,9 +327,4 @@ impl Observer for Measuring<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// The tokens of each of `texts`, with BOS before them where the model has it added.
-fn tokenize(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-    texts.iter().map(|text| tokenizer.encode_document(text, false)).collect()
 }

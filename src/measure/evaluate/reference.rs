@@ -13,10 +13,11 @@
 //! stay has no name in any folder, so that nothing of it is left however the program ends.
 
 use super::log_probs::record_bytes;
-use super::text::{Text, counted};
+use super::text::Text;
 use crate::base::error::{Error, Result};
 use crate::base::output::{self, OutputFile};
 use crate::base::system;
+use crate::measure::tokens::counted;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

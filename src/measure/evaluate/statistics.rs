@@ -4,6 +4,7 @@
 //! base the reference. Sums run over tokens in their order.
 
 use super::log_probs::Compared;
+use crate::measure::perplexity;
 use serde::{Deserialize, Serialize};
 
 /// Percentiles that are told of divergences, and of changes in probability.
@@ -159,11 +160,9 @@ pub(super) fn running_perplexity(nll: &[f64], per_chunk: usize) -> Vec<f64> {
 }
 
 fn running_means(values: &[f64], per_chunk: usize) -> impl Iterator<Item = f64> {
-    let mut total = (0.0, 0);
-    values.chunks(per_chunk.max(1)).map(move |chunk| {
-        total = (total.0 + chunk.iter().sum::<f64>(), total.1 + chunk.len());
-        total.0 / total.1 as f64
-    })
+    let per_chunk = per_chunk.max(1);
+    let sums = values.chunks(per_chunk).map(|chunk| chunk.iter().sum());
+    perplexity::running_means(sums, per_chunk)
 }
 
 /// Pearson's, `None` if one side does not vary.

@@ -1,6 +1,7 @@
 //! The tokens a model is evaluated on, cut into chunks.
 
 use crate::base::error::{Error, Result};
+use crate::measure::tokens;
 use std::ops::Range;
 
 /// The least chunk in which a token is counted: one before, one that predicts, one that is predicted.
@@ -53,28 +54,18 @@ impl Text {
     /// The positions in a chunk whose logits are looked at; each predicts the token after it. The last
     /// position is not among them, as that token is the next chunk's.
     pub fn counted(&self) -> Range<usize> {
-        counted(self.ctx)
+        tokens::counted(self.ctx)
     }
 
-    /// The chunks as models read them: `bos` takes the place of each chunk's first token where the model has
-    /// it added.
+    /// The chunks as models read them: `bos` replaces each chunk's first token.
     pub fn chunks(&self, bos: Option<u32>) -> Vec<Vec<u32>> {
-        let mut chunks: Vec<_> = self.tokens.chunks_exact(self.ctx).map(<[u32]>::to_vec).collect();
-        if let Some(bos) = bos {
-            chunks.iter_mut().for_each(|chunk| chunk[0] = bos);
-        }
-        chunks
+        tokens::cut(&self.tokens, self.ctx, bos)
     }
 
     /// What `count` positions of a chunk from `position` on predict.
     pub(super) fn targets(&self, chunk: usize, position: usize, count: usize) -> &[u32] {
         &self.tokens[chunk * self.ctx + position + 1..][..count]
     }
-}
-
-/// See [`Text::counted`].
-pub(super) fn counted(ctx: usize) -> Range<usize> {
-    ctx / 2..ctx - 1
 }
 
 fn check_ctx(ctx: usize) -> Result<()> {

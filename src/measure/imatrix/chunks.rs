@@ -1,66 +1,75 @@
-//! Which chunks of a text a run takes: what is skipped, how many at most, which shard of them.
+//! From texts to the chunks of tokens that a run takes: what is skipped, how many at most, which
+//! shard of them.
 
 use super::collector::MIN_ROWS;
-use super::compute::Options;
+use super::options::{Options, Selection};
 use crate::base::error::{Error, Result};
-use std::fmt;
-use std::ops::Range;
-use std::str::FromStr;
+use crate::measure::tokens;
+use crate::model::tokenizer::Tokenizer;
 
-/// One of several runs that share the chunks of a text, written `2/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// From 1.
-    number: usize,
-    count: usize,
-}
-
-impl Shard {
-    /// The part of `whole` that is this shard's: consecutive chunks, and no shard has more than one chunk
-    /// more than another.
-    pub fn of(&self, whole: &Range<usize>) -> Range<usize> {
-        let cut = |n: usize| {
-            let chunks = whole.len() as u128 * n as u128 / self.count as u128;
-            whole.start + chunks as usize
-        };
-        cut(self.number - 1)..cut(self.number)
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Shard, String> {
-        let parts = text.split_once('/').and_then(|(number, count)| {
-            Some(Shard { number: number.parse().ok()?, count: count.parse().ok()? })
-        });
-        match parts {
-            Some(shard) if (1..=shard.count).contains(&shard.number) => Ok(shard),
-            _ => Err("expected a shard's number and the number of shards: 1/4 to 4/4".to_string()),
-        }
-    }
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.count)
-    }
-}
-
-/// Chunks of a text, numbered from 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selection {
-    /// Chunks that the text fills.
-    pub available: usize,
-    /// Those that are wanted, by all shards together.
-    pub wanted: Range<usize>,
-    /// Those that this run takes: its shard, or all that are wanted.
-    pub taken: Range<usize>,
-}
-
-/// What a run with `options` takes of a text of `tokens` tokens. The tail that fills no chunk is dropped.
+/// The tokens of `texts` one after the other, each with BOS before it where the model adds it, and the
+/// token for [`Options::bos`]. With `parse_special`, control tokens that a text spells out become their
+/// ids.
 ///
-/// Fails if there is not enough text for one chunk, a chunk is too small, or nothing is left to take.
+/// # Errors
+/// Those of the tokenizer.
+pub fn tokenize(
+    tokenizer: &Tokenizer,
+    texts: &[String],
+    parse_special: bool,
+) -> Result<(Vec<u32>, Option<u32>)> {
+    let texts = tokens::tokenize(tokenizer, texts, parse_special)?;
+    Ok((texts.concat(), tokens::chunk_start(tokenizer)))
+}
+
+/// The tokens of a text, and its name.
+#[derive(Clone, Debug)]
+pub struct NamedTokens {
+    /// The name that the importance matrix records.
+    pub name: String,
+    /// The tokens of the whole text.
+    pub tokens: Vec<u32>,
+}
+
+/// Tokenizes each text separately, under its name; otherwise as [`tokenize`].
+///
+/// # Errors
+/// Those of the tokenizer.
+pub fn named_tokens(
+    tokenizer: &Tokenizer,
+    names: &[String],
+    texts: &[String],
+    parse_special: bool,
+) -> Result<(Vec<NamedTokens>, Option<u32>)> {
+    let texts = tokens::tokenize(tokenizer, texts, parse_special)?;
+    let named = |(name, tokens): (&String, _)| NamedTokens { name: name.clone(), tokens };
+    let named = names.iter().zip(texts).map(named).collect();
+    Ok((named, tokens::chunk_start(tokenizer)))
+}
+
+/// Joins `texts` into one sequence, and sets [`Options::datasets`] to the names of those that a run with
+/// `options` reads.
+///
+/// Texts follow one another. Where the number of chunks is limited they take turns, so that each has its
+/// share of the chunks.
+///
+/// # Errors
+/// As [`chunk_tokens`].
+pub fn arrange(texts: Vec<NamedTokens>, options: &mut Options) -> Result<Vec<u32>> {
+    let (names, tokens): (Vec<_>, Vec<_>) =
+        texts.into_iter().map(|text| (text.name, text.tokens)).unzip();
+    let sequence = tokens::join(&tokens, options.ctx, options.chunks.is_some());
+    let requested = select(sequence.tokens.len(), options)?.requested;
+    let read = sequence.texts_within(requested.start * options.ctx..requested.end * options.ctx);
+    options.datasets = read.into_iter().map(|number| names[number].clone()).collect();
+    Ok(sequence.tokens)
+}
+
+/// Selects the chunks that a run with `options` takes of a text of `tokens` tokens. The rest of the text
+/// that does not fill a chunk is dropped.
+///
+/// # Errors
+/// If the text does not fill one chunk, a chunk is too small, or nothing is left to take.
 pub fn select(tokens: usize, options: &Options) -> Result<Selection> {
     let ctx = options.ctx;
     let usage = |text: String| Err(Error::Usage(text));
@@ -85,31 +94,31 @@ pub fn select(tokens: usize, options: &Options) -> Result<Selection> {
             "{first} chunks to skip, and the calibration text fills only {available} of {ctx} tokens"
         ));
     }
-    let wanted = first..first.saturating_add(limit).min(available);
-    let taken = options.shard.map_or(wanted.clone(), |shard| shard.of(&wanted));
+    let requested = first..first.saturating_add(limit).min(available);
+    let taken = options.shard.map_or(requested.clone(), |shard| shard.of(&requested));
     if taken.is_empty() {
-        let (shard, chunks) = (options.shard.expect("only a shard can be empty"), wanted.len());
+        let (shard, chunks) = (options.shard.expect("only a shard can be empty"), requested.len());
         return usage(format!(
             "shard {shard} of {chunks} chunks is empty; divide them into {chunks} shards at the most"
         ));
     }
-    Ok(Selection { available, wanted, taken })
+    Ok(Selection { available, requested, taken })
 }
 
-/// Cuts the chunks that [`select`] takes from `tokens`; BOS overwrites each chunk's first token where the
-/// model has it added. Fails as [`select`] does.
+/// Cuts the chunks that [`select`] takes from `tokens`; [`Options::bos`] replaces each chunk's first
+/// token.
+///
+/// # Errors
+/// As [`select`].
 pub fn chunk_tokens(tokens: &[u32], options: &Options) -> Result<Vec<Vec<u32>>> {
     let taken = select(tokens.len(), options)?.taken;
-    let chunks = tokens.chunks_exact(options.ctx).skip(taken.start).take(taken.len());
-    let mut chunks: Vec<_> = chunks.map(<[u32]>::to_vec).collect();
-    if let Some(bos) = options.bos {
-        chunks.iter_mut().for_each(|chunk| chunk[0] = bos);
-    }
-    Ok(chunks)
+    let taken = &tokens[taken.start * options.ctx..taken.end * options.ctx];
+    Ok(tokens::cut(taken, options.ctx, options.bos))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::Shard;
     use super::*;
 
     #[test]
@@ -141,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_divide_what_is_wanted_without_gaps() {
+    fn shards_divide_the_chunks_without_gaps() {
         let shard = |text: &str| text.parse::<Shard>().unwrap();
         let parts: Vec<_> = (1..=4).map(|n| shard(&format!("{n}/4")).of(&(3..13))).collect();
         assert_eq!(parts, [3..5, 5..8, 8..10, 10..13]);
@@ -157,7 +166,7 @@ mod tests {
             ..Options::default()
         };
         let second = select(100, &with("2/2")).unwrap();
-        assert_eq!(second, Selection { available: 6, wanted: 1..4, taken: 2..4 });
+        assert_eq!(second, Selection { available: 6, requested: 1..4, taken: 2..4 });
         let error = select(100, &with("1/4")).unwrap_err().to_string();
         assert!(error.contains("shard 1/4 of 3 chunks is empty"), "{error}");
     }

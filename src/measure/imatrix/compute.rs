@@ -3,61 +3,21 @@
 //! Chunks go through the model all at once, or, where the state is to be saved, so many at a time. Every
 //! chunk's share is added in the order of the chunks either way, so the sums are the same to the bit.
 
-use super::chunks::{Selection, Shard, chunk_tokens, select};
+use super::chunks::{chunk_tokens, select};
 use super::collector::Collector;
 use super::layers::{LayerKeeping, Loaded};
-use super::perplexity::{Likelihood, Perplexity, counted};
+use super::options::{Options, Selection};
 use super::record::{self, Record};
 use super::saving::Saving;
 use super::{Entry, ImportanceMatrix};
 use crate::base::error::Result;
 use crate::base::progress::Progress;
 use crate::formats::gguf::GgufModel;
-use crate::kernels::{Precision, log_sum_exp};
+use crate::measure::perplexity::{Likelihood, Perplexity, losses, running_text};
+use crate::measure::tokens::counted;
 use crate::model::forward::{self, Activations, Logits, Observer, Resumed, Snapshot};
-use crate::model::tokenizer::{TextSequence, Tokenizer};
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
-
-/// How [`compute`] works. Defaults are llama-imatrix's, but for the precision.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Tokens in a chunk, 16 or more.
-    pub ctx: usize,
-    /// Skip so many chunks at the beginning of the text.
-    pub from_chunk: usize,
-    /// Use no more chunks than this.
-    pub chunks: Option<usize>,
-    /// Of the chunks that are left, take only this part.
-    pub shard: Option<Shard>,
-    /// Collect for the head too: for `output.weight`, or for `token_embd.weight` where that is the head.
-    pub process_output: bool,
-    /// The token that takes the place of each chunk's first: BOS where the model has it added.
-    pub bos: Option<u32>,
-    /// Of products with weights; by default the one that is fastest on this processor.
-    pub precision: Precision,
-    /// Bytes that the whole process may take.
-    pub memory: u64,
-    /// Names of the texts, which are kept in the file.
-    pub datasets: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            ctx: super::DEFAULT_CHUNK as usize,
-            from_chunk: 0,
-            chunks: None,
-            shard: None,
-            process_output: false,
-            bos: None,
-            precision: Precision::fastest(),
-            memory: forward::default_memory(),
-            datasets: Vec::new(),
-        }
-    }
-}
 
 /// What [`compute`] returns.
 #[derive(Clone, Debug)]
@@ -66,62 +26,6 @@ pub struct Computed {
     pub perplexity: Perplexity,
     /// How many of the chunks an earlier run had computed.
     pub kept_chunks: usize,
-}
-
-/// The tokens of `texts`, each with BOS before it where the model has it added, and the token that is
-/// to begin each chunk ([`Options::bos`]). With `parse_special` control tokens that a text spells out become
-/// their ids.
-pub fn tokenize(
-    tokenizer: &Tokenizer,
-    texts: &[String],
-    parse_special: bool,
-) -> Result<(Vec<u32>, Option<u32>)> {
-    let mut tokens = Vec::new();
-    for text in texts {
-        tokens.extend(tokenizer.encode_document(text, parse_special)?);
-    }
-    Ok((tokens, tokenizer.bos_id().filter(|_| tokenizer.add_bos())))
-}
-
-/// The tokens of a text, and its name.
-#[derive(Clone, Debug)]
-pub struct NamedTokens {
-    pub name: String,
-    pub tokens: Vec<u32>,
-}
-
-/// As [`tokenize`], each text on its own and under its name.
-pub fn named_tokens(
-    tokenizer: &Tokenizer,
-    names: &[String],
-    texts: &[String],
-    parse_special: bool,
-) -> Result<(Vec<NamedTokens>, Option<u32>)> {
-    let named = |(name, text): (&String, &String)| {
-        let tokens = tokenizer.encode_document(text, parse_special)?;
-        Ok(NamedTokens { name: name.clone(), tokens })
-    };
-    let named = names.iter().zip(texts).map(named).collect::<Result<_>>()?;
-    Ok((named, tokenizer.bos_id().filter(|_| tokenizer.add_bos())))
-}
-
-/// Puts `texts` into one sequence and names in [`Options::datasets`] those that a run with `options` reads.
-///
-/// One after the other; where the number of chunks is limited, in turns, so that each text has its share of them.
-///
-/// # Errors
-/// As [`chunk_tokens`].
-pub fn arrange(texts: Vec<NamedTokens>, options: &mut Options) -> Result<Vec<u32>> {
-    let (names, tokens): (Vec<_>, Vec<_>) =
-        texts.into_iter().map(|text| (text.name, text.tokens)).unzip();
-    let sequence = match options.chunks {
-        Some(_) if tokens.len() > 1 => TextSequence::in_turns(&tokens, options.ctx),
-        _ => TextSequence::in_order(&tokens),
-    };
-    let wanted = select(sequence.tokens.len(), options)?.wanted;
-    let read = sequence.texts_within(wanted.start * options.ctx..wanted.end * options.ctx);
-    options.datasets = read.into_iter().map(|number| names[number].clone()).collect();
-    Ok(sequence.tokens)
 }
 
 /// Takes `tokens` through `model` and returns the importance matrix and the perplexity.
@@ -279,7 +183,7 @@ impl<'a> Run<'a> {
         // Fits: the record's count of the text's chunks did.
         self.record.covered = record::one(self.first as u32..(self.first + next.end) as u32);
         let perplexity = Perplexity::of(&self.record.likelihoods, self.options.ctx);
-        progress.note(&perplexity.running_text(next.start));
+        progress.note(&running_text(&perplexity.running, next.start));
         Ok(())
     }
 
@@ -347,17 +251,7 @@ impl Observer for Calibration<'_> {
 
     fn logits(&mut self, logits: &Logits<'_>) -> Result<()> {
         let targets = &self.chunks[logits.chunk][logits.position + 1..];
-        let nll: Vec<f64> = logits
-            .values
-            .par_chunks_exact(logits.n_vocab)
-            .zip(targets)
-            .map(|(row, &target)| log_sum_exp(row) - f64::from(row[target as usize]))
-            .collect();
-        let likelihood = &mut self.likelihoods[logits.chunk];
-        for v in &nll {
-            likelihood.nll += v;
-            likelihood.squares += v * v;
-        }
+        self.likelihoods[logits.chunk].add(&losses(logits, targets));
         Ok(())
     }
 }

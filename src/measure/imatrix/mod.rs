@@ -14,20 +14,18 @@ mod dat;
 mod experts;
 mod gguf;
 mod layers;
-mod perplexity;
+mod options;
 mod record;
 mod saving;
 mod shards;
 mod statistics;
 
-pub use chunks::{Selection, Shard, chunk_tokens, select};
+pub use crate::measure::perplexity::{Likelihood, Perplexity};
+pub use chunks::{NamedTokens, arrange, chunk_tokens, named_tokens, select, tokenize};
 pub use compare::{Comparison, TensorDifference, compare};
-pub use compute::{
-    Computed, NamedTokens, Options, arrange, compute, compute_keeping, compute_saving,
-    named_tokens, tokenize,
-};
+pub use compute::{Computed, compute, compute_keeping, compute_saving};
 pub use layers::LayerKeeping;
-pub use perplexity::{Likelihood, Perplexity};
+pub use options::{Options, Selection, Shard};
 pub use record::{ChunkRanges, Record, model_hash, ranges_text};
 pub use saving::Saving;
 pub use shards::{Merged, merge_shards};

@@ -6,14 +6,13 @@
 //! Deliberately absent: anything that depends on where a run took place, such as paths and dates; shards
 //! are computed on several machines.
 
-use super::chunks::Selection;
-use super::compute::Options;
-use super::perplexity::{Likelihood, Perplexity};
+use super::options::{Options, Selection};
 use super::statistics::split_layer;
 use crate::base::error::{Error, Result};
 use crate::base::hash::hex;
 use crate::formats::gguf::{Array, GgufLayout, GgufModel, Metadata, Value};
 use crate::kernels::Precision;
+use crate::measure::perplexity::{Likelihood, Perplexity};
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::Path;
@@ -71,7 +70,7 @@ impl Record {
                 format!("precision = {precision}"),
             ],
             text_chunks: number(selection.available)?,
-            wanted: one(number(selection.wanted.start)?..number(selection.wanted.end)?),
+            wanted: one(number(selection.requested.start)?..number(selection.requested.end)?),
             covered: Vec::new(),
             likelihoods: Vec::new(),
         })
