@@ -3,6 +3,7 @@
 //!
 //! Not here: anything that knows a file format or a model.
 
+pub(crate) mod budget;
 pub mod dtype;
 pub mod error;
 pub mod hash;

@@ -16,19 +16,19 @@ use super::groups::{Group, groups_of, matrices};
 use super::importance::Importance;
 use super::keep::{self, Begun, Keeping, Kept, Saver};
 use super::plan::QuantPlan;
+use crate::base::budget::{Budget, FirstError, Permit};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::memory;
 use crate::base::progress::{Progress, Unit, check_interrupted};
-use crate::base::sync::lock;
 use crate::formats::gguf::{GgufModel, SplitWriter, shard_name, shard_paths};
 use crate::formats::source::{TensorData, TensorInfo};
 use crate::quants;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Source bytes of tensors in flight beyond which no more are read: enough to keep many threads busy,
@@ -201,15 +201,15 @@ fn pass(
                 match saved.and_then(|()| pass.read(model, source, piece)) {
                     Ok(held) => Tensor::new(model, index, info, (held, rows), files, importance)
                         .spawn_groups(scope, &pass),
-                    Err(error) => pass.fail((index, rows.start), error),
+                    Err(error) => pass.error.record((index, rows.start), error),
                 }
-                if pass.failed() {
+                if pass.error.is_some() {
                     return;
                 }
             }
         }
     });
-    pass.finish()?;
+    pass.error.into_result()?;
     progress.end();
     Ok(())
 }
@@ -217,48 +217,21 @@ fn pass(
 /// What all threads share.
 struct Pass<'a> {
     progress: &'a dyn Progress,
-    /// Bytes of computed tensors that may be held.
-    limit: u64,
-    in_flight: Mutex<InFlight>,
-    released: Condvar,
+    /// Bytes of computed tensors in flight, which take memory.
+    computed: Budget,
+    /// Bytes of all tensors in flight, mapped ones too.
+    ahead: Budget,
     saver: Option<&'a Saver<'a, 'a>>,
     /// Rows that are still to be written, by the tensor's place in the files' order.
     remaining: Vec<AtomicUsize>,
-    /// The error that comes first by (tensor, row), so that it does not depend on the threads.
-    error: Mutex<Option<((usize, usize), Error)>>,
+    /// By (tensor, row).
+    error: FirstError<(usize, usize)>,
 }
 
-/// Bytes of the tensors in flight.
-#[derive(Default)]
-struct InFlight {
-    /// Computed: they take memory.
-    owned: u64,
-    /// All, mapped ones too.
-    all: u64,
-}
-
-impl InFlight {
-    /// Whether a tensor of `bytes` has to wait.
-    fn is_full_for(&self, bytes: u64, limit: u64) -> bool {
-        self.all > AHEAD_BYTES || (self.owned > 0 && self.owned.saturating_add(bytes) > limit)
-    }
-}
-
-/// Data of a piece of a tensor in flight; gives its bytes back to the budget when dropped.
+/// Data of a piece of a tensor in flight.
 struct Held<'a> {
-    pass: &'a Pass<'a>,
     data: TensorData<'a>,
-    owned: u64,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        let mut in_flight = lock(&self.pass.in_flight);
-        in_flight.owned -= self.owned;
-        in_flight.all -= self.data.bytes.len() as u64;
-        drop(in_flight);
-        self.pass.released.notify_all();
-    }
+    _permits: [Permit<'a>; 2],
 }
 
 impl<'a> Pass<'a> {
@@ -270,7 +243,6 @@ impl<'a> Pass<'a> {
         wanted: &[(usize, &usize)],
         infos: &[TensorInfo],
     ) -> Pass<'a> {
-        let (in_flight, released, error) = (Mutex::default(), Condvar::new(), Mutex::new(None));
         let count = wanted.last().map_or(0, |(index, _)| index + 1);
         let remaining: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
         for &(index, &source) in wanted {
@@ -280,7 +252,8 @@ impl<'a> Pass<'a> {
                 saver.finished(index);
             }
         }
-        Pass { progress, limit, in_flight, released, saver, remaining, error }
+        let (computed, ahead) = (Budget::new(limit), Budget::new(AHEAD_BYTES));
+        Pass { progress, computed, ahead, saver, remaining, error: FirstError::default() }
     }
 
     /// `rows` more of the tensor that is `index` in the files' order are written to all files.
@@ -296,56 +269,16 @@ impl<'a> Pass<'a> {
     /// Reads a piece of tensor `source` once there is room for it.
     fn read(&'a self, model: &'a GgufModel, source: usize, piece: usize) -> Result<Held<'a>> {
         let needed = model.tensors.table().infos()[source].bytes().unwrap_or(0);
-        self.wait_for_room((needed / model.tensors.pieces(source)) as u64);
+        // Any size fits once no more than AHEAD_BYTES are in flight.
+        self.ahead.wait_for(0);
+        self.computed.wait_for((needed / model.tensors.pieces(source)) as u64);
         let data = model.tensors.read_piece(source, piece)?;
-        let owned = match &data.bytes {
+        let computed = match &data.bytes {
             Cow::Borrowed(_) => 0,
             Cow::Owned(bytes) => bytes.len() as u64,
         };
-        let mut in_flight = lock(&self.in_flight);
-        in_flight.owned += owned;
-        in_flight.all += data.bytes.len() as u64;
-        drop(in_flight);
-        Ok(Held { pass: self, data, owned })
-    }
-
-    /// Waits until a tensor of `bytes` may be read.
-    fn wait_for_room(&self, bytes: u64) {
-        let mut in_flight = lock(&self.in_flight);
-        while in_flight.is_full_for(bytes, self.limit) {
-            if rayon::current_thread_index().is_some() {
-                // A thread of the pool must not sleep: the work it waits for may be its own.
-                drop(in_flight);
-                rayon::yield_now();
-                in_flight = lock(&self.in_flight);
-            } else {
-                let woken = self.released.wait(in_flight);
-                in_flight = woken.unwrap_or_else(|poisoned| poisoned.into_inner());
-            }
-        }
-    }
-
-    fn fail(&self, at: (usize, usize), error: Error) {
-        let mut first = lock(&self.error);
-        if first.as_ref().is_none_or(|(place, _)| at < *place) {
-            *first = Some((at, error));
-        }
-    }
-
-    fn failed(&self) -> bool {
-        lock(&self.error).is_some()
-    }
-
-    /// Whether an error that comes before `at` makes more work pointless.
-    fn failed_before(&self, at: (usize, usize)) -> bool {
-        lock(&self.error).as_ref().is_some_and(|(place, _)| *place < at)
-    }
-
-    fn finish(self) -> Result<()> {
-        match self.error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
-        }
+        let ahead = self.ahead.take(data.bytes.len() as u64);
+        Ok(Held { _permits: [self.computed.take(computed), ahead], data })
     }
 }
 
@@ -458,12 +391,12 @@ impl<'a> Tensor<'a> {
             let tensor = Arc::clone(&tensor);
             scope.spawn(move |_| {
                 let at = (tensor.index, group.first_row);
-                if pass.failed_before(at) {
+                if pass.error.is_before(&at) {
                     return;
                 }
                 match check_interrupted().and_then(|()| tensor.make(&group, pass.saver.is_some())) {
                     Ok(()) => pass.written(tensor.index, group.rows),
-                    Err(error) => pass.fail(at, error),
+                    Err(error) => pass.error.record(at, error),
                 }
                 let row_bytes = tensor.info.dtype.row_bytes(tensor.info.row_len()).unwrap_or(0);
                 pass.progress.advance((group.rows * row_bytes) as u64);

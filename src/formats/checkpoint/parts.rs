@@ -6,13 +6,15 @@
 
 use super::resume::PartHashes;
 use super::write::Shard;
+use crate::base::budget::{Budget, FirstError, Permit};
 use crate::base::error::{Error, Result};
 use crate::base::output::OutputFile;
 use crate::base::progress::{Progress, check_interrupted};
+use crate::base::sync::lock;
 use crate::formats::source::TensorSource;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Condvar, Mutex, MutexGuard};
 
 /// Tensors in flight at most. More would only cost memory: computing a tensor is itself parallel.
 const MAX_IN_FLIGHT: usize = 4;
@@ -32,55 +34,13 @@ pub(super) struct ShardWriter<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Who is next, and what is held.
-#[derive(Default)]
-struct Turn {
-    next: usize,
-    running: usize,
-    held: u64,
-    /// The error of the tensor that comes first, so that errors repeat.
-    error: Option<(usize, Error)>,
-}
-
 /// State that the workers of one shard share.
-#[derive(Default)]
 struct Shared {
-    turn: Mutex<Turn>,
-    changed: Condvar,
+    budget: Budget,
+    /// Position in the shard of the next tensor to begin.
+    next: Mutex<usize>,
+    error: FirstError<usize>,
     written: AtomicU64,
-}
-
-/// A tensor's place and share of memory; gives both back when dropped, after a panic too.
-struct Running<'a> {
-    shared: &'a Shared,
-    position: usize,
-    bytes: u64,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let mut turn = self.shared.lock();
-        turn.running -= 1;
-        turn.held -= self.bytes;
-        drop(turn);
-        self.shared.changed.notify_all();
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Turn> {
-        // What the lock guards is whole at any time.
-        self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn fail(&self, position: usize, error: Error) {
-        let mut turn = self.lock();
-        if turn.error.as_ref().is_none_or(|(first, _)| position < *first) {
-            turn.error = Some((position, error));
-        }
-        drop(turn);
-        self.changed.notify_all();
-    }
 }
 
 impl ShardWriter<'_> {
@@ -89,7 +49,12 @@ impl ShardWriter<'_> {
     /// Own threads, not a parallel iterator: a rayon worker that waits inside the computation of one
     /// tensor would begin the next one, and the number in flight, so memory, would not be bounded.
     pub(super) fn run(&self) -> Result<()> {
-        let shared = Shared::default();
+        let shared = Shared {
+            budget: Budget::new(self.memory),
+            next: Mutex::default(),
+            error: FirstError::default(),
+            written: AtomicU64::new(0),
+        };
         let workers = rayon::current_num_threads().clamp(1, MAX_IN_FLIGHT);
         std::thread::scope(|scope| {
             let (wake, woken) = sync_channel(1);
@@ -99,43 +64,36 @@ impl ShardWriter<'_> {
                 scope.spawn(move || self.work(shared, &wake));
             }
         });
-        let turn = shared.turn.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        turn.error.map_or(Ok(()), |(_, error)| Err(error))
+        shared.error.into_result()
     }
 
-    /// Sends to the disk what has been written, whenever it is told to.
+    /// Sends to the disk what has been written, whenever a worker asks for it.
     fn sync(&self, shared: &Shared, woken: Receiver<()>) {
         for () in woken {
             if let Err(error) = self.file.sync_data() {
-                return shared.fail(usize::MAX, error);
+                return shared.error.record(usize::MAX, error);
             }
         }
     }
 
     fn work(&self, shared: &Shared, wake: &SyncSender<()>) {
-        while let Some(running) = self.next(shared) {
-            if let Err(error) = self.write_tensor(running.position, shared, wake) {
-                shared.fail(running.position, error);
+        while let Some((position, _permit)) = self.next(shared) {
+            if let Err(error) = self.write_tensor(position, shared, wake) {
+                shared.error.record(position, error);
             }
         }
     }
 
-    /// Waits until the next tensor may be begun; `None` when there is none, or an error.
-    fn next<'s>(&self, shared: &'s Shared) -> Option<Running<'s>> {
-        let mut turn = shared.lock();
-        loop {
-            let &index = self.shard.tensors.get(turn.next).filter(|_| turn.error.is_none())?;
-            let bytes = self.source.stream_bytes(index);
-            if turn.held == 0 || turn.held.saturating_add(bytes) <= self.memory {
-                let position = turn.next;
-                turn.next += 1;
-                turn.running += 1;
-                turn.held += bytes;
-                return Some(Running { shared, position, bytes });
-            }
-            let woken = shared.changed.wait(turn);
-            turn = woken.unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
+    /// Waits until the next tensor fits the budget, and returns its position; `None` after the last
+    /// tensor or an error.
+    fn next<'s>(&self, shared: &'s Shared) -> Option<(usize, Permit<'s>)> {
+        // Held while waiting, so that tensors begin in the shard's order.
+        let mut next = lock(&shared.next);
+        let position = *next;
+        let &index = self.shard.tensors.get(position)?;
+        let permit = shared.budget.acquire(self.source.stream_bytes(index));
+        *next += 1;
+        (!shared.error.is_some()).then_some((position, permit))
     }
 
     fn write_tensor(&self, position: usize, shared: &Shared, wake: &SyncSender<()>) -> Result<()> {
