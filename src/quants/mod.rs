@@ -1,7 +1,7 @@
 //! Block formats: what the bytes of each tensor type mean, and how to write them.
 //!
 //! Sources call [`decode`] to get f32 out of any type; the quantizing driver calls [`quantize`] to write
-//! rows of a type. Each type lives in a file of its own and has one line in [`REGISTRY`]. Output is
+//! rows of a type. Each type lives in a file of its own and has one line in `REGISTRY`. Output is
 //! byte for byte that of llama.cpp's stock x86-64 build: plain IEEE f32, left to right, never fused.
 //! Rows are independent of each other, so a caller may split them over threads as it likes.
 //!

@@ -5,7 +5,7 @@ use crate::base::error::{Error, Result};
 use crate::formats::file_kind::refuse_foreign_bytes;
 use std::path::{Path, PathBuf};
 
-/// What is used where neither parts nor files are named, see docs/calibration.md.
+/// What is used where neither parts nor files are named, see docs/reference/calibration.md.
 const DEFAULT: &str = "all";
 /// The part that was the whole text once, and is recorded as it was then.
 const FIRST: &str = "aqueduct-v1";

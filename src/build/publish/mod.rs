@@ -1,7 +1,7 @@
 //! From a folder of quants to a repository on the Hugging Face hub.
 //!
 //! [`Folder`] lists what would go and checks that it is whole: an unfinished build, a file that is not what SHA256SUMS
-//! says or a card that the hub cannot read is found before anything is sent. [`publish`] sends it, with the feature
+//! says or a card that the hub cannot read is found before anything is sent. `publish` sends it, with the feature
 //! `hub`; [`hf_command`] says what does the same without it. Hidden files never go: they are locks, states and outputs
 //! under way. Deliberately absent: removing files from the hub, and changing anything in the folder.
 

@@ -1,4 +1,4 @@
-//! What can be told of the work, and how scripts read it: docs/events.md says what each means.
+//! What can be told of the work, and how scripts read it: docs/reference/events.md says what each means.
 
 use super::track::StageTime;
 use crate::base::progress::Unit;

@@ -1,7 +1,7 @@
 //! Checkpoints: Hugging Face model folders, read and written.
 //!
 //! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
-//! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write`] writes one.
+//! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write()`] writes one.
 //! Weights are safetensors or, read only, PyTorch's own files. Weights quantized for other programs are read as
 //! plain tensors; they are not written.
 

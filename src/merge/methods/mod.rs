@@ -1,7 +1,7 @@
 //! The merge methods, one a file, and their registry.
 //!
 //! A method is a [`MethodSpec`] (what recipes must know: name, parameters, number of models) and the
-//! arithmetic on one tensor. Adding one is a file here and a line in [`ALL`].
+//! arithmetic on one tensor. Adding one is a file here and a line in `ALL`.
 
 mod arcee_fusion;
 mod breadcrumbs;

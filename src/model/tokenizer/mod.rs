@@ -1,8 +1,8 @@
 //! Tokenizers and chat templates: of Hugging Face checkpoints, of GGUF metadata, and for encoding text.
 //!
-//! [`hf`] reads the tokenizer files of a checkpoint into a [`Vocabulary`] and writes such files; [`gguf`]
-//! writes a vocabulary as `tokenizer.*` metadata; [`encode`] builds a [`Tokenizer`] from that metadata, so a
-//! recipe, a folder and a GGUF file give the same ids for the same text. [`chat`] renders conversations.
+//! `hf` reads the tokenizer files of a checkpoint into a [`Vocabulary`] and writes such files; `gguf`
+//! writes a vocabulary as `tokenizer.*` metadata; `encode` builds a [`Tokenizer`] from that metadata, so a
+//! recipe, a folder and a GGUF file give the same ids for the same text. `chat` renders conversations.
 //! Not here: WordPiece, Unigram and RWKV tokenizers, which no supported architecture uses.
 
 mod chat;
