@@ -33,13 +33,18 @@ use crate::Error;
 use crate::base::output;
 use crate::base::progress::{self as signal, Progress};
 use crate::build::Source;
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 use progress::{Log, Reporter};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use summary::Spent;
+
+/// The declaration of the command line, from which the reference pages are generated.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs the command that the process's arguments name, and returns its exit code.
 pub fn main() -> ExitCode {
