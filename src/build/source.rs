@@ -11,7 +11,7 @@ use crate::formats::gguf::{self, GgufModel};
 use crate::merge;
 use crate::model::arch::Parameters;
 use crate::model::convert::{ConvertOptions, convert, merge_front_matter};
-use crate::recipe::{Folders, MergePlan, locate_source};
+use crate::recipe::{Diagnostic, Folders, MergePlan, locate_source};
 use crate::report;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,20 @@ impl Source {
         match self {
             Source::Recipe { checkpoint, .. } | Source::Folder(checkpoint) => Some(checkpoint),
             Source::Gguf { .. } => None,
+        }
+    }
+
+    /// Warnings found while opening: of a recipe and its members with line and column, or of a folder.
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Source::Gguf { .. } => Vec::new(),
+            Source::Folder(checkpoint) => checkpoint.warnings.clone(),
+            Source::Recipe { plan, .. } => {
+                let path = plan.path.display();
+                let line =
+                    |w: &Diagnostic| format!("{path}:{}: {}{}", w.pos, w.message, w.marked());
+                plan.warnings.iter().map(line).collect()
+            }
         }
     }
 

@@ -5,13 +5,14 @@ use super::options::{
 };
 use super::quantize::distinct;
 use super::{Context, shell, show};
+use crate::Error;
 use crate::base::size;
 use crate::build::{self, Build, BuildOptions, Calibration, EvalText, Source};
 use crate::measure::evaluate::{Estimate, Evaluations};
 use crate::model::convert::OutputType;
 use crate::quantize::{Ftype, PlanOptions, presets};
 use crate::recipe::{self, BuildSettings, Diagnostic, MergePlan};
-use crate::{Error, report};
+use crate::report;
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -125,7 +126,7 @@ fn settings_types(plan: &MergePlan) -> Result<Vec<Ftype>, Error> {
     for (name, pos) in &plan.settings.types {
         types.extend(presets::types(name).map_err(|message| {
             let problem = Diagnostic::error(*pos, message, "write a preset's name, or types");
-            Error::Recipe(recipe::render(&plan.path.display().to_string(), &[problem]))
+            recipe::recipe_error(&plan.path, &[problem])
         })?);
     }
     Ok(types)

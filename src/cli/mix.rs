@@ -1,9 +1,10 @@
 //! Arguments that change a quantized file's mix, with llama-quantize's names.
 
+use crate::Error;
+use crate::Result;
 use crate::base::dtype::DType;
 use crate::formats::gguf::{GgufModel, Value};
 use crate::quantize::{Importance, PlanOptions, Pruning, Sharding, TensorType, writable};
-use crate::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
 

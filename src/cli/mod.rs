@@ -153,15 +153,7 @@ impl Context {
 
     /// Shows what opening the source found: the warnings of a recipe's plan or of a folder.
     fn warn_of(&self, source: &Source) {
-        if let Source::Folder(checkpoint) = source {
-            self.warn_all(checkpoint.warnings.iter().cloned());
-        }
-        if let Source::Recipe { plan, .. } = source {
-            let at = |w: &crate::recipe::Diagnostic| {
-                format!("{}:{}: {}{}", plan.path.display(), w.pos, w.message, w.marked())
-            };
-            self.warn_all(plan.warnings.iter().map(at));
-        }
+        self.warn_all(source.warnings());
     }
 }
 

@@ -5,11 +5,12 @@ use super::options::SeedArgument;
 use super::pictures::{self, Picture, PictureArguments};
 use super::quantize::distinct;
 use super::{Context, colour, show};
+use crate::Error;
 use crate::build::{self, BuildOptions, Forecast, Kind, Source};
 use crate::merge;
 use crate::quantize::{Ftype, PlanOptions};
 use crate::recipe::{self, Diagnostic, Folders, MemberLookup, MergePlan, PlanSummary, ShapesOnly};
-use crate::{Error, report};
+use crate::report;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,8 +114,7 @@ impl Arguments {
         if context.json {
             show::json(&serde_json::json!({ "recipe": self.source, "problems": problems }))?;
         }
-        let text = recipe::render(&self.source.display().to_string(), problems);
-        Err(Error::Recipe(text).into())
+        Err(recipe::recipe_error(&self.source, problems).into())
     }
 }
 

@@ -1,10 +1,11 @@
 //! `aqueduct publish DIR REPO`: a folder of quants to the Hugging Face hub.
 
 use super::{Context, show};
+use crate::Error;
 use crate::base::size;
 use crate::build::publish::{self, Folder, Options};
 use crate::hub::HubName;
-use crate::{Error, report};
+use crate::report;
 use clap::Args;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;

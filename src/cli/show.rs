@@ -1,10 +1,11 @@
 //! How results look on stdout: JSON or tables.
 
 use super::colour::{self, STRONG, paint};
+use crate::Result;
 use crate::base::size;
 use crate::formats::gguf::GgufModel;
 use crate::quantize::{QuantPlan, Written};
-use crate::{Result, report};
+use crate::report;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use std::io::Write;

@@ -3,6 +3,7 @@
 use super::mix::override_kv;
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
+use crate::Result;
 use crate::base::dtype::DType;
 use crate::base::size;
 use crate::build::Source;
@@ -10,8 +11,8 @@ use crate::build::verify::{self, Derive, Report};
 use crate::formats::gguf::{self, GgufModel, Value};
 use crate::model::convert::{ConvertOptions, OutputType};
 use crate::quantize::Pruning;
+use crate::report;
 use crate::report::escape_control_chars;
-use crate::{Result, report};
 use anyhow::bail;
 use clap::Args;
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ pub use plan::planner::plan_text;
 pub use plan::rows::{Arranged, Row, RowAt};
 pub use plan::vocabulary::Vocabulary;
 pub use syntax::build_settings::BuildSettings;
-pub use syntax::diagnostics::{Diagnostic, Severity, render};
+pub use syntax::diagnostics::{Diagnostic, Severity, recipe_error, render};
 pub use syntax::model_ref::ModelRef;
 pub use syntax::yaml::Pos;
 pub use view::*;
@@ -39,8 +39,7 @@ pub fn load(
     lookup: &dyn MemberLookup,
     seed: Option<u64>,
 ) -> Result<MergePlan> {
-    check(path, methods, lookup, seed)?
-        .map_err(|problems| Error::Recipe(render(&path.display().to_string(), &problems)))
+    check(path, methods, lookup, seed)?.map_err(|problems| recipe_error(path, &problems))
 }
 
 /// As [`load`], with the problems as data. Fails only if the file cannot be read.

@@ -45,13 +45,15 @@ impl Problem {
 
     /// What an error says of `file`, which it names itself.
     fn of_error(file: &Path, error: &Error) -> Problem {
-        let (tensor, detail) = match error {
-            Error::Tensor { tensor, detail, .. } => (Some(tensor.clone()), detail.clone()),
-            Error::Format { path, detail } if path == file => (None, detail.clone()),
-            Error::Io { action, source, .. } => (None, format!("cannot {action}: {source}")),
-            error => (None, error.to_string()),
+        let (tensor, offset, detail) = match error {
+            Error::Tensor { tensor, detail, .. } => (Some(tensor.clone()), None, detail.clone()),
+            Error::Format { path, offset, detail } if path == file => {
+                (None, *offset, detail.clone())
+            }
+            Error::Io { action, source, .. } => (None, None, format!("cannot {action}: {source}")),
+            error => (None, None, error.to_string()),
         };
-        Problem { tensor, ..Problem::new(file, detail) }
+        Problem { tensor, offset, ..Problem::new(file, detail) }
     }
 }
 

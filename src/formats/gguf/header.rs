@@ -148,7 +148,7 @@ struct HeaderReader<'a> {
 
 impl<'a> HeaderReader<'a> {
     fn fail<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
-        Err(Error::format(self.path, format!("{detail} (at offset {})", self.at)))
+        Err(Error::format_at(self.path, self.at as u64, detail.to_string()))
     }
 
     fn remaining(&self) -> u64 {

@@ -4,8 +4,10 @@
 //! the caller gets all of them at once, in the order of the text.
 
 use super::yaml::Pos;
+use crate::base::error::{Error, RecipeProblem};
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 
 /// Whether a problem stops the merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -163,7 +165,23 @@ impl Diagnostics {
     }
 }
 
-/// The text of [`crate::Error::Recipe`]: a line with `file:line:column` for each problem, the recipe's line
+/// The [`Error::Recipe`] that lists `problems` of the recipe at `path`.
+pub fn recipe_error(path: &Path, problems: &[Diagnostic]) -> Error {
+    let problem = |d: &Diagnostic| RecipeProblem {
+        line: d.pos.line,
+        column: d.pos.column,
+        is_warning: d.severity == Severity::Warning,
+        message: d.message.clone(),
+        remedy: d.remedy.clone(),
+    };
+    Error::Recipe {
+        path: path.to_path_buf(),
+        problems: problems.iter().map(problem).collect(),
+        text: render(&path.display().to_string(), problems),
+    }
+}
+
+/// The text of [`Error::Recipe`]: a line with `file:line:column` for each problem, the recipe's line
 /// with the place marked and the remedy below it, errors and warnings in the order of the text.
 pub fn render(file: &str, problems: &[Diagnostic]) -> String {
     let count = problems.iter().filter(|d| d.severity == Severity::Error).count();

@@ -11,7 +11,7 @@ const LEVELS: &[&[&str]] = &[
     &["recipe", "measure"],
     &["merge", "report", "quantize"],
     &["build"],
-    &["cli"],
+    &["api", "cli"],
 ];
 
 /// Only the command line prints or exits.
