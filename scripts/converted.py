@@ -1,6 +1,4 @@
-"""GGUF files that llama.cpp's converter makes, and how they differ from Aqueduct's.
-
-For scripts whose requirements have gguf, numpy and what the converter imports: torch, transformers, sentencepiece.
+"""GGUF files that llama.cpp's converter writes, and their differences from Aqueduct's.
 """
 
 import hashlib
@@ -14,7 +12,7 @@ import numpy as np
 
 import llama_cpp_sources
 
-# The converter recognizes a tokenizer by a hash of its output, which tiny ones do not have: the check is skipped.
+# The converter recognizes a tokenizer by a hash of its output. Tiny tokenizers have no known hash: skip the check.
 CONVERTER = """
 import runpy, sys
 from conversion.base import TextModel
@@ -31,7 +29,7 @@ def convert_by_llama_cpp(folder: Path, file: Path, kind: str, *options: str) -> 
 
 
 def llama_cpp_refuses(folder: Path, file: Path, kind: str, *options: str) -> str | None:
-    """The end of the converter's error output if it cannot convert `folder`; `None` where it wrote `file`."""
+    """The end of the converter's error output if it cannot convert `folder`; `None` if it wrote `file`."""
     sources = llama_cpp_sources.folder()
     environment = dict(os.environ, PYTHONPATH=f"{sources}:{sources / 'gguf-py'}")
     run = subprocess.run([sys.executable, "-c", CONVERTER, folder, "--outfile", file, "--outtype", kind,
@@ -68,7 +66,7 @@ def described(file: Path) -> tuple[dict, list]:
 
 
 def differences(ours: tuple[dict, list], theirs: tuple[dict, list], more: list[str]) -> list[str]:
-    """What differs, one line each. Keys and tensors whose names end as one of `more` may be ours alone."""
+    """The differences, one line each. Keys and tensors whose names end with one of `more` may be missing in llama.cpp's file."""
     extra = lambda name: any(name.endswith(m) for m in more)
     keys = {k: v for k, v in ours[0].items() if k in theirs[0] or not extra(k)}
     tensors = [t for t in ours[1] if t in theirs[1] or not extra(t[0])]

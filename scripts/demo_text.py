@@ -1,9 +1,7 @@
-"""Text for the demo models: small stories and small office work, from a seeded grammar.
+"""Text for the demo models: short stories and office work, from a seeded grammar.
 
-Two flavours, so that two models trained on them differ: `story` tells tales, `clerk` answers,
-counts, lists and writes short programs. Every document is made up here; what is computed in it (sums,
-sorted lists, what a function returns) is true.
-"""
+Two kinds, so that two models trained on them differ: `story` tells tales; `clerk` answers, counts, lists and writes
+short programs. Every document is invented; computed results in it (sums, sorted lists, return values) are correct."""
 
 import json
 import random

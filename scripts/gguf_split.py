@@ -1,8 +1,7 @@
-"""Splits a GGUF file into shards in any order, to test what is made of them.
+"""Splits a GGUF file into shards in any order, to test programs that read shards.
 
-llama.cpp's gguf-split fills shards in the file's order, in which layers count up; other programs need not. The
-keys are those of llama.cpp `tools/gguf-split`.
-"""
+llama.cpp's gguf-split fills shards in the file's order, with ascending layers; other programs may use another order.
+The keys are those of llama.cpp `tools/gguf-split`."""
 
 import struct
 from pathlib import Path
@@ -10,22 +9,22 @@ from pathlib import Path
 from gguf import GGUFReader
 
 ALIGNMENT = 32
-# Of the file: magic, version, number of tensors, number of keys.
+# Header of the file: magic, version, number of tensors, number of keys.
 START = 4 + 4 + 8 + 8
 
 
 def shard(stem: Path, no: int, count: int) -> Path:
-    """Shard `no`, from 0, of the model `stem`."""
+    """The path of shard `no`, counted from 0, of the model `stem`."""
     return stem.with_name(f"{stem.name}-{no + 1:05}-of-{count:05}.gguf")
 
 
 def shards(stem: Path) -> list[Path]:
-    """All shards of the model `stem` that there are."""
+    """All existing shards of the model `stem`."""
     return sorted(stem.parent.glob(stem.name + "-0*-of-0*.gguf"))
 
 
 def backwards(source: Path, stem: Path, sizes: list[int]) -> Path:
-    """Writes shards with `sizes` tensors each, in the order of their names sorted backwards; gives the first."""
+    """Writes shards with `sizes` tensors each, sorted by name in reverse order; returns the first."""
     reader = GGUFReader(source)
     tensors = sorted(reader.tensors, key=lambda tensor: tensor.name.encode(), reverse=True)
     assert sum(sizes) == len(tensors), f"{len(tensors)} tensors"

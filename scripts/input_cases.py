@@ -1,7 +1,7 @@
-"""Inputs that people really have, for check-inputs: what makes each, and what must come of it.
+"""Inputs as people have them, for check-inputs: how each is created, and the expected result.
 
-Most are the demo's clerk or storyteller with one thing changed, as re-saving, hand edits, failed downloads and other
-programs leave models.
+Most are the demo's clerk or storyteller with one change, as re-saving, hand edits, failed downloads and other programs
+cause them.
 """
 
 import json
@@ -26,23 +26,23 @@ class Case:
     make: Callable[[Path], None]
     # Words of each warning that converting the folder prints.
     warns: tuple[str, ...] = ()
-    # Words of the error, where the input must be refused, and what of the case's folder is converted then.
+    # Words of the error if the input must be rejected, and the path in the case's folder that is converted then.
     refused: tuple[str, ...] = ()
     source: str = "model"
-    # Why llama.cpp's converter is not compared with; `None` where it is.
+    # The reason why llama.cpp's converter is not compared; `None` if it is.
     llama_cpp: str | None = None
     # Keys in which the converters may differ.
     skipped_keys: tuple[str, ...] = ()
-    # Lines that the passthrough recipe needs besides the model.
+    # Additional lines of the passthrough recipe.
     recipe: str = ""
-    # More to check; returns faults.
+    # An additional check, which returns faults.
     check: Callable[[Path], list[str]] | None = None
-    # `check` is all there is.
+    # Only `check` applies.
     only_check: bool = False
 
 
 def case(**settings):
-    """Registers the decorated maker under its name, with dashes."""
+    """Registers the decorated function under its name, with dashes."""
     def register(make):
         name = make.__name__.replace("_", "-")
         CASES[name] = Case(name, make, **settings)
@@ -205,7 +205,7 @@ def shards_without_an_index(place):
     shards(model(place), TWO, index=False)
 
 
-# Files in the place of weights
+# Other files in place of weights
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 123456789\n"
 
@@ -380,7 +380,7 @@ def hub_name_instead_of_a_path(place):
 # Adapters
 
 def merged_by_peft(place: Path) -> list[str]:
-    """Compares `base+adapter` with what PEFT makes of the two."""
+    """Compares `base+adapter` with PEFT's merge of the two."""
     (place / "recipe.yml").write_text("merge_method: passthrough\nmodels: [{model: ./base+./adapter}]\ndtype: float32\n")
     run = aqueduct(place, "merge", "recipe.yml", "-o", "merged", "--force")
     if run.returncode:
@@ -414,7 +414,7 @@ def adapter(place: Path, tied: bool, seed: int = 0, **settings) -> None:
             parameter.data += 0.02 * torch.randn_like(parameter)
     peft.save_pretrained(place / "adapter")
     if tied and "lm_head" in settings["target_modules"]:
-        # PEFT would merge into the embedding, too. What it computes with the adapter is that of an untied head.
+        # PEFT would merge into the embedding, too. Its forward pass with the adapter is that of an untied head.
         untied = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, tie_word_embeddings=False)
         untied.lm_head.weight.data = untied.model.embed_tokens.weight.data.clone()
         peft = PeftModel.from_pretrained(untied, place / "adapter")
@@ -463,7 +463,7 @@ def fp8_in_blocks(place):
     save(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-# Experts as transformers 5 saves them
+# Experts in the format of transformers 5
 
 @case()
 def mixture_saved_by_transformers_5(place):

@@ -1,8 +1,7 @@
 """llama.cpp's sources, from the PyPI package llama-cpp-python, and programs built from them.
 
-No package contains the converter, llama-perplexity or llama-imatrix. Scripts that call `program` list cmake and ninja in
-their requirements and need a C++ compiler. Programs are built once, which takes about five minutes on two cores.
-"""
+No package contains the converter, llama-perplexity or llama-imatrix. Scripts that call `program` list cmake and ninja
+in their requirements and need a C++ compiler. Programs are built once, which takes about five minutes on two cores."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
-"""Models for measurements, made on the spot: a copy of a real model that differs, and members of real shapes that
-take little space on the disk.
+"""Models for measurements, created on demand: a modified copy of a real model, and members with real shapes that take
+little disk space.
 """
 
 import json
@@ -13,17 +13,17 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
-# Of Mistral 7B, and of SOLAR 10.7B, which has more layers.
+# The shape of Mistral 7B, and of SOLAR 10.7B, which has more layers.
 HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, VOCABULARY = 4096, 14336, 32, 8, 32000
 
-# Shuffles the low seven bits of a byte, so that values change on average in no direction.
+# Permutes the low seven bits of a byte, so that values do not change in one direction on average.
 LOW_BITS = bytes(x & 0x80 | (x * 37 + 21) & 0x7F for x in range(256))
 
 
 def perturbed_copy(model: Path, place: Path) -> None:
     """The F16 model with seven of each weight's ten fraction bits shuffled: up to 12 % each, 4 % on average.
 
-    A second model of the same shape that still speaks, without training one.
+    A second model of the same shape that still generates text, without training.
     """
     place.mkdir(parents=True, exist_ok=True)
     for path in model.iterdir():
@@ -51,7 +51,7 @@ def layer_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def parameters(layers: int) -> int:
-    """Of a model with this many layers."""
+    """The configuration of a model with this many layers."""
     count = lambda shape: shape[0] * (shape[1] if len(shape) > 1 else 1)
     return layers * sum(map(count, layer_shapes().values())) + 2 * VOCABULARY * HIDDEN + HIDDEN
 
@@ -85,7 +85,7 @@ def write_config(place: Path, layers: int) -> None:
 
 
 class Storage:
-    """A storage of PyTorch's: BF16 values that tensors are views of."""
+    """A PyTorch storage: BF16 values that tensors are views of."""
 
     def __init__(self, key: str, elements: int):
         self.key, self.elements = key, elements
@@ -111,7 +111,7 @@ class Pickler(pickle.Pickler):
 
 
 def stand_in_for_torch() -> None:
-    """Modules that hold nothing but the names which a weights file mentions."""
+    """Modules with the names that a weights file mentions."""
     def _rebuild_tensor_v2(*_):
         raise NotImplementedError
     class BFloat16Storage:

@@ -1,4 +1,4 @@
-"""The cases of check-packed-sources: weights that follow from their names, packed and dequantized by other programs."""
+"""The cases of check-packed-sources: weights derived from their names, packed and dequantized by other programs."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from converted import convert_by_llama_cpp, described, differences
 from tiny_models import llama, weights
 
 NAME = "model.layers.0.mlp.up_proj"
-# Rows and columns of most cases: several groups each way, not square, and no power of two.
+# Rows and columns of most cases: several groups in each direction, not square, not powers of two.
 ROWS, COLUMNS = 32, 64
 
 
@@ -27,7 +27,7 @@ def groups(columns: int, size: int) -> torch.Tensor:
 
 
 def grid(weight: torch.Tensor, g_idx: torch.Tensor, bits: int, sym: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and zero points of each row's groups, as GPTQ's quantizer chooses them without searching."""
+    """Scales and zero points of each row's groups, as GPTQ's quantizer chooses them without a search."""
     scales, zeros, top = [], [], 2**bits - 1
     for group in range(int(g_idx.max()) + 1):
         part = weight[:, g_idx == group]
@@ -44,7 +44,7 @@ def grid(weight: torch.Tensor, g_idx: torch.Tensor, bits: int, sym: bool) -> tup
 
 
 def gptq_parts(weight: torch.Tensor, bits: int, size: int, sym: bool, act_order: bool, dtype, v2: bool) -> dict:
-    """What AutoGPTQ packs; its zero points are stored less one, those of gptq_v2 as they are."""
+    """The tensors that AutoGPTQ packs. Its zero points are stored minus one, those of gptq_v2 unchanged."""
     rows, columns = weight.shape
     g_idx = groups(columns, size)
     if act_order:
@@ -112,13 +112,13 @@ def awq(size: int, gemv: bool = False, **config):
 
 
 def words(nibbles: torch.Tensor) -> torch.Tensor:
-    """Eight numbers of the last dimension to a word, the first in the lowest bits."""
+    """Packs eight numbers of the last dimension into a word, the first in the lowest bits."""
     shifted = nibbles.long() << (4 * torch.arange(8))
     return (shifted.sum(-1)).to(torch.int64).bitwise_and(0xFFFFFFFF).numpy().astype(np.uint32)
 
 
 def interleaved(codes: torch.Tensor) -> torch.Tensor:
-    """As AutoAWQ's WQLinear_GEMM packs."""
+    """Packs like AutoAWQ's WQLinear_GEMM."""
     order = references.autoawq().AWQ_ORDER
     packed = words(codes.reshape(codes.shape[0], -1, 8)[:, :, order])
     return torch.from_numpy(packed.view(np.int32).copy())
@@ -139,7 +139,7 @@ def bnb4(kind: str, nested: bool, dtype, blocksize: int = 64, columns: int = COL
         parts = {f"{NAME}.weight": packed}
         parts |= {f"{NAME}.weight.{key}": value for key, value in state.as_dict(packed=True).items()}
         values = bnb4_values(packed, state, kind, dtype)
-        # The library's own CPU code takes it that no block goes over the end of a row.
+        # The library's CPU code assumes that no block crosses the end of a row.
         assert columns % blocksize or torch.equal(values, functional.dequantize_4bit(packed, state))
         settings = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind,
                     "bnb_4bit_use_double_quant": nested}
@@ -148,7 +148,7 @@ def bnb4(kind: str, nested: bool, dtype, blocksize: int = 64, columns: int = COL
 
 
 def bnb4_values(packed: torch.Tensor, state, kind: str, dtype) -> torch.Tensor:
-    """bitsandbytes' code in plain torch, which computes what its CUDA code does."""
+    """bitsandbytes' code in plain torch, which gives the results of its CUDA code."""
     from bitsandbytes import functional
     from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 
@@ -247,7 +247,7 @@ def mxfp4_ct() -> tuple[dict, dict, dict]:
 
 
 def nvfp4_parts(weight: torch.Tensor) -> dict:
-    """As compressed-tensors packs: the global scale is a divisor."""
+    """Packs like compressed-tensors: the global scale is a divisor."""
     from compressed_tensors.compressors.nvfp4.helpers import quantize_and_pack_fp4
 
     top = torch.finfo(torch.float8_e4m3fn).max
@@ -273,7 +273,7 @@ def nvfp4_modelopt_parts(weight: torch.Tensor) -> dict:
 
 
 def nvfp4_modelopt_values(parts: dict) -> torch.Tensor:
-    """The formula of ModelOpt 0.47 `nvfp4_tensor.py` (`dequantize`), whose package needs CUDA's to import."""
+    """The formula of ModelOpt 0.47 `nvfp4_tensor.py` (`dequantize`), whose package cannot be imported without CUDA."""
     table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
     packed = parts["weight"]
     codes = torch.stack([packed & 15, packed >> 4], -1).reshape(packed.shape[0], -1)
@@ -289,7 +289,7 @@ def nvfp4_modelopt() -> tuple[dict, dict, dict]:
     return settings, {f"{NAME}.{k}": v for k, v in parts.items()}, {f"{NAME}.weight": values}
 
 
-# Name of the folder to what makes (quantization_config, stored tensors, expected tensors).
+# Name of the folder to a function that returns (quantization_config, stored tensors, expected tensors).
 CASES = {
     "gptq-2-bits": gptq(2, 32),
     "gptq-3-bits": gptq(3, 32, sym=False, act_order=True),
@@ -362,7 +362,7 @@ def head_length(config: dict) -> int:
 
 
 def model_tensors(config: dict, pack) -> dict:
-    """All tensors; `pack` makes the parts of a linear layer's weight."""
+    """All tensors; `pack` returns the parts of a linear layer's weight."""
     tensors = {}
     for name, shape in shapes(config).items():
         value = torch.from_numpy(weights(name, shape, config).copy())
@@ -422,7 +422,7 @@ def nvfp4_moe_model() -> tuple[dict, dict]:
     return {**config, "quantization_config": settings}, model_tensors(config, lambda weight, _: nvfp4_parts(weight))
 
 
-# Name of the folder to what makes (config.json, stored tensors).
+# Name of the folder to a function that returns (config.json, stored tensors).
 MODELS = {
     "llama-gptq-2-bits": gptq_model(2),
     "llama-gptq-4-bits": gptq_model(4),
@@ -436,7 +436,7 @@ TOKENIZER = Path(__file__).resolve().parent.parent / "tests/data/architectures/b
 
 
 def check_model(name: str, folder: Path, place: Path, aqueduct: Path, golden: bool) -> int:
-    """Prints how Aqueduct's conversion differs from llama.cpp's; the number of faults."""
+    """Prints the differences of Aqueduct's and llama.cpp's conversions; returns their number."""
     config, tensors = MODELS[name]()
     write(folder, config, tensors)
     source = place / f"{name}-source"
@@ -445,7 +445,7 @@ def check_model(name: str, folder: Path, place: Path, aqueduct: Path, golden: bo
     for file in TOKENIZER.iterdir():
         shutil.copy(file, source)
     theirs, ours = place / f"{name}-llama.cpp.gguf", place / f"{name}.gguf"
-    # Lazily, torch 2.15 refuses its way of unpacking BitNet.
+    # With lazy tensors, torch 2.15 rejects its way of unpacking BitNet.
     convert_by_llama_cpp(source, theirs, "f16", "--no-lazy")
     keys, found = described(theirs)
     if golden:
@@ -455,7 +455,7 @@ def check_model(name: str, folder: Path, place: Path, aqueduct: Path, golden: bo
     if aqueduct.exists():
         subprocess.run([aqueduct, "convert", source, "-o", ours, "--force", "--quiet"], check=True)
         mine = described(ours)
-        # Experts' stacks come in another order.
+        # Stacks of experts have another order.
         faults = differences((mine[0], sorted(mine[1])), (keys, sorted(found)), [])
     print(f"{'FAILED' if faults else 'ok'}  {name}", flush=True)
     for fault in faults:

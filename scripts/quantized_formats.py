@@ -1,7 +1,7 @@
 """Float-scaled formats of quantized weights and compressed-tensors' integers, for check-quantized-sources.
 
-Each format makes its stored tensors from a plain matrix with the reference's own code, and the values that the
-reference dequantizes them to.
+Each format creates its stored tensors from a plain matrix with the reference's code, and the values to which the
+reference dequantizes them.
 """
 
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 @dataclass
 class Format:
-    # The plain weight to the stored tensors, by what follows the module's name, and the reference's values.
+    # From the plain weight to the stored tensors, by the suffix of the module's name, and the reference's values.
     quantize: Callable[[torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
     # quantization_config.
     config: dict | None
-    # Shapes of the matrices that become test data.
+    # Shapes of the matrices for the test data.
     shapes: list[tuple[int, ...]] = field(default_factory=lambda: [(12, 64)])
-    # Other tensors that the folder has: name and data.
+    # Other tensors of the folder: name and data.
     beside: dict[str, torch.Tensor] = field(default_factory=dict)
-    # Whether llama.cpp's converter is to read it.
+    # Whether llama.cpp's converter reads it.
     llama_cpp: bool = True
-    # A file beside config.json in the place of quantization_config.
+    # A file beside config.json instead of quantization_config.
     file: tuple[str, dict] | None = None
 
 
@@ -99,7 +99,7 @@ def compressed_config(form: str, *schemes) -> dict:
 
 
 def compressed(form: str, scale_dtype=torch.bfloat16, ordered=False, **weights):
-    """A compressor of compressed-tensors, with scales and zero points of our own."""
+    """A compressor of compressed-tensors, with given scales and zero points."""
     made = scheme(**weights)
 
     def quantize(weight):
@@ -120,7 +120,7 @@ def compressed(form: str, scale_dtype=torch.bfloat16, ordered=False, **weights):
             zero = torch.randint(low, high, scale.shape, generator=torch.Generator().manual_seed(7), dtype=torch.int8)
             state["weight_zero_point"] = zero.reshape(state["weight_scale"].shape)
         if ordered:
-            # Columns are quantized in an order of their own and stored in the plain one, as versions up to 0.11 did.
+            # Columns are quantized in another order and stored in the original order, as in versions up to 0.11.
             step = 5 if columns % 5 else 7
             groups = torch.arange(columns) * step % columns // args.group_size
             order = groups.argsort(stable=True)

@@ -1,6 +1,6 @@
-"""Weights packed by the programs that publishers use, and what those programs' own code dequantizes them to.
+"""Weights packed by the programs that publishers use, and the values to which those programs dequantize them.
 
-Code of packages that do not install without CUDA is fetched from PyPI and loaded file by file.
+Packages that cannot be installed without CUDA are downloaded from PyPI and loaded file by file.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Conversations that chat templates are rendered with: what the template sees, by name.
+"""Conversations for rendering chat templates: the variables of the template, by name.
 
 `check-templates` renders the templates of llama.cpp's sources and those of tests/data/templates with them.
 """

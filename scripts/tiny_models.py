@@ -1,6 +1,6 @@
 """Models of a few thousand random weights, one or more for each architecture, for check-architectures.
 
-Weights follow from the tensors' names, so that the tests, which make the same ones, need no files of them.
+Weights are derived from the tensors' names, so that the tests can compute the same ones without files.
 """
 
 import json
@@ -20,7 +20,7 @@ child asked what the nine meant, and the answer was a story that took longer to 
 
 
 def weights(name: str, shape: tuple[int, ...], config: dict) -> np.ndarray:
-    """Pseudo-random numbers that make every part of a model count. The tests compute the same ones."""
+    """Pseudo-random numbers for which every part of a model affects the result. The tests compute the same ones."""
     state = 0xCBF29CE484222325
     for byte in name.encode():
         state = (state ^ byte) * 0x100000001B3 % 2**64
@@ -72,7 +72,7 @@ LONG_ROPE = {"type": "longrope", "short_factor": [1.0, 1.25], "long_factor": [1.
 LONG_ROPE_OF_LLAMA = [".rope.scaling.original_context_length", ".rope.scaling.attn_factor",
                       "rope_factors_long.weight", "rope_factors_short.weight"]
 
-# "more" lists ends of the names of keys and tensors that aqueduct makes and llama.cpp's converter does not.
+# "more" lists the ends of names of keys and tensors that Aqueduct writes and llama.cpp's converter does not.
 MODELS = {
     "llama": llama(),
     "llama-linear": llama(rope_scaling={"type": "linear", "factor": 4.0}),
@@ -113,7 +113,7 @@ MODELS = {
 
 
 def tokenizer_files(place: Path) -> None:
-    """Makes the tokenizers that are not there."""
+    """Creates missing tokenizers."""
     if not (place / "bpe").exists():
         byte_level(place / "bpe")
     if not (place / "gemma").exists():

@@ -1,8 +1,8 @@
-"""Runs `aqueduct build` and watches it: time, peak memory and disk of each of its stages (Linux).
+"""Runs `aqueduct build` and measures time, peak memory and disk of each of its stages (Linux).
 
-Memory is the resident set, pages of mapped files included, looked at twenty times a second; the peak of the whole run is
-the kernel's figure, which misses nothing. Disk is what the folder takes, and, apart, what is open without a name or in
-TMPDIR: temporary files.
+Memory is the resident set including pages of mapped files, sampled twenty times a second; the peak of the whole run is
+the kernel's figure, which is exact. Disk is the size of the folder and, separately, of temporary files: those that are
+open without a name or in TMPDIR.
 """
 
 import json
@@ -26,7 +26,7 @@ class Sample:
 
 @dataclass
 class Build:
-    """What was built, and what it took."""
+    """The result of a build: stages, time, memory and disk."""
 
     result: dict
     seconds: float
@@ -35,14 +35,14 @@ class Build:
     # Name, start and end in seconds of each stage.
     stages: list[tuple[str, float, float]]
     samples: list[Sample]
-    # Every file that was seen in the folder or in TMPDIR, with its greatest size.
+    # Every file that appeared in the folder or in TMPDIR, with its largest size.
     seen: dict[str, int] = field(default_factory=dict)
 
     def peak(self, of: str) -> int:
         return max((getattr(sample, of) for sample in self.samples), default=0)
 
     def table(self) -> str:
-        """In Markdown, a row for each stage and one for all."""
+        """A Markdown table with a row for each stage and one for all."""
         lines = ["| stage | seconds | peak memory | folder | temporary files |", "|---|---|---|---|---|"]
         for name, start, end in self.stages:
             within = [s for s in self.samples if start <= s.seconds < end] or [Sample(0, 0, 0, 0)]
@@ -58,7 +58,7 @@ def size(count: int) -> str:
 
 
 def disk(path: Path, seen: dict[str, int]) -> int:
-    """Bytes that the files below `path` take."""
+    """The disk space of the files below `path`, in bytes."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
@@ -72,7 +72,7 @@ def disk(path: Path, seen: dict[str, int]) -> int:
 
 
 def unnamed(pid: int) -> int:
-    """Bytes of open files that have no name (any more)."""
+    """The size of open files without a name, in bytes."""
     total = 0
     try:
         for number in os.listdir(f"/proc/{pid}/fd"):
@@ -121,7 +121,7 @@ def build(program: Path, source: Path, folder: Path, temporary: Path, options: l
 
 
 def stages_of(result: dict, end: float) -> list[tuple[str, float, float]]:
-    """Those that the program tells, in turn; the last one lasts until the end."""
+    """The stages that the program reports, in order; the last one ends with the program."""
     stages, start = [], 0.0
     for stage in result["stages"]:
         stages.append((stage["stage"], start, start + stage["seconds"]))
