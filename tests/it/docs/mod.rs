@@ -5,3 +5,4 @@ pub(crate) mod commands;
 #[cfg(unix)]
 pub(crate) mod guide;
 pub(crate) mod links;
+pub(crate) mod reference;
