@@ -156,6 +156,7 @@ fn named_paths(text: &str) -> Vec<String> {
 #[test]
 fn files_named_for_contributors_exist() {
     let mut pages = pages_below(&shipped("docs/contributing"));
+    pages.extend(pages_below(&shipped("tests/data")));
     pages.push(shipped("CONTRIBUTING.md"));
     let mut count = 0;
     for page in pages {
