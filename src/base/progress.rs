@@ -59,7 +59,7 @@ impl Progress for Silent {
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Asks every loop that calls [`check_interrupted`] to stop. Safe to call from a signal handler's
+/// Asks every loop that calls `check_interrupted` to stop. Safe to call from a signal handler's
 /// thread.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::SeqCst);
