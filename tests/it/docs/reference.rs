@@ -1,6 +1,6 @@
 //! Tables of the reference that must list everything the program has.
 
-use crate::support::program::shipped;
+use crate::support::program::{Place, shipped};
 use aqueduct::merge;
 use aqueduct::quantize::Ftype;
 use aqueduct::recipe::{BaseRule, ParamDefault};
@@ -53,5 +53,32 @@ fn file_types_are_listed() {
     let words: Vec<&str> = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
     for ftype in Ftype::all() {
         assert!(words.contains(&ftype.name()), "types.md does not list {}", ftype.name());
+    }
+}
+
+/// The keys that the program lists when it rejects the key `zzzzzz` of `recipe`.
+fn known_keys(recipe: &str) -> Vec<String> {
+    let place = Place::new();
+    fs::write(place.path("r.yml"), recipe).unwrap();
+    let error = place.fails(1, "plan r.yml --no-members", &["zzzzzz"]);
+    let list = error.lines().find_map(|line| line.split_once("known keys are "));
+    let (_, keys) = list.unwrap_or_else(|| panic!("no list of keys in {error}"));
+    keys.split(", ").map(str::to_string).collect()
+}
+
+#[test]
+fn keys_of_recipes_are_listed() {
+    let recipe = "merge_method: linear\nmodels: [{model: example/7B, parameters: {weight: 1}}]\n";
+    for (page_name, text) in [
+        ("recipe.md", format!("zzzzzz: 1\n{recipe}")),
+        ("build-settings.md", format!("{recipe}---\nbuild:\n  zzzzzz: 1\n")),
+    ] {
+        let shown = page(page_name);
+        let rows: Vec<&str> = shown.lines().filter(|line| line.starts_with("| `")).collect();
+        for key in known_keys(&text) {
+            let name = format!("`{key}`");
+            let listed = |row: &&str| row.split(" | ").next().is_some_and(|c| c.contains(&name));
+            assert!(rows.iter().any(|row| listed(row)), "{page_name} does not list {key}");
+        }
     }
 }
