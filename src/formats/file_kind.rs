@@ -1,17 +1,17 @@
-//! What a file is by its first bytes, for errors that name what lies in the place of something else.
+//! Recognizes files of foreign kinds by their first bytes, for errors with a remedy.
 //!
-//! Every reader asks [`describe_foreign`] before it complains of its own format: a Git LFS pointer, a web page or an archive
-//! in the place of weights is named with what to do about it. Not here: any check of a file's contents.
+//! A Git LFS pointer, a web page or an archive in place of weights is a frequent mistake. Every
+//! reader calls [`refuse_foreign`] before it parses a file. Not here: checks of a file's contents.
 
 use crate::base::error::{Error, Result};
 use crate::hub::HubName;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes of a file that [`describe_foreign`] looks at.
+/// The number of bytes from the beginning of a file that [`describe_foreign`] examines.
 const HEAD: usize = 4096;
 
-/// Beginnings of files that are never a model's, with their names.
+/// First bytes of file formats that are never read, with a description.
 const MAGICS: &[(&[u8], &str)] = &[
     (b"\x1f\x8b", "a gzip archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -31,7 +31,7 @@ const MAGICS: &[(&[u8], &str)] = &[
 ];
 const OLD_GGML: &str = "a model in the layout that llama.cpp used before GGUF (2023)";
 
-/// What the hub and other servers answer in the place of a file.
+/// The beginnings of error texts that the hub and other servers send instead of a file.
 const ANSWERS: &[&str] = &[
     "Entry not found",
     "Repository not found",
@@ -49,13 +49,13 @@ const ANSWERS: &[&str] = &[
     "Internal Server Error",
 ];
 
-/// Why the file at `path`, which begins with `head` and has `bytes` bytes, is nothing that this program reads:
-/// what it is instead, and what to do. `None` for all others.
+/// Describes the file at `path`, which begins with `head` and has `bytes` bytes, if it is of a kind
+/// that is never read: its kind and what to do. `None` for all other files.
 pub fn describe_foreign(path: &Path, head: &[u8], bytes: u64) -> Option<String> {
     let head = &head[..head.len().min(HEAD)];
     let again = || format!("get the file again{}", download_line(path));
     let incomplete = ["incomplete", "part", "crdownload", "aria2", "download"];
-    // Hidden names are those of this program's own unfinished outputs.
+    // Unfinished outputs of Aqueduct itself have hidden names.
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let unfinished = |end: &std::ffi::OsStr| incomplete.iter().any(|e| end.eq_ignore_ascii_case(e));
     if !hidden && path.extension().is_some_and(unfinished) {
@@ -67,7 +67,7 @@ pub fn describe_foreign(path: &Path, head: &[u8], bytes: u64) -> Option<String> 
     if head.len() >= 8 && head.iter().all(|&b| b == 0) {
         let n = head.len();
         return Some(format!(
-            "its first {n} bytes are zero, as after a download that broke off; {}",
+            "its first {n} bytes are zero, as after an interrupted download; {}",
             again()
         ));
     }
@@ -79,7 +79,7 @@ pub fn describe_foreign(path: &Path, head: &[u8], bytes: u64) -> Option<String> 
         let size = text.lines().find_map(|line| line.strip_prefix("size ")).unwrap_or("?").trim();
         let size: String = size.chars().filter(char::is_ascii_digit).take(20).collect();
         return Some(format!(
-            "a Git LFS pointer, which stands for a file of {size} bytes that was not downloaded; run 'git lfs \
+            "a Git LFS pointer to a file of {size} bytes that was not downloaded; run 'git lfs \
              pull' in its folder, or get the file{}",
             download_line(path)
         ));
@@ -90,19 +90,19 @@ pub fn describe_foreign(path: &Path, head: &[u8], bytes: u64) -> Option<String> 
         || lower.starts_with("<head")
     {
         return Some(format!(
-            "a web page, as a server sends in the place of a file that needs a login or another address (on the \
+            "a web page, which servers send instead of a file that needs a login or has another address (on the \
              hub .../resolve/..., not .../blob/...); {}",
             again()
         ));
     }
     if let Some(answer) = server_answer(text, bytes) {
         return Some(format!(
-            "a server's answer in the place of the file: {answer:?}; check its name and your access to it, \
-             then {}",
+            "an error message from a server instead of the file: {answer:?}; check its name and your access to \
+             it, then {}",
             again()
         ));
     }
-    let packed = |what: &str| format!("{what}; unpack it and name what is in it");
+    let packed = |what: &str| format!("{what}; unpack it and name the file in it");
     if let Some((_, what)) = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Some(match what.ends_with("archive") {
             true => packed(what),
@@ -112,7 +112,7 @@ pub fn describe_foreign(path: &Path, head: &[u8], bytes: u64) -> Option<String> 
     (head.get(257..262) == Some(b"ustar")).then(|| packed("a tar archive"))
 }
 
-/// The text of an error that a server sent: a short text, or a JSON object with nothing but an error.
+/// The error message in a server's answer: a short text, or a JSON object with no other members.
 fn server_answer(text: &str, bytes: u64) -> Option<String> {
     if bytes > HEAD as u64 {
         return None;
@@ -128,7 +128,8 @@ fn server_answer(text: &str, bytes: u64) -> Option<String> {
     map.keys().all(|key| known.contains(&key.as_str())).then(|| error.to_string())
 }
 
-/// The command that gets the file at `path` anew, if its place says from where.
+/// The command that downloads the file at `path` again. Names the repository if `path` is in the
+/// hub's cache.
 fn download_line(path: &Path) -> String {
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match HubName::of_snapshot(path) {
@@ -137,10 +138,10 @@ fn download_line(path: &Path) -> String {
     }
 }
 
-/// Reads the beginning of the file at `path` and asks [`describe_foreign`].
+/// Checks the first bytes of the file at `path`.
 ///
 /// # Errors
-/// That it is one of the kinds which are never read, or cannot be read at all.
+/// A file of a kind that is never read, with a remedy; a file that cannot be read.
 pub fn refuse_foreign(path: &Path) -> Result<()> {
     let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
     let meta = file.metadata().map_err(Error::io(path, "examine"))?;
@@ -152,10 +153,10 @@ pub fn refuse_foreign(path: &Path) -> Result<()> {
     refuse_foreign_bytes(path, &head, meta.len())
 }
 
-/// As [`refuse_foreign`], for a file whose beginning, or all of it, is `head`.
+/// Like [`refuse_foreign`], for a file that begins with `head` and has `bytes` bytes.
 ///
 /// # Errors
-/// That it is one of the kinds which are never read.
+/// A file of a kind that is never read, with a remedy.
 pub fn refuse_foreign_bytes(path: &Path, head: &[u8], bytes: u64) -> Result<()> {
     describe_foreign(path, head, bytes).map_or(Ok(()), |what| Err(Error::format(path, what)))
 }
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_by_their_first_bytes() {
+    fn foreign_kinds_are_recognized_by_their_first_bytes() {
         let pointer =
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4683073184\n";
         let mut tar = vec![b'x'; 512];
@@ -179,9 +180,9 @@ mod tests {
             (b"\n<!DOCTYPE html>\n<html>", ["web page", "resolve"]),
             (
                 b"{\"error\":\"Invalid username or password.\"}",
-                ["server's answer", "Invalid username"],
+                ["message from a server", "Invalid username"],
             ),
-            (b"Entry not found", ["server's answer", "Entry not found"]),
+            (b"Entry not found", ["message from a server", "Entry not found"]),
             (b"\x1f\x8b\x08\0", ["gzip archive", "unpack"]),
             (&tar, ["tar archive", "unpack"]),
             (b"", ["empty", "hf download"]),
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_none_of_them() {
+    fn supported_kinds_are_not_foreign() {
         for head in [
             &b"GGUF\x03\0\0\0"[..],
             b"\x40\0\0\0\0\0\0\0{\"a\":",
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_the_cache_tell_their_own_command() {
+    fn the_download_command_names_the_repository_of_a_cached_file() {
         let path = "/hub/models--org--name/snapshots/0a1b/model.safetensors";
         assert!(named(path, b"").contains("hf download org/name model.safetensors"));
     }

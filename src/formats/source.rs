@@ -1,9 +1,9 @@
-//! The central contract: a tensor source lists tensors and yields one tensor's data on demand.
+//! The trait that joins all stages: a [`TensorSource`] lists its tensors and reads one on demand.
 //!
-//! Files are sources; merging, renaming, permuting and converting are sources over sources, computed
-//! when a tensor is read and not before. So stages chain without intermediate files, and memory stays
-//! bounded by the few tensors in flight. Deliberately absent: caching; a reader that wants a tensor twice
-//! reads it twice.
+//! Files are sources. Merging, renaming, permuting and converting make sources from sources and
+//! compute a tensor when it is read. So stages chain without intermediate files, and memory stays
+//! bounded by the few tensors in flight. Not here: caching; a tensor that is read twice is computed
+//! twice.
 
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
@@ -13,15 +13,18 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Bytes of a part of a tensor, see [`TensorSource::stream`]: enough to hide the cost of handing it over,
-/// and little to hold.
+/// The size in bytes of the parts in which [`TensorSource::stream`] sends a tensor: large enough to
+/// hide the cost of a call, small enough to hold several.
 pub const PART_BYTES: usize = 1 << 20;
 
-/// Takes the parts of a tensor, each with its offset in bytes.
+/// Receives the parts of a tensor, each with its offset in bytes.
 pub type PartSink<'a> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'a;
 
-/// Gives `bytes` to `sink` in parts of [`PART_BYTES`], the last one shorter, on all threads. Of several
-/// errors, that of the first part.
+/// Sends `bytes` to `sink` in parts of [`PART_BYTES`] bytes (the last one is shorter), on all
+/// threads.
+///
+/// # Errors
+/// The error of `sink`; if several parts fail, that of the first part.
 pub fn send_parts(bytes: &[u8], sink: &PartSink<'_>) -> Result<()> {
     let parts = bytes.par_chunks(PART_BYTES).enumerate();
     let results: Vec<_> = parts.map(|(number, part)| sink(number * PART_BYTES, part)).collect();
@@ -31,52 +34,60 @@ pub fn send_parts(bytes: &[u8], sink: &PartSink<'_>) -> Result<()> {
 /// Name, shape and type of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
+    /// Name, unique in a source.
     pub name: String,
-    /// Outermost dimension first, as safetensors and NumPy have it: a matrix is `[rows, columns]`
-    /// and its rows are contiguous. GGUF's `ne` is this, reversed.
+    /// Outermost dimension first, as in safetensors and NumPy: a matrix is `[rows, columns]` and
+    /// its rows are contiguous. GGUF's `ne` is the reverse.
     pub shape: Vec<usize>,
+    /// Element type, or quant type of the blocks.
     pub dtype: DType,
 }
 
 impl TensorInfo {
-    /// Matrices of a stack, such as a mixture's experts; 1 of what is none.
+    /// The number of matrices in a stack, such as the experts of a mixture; 1 for any other tensor.
     pub fn matrices(&self) -> usize {
         if self.shape.len() > 2 { self.shape[0] } else { 1 }
     }
 
+    /// A tensor with this name, shape and type.
     pub fn new(name: impl Into<String>, shape: Vec<usize>, dtype: DType) -> TensorInfo {
         TensorInfo { name: name.into(), shape, dtype }
     }
 
-    /// Number of elements. Saturates rather than overflows; [`TensorInfo::bytes`] is the checked way
-    /// to a size.
+    /// The number of elements. Saturates where it would overflow; [`TensorInfo::bytes`] checks.
     pub fn elements(&self) -> usize {
         self.shape.iter().fold(1usize, |n, &d| n.saturating_mul(d))
     }
 
-    /// Length of a row, the innermost dimension; 1 for a scalar.
+    /// The length of a row, which is the innermost dimension; 1 for a scalar.
     pub fn row_len(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Bytes of the data, or `None` if rows are no whole blocks or the product overflows.
+    /// The size of the data in bytes; `None` if a row is not a whole number of blocks or the
+    /// product overflows.
     pub fn bytes(&self) -> Option<usize> {
         let rows = self.shape.iter().rev().skip(1).try_fold(1usize, |n, &d| n.checked_mul(d))?;
         self.dtype.row_bytes(self.row_len())?.checked_mul(rows)
     }
 }
 
-/// One tensor's data: borrowed from a memory map where that is possible, owned where it was computed.
+/// The data of one tensor, borrowed from a memory map or owned.
 #[derive(Clone, Debug)]
 pub struct TensorData<'a> {
+    /// Element type, or quant type of the blocks.
     pub dtype: DType,
+    /// Outermost dimension first.
     pub shape: Vec<usize>,
-    /// Little-endian elements or blocks, row after row. Not necessarily aligned.
+    /// Little-endian elements or blocks, row after row; may be unaligned.
     pub bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> TensorData<'a> {
-    /// Decodes to f32, dequantizing where needed. Fails only for types that cannot be decoded.
+    /// Decodes the data to f32, row after row; quantized data are dequantized.
+    ///
+    /// # Errors
+    /// A type that cannot be decoded.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         let n = self.shape.iter().product();
         let mut out = vec![0f32; n];
@@ -84,13 +95,16 @@ impl<'a> TensorData<'a> {
         Ok(out)
     }
 
-    /// Fails unless the data have the type and the length that `info`, the table's entry, announces.
+    /// Checks that the data have the type and length that `info`, the entry of the table, states.
+    ///
+    /// # Errors
+    /// Data of another type or length; `origin` names the source.
     pub fn check(&self, origin: &str, info: &TensorInfo) -> Result<()> {
         if self.dtype == info.dtype && Some(self.bytes.len()) == info.bytes() {
             return Ok(());
         }
         let detail = format!(
-            "{} bytes of {} came where {:?} in {} was announced",
+            "was read as {} bytes of {}, but its entry states shape {:?} in {}",
             self.bytes.len(),
             self.dtype,
             info.shape,
@@ -99,14 +113,14 @@ impl<'a> TensorData<'a> {
         Err(Error::tensor(origin, &info.name, detail))
     }
 
-    /// F32 data, encoded from `values`.
+    /// F32 data with these values.
     pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> TensorData<'static> {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         TensorData { dtype: DType::F32, shape, bytes: Cow::Owned(bytes) }
     }
 }
 
-/// The tensors of a source, in the source's order, with unique names: a table that exists is valid.
+/// The tensors of a source in their order. Names are unique and sizes do not overflow.
 #[derive(Clone, Debug, Default)]
 pub struct TensorTable {
     infos: Vec<TensorInfo>,
@@ -114,7 +128,10 @@ pub struct TensorTable {
 }
 
 impl TensorTable {
-    /// Fails if a name occurs twice or a size overflows; `origin` names the source in the error.
+    /// A table of `infos`.
+    ///
+    /// # Errors
+    /// A name that occurs twice, or a shape that does not fit its type; `origin` names the source.
     pub fn new(origin: &str, infos: Vec<TensorInfo>) -> Result<TensorTable> {
         let mut by_name = HashMap::with_capacity(infos.len());
         for (index, info) in infos.iter().enumerate() {
@@ -129,56 +146,61 @@ impl TensorTable {
         Ok(TensorTable { infos, by_name })
     }
 
+    /// All tensors, in order.
     pub fn infos(&self) -> &[TensorInfo] {
         &self.infos
     }
 
+    /// The index of the tensor `name`, if the table has it.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The info of tensor `name`, if it is there.
+    /// The entry of the tensor `name`, if the table has it.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.find(name).map(|i| &self.infos[i])
     }
 }
 
-/// The blocks of a GGUF type that a tensor is stored in: its values are theirs times `scale`.
+/// The blocks of a GGUF quant type that hold a tensor unchanged, apart from one scale for the whole
+/// tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Blocks {
+    /// Quant type of the blocks.
     pub dtype: DType,
+    /// Factor between the values of the blocks and those of the tensor.
     pub scale: f32,
-    /// What the tensor's inputs are scaled by in programs that quantize them, too.
+    /// Scale of the tensor's inputs, for programs that quantize activations.
     pub input_scale: Option<f32>,
 }
 
-/// Gives names, shapes and types and, on demand, one tensor's data. Reading is thread-safe and may
-/// compute: the result is equal at every call.
+/// A model's tensors: names, shapes and types at once, data on demand. Reading is thread-safe and
+/// may compute; the result is the same at every call.
 pub trait TensorSource: Send + Sync {
-    /// What the source is, for error messages: a path, usually.
+    /// The name of the source in error messages, usually a path.
     fn origin(&self) -> &str;
 
     /// All tensors, in the source's order.
     fn table(&self) -> &TensorTable;
 
-    /// The data of tensor `index` of the table.
+    /// Reads the data of tensor `index` of the table.
     ///
     /// # Panics
     /// If `index` is out of range.
     fn read(&self, index: usize) -> Result<TensorData<'_>>;
 
-    /// Number, from 0, of the shard that holds tensor `index` of the table, where an output can have
-    /// the same shards: in GGUF files. `None` for every other source.
+    /// The number, from 0, of the shard that holds tensor `index`, for sources whose shards an
+    /// output can copy (GGUF files). `None` for every other source.
     fn shard(&self, _index: usize) -> Option<usize> {
         None
     }
 
-    /// Gives the data of tensor `index` to `sink`: parts of [`PART_BYTES`] bytes, the last one shorter,
-    /// each once, from any thread and in any order. What a writer uses: a source that can make or copy
-    /// a tensor part by part need not hold it whole.
+    /// Sends the data of tensor `index` to `sink` in parts of [`PART_BYTES`] bytes (the last one is
+    /// shorter). Every part is sent once, from any thread and in any order. Sources that compute or
+    /// copy a tensor part by part need not hold it whole.
     ///
     /// # Errors
-    /// Those of reading and of `sink`; data that are not what the table announces.
+    /// Errors of reading and of `sink`; data that differ in type or length from the table.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -188,22 +210,22 @@ pub trait TensorSource: Send + Sync {
         send_parts(&data.bytes, sink)
     }
 
-    /// About how many bytes reading tensor `index` takes while it lasts, the result with it: 0 where
-    /// the data are mapped. For those who read several at once within a bound.
+    /// An estimate of the memory in bytes that reading tensor `index` takes, including the result;
+    /// 0 for mapped data. Callers that read several tensors at once use it to stay within a limit.
     fn working_bytes(&self, _index: usize) -> u64 {
         0
     }
 
-    /// The blocks that tensor `index` is stored in, where it is a tensor of floats for all other purposes:
-    /// conversion hands them through with [`TensorSource::read_blocks`].
+    /// The GGUF blocks that hold tensor `index` unchanged, for a tensor that [`TensorSource::read`]
+    /// dequantizes. Conversion can copy them with [`TensorSource::read_blocks`].
     fn blocks(&self, _index: usize) -> Option<Blocks> {
         None
     }
 
-    /// The data of tensor `index` as [`TensorSource::blocks`] describes them.
+    /// Reads tensor `index` as the blocks that [`TensorSource::blocks`] describes.
     ///
     /// # Errors
-    /// Those of reading; a tensor that has no blocks.
+    /// Errors of reading; a tensor without such blocks.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -211,32 +233,34 @@ pub trait TensorSource: Send + Sync {
         Err(Error::tensor(self.origin(), &self.table().infos()[index].name, "has no blocks"))
     }
 
-    /// The same of [`TensorSource::stream`], the parts in flight with it: less where a source makes a tensor
-    /// part by part.
+    /// An estimate of the memory in bytes that [`TensorSource::stream`] takes, including the parts
+    /// in flight. It is smaller than [`TensorSource::working_bytes`] for sources that compute a
+    /// tensor part by part.
     fn stream_bytes(&self, index: usize) -> u64 {
         self.working_bytes(index)
     }
 
-    /// What the data are dequantized from, `FP8 E4M3 (blocks of 128x128)` for example; `None` for
-    /// weights that were never quantized, as far as their files say.
+    /// The format that the data are dequantized from, such as `FP8 E4M3 (blocks of 128x128)`;
+    /// `None` for plain weights.
     fn quantization(&self) -> Option<&str> {
         None
     }
 
-    /// The files that all data are made from, so that a later run can tell whether they have changed;
-    /// `None` where that is not known.
+    /// All files that the data depend on, by which a later run notices changes; `None` if they are
+    /// not known.
     fn files(&self) -> Option<Vec<PathBuf>> {
         None
     }
 
-    /// In how many pieces of equal size tensor `index` can be read, cut along its outermost dimension:
-    /// the experts of a mixture where each is made on its own. Most tensors have one.
+    /// The number of pieces of equal size in which tensor `index` can be read, cut along its
+    /// outermost dimension. A stack of experts that are computed one by one has several, most
+    /// tensors have one.
     fn pieces(&self, _index: usize) -> usize {
         1
     }
 
-    /// Piece `piece` of tensor `index`, so that who goes over a tensor in order need not hold it whole.
-    /// Its shape is the tensor's with as many of the outermost dimension as are in the piece.
+    /// Reads piece `piece` of tensor `index`, so that the whole tensor need not be held. The
+    /// outermost dimension of its shape is divided by the number of pieces.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -245,11 +269,12 @@ pub trait TensorSource: Send + Sync {
         self.read(index)
     }
 
-    /// Matrix `matrix` of tensor `index`, in a shape of two dimensions: of a tensor of three dimensions
-    /// that one along the outermost, of others the tensor. Only its piece is read.
+    /// Reads matrix `matrix` of a stack of shape `[count, rows, columns]`, or matrix 0 of a tensor
+    /// `[rows, columns]`. The result has two dimensions. Reads no more than the piece that holds
+    /// it.
     ///
     /// # Errors
-    /// Those of reading; a tensor that is no stack of more than `matrix` matrices.
+    /// Errors of reading; another number of dimensions; a stack without that matrix.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -259,7 +284,7 @@ pub trait TensorSource: Send + Sync {
         let (count, shape) = match info.shape[..] {
             [count, rows, columns] => (count, vec![rows, columns]),
             [rows, columns] => (1, vec![rows, columns]),
-            _ => return Err(fail(format!("shape {:?} is no stack of matrices", info.shape))),
+            _ => return Err(fail(format!("shape {:?} is not a stack of matrices", info.shape))),
         };
         if matrix >= count {
             return Err(fail(format!("no matrix {matrix}; it has {count}")));
@@ -278,7 +303,10 @@ pub trait TensorSource: Send + Sync {
         Ok(TensorData { dtype: data.dtype, shape, bytes })
     }
 
-    /// The data of tensor `name`; an error that names it if it is missing.
+    /// Reads the tensor `name`.
+    ///
+    /// # Errors
+    /// Errors of reading; a source without that tensor.
     fn read_name(&self, name: &str) -> Result<TensorData<'_>> {
         match self.table().find(name) {
             Some(index) => self.read(index),
@@ -295,7 +323,10 @@ pub struct MemorySource {
 }
 
 impl MemorySource {
-    /// Fails if names repeat or data lengths do not fit the shapes.
+    /// A source of these tensors.
+    ///
+    /// # Errors
+    /// A name that occurs twice, or data whose length does not fit their shape.
     pub fn new(origin: &str, tensors: Vec<(TensorInfo, Vec<u8>)>) -> Result<MemorySource> {
         let (infos, data): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
         let table = TensorTable::new(origin, infos)?;

@@ -1,6 +1,6 @@
-//! The model card: README.md beside the weights, whose front matter (YAML between two lines `---`) tells
-//! name, license, base models and tags. Conversion reads it; merging writes one of its own. Deliberately
-//! absent: the text below the front matter, which is for people.
+//! The model card: README.md beside the weights, whose front matter (YAML between two lines `---`)
+//! tells name, license, base models and tags. Conversion reads it; merging writes one of its own.
+//! Deliberately absent: the text below the front matter, which is for people.
 
 use serde_json::{Map, Value};
 use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
@@ -35,7 +35,8 @@ impl ModelCard {
         path.is_file().then_some(ModelCard::File(path))
     }
 
-    /// The front matter. A card describes a model and is not part of it, so nothing in it is an error.
+    /// The front matter. A card describes a model and is not part of it, so nothing in it is an
+    /// error.
     pub fn front_matter(&self) -> FrontMatter {
         let (path, parsed) = match self {
             ModelCard::Text(text) => (Path::new(CARD_FILE), parse(text)),
@@ -72,7 +73,8 @@ fn parse(text: &str) -> Result<Map<String, Value>, String> {
         return Ok(Map::new());
     }
     let lines: Vec<&str> = lines.take_while(|line| *line != "---").collect();
-    // Tabs are no indentation in YAML, yet published cards have them; llama.cpp reads them as two spaces.
+    // Tabs are no indentation in YAML, yet published cards have them; llama.cpp reads them as two
+    // spaces.
     let yaml = lines.join("\n").replace('\t', "  ");
     let options = serde_yaml::options! {
         // `no` is the language, not a boolean.

@@ -6,8 +6,8 @@ use crate::formats::file_kind::refuse_foreign;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// The parsed `config.json` of a model folder. Keys keep their order, so that an edited copy differs
-/// only where it was edited.
+/// The parsed `config.json` of a model folder. Keys keep their order, so that an edited copy
+/// differs only where it was edited.
 #[derive(Clone, Debug)]
 pub struct Config {
     origin: String,
@@ -62,8 +62,8 @@ impl Config {
         self.map.shift_remove(key);
     }
 
-    /// Sets the key at the end of `path`, or removes it where `value` is `None`. The keys before it name objects, each
-    /// in the one before; where one is missing or no object, nothing changes.
+    /// Sets the key at the end of `path`, or removes it where `value` is `None`. The keys before it
+    /// name objects, each in the one before; where one is missing or no object, nothing changes.
     pub fn edit(&mut self, path: &[&str], value: Option<Value>) {
         let Some((key, objects)) = path.split_last() else { return };
         let mut map = &mut self.map;

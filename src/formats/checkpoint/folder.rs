@@ -23,7 +23,8 @@ const SIDE_FILES: &[&str] = &[
 
 impl Checkpoint {
     /// Opens the Hugging Face folder `dir`: config.json and weights, in one file or in shards;
-    /// safetensors, or PyTorch's files where there are none. Headers are checked now, data are read when asked for.
+    /// safetensors, or PyTorch's files where there are none. Headers are checked now, data are read
+    /// when asked for.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
         let dir = dir.as_ref();
         let meta = std::fs::metadata(dir).map_err(Error::io(dir, "open"))?;
@@ -78,7 +79,8 @@ fn additional_templates(dir: &Path) -> Result<Vec<SideFile>> {
     Ok(paths.into_iter().map(file).collect())
 }
 
-/// Whether `name` names a file of a model's folder: a plain one, or a chat template in the folder of named ones.
+/// Whether `name` names a file of a model's folder: a plain one, or a chat template in the folder
+/// of named ones.
 pub(super) fn is_file_name(name: &str) -> bool {
     let inner = name.strip_prefix(ADDITIONAL_TEMPLATES).and_then(|name| name.strip_prefix('/'));
     inner.map_or(is_plain_name(name), |inner| is_plain_name(inner) && inner.ends_with(".jinja"))
@@ -92,8 +94,8 @@ fn no_config(dir: &Path) -> &'static str {
     }
 }
 
-/// What people call the model in `dir`: the folder's name, or the repository's for a snapshot in the
-/// hub's cache (`models--OWNER--NAME/snapshots/HASH`).
+/// What people call the model in `dir`: the folder's name, or the repository's for a snapshot in
+/// the hub's cache (`models--OWNER--NAME/snapshots/HASH`).
 fn folder_name(dir: &Path) -> String {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
     // `canonicalize` only where the path does not end in a name: links are often named on purpose.
@@ -118,8 +120,9 @@ fn stored(dir: &Path) -> Result<(StoredTensors, Vec<String>)> {
     Ok((StoredTensors::new(dir.display().to_string(), weights), warnings))
 }
 
-/// Lets a head that is stored without an embedding be the embedding, as transformers 5 does where they are
-/// tied (`modeling_utils.py`, `tie_weights`): programs that store shared tensors once keep either name.
+/// Lets a head that is stored without an embedding be the embedding, as transformers 5 does where
+/// they are tied (`modeling_utils.py`, `tie_weights`): programs that store shared tensors once keep
+/// either name.
 fn use_head_as_embedding(stored: &mut StoredTensors) -> Option<String> {
     const EMBEDDING: &str = "model.embed_tokens.weight";
     const HEAD: &str = "lm_head.weight";

@@ -1,8 +1,9 @@
 //! JSON as Python's `json` module reads and writes it, for all files beside the weights.
 //!
-//! Python accepts NaN and infinities, repeated keys (the last one wins) and lone surrogates, and transformers' files
-//! have them. A byte order mark, which Python refuses, is skipped as well. Numbers that JSON cannot express are kept as
-//! marked strings, so that [`to_text`] writes them again. Not here: files of this program's own.
+//! Python accepts NaN and infinities, repeated keys (the last one wins) and lone surrogates, and
+//! transformers' files have them. A byte order mark, which Python refuses, is skipped as well.
+//! Numbers that JSON cannot express are kept as marked strings, so that [`to_text`] writes them
+//! again. Not here: files of this program's own.
 
 use crate::base::error::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -10,7 +11,8 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Precedes the name of a number that JSON lacks, in the string that stands for it: a character for private use.
+/// Precedes the name of a number that JSON lacks, in the string that stands for it: a character for
+/// private use.
 const SPECIAL_PREFIX: char = '\u{f8ff}';
 const SPECIAL_NUMBERS: [(&str, f64); 3] =
     [("NaN", f64::NAN), ("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY)];
@@ -23,7 +25,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
     value(bytes).map_err(|e| Error::format(path, format!("not valid JSON: {e}")))
 }
 
-/// Parses `bytes` into a type. Null members of objects count as absent where the type does not take them.
+/// Parses `bytes` into a type. Null members of objects count as absent where the type does not take
+/// them.
 ///
 /// # Errors
 /// Those of [`parse`], and values of another type than `T` has.
@@ -90,7 +93,8 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// `bytes` with what only Python reads written so that every reader does; borrowed if there is nothing of the kind.
+/// `bytes` with what only Python reads written so that every reader does; borrowed if there is
+/// nothing of the kind.
 fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Vec<u8> = Vec::new();
     let (mut copied, mut at, mut in_string) = (0, 0, false);
@@ -131,7 +135,8 @@ fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The length of the escaped surrogate, or pair of surrogates, that `text` begins with, and whether it is a pair.
+/// The length of the escaped surrogate, or pair of surrogates, that `text` begins with, and whether
+/// it is a pair.
 fn surrogates(text: &[u8]) -> Option<(usize, bool)> {
     let unit = |text: &[u8]| {
         let digits = std::str::from_utf8(text.strip_prefix(br"\u")?.get(..4)?).ok()?;

@@ -1,9 +1,9 @@
-//! Checkpoints: Hugging Face model folders, read and written.
+//! Hugging Face checkpoints: model folders, read and written.
 //!
-//! [`Checkpoint`] is also what a recipe yields: its tensors are then computed when read. Everything
-//! that accepts a folder accepts a merge. [`Checkpoint::open`] reads a folder, [`write()`] writes one.
-//! Weights are safetensors or, read only, PyTorch's own files. Weights quantized for other programs are read as
-//! plain tensors; they are not written.
+//! [`Checkpoint::open`] reads a folder and [`write()`] writes one. A recipe yields a [`Checkpoint`]
+//! as well, whose tensors are computed when they are read. Weights are safetensors or, for reading
+//! only, PyTorch's files. Quantized weights are read as plain tensors. Not here: writing quantized
+//! weights.
 
 mod card;
 mod config;
@@ -33,21 +33,23 @@ use std::sync::Arc;
 /// A model in Hugging Face terms: configuration, tensors, and the files beside them.
 #[derive(Clone)]
 pub struct Checkpoint {
-    /// What the user calls the model: the folder's or recipe's name, without path or extension.
+    /// The model's name for people: the name of the folder or recipe, without path or extension.
     pub name: String,
+    /// The contents of config.json, without quantization settings.
     pub config: Config,
+    /// The weights, under their Hugging Face names.
     pub tensors: Arc<dyn TensorSource>,
-    /// Tokenizer files, generation_config.json, chat template: everything that travels with the
-    /// weights. File names are unique.
+    /// The files that are copied with the weights: tokenizer, generation_config.json, chat
+    /// template. Their names are unique.
     pub side_files: Vec<SideFile>,
-    /// README.md, which is not copied: what it tells of one model is not true of another.
+    /// The model card. It is not copied, because it describes this model alone.
     pub card: Option<ModelCard>,
-    /// What was found while opening and decided one way or another, for the user: a sentence each.
+    /// Decisions that were made while opening, for the user; a sentence each.
     pub warnings: Vec<String>,
 }
 
 impl Checkpoint {
-    /// Every file on disk that the checkpoint is read from.
+    /// All files on disk that the checkpoint is read from.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = self.tensors.files().unwrap_or_default();
         files.push(PathBuf::from(self.config.origin()));
@@ -61,7 +63,7 @@ impl Checkpoint {
         files
     }
 
-    /// The side file called `name`, if the checkpoint has it.
+    /// The side file with this name, if the checkpoint has it.
     pub fn side_file(&self, name: &str) -> Option<&SideFile> {
         self.side_files.iter().find(|file| file.name() == name)
     }

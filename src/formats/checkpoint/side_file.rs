@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file that belongs to a model besides its weights: tokenizer, generation_config.json, chat template.
+/// A file that belongs to a model besides its weights: tokenizer, generation_config.json, chat
+/// template.
 #[derive(Clone, Debug)]
 pub enum SideFile {
     /// A file on disk, copied unchanged into the folder of an output.
@@ -53,8 +54,8 @@ impl SideFile {
         SideFile::Unavailable { name: name.into(), origin: origin.into(), reason: reason.into() }
     }
 
-    /// The file's name within the model's folder, such as `tokenizer.json` or `FOLDER/NAME`; empty for a path
-    /// without a file name.
+    /// The file's name within the model's folder, such as `tokenizer.json` or `FOLDER/NAME`; empty
+    /// for a path without a file name.
     pub fn name(&self) -> Cow<'_, str> {
         let last =
             |path: &'_ Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();

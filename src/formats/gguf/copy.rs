@@ -1,4 +1,4 @@
-//! A whole model to one file or several, tensors as they are.
+//! Writing a whole model to one GGUF file or several shards, with its tensors unchanged.
 
 use super::model::GgufModel;
 use super::split::{Shards, SplitWriter};
@@ -7,29 +7,29 @@ use crate::base::progress::{Progress, Unit, check_interrupted};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Tensors in flight. Threads of their own rather than rayon's, whose workers begin another tensor
-/// while they wait for the parts of one, so that memory would have no bound.
+/// The number of tensors in flight, each on a thread of its own. Rayon's workers would begin
+/// another tensor while they wait for the parts of one, without a bound on memory.
 const IN_FLIGHT: usize = 3;
 
-/// Writes `model` to `path`, a few tensors at a time, and returns the file's size in bytes. The file
-/// appears under its name when it is whole.
+/// Writes `model` to `path`, a few tensors at a time, and returns the size of the file in bytes.
+/// The file appears under its name when it is complete.
 ///
 /// # Errors
-/// Whatever reading a tensor fails with, and output that cannot be written; of several, the one of the
-/// first tensor.
+/// Errors of reading and writing; if several tensors fail, the error of the first one.
 pub fn write(model: &GgufModel, path: &Path, force: bool, progress: &dyn Progress) -> Result<u64> {
     let shards = Shards::single(model.tensors.table().infos().len());
     write_shards(model, path, &shards, force, progress).map(|(_, bytes)| bytes)
 }
 
-/// [`write()`] to the files that `shards` says, whose names are made from `path`; returns the files and their
-/// size together. They appear under their names when all are whole.
+/// Writes `model` to the files of `shards`, whose names derive from `path`
+/// ([`super::shard_paths`]), and returns the paths and the total size in bytes. The files appear
+/// under their names when all are complete.
 ///
 /// # Errors
-/// As [`write()`].
+/// Those of [`write()`].
 ///
 /// # Panics
-/// If `shards` was made for another number of tensors.
+/// If `shards` is for another number of tensors.
 pub fn write_shards(
     model: &GgufModel,
     path: &Path,
@@ -49,7 +49,7 @@ pub fn write_shards(
             progress.detail(&info.name);
             let copied = copy(model, index, &writer);
             if copied.is_err() {
-                // The others finish the tensor they are at and find nothing more.
+                // The other threads finish their tensor and find no further one.
                 next.fetch_max(infos.len(), Ordering::Relaxed);
                 return (index, copied);
             }
@@ -68,7 +68,7 @@ pub fn write_shards(
     Ok((paths, bytes))
 }
 
-/// Writes one tensor, piece by piece.
+/// Copies tensor `index`, piece by piece.
 fn copy(model: &GgufModel, index: usize, writer: &SplitWriter) -> Result<()> {
     let mut offset = 0;
     for piece in 0..model.tensors.pieces(index) {

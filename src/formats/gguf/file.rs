@@ -1,4 +1,4 @@
-//! GGUF files as tensor sources: one memory-mapped file, or all the shards of a split model.
+//! GGUF files as tensor sources: one memory-mapped file, or all shards of a split model.
 
 use super::header::{GgufHeader, MAGIC};
 use super::model::GgufModel;
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// One GGUF file, mapped and validated. A shard of a split model holds part of the tensors.
+/// One GGUF file, mapped and validated: a whole model, or a shard with part of its tensors.
 pub struct GgufFile {
     map: Mmap,
     header: GgufHeader,
@@ -19,6 +19,9 @@ pub struct GgufFile {
 
 impl GgufFile {
     /// Maps `path` and checks its header and the place of every tensor.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not a valid GGUF file; the message names the offset.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
         let map = Mmap::open(path.as_ref())?;
         refuse_foreign_bytes(map.path(), &map, map.len() as u64)?;
@@ -26,6 +29,7 @@ impl GgufFile {
         Ok(GgufFile { map, header })
     }
 
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         self.map.path()
     }
@@ -40,6 +44,7 @@ impl GgufFile {
         &self.map
     }
 
+    /// The parsed header.
     pub fn header(&self) -> &GgufHeader {
         &self.header
     }
@@ -54,14 +59,18 @@ impl GgufFile {
         &self.map[start..start + bytes]
     }
 
-    /// Number of this shard, from 0, and how many there are; `None` if the model is in one file.
+    /// The number of this shard, from 0, and the number of all shards; `None` if the model is in
+    /// one file.
     pub fn split(&self) -> Option<(u64, u64)> {
         let count = self.header.metadata.u64(SPLIT_COUNT)?;
         (count > 1).then(|| (self.header.metadata.u64(SPLIT_NO).unwrap_or(0), count))
     }
 }
 
-/// Whether the file at `path` begins like a GGUF file. Fails if it cannot be read.
+/// Whether the file at `path` begins like a GGUF file.
+///
+/// # Errors
+/// A file that cannot be read.
 pub fn is_gguf(path: &Path) -> Result<bool> {
     use std::io::Read;
     let mut head = Vec::new();
@@ -70,8 +79,11 @@ pub fn is_gguf(path: &Path) -> Result<bool> {
     Ok(head == MAGIC)
 }
 
-/// Opens the model in `path`: a single GGUF file, or any shard of a split one, whose other shards must
-/// lie beside it. The metadata are the first shard's, without the `split.` keys.
+/// Opens the model in `path`: a single GGUF file, or any shard of a split model whose other shards
+/// are in the same folder. The metadata are those of the first shard, without the `split.` keys.
+///
+/// # Errors
+/// Those of [`GgufFile::open`]; shards that are missing or do not belong together.
 pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
     let path = path.as_ref();
     let file = GgufFile::open(path)?;
@@ -85,7 +97,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<GgufModel> {
     Ok(GgufModel { metadata, tensors, warnings: Vec::new() })
 }
 
-/// All shards of the model of which `file` is number `no`, in order.
+/// Opens all shards of a model, of which `file` is number `no` of `count`, in order.
 fn open_shards(file: GgufFile, no: u64, count: u64) -> Result<Vec<GgufFile>> {
     let path = file.path().to_path_buf();
     if no >= count || count > MAX_SHARDS {
@@ -94,8 +106,8 @@ fn open_shards(file: GgufFile, no: u64, count: u64) -> Result<Vec<GgufFile>> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let Some(stem) = name.strip_suffix(&shard_name("", no, count)) else {
         let detail = format!(
-            "holds shard {} of {count}, so its name must end in '{}'; without that the other shards \
-             cannot be found",
+            "holds shard {} of {count}, so its name must end in '{}'; otherwise the other shards cannot be \
+             found",
             no + 1,
             shard_name("", no, count)
         );
@@ -113,7 +125,7 @@ fn open_shards(file: GgufFile, no: u64, count: u64) -> Result<Vec<GgufFile>> {
         if shard.split() != Some((i, count)) {
             let detail = match shard.split() {
                 Some((no, of)) => format!("holds shard {} of {of}", no + 1),
-                None => "holds no shard".to_string(),
+                None => "is not a shard".to_string(),
             };
             let path = shard.path();
             return Err(Error::format(
@@ -137,7 +149,7 @@ fn check_siblings(path: &Path, names: impl Iterator<Item = PathBuf>) -> Result<(
                 1 => String::new(),
                 n => format!(" (and {} more)", n - 1),
             };
-            Err(Error::format(path, format!("its sibling '{name}'{more} is missing")))
+            Err(Error::format(path, format!("shard '{name}'{more} is missing")))
         }
     }
 }
@@ -145,9 +157,9 @@ fn check_siblings(path: &Path, names: impl Iterator<Item = PathBuf>) -> Result<(
 fn check_tensor_count(shards: &[GgufFile]) -> Result<()> {
     let found: usize = shards.iter().map(|s| s.header.tensors.len()).sum();
     match shards[0].header.metadata.u64(SPLIT_TENSORS) {
-        Some(told) if told != found as u64 => Err(Error::format(
+        Some(expected) if expected != found as u64 => Err(Error::format(
             shards[0].path(),
-            format!("says that the shards hold {told} tensors; they hold {found}"),
+            format!("states that the shards hold {expected} tensors, but they hold {found}"),
         )),
         _ => Ok(()),
     }
@@ -158,7 +170,7 @@ struct GgufSource {
     origin: String,
     table: TensorTable,
     shards: Vec<GgufFile>,
-    /// Shard, and index in it, of each tensor of the table.
+    /// For each tensor of the table: the shard, and the index within it.
     places: Vec<(usize, usize)>,
 }
 

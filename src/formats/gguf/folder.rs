@@ -4,12 +4,12 @@ use super::split::names::without_shard;
 use crate::base::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The model in `dir`, a folder that holds GGUF files and no other weights: its only GGUF file, or the first of
-/// its only series of shards. `None` for any other folder. Projectors and importance matrices, which
-/// publishers put beside models, do not count.
+/// Returns the model in `dir`, a folder with GGUF files and no other weights: its only GGUF file,
+/// or the first shard of its only split model. `None` for any other folder. Projectors and
+/// importance matrices, which publishers put beside models, are ignored.
 ///
 /// # Errors
-/// If there are several models; the message lists them.
+/// A folder with several models; the message lists them.
 pub fn only_model_in(dir: &Path) -> Result<Option<PathBuf>> {
     let mut models: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
@@ -25,7 +25,7 @@ pub fn only_model_in(dir: &Path) -> Result<Option<PathBuf>> {
         }
     }
     models.sort();
-    // Of a split model, its first shard stands for all.
+    // The first shard represents a split model.
     let stem = |name: &str| name[..name.len() - ".gguf".len()].to_string();
     models.dedup_by_key(|name| without_shard(&stem(name)).to_string());
     match models.as_slice() {
@@ -39,7 +39,7 @@ pub fn only_model_in(dir: &Path) -> Result<Option<PathBuf>> {
                 list.push_str(&format!("\n  and {more} more"));
             }
             let detail = format!(
-                "a folder of {} GGUF models; name one of them, as {}:\n  {list}",
+                "a folder with {} GGUF models; name one of them, such as {}:\n  {list}",
                 several.len(),
                 dir.join(&several[0]).display()
             );

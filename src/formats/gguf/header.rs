@@ -1,10 +1,9 @@
-//! The header of a GGUF file: bytes in, validated values out.
+//! Parsing and validating the header of a GGUF file.
 //!
-//! GgufLayout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; the limits are those of
-//! llama.cpp's reader (`ggml/src/gguf.cpp`, October 2026), so that what is accepted here loads there.
-//! Versions 2 and 3 differ only in that 3 allows big-endian files, which are refused.
-//!
-//! Nothing is allocated before the bytes that are to fill it are known to be there.
+//! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. The limits are those of
+//! llama.cpp (`ggml/src/gguf.cpp`, October 2026), so that llama.cpp loads every file that is
+//! accepted here. Versions 2 and 3 differ only in that 3 allows big-endian files, which are
+//! refused. Sizes are compared with the remaining bytes before anything is allocated.
 
 use super::metadata::{Array, Metadata, Value};
 use super::strings::{is_utf8, text_of_bytes};
@@ -16,32 +15,41 @@ use std::path::Path;
 
 /// The first bytes of every GGUF file.
 pub const MAGIC: &[u8; 4] = b"GGUF";
-/// Where tensor data begin, and what each tensor's data are padded to, unless [`ALIGNMENT_KEY`] says
-/// otherwise.
+/// The alignment of tensor data in bytes, for files without [`ALIGNMENT_KEY`].
 pub const DEFAULT_ALIGNMENT: u64 = 32;
+/// The metadata key for the alignment of tensor data.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
-/// Lengths of strings and arrays above this are lies (llama.cpp: `GGUF_MAX_STRING_LENGTH`).
+/// Limit for the lengths of strings and arrays (llama.cpp: `GGUF_MAX_STRING_LENGTH`).
 const MAX_LENGTH: u64 = 1 << 30;
-/// Tensor names are shorter than this (llama.cpp: `GGML_MAX_NAME`).
+/// Tensor names are shorter than this, in bytes (llama.cpp: `GGML_MAX_NAME`).
 pub(super) const MAX_NAME: usize = 64;
+/// The largest number of dimensions of a tensor (llama.cpp: `GGML_MAX_DIMS`).
 pub(super) const MAX_DIMS: usize = 4;
 
-/// What stands before the tensor data.
+/// The part of a GGUF file before the tensor data.
 #[derive(Clone, Debug)]
 pub struct GgufHeader {
+    /// Version of the format, 2 or 3.
     pub version: u32,
+    /// Metadata, in the order of the file.
     pub metadata: Metadata,
+    /// Alignment of the tensor data in bytes.
     pub alignment: u64,
-    /// Where the header ends, in bytes from the start of the file. Data begin there, aligned.
+    /// End of the header, in bytes from the start of the file. The data begin at the next aligned
+    /// offset.
     pub end: u64,
-    /// In file order, shapes outermost dimension first.
+    /// Tensors in the order of the file; shapes have the outermost dimension first.
     pub tensors: Vec<TensorInfo>,
-    /// Offset of each tensor's data from the start of the file; the data are within the file.
+    /// Offset of each tensor's data from the start of the file. All data are within the file.
     pub offsets: Vec<u64>,
 }
 
 impl GgufHeader {
-    /// Parses and validates the header of the file with the bytes `file`; `path` names it in errors.
+    /// Parses and validates the header in `file`, the bytes of the whole file; `path` names it in
+    /// errors.
+    ///
+    /// # Errors
+    /// The first violation of the format, with its offset.
     pub fn parse(path: &Path, file: &[u8]) -> Result<GgufHeader> {
         let mut reader = HeaderReader { path, file, at: 0 };
         if reader.take(4, "the magic").ok() != Some(MAGIC) {
@@ -64,7 +72,7 @@ impl GgufHeader {
     }
 }
 
-/// The alignment that `metadata` asks for.
+/// The alignment of tensor data by `metadata`.
 pub(super) fn alignment(metadata: &Metadata) -> Result<u64, String> {
     match metadata.get(ALIGNMENT_KEY) {
         None => Ok(DEFAULT_ALIGNMENT),
@@ -76,12 +84,12 @@ pub(super) fn alignment(metadata: &Metadata) -> Result<u64, String> {
 fn check_version(path: &Path, version: u32) -> Result<()> {
     let detail = match version {
         2 | 3 => return Ok(()),
-        1 => "GGUF version 1 is no longer read by anything; convert the model again".to_string(),
-        // Small numbers in the upper bytes: the file was written for the other byte order.
+        1 => "GGUF version 1 is obsolete and not supported; convert the model again".to_string(),
+        // A small number in the upper bytes was written in the other byte order.
         v if v & 0xffff == 0 && v != 0 => {
-            "a big-endian GGUF file; only little-endian is read".into()
+            "a big-endian GGUF file; only little-endian files are supported".into()
         }
-        v => format!("GGUF version {v} is unknown; 2 and 3 are read"),
+        v => format!("GGUF version {v} is not supported; versions 2 and 3 are"),
     };
     Err(Error::format(path, detail))
 }
@@ -97,8 +105,8 @@ fn check_names(path: &Path, tensors: &[(TensorInfo, u64)]) -> Result<()> {
     }
 }
 
-/// Checks that each tensor's data follow the previous one's, padded, and end within the file. That
-/// excludes overlaps and holes, as it does for llama.cpp.
+/// Computes the offsets of the data. Every tensor must follow the previous one after its padding
+/// and end within the file, which excludes overlaps and gaps, as in llama.cpp.
 fn data_offsets(
     reader: &HeaderReader<'_>,
     alignment: u64,
@@ -114,7 +122,7 @@ fn data_offsets(
             Err(Error::tensor(reader.path.display().to_string(), &info.name, detail))
         };
         if *offset != expected {
-            return fail(format!("its data are said to be at offset {offset}, not {expected}"));
+            return fail(format!("its data offset is {offset}, where {expected} is required"));
         }
         let bytes = info.bytes().expect("checked when the entry was read") as u64;
         let end = data_start.checked_add(expected).and_then(|start| start.checked_add(bytes));
@@ -134,12 +142,12 @@ fn data_offsets(
     Ok(offsets)
 }
 
-/// Name length and one byte, n_dims, type, offset.
+/// The smallest entry of a tensor: name length, name of one byte, n_dims, type, offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
-/// Key length and one byte, type, a one-byte value.
+/// The smallest metadata entry: key length, key of one byte, type, value of one byte.
 const MIN_ENTRY_BYTES: u64 = 8 + 1 + 4 + 1;
 
-/// A position in the header.
+/// Reads the header from front to back.
 struct HeaderReader<'a> {
     path: &'a Path,
     file: &'a [u8],
@@ -168,7 +176,7 @@ impl<'a> HeaderReader<'a> {
     }
 
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        Ok(self.take(N as u64, what)?.try_into().expect("take gives what was asked"))
+        Ok(self.take(N as u64, what)?.try_into().expect("take returns N bytes"))
     }
 
     fn u32(&mut self, what: &str) -> Result<u32> {
@@ -179,7 +187,7 @@ impl<'a> HeaderReader<'a> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
-    /// A number of `what`, each of which takes `min_bytes` of the rest of the file or more.
+    /// Reads the number of `what`, each of which takes at least `min_bytes` of the remaining file.
     fn count(&mut self, what: &str, min_bytes: u64) -> Result<u64> {
         let n = self.u64(what)?;
         if n > self.remaining() / min_bytes {
@@ -191,7 +199,7 @@ impl<'a> HeaderReader<'a> {
         Ok(n)
     }
 
-    /// A name or key, which must be UTF-8.
+    /// Reads a name or key, which must be valid UTF-8.
     fn name(&mut self, what: &str) -> Result<String> {
         let text = self.string(what)?;
         match is_utf8(&text) {
@@ -200,11 +208,11 @@ impl<'a> HeaderReader<'a> {
         }
     }
 
-    /// Any string; see [`super::text_of_bytes`].
+    /// Reads a string, which may hold any bytes; see [`super::text_of_bytes`].
     fn string(&mut self, what: &str) -> Result<String> {
         let len = self.u64(what)?;
         if len > MAX_LENGTH {
-            return self.fail(format_args!("{what} of {len} bytes: no string is that long"));
+            return self.fail(format_args!("{what} has {len} bytes, more than a string may have"));
         }
         Ok(text_of_bytes(self.take(len, what)?))
     }
@@ -213,11 +221,11 @@ impl<'a> HeaderReader<'a> {
         match byte {
             0 => Ok(false),
             1 => Ok(true),
-            other => self.fail(format_args!("{other} is no truth value")),
+            other => self.fail(format_args!("{other} is not a boolean, 0 or 1")),
         }
     }
 
-    /// A key and its value.
+    /// Reads metadata entry `index`, a key and its value.
     fn entry(&mut self, index: u64) -> Result<(String, Value)> {
         let key = self.name(&format!("the key of metadata entry {index}"))?;
         if key.is_empty() {
@@ -251,7 +259,7 @@ impl<'a> HeaderReader<'a> {
         let type_id = self.u32(what)?;
         let n = self.u64(what)?;
         if n > MAX_LENGTH {
-            return self.fail(format_args!("{what} has {n} elements: no array is that long"));
+            return self.fail(format_args!("{what} has {n} elements, more than an array may have"));
         }
         Ok(match type_id {
             0 => Array::U8(self.take(n, what)?.to_vec()),
@@ -266,7 +274,10 @@ impl<'a> HeaderReader<'a> {
                 Array::Bool(bytes.iter().map(|&b| self.bool(b)).collect::<Result<_>>()?)
             }
             8 => Array::String(self.strings(n, what)?),
-            9 => return self.fail(format_args!("{what} is an array of arrays, which is refused")),
+            9 => {
+                return self
+                    .fail(format_args!("{what} is an array of arrays, which is not supported"));
+            }
             10 => Array::U64(self.numbers(n, what, u64::from_le_bytes)?),
             11 => Array::I64(self.numbers(n, what, i64::from_le_bytes)?),
             12 => Array::F64(self.numbers(n, what, f64::from_le_bytes)?),
@@ -289,14 +300,14 @@ impl<'a> HeaderReader<'a> {
     }
 
     fn strings(&mut self, n: u64, what: &str) -> Result<Vec<String>> {
-        // Every string takes the 8 bytes of its length at least.
+        // Every string takes at least the 8 bytes of its length.
         if n > self.remaining() / 8 {
             return self.fail(format_args!("truncated: {what} cannot have {n} strings"));
         }
         (0..n).map(|_| self.string(what)).collect()
     }
 
-    /// The entry of tensor `index`, and the offset of its data.
+    /// Reads the entry of tensor `index` and the offset of its data.
     fn tensor(&mut self, index: u64) -> Result<(TensorInfo, u64)> {
         let name = self.name(&format!("the name of tensor {index}"))?;
         if name.len() >= MAX_NAME {
@@ -327,7 +338,7 @@ impl<'a> HeaderReader<'a> {
         };
         let offset = self.u64(&what)?;
         let info = TensorInfo { name, shape, dtype };
-        // llama.cpp counts elements in i64, and so do the readers that follow it.
+        // llama.cpp counts elements in i64.
         let countable = |n: usize, d: &usize| n.checked_mul(*d).filter(|n| *n < 1 << 62);
         if info.shape.iter().try_fold(1usize, countable).is_none() || info.bytes().is_none() {
             return self.fail(format_args!(

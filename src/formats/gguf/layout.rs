@@ -1,7 +1,7 @@
 //! The layout of a GGUF file: its header as bytes, and the place of every tensor.
 //!
-//! Every size is known before the first byte of data, so the layout gives a file's exact size without
-//! writing it.
+//! Every size is known before the first byte of data, so the layout gives a file's exact size
+//! without writing it.
 
 use super::header::{MAGIC, MAX_DIMS, MAX_NAME, alignment};
 use super::metadata::{Array, Metadata, Value};
@@ -9,9 +9,10 @@ use super::strings::bytes_of_text;
 use crate::base::error::{Error, Result};
 use crate::formats::source::{TensorInfo, TensorTable};
 
+/// The version of the format that is written.
 const VERSION: u32 = 3;
 
-/// Where everything in a GGUF file goes.
+/// The layout of a GGUF file: where its header and the data of each tensor are.
 #[derive(Clone, Debug)]
 pub struct GgufLayout {
     /// The file's first bytes, up to the end of the tensors' entries.
@@ -29,9 +30,13 @@ pub(crate) struct DataRange {
 }
 
 impl GgufLayout {
-    /// The layout of a file with `metadata` and `tensors`, in these orders. Fails if readers would
-    /// refuse it: an alignment that is no power of two, empty keys, repeated or overlong tensor names,
-    /// more than four dimensions, rows that are no whole blocks. `origin` names the file in errors.
+    /// Lays out a file with `metadata` and `tensors`, both in the given order. `origin` names the
+    /// file in errors.
+    ///
+    /// # Errors
+    /// A file that readers would refuse: an alignment that is not a power of two, empty keys,
+    /// repeated or too long tensor names, more than four dimensions, rows that are not a whole
+    /// number of blocks.
     pub fn new(origin: &str, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<GgufLayout> {
         let fail = |detail: String| Error::model(origin, detail);
         let alignment = alignment(metadata).map_err(fail)?;
@@ -63,22 +68,22 @@ impl GgufLayout {
         Ok(GgufLayout { header, data_start, data, file_bytes: data_start + offset })
     }
 
-    /// Size of the whole file in bytes.
+    /// The size of the whole file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
-    /// The file's first bytes: its metadata and the tensors' names, shapes, types and places.
+    /// The header as bytes: metadata, and name, shape, type and offset of every tensor.
     pub fn header(&self) -> &[u8] {
         &self.header
     }
 
-    /// Where tensor data begin, in bytes.
+    /// The offset in bytes at which tensor data begin.
     pub fn data_start(&self) -> u64 {
         self.data_start
     }
 
-    /// Where the data of each tensor are, in the order of the tensors.
+    /// The data range of each tensor, in order.
     pub(crate) fn data_ranges(&self) -> &[DataRange] {
         &self.data
     }
@@ -154,11 +159,11 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
     }
 }
 
-/// Appends a tensor's entry. Outer dimensions of 1 are dropped and a scalar gets one dimension, as
-/// llama.cpp writes them (`ggml_n_dims`): a tensor is the same with them or without.
+/// Appends the entry of a tensor. Like llama.cpp (`ggml_n_dims`), drops outer dimensions of 1 and
+/// gives a scalar one dimension.
 fn put_tensor(origin: &str, out: &mut Vec<u8>, info: &TensorInfo, offset: u64) -> Result<()> {
     if info.name.len() >= MAX_NAME {
-        let detail = format!("the name has more than the {} bytes GGUF allows", MAX_NAME - 1);
+        let detail = format!("the name has more than {} bytes, the limit of GGUF", MAX_NAME - 1);
         return Err(Error::tensor(origin, &info.name, detail));
     }
     let outer_ones = info.shape.iter().take_while(|&&d| d == 1).count();
@@ -167,7 +172,8 @@ fn put_tensor(origin: &str, out: &mut Vec<u8>, info: &TensorInfo, offset: u64) -
         n => &info.shape[outer_ones.min(n - 1)..],
     };
     if dims.len() > MAX_DIMS {
-        let detail = format!("shape {:?} has more than the 4 dimensions GGUF allows", info.shape);
+        let detail =
+            format!("shape {:?} has more than 4 dimensions, the limit of GGUF", info.shape);
         return Err(Error::tensor(origin, &info.name, detail));
     }
     put_string(out, &info.name);

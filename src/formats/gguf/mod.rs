@@ -1,8 +1,8 @@
 //! GGUF files: metadata, reading, writing and splitting.
 //!
-//! Every later stage works on a [`GgufModel`], read from a file by [`open`] or converted from a checkpoint.
-//! [`GgufWriter`] writes version 3. Not here: big-endian files, version 1 and arrays of arrays, which
-//! llama.cpp does not read either.
+//! Every later stage works on a [`GgufModel`], read from a file by [`open`] or converted from a
+//! checkpoint. [`GgufWriter`] writes version 3. Not here: big-endian files, version 1 and arrays of
+//! arrays, which llama.cpp does not read either.
 
 mod copy;
 mod file;

@@ -5,15 +5,16 @@ use crate::base::error::{Error, Result};
 use crate::formats::source::TensorSource;
 use std::sync::Arc;
 
-/// A model in GGUF terms: GGUF names, shapes and metadata. The tensors are read from a file or computed when
-/// they are read.
+/// A model in GGUF terms: GGUF names, shapes and metadata. The tensors are read from a file or
+/// computed when they are read.
 #[derive(Clone)]
 pub struct GgufModel {
     /// The metadata, without the keys that number shards.
     pub metadata: Metadata,
     /// The tensors, under GGUF names.
     pub tensors: Arc<dyn TensorSource>,
-    /// Warnings of the conversion for the user, a sentence each; empty for a model read from a file.
+    /// Warnings of the conversion for the user, a sentence each; empty for a model read from a
+    /// file.
     pub warnings: Vec<String>,
 }
 

@@ -1,18 +1,19 @@
-//! Strings of GGUF files, which are bytes, as Rust's strings and back without loss.
+//! Strings of GGUF files, which may hold any bytes, as Rust strings and back without loss.
 //!
-//! Bytes that are no UTF-8 become characters of the last block for private use, U+10FF00 to U+10FFFF, and those
-//! characters, where a file has them, become their bytes one by one. So every sequence of bytes has one string.
+//! A byte that is not valid UTF-8 becomes a private-use character from U+10FF00 to U+10FFFF. If a
+//! file itself contains such characters, each of their bytes becomes one. So every sequence of
+//! bytes has exactly one string.
 
 use std::borrow::Cow;
 
-/// The character that stands for byte 0.
+/// The character that represents byte 0.
 const FIRST: u32 = 0x10_ff00;
 
 fn byte_of(c: char) -> Option<u8> {
     u8::try_from(u32::from(c).checked_sub(FIRST)?).ok()
 }
 
-/// The string that stands for `bytes`.
+/// Returns the string that represents `bytes`.
 pub fn text_of_bytes(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     let stand_in = |byte: &u8| char::from_u32(FIRST + u32::from(*byte)).expect("a character");
@@ -30,7 +31,7 @@ pub fn text_of_bytes(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes that `text` stands for.
+/// Returns the bytes that `text` represents.
 pub fn bytes_of_text(text: &str) -> Cow<'_, [u8]> {
     if is_utf8(text) {
         return Cow::Borrowed(text.as_bytes());
@@ -45,18 +46,18 @@ pub fn bytes_of_text(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(bytes)
 }
 
-/// Whether `text` stands for itself, so that programs that know UTF-8 alone can have it.
+/// Whether `text` represents valid UTF-8, which is then `text` itself.
 pub fn is_utf8(text: &str) -> bool {
-    // All stand-ins begin with this byte, as do few other characters.
+    // The UTF-8 form of every stand-in begins with this byte; few other characters do.
     !text.as_bytes().contains(&0xf4) || text.chars().all(|c| byte_of(c).is_none())
 }
 
-/// What stands for `c` where people read: `\xff` for a byte that is no UTF-8.
+/// Returns an escape such as `\xff` if `c` represents a byte that is not valid UTF-8.
 pub fn escape_invalid_char(c: char) -> Option<String> {
     byte_of(c).map(|byte| format!("\\x{byte:02x}"))
 }
 
-/// `text` for people, with `\xff` for each byte that is no UTF-8.
+/// Returns `text` for display, with an escape such as `\xff` for each byte that is not valid UTF-8.
 pub fn escape_invalid_utf8(text: &str) -> Cow<'_, str> {
     if is_utf8(text) {
         return Cow::Borrowed(text);
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_back_whatever_they_are() {
+    fn any_bytes_survive_the_round_trip() {
         for bytes in [
             &b"plain"[..],
             b"",

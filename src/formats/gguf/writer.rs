@@ -8,19 +8,21 @@ use crate::formats::source::TensorInfo;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A GGUF file being written: beside its target until [`GgufWriter::finish`], removed if dropped
-/// before.
+/// A GGUF file that is being written. It has a hidden name until [`GgufWriter::finish`]; dropping
+/// the writer earlier removes it.
 pub struct GgufWriter {
     file: OutputFile,
     layout: GgufLayout,
     tensors: Vec<TensorInfo>,
-    /// Bytes written of each tensor.
+    /// The number of bytes written of each tensor.
     written: Vec<AtomicU64>,
 }
 
 impl GgufWriter {
-    /// Begins the file `path`: takes its whole size on the disk and writes the header. Fails as
-    /// [`GgufLayout::new`] and [`OutputFile::create`] do, and on a disk that is too small.
+    /// Begins the file `path`: reserves its size on the disk and writes the header.
+    ///
+    /// # Errors
+    /// Those of [`GgufLayout::new`] and [`OutputFile::create`]; a disk without enough space.
     pub fn create(
         path: impl AsRef<Path>,
         force: bool,
@@ -36,9 +38,13 @@ impl GgufWriter {
         Ok(GgufWriter { file, layout, tensors, written })
     }
 
-    /// As [`GgufWriter::create`], under the hidden name that a later run finds again ([`OutputFile::reopen`]), for
-    /// [`GgufWriter::seal`]. Tells whether an earlier run has begun just this file: then what it has written is
-    /// there, and [`GgufWriter::mark_written`] takes a tensor as written.
+    /// Begins the file `path` under the hidden name that a later run finds again
+    /// ([`OutputFile::reopen`]), to be completed by [`GgufWriter::seal`]. The result is true if an
+    /// earlier run began a file with the same header: its tensors are then still there, and
+    /// [`GgufWriter::mark_written`] accepts those that are complete.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::create`].
     pub fn reopen(
         path: impl AsRef<Path>,
         metadata: &Metadata,
@@ -61,7 +67,7 @@ impl GgufWriter {
         Ok((GgufWriter { file, layout, tensors, written }, begun))
     }
 
-    /// Takes tensor `index` as written, as an earlier run has left it.
+    /// Accepts tensor `index` as an earlier run has written it.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -69,7 +75,10 @@ impl GgufWriter {
         self.written[index].store(self.layout.data_ranges()[index].bytes, Ordering::Relaxed);
     }
 
-    /// Fills `bytes` with what is at `offset` of tensor `index`, in a file that was reopened.
+    /// Reads `bytes` from offset `offset` of tensor `index`, in a file that was reopened.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -77,11 +86,12 @@ impl GgufWriter {
         self.file.read_at(self.layout.data_ranges()[index].start + offset, bytes)
     }
 
-    /// Brings what has been written so far to the disk.
+    /// Flushes everything written so far to the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data()
     }
 
+    /// The layout of the file.
     pub fn layout(&self) -> &GgufLayout {
         &self.layout
     }
@@ -91,7 +101,10 @@ impl GgufWriter {
         &self.tensors
     }
 
-    /// Writes all data of tensor `index`. Any number of threads may write different tensors at once.
+    /// Writes all data of tensor `index`. Threads may write different tensors at the same time.
+    ///
+    /// # Errors
+    /// Data of another length than the tensor's; a tensor that was written before.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -105,21 +118,24 @@ impl GgufWriter {
         self.write_part(index, 0, bytes)
     }
 
-    /// Writes a part of tensor `index`, which begins `offset` bytes into its data. Together the parts
-    /// must cover the tensor once.
+    /// Writes a part of tensor `index` that begins `offset` bytes into its data. The parts must
+    /// cover the tensor exactly once.
+    ///
+    /// # Errors
+    /// A part beyond the end of the tensor; more bytes than the tensor has.
     ///
     /// # Panics
     /// If `index` is out of range.
     pub fn write_part(&self, index: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let place = self.layout.data_ranges()[index];
+        let range = self.layout.data_ranges()[index];
         let len = bytes.len() as u64;
-        if offset.checked_add(len).is_none_or(|end| end > place.bytes) {
-            return self.fail(index, format!("a part ends past its {} bytes", place.bytes));
+        if offset.checked_add(len).is_none_or(|end| end > range.bytes) {
+            return self.fail(index, format!("a part ends past its {} bytes", range.bytes));
         }
-        if self.written[index].fetch_add(len, Ordering::Relaxed) + len > place.bytes {
+        if self.written[index].fetch_add(len, Ordering::Relaxed) + len > range.bytes {
             return self.fail(index, "was written twice".to_string());
         }
-        self.file.write_at(place.start + offset, bytes)
+        self.file.write_at(range.start + offset, bytes)
     }
 
     fn fail(&self, index: usize, detail: String) -> Result<()> {
@@ -127,24 +143,30 @@ impl GgufWriter {
         Err(Error::tensor(origin, &self.tensors[index].name, detail))
     }
 
-    /// Checks that all tensors were written, brings the file to the disk and gives it its name.
-    /// Padding, after the last tensor too, is zero since the file was created.
+    /// Checks that all tensors are written, flushes the file to the disk and renames it to its
+    /// target. Padding is zero because the file was created with its full size.
+    ///
+    /// # Errors
+    /// A tensor that is not complete; a file that cannot be written or renamed.
     pub fn finish(self) -> Result<()> {
-        self.check_whole()?;
+        self.check_complete()?;
         self.file.commit()
     }
 
-    /// As [`GgufWriter::finish`], but leaves the file under its hidden name.
+    /// Like [`GgufWriter::finish`], but leaves the file under its hidden name.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::finish`].
     pub fn seal(self) -> Result<()> {
-        self.check_whole()?;
+        self.check_complete()?;
         self.file.seal()
     }
 
-    fn check_whole(&self) -> Result<()> {
-        for (index, place) in self.layout.data_ranges().iter().enumerate() {
+    fn check_complete(&self) -> Result<()> {
+        for (index, range) in self.layout.data_ranges().iter().enumerate() {
             let written = self.written[index].load(Ordering::Relaxed);
-            if written != place.bytes {
-                let detail = format!("{written} of its {} bytes were written", place.bytes);
+            if written != range.bytes {
+                let detail = format!("only {written} of its {} bytes were written", range.bytes);
                 return self.fail(index, detail);
             }
         }

@@ -1,4 +1,5 @@
-//! What lies in the place of weights, texts and settings is named by kind, with what to do about it.
+//! What lies in the place of weights, texts and settings is named by kind, with what to do about
+//! it.
 
 use crate::support::program::{Place, copy_member};
 use std::fs;
@@ -12,8 +13,8 @@ const ANSWER: &str = r#"{"error":"Invalid username or password."}"#;
 const FOREIGN: &[(&str, &[&str])] = &[
     (POINTER, &["Git LFS pointer", "4683073184 bytes", "git lfs pull", "hf download"]),
     (PAGE, &["web page", "hf download"]),
-    (ANSWER, &["server's answer", "Invalid username or password"]),
-    ("Entry not found", &["server's answer", "Entry not found"]),
+    (ANSWER, &["message from a server", "Invalid username or password"]),
+    ("Entry not found", &["message from a server", "Entry not found"]),
     ("\u{1f}\u{0}", &[]),
 ];
 
@@ -72,7 +73,7 @@ fn archives_zeros_and_nothing_are_named() {
     for (bytes, parts) in [
         (b"\x1f\x8b\x08\0\0\0\0\0rest".to_vec(), ["gzip archive", "unpack"]),
         (tar, ["tar archive", "unpack"]),
-        (vec![0; 5000], ["are zero", "broke off"]),
+        (vec![0; 5000], ["are zero", "interrupted download"]),
         (Vec::new(), ["is empty", "hf download"]),
         (b"GGUF\x03\0\0\0".to_vec(), ["a GGUF file", "safetensors"]),
         (b"PK\x03\x04whatever it is".to_vec(), ["a PyTorch file", "safetensors"]),

@@ -1,4 +1,5 @@
-//! LoRA adapters merged on the fly: PEFT's own results, values by hand, and adapters that do not fit.
+//! LoRA adapters merged on the fly: PEFT's own results, values by hand, and adapters that do not
+//! fit.
 
 use crate::formats::pytorch;
 use crate::support::program::Place;

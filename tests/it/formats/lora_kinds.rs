@@ -1,4 +1,5 @@
-//! Adapters of every kind against PEFT's own merges, and what they make of configuration and tokenizer.
+//! Adapters of every kind against PEFT's own merges, and what they make of configuration and
+//! tokenizer.
 
 use crate::support::program::Place;
 use aqueduct::formats::checkpoint::{Checkpoint, with_adapter};

@@ -1,6 +1,7 @@
 //! README.md beside the weights: read as PyYAML reads it, and never in the way of work.
 //!
-//! Expected values: llama.cpp's `gguf-py/gguf/metadata.py` of October 2026 run on the same front matter.
+//! Expected values: llama.cpp's `gguf-py/gguf/metadata.py` of October 2026 run on the same front
+//! matter.
 
 use crate::support::program::{Place, shipped};
 use aqueduct::formats::gguf;

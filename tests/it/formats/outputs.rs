@@ -185,8 +185,9 @@ fn child() {
 #[test]
 fn a_disk_that_fills_up_leaves_nothing() {
     let temp = tempfile::tempdir().unwrap();
-    // The limit on file sizes stands for a full disk: the same write fails, without a real disk. The
-    // signal that comes with it is ignored so that the write returns an error, as on a full disk.
+    // The limit on file sizes stands for a full disk: the same write fails, without a real disk.
+    // The signal that comes with it is ignored so that the write returns an error, as on a full
+    // disk.
     in_child("fill", temp.path(), "trap '' XFSZ; ulimit -f 64");
     assert!(entries(temp.path()).is_empty());
 }

@@ -1,5 +1,6 @@
-//! PyTorch's weights files: a real one, folders of them, and a corpus of hostile ones. The files are made
-//! by the small writer at the top, which knows no more of zip and pickle than PyTorch writes.
+//! PyTorch's weights files: a real one, folders of them, and a corpus of hostile ones. The files
+//! are made by the small writer at the top, which knows no more of zip and pickle than PyTorch
+//! writes.
 
 use crate::support::folders;
 use crate::support::hostile_files::assert_error;

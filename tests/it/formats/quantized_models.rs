@@ -1,4 +1,5 @@
-//! Whole models with packed weights: what conversion, the forward pass, recipes and quantizing make of them.
+//! Whole models with packed weights: what conversion, the forward pass, recipes and quantizing make
+//! of them.
 //!
 //! The models are in tests/data/quantized, whose README.md says what made them.
 

@@ -1,4 +1,5 @@
-//! Checkpoints of packed integers and of floats of four bits: GPTQ, AWQ, bitsandbytes, BitNet, MXFP4, NVFP4.
+//! Checkpoints of packed integers and of floats of four bits: GPTQ, AWQ, bitsandbytes, BitNet,
+//! MXFP4, NVFP4.
 //!
 //! tests/data/quantized/README.md says what made the data (scripts/check-packed-sources).
 

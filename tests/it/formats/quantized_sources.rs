@@ -1,5 +1,5 @@
-//! Quantized checkpoints as sources: values are the reference dequantizers', rows read in parts are those of the
-//! whole, and what cannot be read is one error.
+//! Quantized checkpoints as sources: values are the reference dequantizers', rows read in parts are
+//! those of the whole, and what cannot be read is one error.
 
 use crate::model::conversion as convert;
 use crate::support::folders;
@@ -163,7 +163,8 @@ fn blocks_at_the_edges_have_their_own_scales() {
     );
 }
 
-/// A tiny Llama as `convert` has it, its projections in FP8, and the same model of the dequantized values.
+/// A tiny Llama as `convert` has it, its projections in FP8, and the same model of the dequantized
+/// values.
 fn fp8_llama(dir: &Path) -> (PathBuf, convert::Tensors) {
     let plain = convert::tensors(DType::BF16);
     let (mut stored, mut values): (Vec<Stored<'_>>, convert::Tensors) = (Vec::new(), Vec::new());

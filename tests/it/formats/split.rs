@@ -1,4 +1,5 @@
-//! `aqueduct split` and `join`: against llama.cpp's files by hash, and back to the file that was split.
+//! `aqueduct split` and `join`: against llama.cpp's files by hash, and back to the file that was
+//! split.
 
 use crate::support::program::{Place, shipped};
 use aqueduct::formats::gguf::{self, GgufFile, Value, shard_name};
@@ -81,7 +82,7 @@ fn a_first_file_of_metadata_opens_as_the_model() {
 #[test]
 fn what_cannot_be_split_or_joined_is_refused() {
     let place = place();
-    place.fails(1, "join clerk.gguf -o x.gguf", &["clerk.gguf", "no shard of a split model"]);
+    place.fails(1, "join clerk.gguf -o x.gguf", &["clerk.gguf", "not a shard of a split model"]);
     let both = "split clerk.gguf -o x --max-tensors 3 --max-shard-size 1MB";
     place.fails(2, both, &["--max-tensors", "cannot be used with"]);
     place.fails(2, "split clerk.gguf -o x --max-tensors 0", &["--max-tensors"]);

@@ -51,7 +51,8 @@ impl LoraConfig {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// If it is no LoRA, lacks a key, or uses something beyond it whose effect is not computed here.
+    /// If it is no LoRA, lacks a key, or uses something beyond it whose effect is not computed
+    /// here.
     pub(super) fn read(config: &Config) -> Result<LoraConfig> {
         let origin = config.origin();
         refuse_unsupported(config)?;

@@ -1,8 +1,9 @@
 //! The arithmetic of adapters: products of matrices, DoRA's lengths, rows of tokens.
 //!
-//! In `B A` the terms of each element are added in the order of the rank, and the sum is scaled before it is
-//! added to the weight. Formulas: arXiv:2106.09685 (LoRA), arXiv:2402.09353 (DoRA); PEFT
-//! `src/peft/tuners/lora/layer.py` (`get_delta_weight`) and `variants.py` (`DoraLinearVariant.merge_unsafe`), 0.21.
+//! In `B A` the terms of each element are added in the order of the rank, and the sum is scaled
+//! before it is added to the weight. Formulas: arXiv:2106.09685 (LoRA), arXiv:2402.09353 (DoRA);
+//! PEFT `src/peft/tuners/lora/layer.py` (`get_delta_weight`) and `variants.py`
+//! (`DoraLinearVariant.merge_unsafe`), 0.21.
 
 use rayon::prelude::*;
 
@@ -45,7 +46,8 @@ pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
     (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
 }
 
-/// Gives each row the length `magnitude` has for it, as DoRA does to linear layers. A row of zeros stays.
+/// Gives each row the length `magnitude` has for it, as DoRA does to linear layers. A row of zeros
+/// stays.
 pub(super) fn scale_rows(values: &mut [f32], columns: usize, magnitude: &[f32]) {
     if columns == 0 {
         return;

@@ -1,13 +1,15 @@
-//! LoRA adapters: a checkpoint whose weights are those of a base model with an adapter merged into it.
+//! LoRA adapters: a checkpoint whose weights are those of a base model with an adapter merged into
+//! it.
 //!
-//! A source over a source: `W + scale * (B A)` is computed when the tensor is read, in f32, and rounded
-//! once to the base's type, as if the adapter had been merged and the model written. For an embedding, whose
-//! matrices stand the other way round, it is the transposed product. Tensors that were trained whole, DoRA's
-//! lengths, biases and rows of tokens follow in the order in which PEFT applies them.
+//! A source over a source: `W + scale * (B A)` is computed when the tensor is read, in f32, and
+//! rounded once to the base's type, as if the adapter had been merged and the model written. For an
+//! embedding, whose matrices stand the other way round, it is the transposed product. Tensors that
+//! were trained whole, DoRA's lengths, biases and rows of tokens follow in the order in which PEFT
+//! applies them.
 //!
-//! Reads what PEFT saves: `adapter_config.json`, `adapter_model.safetensors` or `.bin`, and the tokenizer.
-//! `fan_in_fan_out` means nothing where all matrices are linear layers, as PEFT has it too. Not here: adapters over
-//! adapters, and methods other than LoRA and DoRA, which are refused.
+//! Reads what PEFT saves: `adapter_config.json`, `adapter_model.safetensors` or `.bin`, and the
+//! tokenizer. `fan_in_fan_out` means nothing where all matrices are linear layers, as PEFT has it
+//! too. Not here: adapters over adapters, and methods other than LoRA and DoRA, which are refused.
 
 mod config;
 mod merge;
@@ -32,12 +34,13 @@ use std::sync::Arc;
 /// The file that tells how to apply an adapter.
 const CONFIG: &str = "adapter_config.json";
 
-/// Merges the adapter in the folder `dir` into `base`. Everything is checked now; weights are computed
-/// when they are read. The result's configuration, tokenizer and warnings follow the adapter.
+/// Merges the adapter in the folder `dir` into `base`. Everything is checked now; weights are
+/// computed when they are read. The result's configuration, tokenizer and warnings follow the
+/// adapter.
 ///
 /// # Errors
-/// If the adapter is of a kind that is not supported, if its tensors and its configuration disagree, or
-/// if it does not fit the base model; the messages name both sides.
+/// If the adapter is of a kind that is not supported, if its tensors and its configuration
+/// disagree, or if it does not fit the base model; the messages name both sides.
 pub fn with_adapter(base: &Checkpoint, dir: &Path) -> Result<Checkpoint> {
     let config_path = dir.join(CONFIG);
     if !config_path.is_file() {
@@ -79,7 +82,8 @@ fn follow(merged: &mut Checkpoint, plan: &AdapterPlan, dir: &Path) {
     }
 }
 
-/// Takes the adapter's tokenizer, if it has one that is not the base's: the model was trained with it.
+/// Takes the adapter's tokenizer, if it has one that is not the base's: the model was trained with
+/// it.
 fn take_tokenizer(merged: &mut Checkpoint, dir: &Path) -> Result<()> {
     /// A tokenizer's file has less.
     const LIMIT: u64 = 512 << 20;

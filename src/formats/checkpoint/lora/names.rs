@@ -1,7 +1,8 @@
 //! What the names of an adapter's tensors mean.
 //!
-//! Layouts: PEFT `src/peft/utils/save_and_load.py` (`get_peft_model_state_dict`), 0.21, and what older versions and
-//! other programs save: the adapter's own name (`default`) is left out or left in.
+//! Layouts: PEFT `src/peft/utils/save_and_load.py` (`get_peft_model_state_dict`), 0.21, and what
+//! older versions and other programs save: the adapter's own name (`default`) is left out or left
+//! in.
 
 /// What PEFT puts before the names of a model's modules.
 const PREFIX: &str = "base_model.model.";
@@ -21,7 +22,8 @@ pub(super) enum AdapterPart {
     Magnitude,
     /// Rows of tokens that were trained alone.
     Tokens,
-    /// The tensor itself, trained whole: under `modules_to_save`, or saved because the module was changed.
+    /// The tensor itself, trained whole: under `modules_to_save`, or saved because the module was
+    /// changed.
     Whole {
         nested: bool,
     },

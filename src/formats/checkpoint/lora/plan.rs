@@ -1,9 +1,10 @@
 //! An adapter against its configuration and its base: what becomes of each tensor.
 //!
-//! Where the base's head is its embedding, each end gets what was trained for it, as in PEFT's forward pass, and
-//! the head becomes a tensor of its own where that makes them differ. PEFT's `merge_and_unload` adds a LoRA of one
-//! end to the shared tensor, and says that this "can lead to complications" (`tuners/tuners_utils.py`,
-//! `_check_merge_allowed`, 0.21); after untying the base, as it advises, its result is the one computed here.
+//! Where the base's head is its embedding, each end gets what was trained for it, as in PEFT's
+//! forward pass, and the head becomes a tensor of its own where that makes them differ. PEFT's
+//! `merge_and_unload` adds a LoRA of one end to the shared tensor, and says that this "can lead to
+//! complications" (`tuners/tuners_utils.py`, `_check_merge_allowed`, 0.21); after untying the base,
+//! as it advises, its result is the one computed here.
 
 use super::config::{LoraConfig, Targets, is_called, is_within};
 use super::names::{AdapterPart, TensorRole, parse};
@@ -99,7 +100,8 @@ impl<'a> AdapterPlanner<'a> {
     /// Plans the result.
     ///
     /// # Errors
-    /// If tensors and configuration disagree, or the adapter does not fit the base; both sides are named.
+    /// If tensors and configuration disagree, or the adapter does not fit the base; both sides are
+    /// named.
     pub(super) fn plan(&self) -> Result<AdapterPlan> {
         let mut found = self.collect()?;
         self.complete(&found)?;
@@ -254,7 +256,8 @@ impl<'a> AdapterPlanner<'a> {
         Ok(())
     }
 
-    /// Plans embedding and head of a base that has one tensor for both, and takes them out of `found`.
+    /// Plans embedding and head of a base that has one tensor for both, and takes them out of
+    /// `found`.
     fn tied_ends(
         &self,
         found: &mut BTreeMap<TensorKey, ModuleTensors>,

@@ -1,4 +1,5 @@
-//! What a method's reader works with: the stored tensors, those already used, and the tensors made of them.
+//! What a method's reader works with: the stored tensors, those already used, and the tensors made
+//! of them.
 
 use super::settings::QuantSettings;
 use super::source::{Decoder, FolderSource, TensorOrigin};
@@ -7,8 +8,8 @@ use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::weights::{StoredKind, StoredTensor, StoredTensors};
 use crate::formats::source::{TensorInfo, TensorTable};
 
-/// What runtimes keep beside quantized weights and plain weights do not need: the scales of activations
-/// and of the cache.
+/// What runtimes keep beside quantized weights and plain weights do not need: the scales of
+/// activations and of the cache.
 const NOT_NEEDED: &[&str] = &[
     "input_scale",
     "input_zero_point",
@@ -33,8 +34,8 @@ pub(super) struct Joined {
     pub name: String,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
-    /// The stored tensors whose bytes the decoder gets, in this order. The first one gives the place in the
-    /// order of tensors.
+    /// The stored tensors whose bytes the decoder gets, in this order. The first one gives the
+    /// place in the order of tensors.
     pub parts: Vec<usize>,
     pub decoder: Box<dyn Decoder>,
 }
@@ -72,7 +73,8 @@ impl<'a> Joining<'a> {
         &self.stored.tensors()[index]
     }
 
-    /// The data of a stored tensor, for small ones that decide what the others mean (shapes, indices).
+    /// The data of a stored tensor, for small ones that decide what the others mean (shapes,
+    /// indices).
     pub(super) fn bytes(&self, index: usize) -> std::borrow::Cow<'a, [u8]> {
         self.stored.bytes(index)
     }
@@ -93,8 +95,8 @@ impl<'a> Joining<'a> {
         self.used[index] = true;
     }
 
-    /// Takes note that the weights stored as tensor `index` cannot be joined, and why. All of them become
-    /// one error.
+    /// Takes note that the weights stored as tensor `index` cannot be joined, and why. All of them
+    /// become one error.
     pub(super) fn problem(&mut self, index: usize, why: impl Into<String>) {
         self.used[index] = true;
         self.problems.push((self.stored.tensors()[index].name.clone(), why.into()));
@@ -148,7 +150,8 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// Whether a tensor is one of [`NOT_NEEDED`] by the last part of its name: `k_scale`, `gate_up_proj_input_scale`.
+/// Whether a tensor is one of [`NOT_NEEDED`] by the last part of its name: `k_scale`,
+/// `gate_up_proj_input_scale`.
 fn is_not_needed(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     NOT_NEEDED.iter().any(|suffix| {

@@ -1,9 +1,9 @@
 //! Quantized checkpoints: packed weights are joined with their scales and read as plain tensors.
 //!
-//! All joined tensors are F32, the product of code and scale in f32. llama.cpp's converter computes the same
-//! before it rounds to the output's type; reference dequantizers round earlier, to the type of the scale or
-//! the model. The product is exact where scales are BF16 or F16, so rounding it gives their values.
-//! Not here: computing with quantized weights, and writing them.
+//! All joined tensors are F32, the product of code and scale in f32. llama.cpp's converter computes
+//! the same before it rounds to the output's type; reference dequantizers round earlier, to the
+//! type of the scale or the model. The product is exact where scales are BF16 or F16, so rounding
+//! it gives their values. Not here: computing with quantized weights, and writing them.
 
 mod joining;
 mod methods;
@@ -28,12 +28,12 @@ pub(super) struct Opened {
     pub warning: Option<String>,
 }
 
-/// Opens the stored tensors of the folder `dir` as a source and joins those that are quantized. Removes the
-/// quantization settings from `config`, which then describes plain weights.
+/// Opens the stored tensors of the folder `dir` as a source and joins those that are quantized.
+/// Removes the quantization settings from `config`, which then describes plain weights.
 ///
 /// # Errors
-/// Weights in a format that is not supported, or damaged ones. One error covers all tensors and names the
-/// method and its options.
+/// Weights in a format that is not supported, or damaged ones. One error covers all tensors and
+/// names the method and its options.
 pub(super) fn open(stored: StoredTensors, config: &mut Config, dir: &Path) -> Result<Opened> {
     let origin = stored.origin().to_string();
     let settings = QuantSettings::take(config, dir)?;

@@ -1,4 +1,5 @@
-//! What the formats of packed integers share: the parts of a module, and small integers in words of 32 bits.
+//! What the formats of packed integers share: the parts of a module, and small integers in words of
+//! 32 bits.
 
 use super::joining::Joining;
 use super::settings::QuantSettings;
@@ -50,7 +51,8 @@ pub(super) fn group_size(settings: &QuantSettings) -> Result<Option<usize>, Stri
     }
 }
 
-/// Leaves out the bias of `module` if it is all zeros: AutoGPTQ writes one for modules that have none.
+/// Leaves out the bias of `module` if it is all zeros: AutoGPTQ writes one for modules that have
+/// none.
 pub(super) fn leave_out_zero_bias(joining: &mut Joining<'_>, module: &str) {
     if let Some(bias) = joining.find(&format!("{module}.bias"))
         && joining.bytes(bias).iter().all(|&byte| byte == 0)
@@ -65,8 +67,8 @@ pub(super) fn word(bytes: &[u8], index: usize) -> u32 {
     u32::from_le_bytes(four.expect("four bytes"))
 }
 
-/// Where field `index` of `bits` bits is in a stream of words: the word, and the shift within it. A field
-/// of 3 bits may go on in the next word.
+/// Where field `index` of `bits` bits is in a stream of words: the word, and the shift within it. A
+/// field of 3 bits may go on in the next word.
 pub(super) fn place(index: usize, bits: usize) -> (usize, usize) {
     (index * bits / 32, index * bits % 32)
 }

@@ -1,4 +1,5 @@
-//! Scales of weights: one for a tensor, a row, a group of columns or a block, over matrices and stacks.
+//! Scales of weights: one for a tensor, a row, a group of columns or a block, over matrices and
+//! stacks.
 
 use crate::base::dtype::DType;
 use crate::formats::checkpoint::weights::StoredTensor;
@@ -75,8 +76,8 @@ pub(super) struct ScaleGrid {
 }
 
 impl ScaleGrid {
-    /// The grid of `scale`, for weights of `shape`. `block` is the size of blocks by the configuration; where
-    /// it does not fit, the shapes decide if they can.
+    /// The grid of `scale`, for weights of `shape`. `block` is the size of blocks by the
+    /// configuration; where it does not fit, the shapes decide if they can.
     ///
     /// # Errors
     /// Why the two do not belong together.
@@ -175,8 +176,8 @@ impl ScaleGrid {
         self.number.decode(bytes, (first + within / self.block[0]) * self.columns, out)
     }
 
-    /// Fills whole rows of weights, from row `first` on, with code times scale. `codes` writes the values
-    /// of the codes from an element number on; `scales` are the bytes of the scales.
+    /// Fills whole rows of weights, from row `first` on, with code times scale. `codes` writes the
+    /// values of the codes from an element number on; `scales` are the bytes of the scales.
     ///
     /// # Errors
     /// Those of `codes`, and scales that are too short.

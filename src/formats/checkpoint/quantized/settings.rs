@@ -1,4 +1,5 @@
-//! How a folder says that its weights are quantized: `quantization_config` in config.json, or elsewhere.
+//! How a folder says that its weights are quantized: `quantization_config` in config.json, or
+//! elsewhere.
 
 use crate::base::error::Result;
 use crate::formats::checkpoint::Config;
@@ -21,8 +22,8 @@ pub(super) struct QuantSettings {
 }
 
 impl QuantSettings {
-    /// Takes the settings out of `config`, which then describes plain weights; reads ModelOpt's file in
-    /// `dir` where there are none. `None` if the folder says nothing of quantization.
+    /// Takes the settings out of `config`, which then describes plain weights; reads ModelOpt's
+    /// file in `dir` where there are none. `None` if the folder says nothing of quantization.
     pub(super) fn take(config: &mut Config, dir: &Path) -> Result<Option<QuantSettings>> {
         let mut found = None;
         for key in KEYS {

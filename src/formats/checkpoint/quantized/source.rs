@@ -1,5 +1,5 @@
-//! [`FolderSource`]: the tensors of a folder. Plain ones are read as they are stored, packed ones with their scales
-//! as F32, decoded in groups of rows when they are read.
+//! [`FolderSource`]: the tensors of a folder. Plain ones are read as they are stored, packed ones
+//! with their scales as F32, decoded in groups of rows when they are read.
 
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
@@ -16,9 +16,9 @@ const F32_BYTES: usize = 4;
 
 /// Makes rows of one tensor from the bytes of its parts.
 pub(super) trait Decoder: Send + Sync {
-    /// Decodes whole rows from row `first` on into `out`: as many as it holds. Rows are those of all
-    /// matrices of a stack, one after the other. `parts` are the bytes of the stored tensors, of the length
-    /// that their types and shapes need.
+    /// Decodes whole rows from row `first` on into `out`: as many as it holds. Rows are those of
+    /// all matrices of a stack, one after the other. `parts` are the bytes of the stored tensors,
+    /// of the length that their types and shapes need.
     ///
     /// # Errors
     /// What is wrong with the data; the caller adds the tensor's name.

@@ -15,7 +15,8 @@ impl ShardIndex {
     /// Reads the index at `path`.
     ///
     /// # Errors
-    /// Anything that is no index, a tensor that occurs twice, and names that lead out of the folder.
+    /// Anything that is no index, a tensor that occurs twice, and names that lead out of the
+    /// folder.
     pub(crate) fn read(path: &Path) -> Result<ShardIndex> {
         #[derive(serde::Deserialize)]
         struct Text {

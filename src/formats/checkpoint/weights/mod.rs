@@ -1,8 +1,8 @@
-//! The files that hold a checkpoint's weights: their formats, names and index, and which of a folder's
-//! files make the model.
+//! The files that hold a checkpoint's weights: their formats, names and index, and which of a
+//! folder's files make the model.
 //!
-//! [`WeightFiles`] finds and opens the files of a folder, [`StoredTensors`] lists their tensors. Not here:
-//! what quantized tensors mean, see [`super::quantized`].
+//! [`WeightFiles`] finds and opens the files of a folder, [`StoredTensors`] lists their tensors.
+//! Not here: what quantized tensors mean, see [`super::quantized`].
 
 mod file;
 mod index;

@@ -38,8 +38,8 @@ impl Naming {
         (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}{}", self.suffix)).collect()
     }
 
-    /// Stem, number and count of a name such as `model-00001-of-00003.safetensors`, with any number of
-    /// digits up to six.
+    /// Stem, number and count of a name such as `model-00001-of-00003.safetensors`, with any number
+    /// of digits up to six.
     pub(crate) fn shard_number(&self, name: &str) -> Option<(String, u32, u32)> {
         let (stem, number, count) = self.shard_parts(name)?;
         let (number, count) = (number.parse().ok()?, count.parse().ok().filter(|n| *n > 0)?);

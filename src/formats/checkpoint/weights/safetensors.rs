@@ -1,8 +1,8 @@
 //! One safetensors file: the header validated, the data mapped.
 //!
-//! Layout: a u64 header length, that many bytes of JSON, then the tensors' data. Types and entries are
-//! the `safetensors` crate's; the checks are made here, because its errors name neither the tensor nor
-//! the offset, and because it lets a repeated name pass.
+//! Layout: a u64 header length, that many bytes of JSON, then the tensors' data. Types and entries
+//! are the `safetensors` crate's; the checks are made here, because its errors name neither the
+//! tensor nor the offset, and because it lets a repeated name pass.
 
 use super::pytorch::looks_like_pytorch;
 use crate::base::dtype::DType;
@@ -21,8 +21,8 @@ use std::path::Path;
 /// Longer headers are lies; the limit is the `safetensors` crate's.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// A tensor of a safetensors file, as its header describes it. Its type may be one that models do not
-/// compute with.
+/// A tensor of a safetensors file, as its header describes it. Its type may be one that models do
+/// not compute with.
 #[derive(Clone, Debug)]
 pub struct SafetensorsEntry {
     pub name: String,

@@ -1,9 +1,9 @@
 //! Which files of a folder are the model's weights, and which of them holds which tensor.
 //!
-//! Goes by what is there: an index, a whole file and numbered shards may disagree, and then the files decide, with
-//! a warning that names both sides. Precedence is that of transformers 5 (`modeling_utils.py`,
-//! `_get_resolved_checkpoint_files`): safetensors before PyTorch's files, a whole file before an index.
-//! Not here: types and data of tensors, see [`super::folder`].
+//! Goes by what is there: an index, a whole file and numbered shards may disagree, and then the
+//! files decide, with a warning that names both sides. Precedence is that of transformers 5
+//! (`modeling_utils.py`, `_get_resolved_checkpoint_files`): safetensors before PyTorch's files, a
+//! whole file before an index. Not here: types and data of tensors, see [`super::folder`].
 
 use super::file::WeightsFile;
 use super::index::ShardIndex;
@@ -74,7 +74,8 @@ impl WeightFiles {
         self.homes.get(name).is_none_or(|home| *home == file)
     }
 
-    /// Warns where the folder's PyTorch file holds other tensors than the safetensors that are used.
+    /// Warns where the folder's PyTorch file holds other tensors than the safetensors that are
+    /// used.
     fn compare_with_pytorch(&mut self, dir: &Path) -> Result<()> {
         let path = dir.join(PYTORCH.single);
         if !path.is_file() {
@@ -265,8 +266,8 @@ impl<'d> Finder<'d> {
         all
     }
 
-    /// The series of which no file is missing: those that are called as transformers calls them first,
-    /// Mistral's own `consolidated` last.
+    /// The series of which no file is missing: those that are called as transformers calls them
+    /// first, Mistral's own `consolidated` last.
     fn complete_series(&self) -> Vec<(Series, Vec<String>)> {
         let usual = self.naming.single.split('.').next().unwrap_or_default();
         let mut complete: Vec<(Series, Vec<String>)> = (self.series().into_iter())
@@ -356,7 +357,8 @@ impl<'d> Finder<'d> {
         Ok(names)
     }
 
-    /// Compares `files` with the index. Tensors are taken from where they are; of several places, the index's.
+    /// Compares `files` with the index. Tensors are taken from where they are; of several places,
+    /// the index's.
     fn check_against(
         mut self,
         mut files: Vec<WeightsFile>,

@@ -1,5 +1,5 @@
-//! The tensors of a folder as they are stored, whatever their types: what the readers of plain and of
-//! quantized weights make their tables from.
+//! The tensors of a folder as they are stored, whatever their types: what the readers of plain and
+//! of quantized weights make their tables from.
 
 use super::file::WeightsFile;
 use super::select::WeightFiles;
@@ -49,8 +49,8 @@ impl StoredTensor {
     }
 }
 
-/// The tensors of all files: file after file, each in the order of its data, so that reading them in
-/// order reads the disk in order. Names are unique.
+/// The tensors of all files: file after file, each in the order of its data, so that reading them
+/// in order reads the disk in order. Names are unique.
 pub(crate) struct StoredTensors {
     origin: String,
     files: Vec<WeightsFile>,
@@ -59,7 +59,8 @@ pub(crate) struct StoredTensors {
 }
 
 impl StoredTensors {
-    /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder, for errors.
+    /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder,
+    /// for errors.
     pub(crate) fn new(origin: String, weights: WeightFiles) -> StoredTensors {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         let mut by_name = HashMap::new();

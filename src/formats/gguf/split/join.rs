@@ -1,8 +1,8 @@
-//! The model that a split one was before it was split.
+//! Joining the shards of a split model.
 //!
-//! Without the `split.` keys a joined model is byte for byte what was split, where that was written as
-//! llama.cpp writes files. llama.cpp `tools/gguf-split` (`--merge`, October 2026) keeps them, with a `split.count`
-//! of 0 at the end.
+//! Without the `split.` keys the joined model equals the original byte for byte, if that was laid
+//! out as llama.cpp does. llama.cpp's `gguf-split --merge` (October 2026) keeps the keys, with a
+//! `split.count` of 0 at the end.
 
 use super::names::SPLIT_COUNT;
 use crate::base::error::{Error, Result};
@@ -11,15 +11,15 @@ use crate::formats::gguf::metadata::Value;
 use crate::formats::gguf::model::GgufModel;
 use std::path::Path;
 
-/// Opens the split model that `path` is any shard of; one that is number 1 of 1 counts. With `keep_keys` its
-/// metadata are those that gguf-split gives a merged file.
+/// Opens the split model of which `path` is any shard, including a single shard 1 of 1. With
+/// `keep_keys`, the metadata are those of a file that gguf-split merged.
 ///
 /// # Errors
-/// A file that is no shard, and those of [`open`].
+/// A file that is not a shard; the errors of [`open`].
 pub fn joined(path: &Path, keep_keys: bool) -> Result<GgufModel> {
     let file = GgufFile::open(path)?;
     if file.header().metadata.u64(SPLIT_COUNT).unwrap_or(0) == 0 {
-        let detail = "is no shard of a split model: it has no split.count above 0";
+        let detail = "is not a shard of a split model: it has no split.count above 0";
         return Err(Error::format(path, detail));
     }
     let mut model = open(path)?;

@@ -1,7 +1,7 @@
 //! Split models: one model in several GGUF files, as llama.cpp's gguf-split writes them.
 //!
-//! [`Shards`] decides which tensor goes into which file, [`SplitWriter`] writes the files, and [`joined`]
-//! opens them as the model that was split.
+//! [`Shards`] decides which tensor goes into which file, [`SplitWriter`] writes the files, and
+//! [`joined`] opens them as the model that was split.
 
 mod join;
 pub(crate) mod names;

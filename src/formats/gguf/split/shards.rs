@@ -1,9 +1,9 @@
-//! A model over several GGUF files: which tensor goes where, and a writer that hides it.
+//! The division of a model into several GGUF files.
 //!
-//! Names and keys are those of llama.cpp `tools/gguf-split` and `src/llama-quant.cpp` (October 2026): the
-//! first file has the model's metadata, every file the three `split.` keys. A model divided by size fills
-//! its files in the order of the tensors, as gguf-split fills them. The two programs differ in the order of
-//! the keys and in what becomes of a model that fits one file; see [`Shards::like_gguf_split`].
+//! Names and keys are those of llama.cpp's gguf-split and llama-quantize (`tools/gguf-split`,
+//! `src/llama-quant.cpp`, October 2026): the first file has the model's metadata, and every file
+//! has the three `split.` keys. The two programs differ in the order of the keys and in the
+//! treatment of a model that fits into one file; see [`Shards::like_gguf_split`].
 
 use super::names::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shard_name};
 use crate::base::error::{Error, Result};
@@ -14,27 +14,30 @@ use crate::formats::source::TensorInfo;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-/// Most files of a model: their numbers have five digits, and `split.count` is a u16.
+/// The largest number of files of a model: `split.count` is a u16.
 const MAX_FILES: usize = u16::MAX as usize;
 
-/// Which of a model's files each tensor goes to.
+/// The division of a model into files: the file of each tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shards {
-    /// File of each tensor, from 0; never less than that of the tensor before.
+    /// The file of each tensor, from 0, in ascending order.
     numbers: Vec<usize>,
     count: usize,
     like_gguf_split: bool,
 }
 
 impl Shards {
-    /// All of `tensors` tensors in one file.
+    /// One file for all `tensors` tensors.
     pub fn single(tensors: usize) -> Shards {
         Shards { numbers: vec![0; tensors], count: 1, like_gguf_split: false }
     }
 
-    /// As few files as hold `tensors` in their order with at most `max_bytes` of data in each; a tensor
-    /// is never divided. Sizes count with the padding that follows each tensor. Fails if there would be
-    /// more than 65535 files; `origin` names the model then.
+    /// The smallest number of files with at most `max_bytes` bytes of data each, filled in the
+    /// order of the tensors. Padding counts. A tensor is never divided, so a larger one has a file
+    /// to itself.
+    ///
+    /// # Errors
+    /// More than 65535 files; `origin` names the model.
     pub fn by_size<'a>(
         origin: &str,
         tensors: impl Iterator<Item = &'a TensorInfo>,
@@ -53,34 +56,41 @@ impl Shards {
         Shards::new(origin, numbers.collect())
     }
 
-    /// As few files as hold `tensors` tensors in their order with at most `max` in each. Fails as
-    /// [`Shards::by_size`] does.
+    /// The smallest number of files with at most `max` of the `tensors` tensors each.
+    ///
+    /// # Errors
+    /// Those of [`Shards::by_size`].
     pub fn by_count(origin: &str, tensors: usize, max: NonZeroUsize) -> Result<Shards> {
         Shards::new(origin, (0..tensors).map(|index| index / max).collect())
     }
 
-    /// The same with a first file before them that has the metadata and no tensor. Fails as
-    /// [`Shards::by_size`] does.
+    /// Adds a first file with the metadata and no tensors.
+    ///
+    /// # Errors
+    /// Those of [`Shards::by_size`].
     pub fn after_metadata(self, origin: &str) -> Result<Shards> {
         let numbers = self.numbers.into_iter().map(|number| number + 1);
         let like_gguf_split = self.like_gguf_split;
         Ok(Shards { like_gguf_split, ..Shards::new(origin, numbers.collect())? })
     }
 
-    /// The same with the keys in gguf-split's order, `split.count` last, rather than llama-quantize's; and
-    /// a model in one file is number 1 of 1, by name and keys, rather than not split.
+    /// Follows gguf-split rather than llama-quantize: the key `split.count` comes last, and a model
+    /// in one file gets the name and keys of shard 1 of 1.
     pub fn like_gguf_split(self) -> Shards {
         Shards { like_gguf_split: true, ..self }
     }
 
-    /// Whether the files have numbers.
+    /// Whether names and keys number the files.
     fn is_split(&self) -> bool {
         self.count > 1 || self.like_gguf_split
     }
 
-    /// The files whose numbers, from 0, the tensors had in another model. A file that no tensor is left
-    /// for goes, unless it is the first, which has the metadata: llama.cpp drops such files at the end
-    /// and makes nothing of a model that has one between others. Fails as [`Shards::by_size`] does.
+    /// Preserves the division of another model, in which tensor i was in file `numbers[i]` (from
+    /// 0). Files that have become empty are dropped, except the first one, which has the metadata.
+    /// (llama.cpp drops empty files at the end and fails if one is between others.)
+    ///
+    /// # Errors
+    /// Those of [`Shards::by_size`].
     ///
     /// # Panics
     /// If a number is less than the one before it.
@@ -105,12 +115,12 @@ impl Shards {
         Ok(Shards { numbers, count, like_gguf_split: false })
     }
 
-    /// Number of files.
+    /// The number of files.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The file, from 0, of tensor `index`.
+    /// The number, from 0, of the file that holds tensor `index`.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -118,10 +128,13 @@ impl Shards {
         self.numbers[index]
     }
 
-    /// The layout of each file. Fails as [`GgufLayout::new`] does.
+    /// The layout of each file.
+    ///
+    /// # Errors
+    /// Those of [`GgufLayout::new`].
     ///
     /// # Panics
-    /// If there are not as many `tensors` as this was made for.
+    /// If the number of `tensors` differs from that of this division.
     pub fn layouts(
         &self,
         origin: &str,
@@ -132,19 +145,23 @@ impl Shards {
         files.iter().map(|(metadata, group)| GgufLayout::new(origin, metadata, group)).collect()
     }
 
-    /// Metadata and tensors of each file.
+    /// The metadata and tensors of each file.
     pub(super) fn files(
         &self,
         metadata: &Metadata,
         tensors: Vec<TensorInfo>,
     ) -> Vec<(Metadata, Vec<TensorInfo>)> {
-        assert_eq!(tensors.len(), self.numbers.len(), "shards of another model");
+        assert_eq!(
+            tensors.len(),
+            self.numbers.len(),
+            "the division is for another number of tensors"
+        );
         let total = tensors.len();
         let mut files: Vec<_> = (0..self.count).map(|_| (Metadata::new(), Vec::new())).collect();
         files[0].0 = metadata.clone();
         if self.is_split() {
             for (no, (own, _)) in files.iter_mut().enumerate() {
-                // At the end, even if they were set before.
+                // The keys come last, even if they were set before.
                 own.remove_if(|key| [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key));
                 own.set(SPLIT_NO, Value::U16(no as u16));
                 let count = (SPLIT_COUNT, Value::U16(self.count as u16));
@@ -160,7 +177,7 @@ impl Shards {
     }
 }
 
-/// `path` itself, or the names of the files that `shards` says.
+/// The paths of the files of `shards`: `path` itself, or numbered names derived from it.
 pub fn shard_paths(path: &Path, shards: &Shards) -> Vec<PathBuf> {
     if !shards.is_split() {
         return vec![path.to_path_buf()];
@@ -204,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn kept_files_without_tensors_go_but_the_first() {
-        let kept = |numbers: &[usize]| {
+    fn empty_files_are_dropped_except_the_first() {
+        let preserved = |numbers: &[usize]| {
             let shards = Shards::preserving("test", numbers).unwrap();
             (shards.numbers.clone(), shards.count())
         };
-        assert_eq!(kept(&[0, 0, 1, 2]), (vec![0, 0, 1, 2], 3));
-        assert_eq!(kept(&[0, 2, 2, 5]), (vec![0, 1, 1, 2], 3));
-        assert_eq!(kept(&[1, 2]), (vec![1, 2], 3));
-        assert_eq!(kept(&[4, 4]), (vec![1, 1], 2));
-        assert_eq!(kept(&[]), (vec![], 1));
+        assert_eq!(preserved(&[0, 0, 1, 2]), (vec![0, 0, 1, 2], 3));
+        assert_eq!(preserved(&[0, 2, 2, 5]), (vec![0, 1, 1, 2], 3));
+        assert_eq!(preserved(&[1, 2]), (vec![1, 2], 3));
+        assert_eq!(preserved(&[4, 4]), (vec![1, 1], 2));
+        assert_eq!(preserved(&[]), (vec![], 1));
     }
 
     #[test]
@@ -245,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn several_files_are_numbered() {
+    fn names_of_several_files_have_numbers() {
         let two =
             shard_paths(Path::new("d/m-Q4_0.gguf"), &Shards::preserving("test", &[0, 1]).unwrap());
         assert_eq!(two[1], Path::new("d/m-Q4_0-00002-of-00002.gguf"));

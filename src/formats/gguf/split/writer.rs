@@ -7,20 +7,24 @@ use crate::formats::gguf::writer::GgufWriter;
 use crate::formats::source::TensorInfo;
 use std::path::{Path, PathBuf};
 
-/// A model being written to one file or several; they appear under their names when all are whole.
+/// A model that is being written to one file or several. The files appear under their names when
+/// all are complete.
 pub struct SplitWriter {
     files: Vec<GgufWriter>,
     paths: Vec<PathBuf>,
-    /// File, and place in it, of each tensor.
+    /// For each tensor: its file, and its index within that file.
     places: Vec<(usize, usize)>,
 }
 
 impl SplitWriter {
-    /// Begins to write `tensors` to `path`, or to `STEM-00001-of-0000N.gguf` and so on beside it where
-    /// `shards` has several files. Fails as [`GgufWriter::create`] does.
+    /// Begins to write `tensors` to the files of `shards`: `path`, or `STEM-00001-of-0000N.gguf`
+    /// and so on in the same folder.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::create`].
     ///
     /// # Panics
-    /// If `shards` was made for another number of tensors.
+    /// If `shards` is for another number of tensors.
     pub fn create(
         path: &Path,
         force: bool,
@@ -33,11 +37,15 @@ impl SplitWriter {
         })
     }
 
-    /// As [`SplitWriter::create`], under hidden names that a later run finds again, for [`SplitWriter::seal`]. Tells for
-    /// each tensor whether an earlier run has begun just the file that it is in, see [`GgufWriter::reopen`].
+    /// Begins to write under hidden names that a later run finds again, to be completed by
+    /// [`SplitWriter::seal`]. Also returns, for each tensor, whether an earlier run began its file;
+    /// see [`GgufWriter::reopen`].
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::create`].
     ///
     /// # Panics
-    /// If `shards` was made for another number of tensors.
+    /// If `shards` is for another number of tensors.
     pub fn reopen(
         path: &Path,
         metadata: &Metadata,
@@ -73,17 +81,20 @@ impl SplitWriter {
         Ok(SplitWriter { files, paths, places })
     }
 
-    /// The files, in order.
+    /// The paths of the files, in order.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    /// Size of all files in bytes.
+    /// The total size of the files in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.layout().file_bytes()).sum()
     }
 
-    /// [`GgufWriter::write_part`] for tensor `index` of all.
+    /// Calls [`GgufWriter::write_part`] for tensor `index` of the model.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::write_part`].
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -92,29 +103,42 @@ impl SplitWriter {
         self.files[file].write_part(place, offset, bytes)
     }
 
-    /// [`GgufWriter::mark_written`] for tensor `index` of all.
+    /// Calls [`GgufWriter::mark_written`] for tensor `index` of the model.
     pub fn mark_written(&self, index: usize) {
         let (file, place) = self.places[index];
         self.files[file].mark_written(place);
     }
 
-    /// [`GgufWriter::read_part`] for tensor `index` of all.
+    /// Calls [`GgufWriter::read_part`] for tensor `index` of the model.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::read_part`].
     pub fn read_part(&self, index: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
         let (file, place) = self.places[index];
         self.files[file].read_part(place, offset, bytes)
     }
 
-    /// [`GgufWriter::sync`] for all files.
+    /// Flushes everything written so far to the disk.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::sync`].
     pub fn sync(&self) -> Result<()> {
         self.files.iter().try_for_each(GgufWriter::sync)
     }
 
-    /// [`GgufWriter::seal`] for all files.
+    /// Completes all files under their hidden names.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::seal`].
     pub fn seal(self) -> Result<()> {
         self.files.into_iter().try_for_each(GgufWriter::seal)
     }
 
-    /// Gives the files their names, the first one last: without it, nothing reads the others.
+    /// Completes all files and gives them their names. The first file comes last, because the
+    /// others cannot be read without it.
+    ///
+    /// # Errors
+    /// Those of [`GgufWriter::finish`].
     pub fn finish(self) -> Result<()> {
         self.files.into_iter().rev().try_for_each(GgufWriter::finish)
     }

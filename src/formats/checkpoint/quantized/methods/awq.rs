@@ -1,7 +1,8 @@
 //! AWQ: integers of 4 bits with a scale and a zero point for each group of inputs and each output.
 //!
-//! `gemm` packs along the outputs, eight to a word in an interleaved order; `gemv` along the inputs, in order.
-//! Source: AutoAWQ 0.2.9 `utils/packing_utils.py`, `modules/linear/gemm.py`, `modules/linear/gemv.py`.
+//! `gemm` packs along the outputs, eight to a word in an interleaved order; `gemv` along the
+//! inputs, in order. Source: AutoAWQ 0.2.9 `utils/packing_utils.py`, `modules/linear/gemm.py`,
+//! `modules/linear/gemv.py`.
 
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;

@@ -1,9 +1,10 @@
-//! BitNet: weights of -1, 0 and 1 with one scale, packed two bits each; or floats that stand for such weights.
+//! BitNet: weights of -1, 0 and 1 with one scale, packed two bits each; or floats that stand for
+//! such weights.
 //!
-//! Byte row r of n holds rows r, r + n, r + 2n and r + 3n of the matrix, the first in its lowest bits.
-//! Source: transformers 5.24 `integrations/bitnet.py`, which for packed weights divides by the scale in the
-//! class `bitlinear` and multiplies in `autobitlinear`; llama.cpp `conversion/base.py` (`dequant_bitnet`)
-//! divides always.
+//! Byte row r of n holds rows r, r + n, r + 2n and r + 3n of the matrix, the first in its lowest
+//! bits. Source: transformers 5.24 `integrations/bitnet.py`, which for packed weights divides by
+//! the scale in the class `bitlinear` and multiplies in `autobitlinear`; llama.cpp
+//! `conversion/base.py` (`dequant_bitnet`) divides always.
 
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
@@ -56,8 +57,8 @@ pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outco
     })
 }
 
-/// Whether transformers computes with the rounded form of a float tensor: linear layers but the head and
-/// those that the settings name.
+/// Whether transformers computes with the rounded form of a float tensor: linear layers but the
+/// head and those that the settings name.
 fn is_converted(settings: &QuantSettings, tensor: &StoredTensor) -> bool {
     let Some(module) = tensor.name.strip_suffix(".weight") else { return false };
     let named = settings.options.get("modules_to_not_convert").and_then(Value::as_array);

@@ -1,5 +1,5 @@
-//! bitsandbytes: NF4 and FP4 with a magnitude for each block, whose magnitudes may be quantized again, and
-//! integers of 8 bits with a magnitude for each row.
+//! bitsandbytes: NF4 and FP4 with a magnitude for each block, whose magnitudes may be quantized
+//! again, and integers of 8 bits with a magnitude for each row.
 //!
 //! Source: bitsandbytes 0.50 `functional.py` (`QuantState`), `backends/default/ops.py`.
 

@@ -1,9 +1,10 @@
-//! compressed-tensors (llm-compressor, Neural Magic): `float-quantized`, `int-quantized`, `naive-quantized`,
-//! `pack-quantized` and `mxfp8-quantized`, with any strategy, in one or several groups.
+//! compressed-tensors (llm-compressor, Neural Magic): `float-quantized`, `int-quantized`,
+//! `naive-quantized`, `pack-quantized` and `mxfp8-quantized`, with any strategy, in one or several
+//! groups.
 //!
-//! Groups assign schemes to modules by names and classes. The stored tensors decide here: their types and shapes
-//! leave one scheme. Reads what compressed-tensors 0.20's decompressors read, before they round to the type of
-//! the scales.
+//! Groups assign schemes to modules by names and classes. The stored tensors decide here: their
+//! types and shapes leave one scheme. Reads what compressed-tensors 0.20's decompressors read,
+//! before they round to the type of the scales.
 
 use super::integers::{self, Widths};
 use super::{fp4, fp8};

@@ -1,10 +1,11 @@
 //! FP8: weights of eight bits, E4M3 or E5M2, each times its scale, in f32.
 //!
-//! Read by what is stored, so one reader serves `fp8` (DeepSeek, transformers' `FineGrainedFP8Config`, vLLM's
-//! own, Mistral), `fbgemm_fp8`, ModelOpt's FP8 and compressed-tensors: a weight `X` and `X_scale_inv`,
-//! `X_scale`, `qscale_weight` or `scale`, of any of the shapes that [`ScaleGrid`] knows. The product is what
-//! llama.cpp's converter (`conversion/base.py`, `dequant_simple`) and transformers (`Fp8Dequantize`)
-//! compute before they round to the output's type.
+//! Read by what is stored, so one reader serves `fp8` (DeepSeek, transformers'
+//! `FineGrainedFP8Config`, vLLM's own, Mistral), `fbgemm_fp8`, ModelOpt's FP8 and
+//! compressed-tensors: a weight `X` and `X_scale_inv`, `X_scale`, `qscale_weight` or `scale`, of
+//! any of the shapes that [`ScaleGrid`] knows. The product is what llama.cpp's converter
+//! (`conversion/base.py`, `dequant_simple`) and transformers (`Fp8Dequantize`) compute before they
+//! round to the output's type.
 
 use crate::base::error::Result;
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
@@ -32,7 +33,8 @@ pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Resul
     Ok(join_all(joining, block))
 }
 
-/// Joins the FP8 tensors of a folder whose configuration is silent. One without a scale is a plain cast.
+/// Joins the FP8 tensors of a folder whose configuration is silent. One without a scale is a plain
+/// cast.
 pub(crate) fn join_unnamed(joining: &mut Joining<'_>) -> String {
     for (index, weight) in joining.tensors() {
         if let (Some(values), None) = (values(weight.dtype), scale_of(joining, weight)) {

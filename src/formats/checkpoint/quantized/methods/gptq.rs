@@ -1,9 +1,9 @@
-//! GPTQ: integers of 2, 3, 4 or 8 bits, packed along the inputs, with a scale and a zero point for each group of
-//! inputs and each output.
+//! GPTQ: integers of 2, 3, 4 or 8 bits, packed along the inputs, with a scale and a zero point for
+//! each group of inputs and each output.
 //!
-//! Sources: GPTQModel 7.7.0 `nn_modules/qlinear/__init__.py` (`dequantize_weight`), `utils/model.py`
-//! (`convert_gptq_v1_to_v2_format_module`), AutoGPTQ 0.7.1 `qlinear_cuda.py`, llama.cpp
-//! `conversion/base.py` (`dequant_gptq`).
+//! Sources: GPTQModel 7.7.0 `nn_modules/qlinear/__init__.py` (`dequantize_weight`),
+//! `utils/model.py` (`convert_gptq_v1_to_v2_format_module`), AutoGPTQ 0.7.1 `qlinear_cuda.py`,
+//! llama.cpp `conversion/base.py` (`dequant_gptq`).
 
 use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
@@ -246,7 +246,8 @@ impl Gptq {
         let bits = self.bits;
         let words = (self.outputs * bits).div_ceil(32);
         let (at, shift) = place(output, bits);
-        // Zero points of 0 were stored by subtracting words, so that the borrow is to be undone too.
+        // Zero points of 0 were stored by subtracting words, so that the borrow is to be undone
+        // too.
         let add = match (self.zero_points, bits) {
             (ZeroPoints::MinusOne, 2 | 4 | 8) => u32::MAX / ((1 << bits) - 1),
             _ => 0,

@@ -1,8 +1,10 @@
-//! Integers with scales and zero points, as compressed-tensors stores them: a weight is (code - zero point) times
-//! its scale. CodeStorage are bytes (`weight` of type I8), or several in words of 32 bits along a row (`weight_packed`).
+//! Integers with scales and zero points, as compressed-tensors stores them: a weight is (code -
+//! zero point) times its scale. CodeStorage are bytes (`weight` of type I8), or several in words of
+//! 32 bits along a row (`weight_packed`).
 //!
-//! Source of the layouts: compressed-tensors 0.20 `compressors/pack_quantized` and `naive_quantized`; of the one in
-//! which no code crosses a word, llama.cpp `conversion/base.py` (`dequant_packed`).
+//! Source of the layouts: compressed-tensors 0.20 `compressors/pack_quantized` and
+//! `naive_quantized`; of the one in which no code crosses a word, llama.cpp `conversion/base.py`
+//! (`dequant_packed`).
 
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::scales::{NumberFormat, ScaleGrid};
@@ -10,8 +12,8 @@ use crate::formats::checkpoint::quantized::source::Decoder;
 use crate::formats::checkpoint::weights::StoredTensor;
 use safetensors::Dtype;
 
-/// What the configuration says of integer weights, of all groups together: the tensors' shapes tell which of them
-/// is meant.
+/// What the configuration says of integer weights, of all groups together: the tensors' shapes tell
+/// which of them is meant.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Widths {
     pub bits: Vec<u32>,
@@ -47,7 +49,8 @@ impl Packing {
         }
     }
 
-    /// The packing of `count` codes into `words`, of one of the widths; `None` unless that is certain.
+    /// The packing of `count` codes into `words`, of one of the widths; `None` unless that is
+    /// certain.
     fn of(widths: &[u32], count: usize, words: usize) -> Option<Packing> {
         let known = |bits: &&u32| (1..=8).contains(*bits);
         let fitting = |dense: bool| {
@@ -200,8 +203,8 @@ fn integers(joining: &Joining<'_>, index: usize, most: usize) -> Option<Vec<i64>
     }
 }
 
-/// The group of each column, of weights that were quantized in the order of their activations; `None` where none
-/// is set (all -1).
+/// The group of each column, of weights that were quantized in the order of their activations;
+/// `None` where none is set (all -1).
 fn group_order(
     joining: &Joining<'_>,
     order: usize,
@@ -359,7 +362,8 @@ impl Decoder for Integers {
                     Some(order) => order[column] as usize,
                     None => column / across,
                 };
-                // CodeStorage and zero points are integers of eight bits, so the difference is exact.
+                // CodeStorage and zero points are integers of eight bits, so the difference is
+                // exact.
                 *value = (code as f32 - zeros[group]) * scales[group];
             }
         }

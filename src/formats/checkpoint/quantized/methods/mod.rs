@@ -1,9 +1,10 @@
 //! The quantization methods that can be read, one file each.
 //!
-//! A method's `accepts` recognizes the settings of a folder. Its `join` finds the quantized weights among
-//! the stored tensors, checks types, shapes and counts, and adds a
+//! A method's `accepts` recognizes the settings of a folder. Its `join` finds the quantized weights
+//! among the stored tensors, checks types, shapes and counts, and adds a
 //! [`Joined`](super::joining::Joined) tensor for each: name, shape, parts and a
-//! [`Decoder`](super::source::Decoder). It reports weights that it cannot join with [`Joining::problem`].
+//! [`Decoder`](super::source::Decoder). It reports weights that it cannot join with
+//! [`Joining::problem`].
 
 mod awq;
 mod bitnet;
@@ -24,7 +25,8 @@ pub(super) use fp8::join_unnamed;
 pub(super) struct QuantMethod {
     /// Returns whether the settings name this method. The first one that accepts reads the folder.
     accepts: fn(&QuantSettings) -> bool,
-    /// Joins all weights of this method and describes them for people: `FP8 E4M3 (blocks of 128x128)`.
+    /// Joins all weights of this method and describes them for people: `FP8 E4M3 (blocks of
+    /// 128x128)`.
     pub join: fn(&QuantSettings, &mut Joining<'_>) -> Result<String>,
 }
 

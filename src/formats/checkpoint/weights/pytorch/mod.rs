@@ -1,9 +1,11 @@
-//! One PyTorch weights file (`pytorch_model.bin`), as `torch.save` writes it since PyTorch 1.6: a zip
-//! archive with a pickle that describes the tensors, and an entry of raw elements for each storage.
+//! One PyTorch weights file (`pytorch_model.bin`), as `torch.save` writes it since PyTorch 1.6: a
+//! zip archive with a pickle that describes the tensors, and an entry of raw elements for each
+//! storage.
 //!
-//! The file is mapped; a tensor is a range of it, or gathered from one if its elements are not in the
-//! order of its shape (a transposed view). No code of the file runs: see [`super::pickle`]. Deliberately
-//! absent: the format before 1.6, TorchScript, big-endian files, and tensors that repeat elements.
+//! The file is mapped; a tensor is a range of it, or gathered from one if its elements are not in
+//! the order of its shape (a transposed view). No code of the file runs: see [`super::pickle`].
+//! Deliberately absent: the format before 1.6, TorchScript, big-endian files, and tensors that
+//! repeat elements.
 
 mod pickle;
 mod zip;
@@ -47,14 +49,15 @@ pub(crate) struct PytorchFile {
     entries: Vec<PytorchEntry>,
 }
 
-/// Whether `head`, the first bytes of a file, may begin a PyTorch file, of the present format or the old.
+/// Whether `head`, the first bytes of a file, may begin a PyTorch file, of the present format or
+/// the old.
 pub fn looks_like_pytorch(head: &[u8]) -> bool {
     looks_like_zip(head) || head.starts_with(LEGACY)
 }
 
 impl PytorchFile {
-    /// Maps `path`, and checks that every tensor lies within its storage and every storage within the
-    /// file.
+    /// Maps `path`, and checks that every tensor lies within its storage and every storage within
+    /// the file.
     pub(crate) fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
         let map = Mmap::open(path.as_ref())?;
         let path = map.path();
@@ -200,7 +203,8 @@ fn locate(view: &TensorView, storage: &Range<usize>) -> std::result::Result<Data
     if whole {
         return Ok(Data::Whole(start..start + elements * size));
     }
-    // A view with stride 0 shows one element many times: a few bytes would claim any amount of memory.
+    // A view with stride 0 shows one element many times: a few bytes would claim any amount of
+    // memory.
     if elements > view.storage.elements {
         return Err(format!(
             "shape {:?} repeats the {} elements of its storage; save a contiguous copy",

@@ -1,14 +1,15 @@
 //! A restricted unpickler: the part of Python's pickle format that `torch.save` writes for weights.
 //!
-//! A pickle is a program for a stack machine that may call anything Python can import. Here it can build
-//! data and nothing else: of all names it may mention only those in [`GLOBALS`], each of which stands for
-//! a rule written below, and no code of the file's choosing runs. Everything else is refused with the
-//! name and the offset. Values live in an arena and refer to each other by number, so that shared and
-//! circular values cost neither memory nor recursion; a pickle is bounded by its own length and by the
-//! limits below.
+//! A pickle is a program for a stack machine that may call anything Python can import. Here it can
+//! build data and nothing else: of all names it may mention only those in [`GLOBALS`], each of
+//! which stands for a rule written below, and no code of the file's choosing runs. Everything else
+//! is refused with the name and the offset. Values live in an arena and refer to each other by
+//! number, so that shared and circular values cost neither memory nor recursion; a pickle is
+//! bounded by its own length and by the limits below.
 //!
-//! Opcodes: CPython `Lib/pickletools.py`, protocol 2, which is `torch.save`'s own choice. What is pickled:
-//! PyTorch `torch/serialization.py` and `torch/_utils.py`, 2.9. Deliberately absent: other protocols.
+//! Opcodes: CPython `Lib/pickletools.py`, protocol 2, which is `torch.save`'s own choice. What is
+//! pickled: PyTorch `torch/serialization.py` and `torch/_utils.py`, 2.9. Deliberately absent: other
+//! protocols.
 
 use byteorder::{BigEndian, ByteOrder, LittleEndian as LE};
 use safetensors::Dtype;
@@ -69,7 +70,8 @@ pub(super) struct Storage {
     pub elements: usize,
 }
 
-/// A view of a storage. Offset and strides are in elements, and are not checked against the storage.
+/// A view of a storage. Offset and strides are in elements, and are not checked against the
+/// storage.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TensorView {
     pub storage: Storage,

@@ -1,10 +1,11 @@
-//! The directory of a zip archive whose entries are stored, as PyTorch writes them: names and byte ranges.
+//! The directory of a zip archive whose entries are stored, as PyTorch writes them: names and byte
+//! ranges.
 //!
-//! An own reader, because tensors are to be ranges of a memory map: entries are never copied or unpacked,
-//! and names that occur twice, entries that overlap and directories that disagree with the local headers
-//! are refused rather than settled in some order. Layout: PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
-//! Deliberately absent: compression, encryption, archives in several files, and checksums, whose check
-//! would read every weight.
+//! An own reader, because tensors are to be ranges of a memory map: entries are never copied or
+//! unpacked, and names that occur twice, entries that overlap and directories that disagree with
+//! the local headers are refused rather than settled in some order. Layout: PKWARE's APPNOTE.TXT,
+//! sections 4.3 and 4.5.3. Deliberately absent: compression, encryption, archives in several files,
+//! and checksums, whose check would read every weight.
 
 use crate::base::error::{Error, Result};
 use byteorder::{ByteOrder, LittleEndian as LE};
@@ -39,8 +40,8 @@ pub(super) struct ZipDirectory {
 }
 
 impl ZipDirectory {
-    /// Reads the directory of the archive `file`; `path` names it in errors. Every range lies within the
-    /// file, before the directory, and no two overlap.
+    /// Reads the directory of the archive `file`; `path` names it in errors. Every range lies
+    /// within the file, before the directory, and no two overlap.
     pub(super) fn parse(path: &Path, file: &[u8]) -> Result<ZipDirectory> {
         let reader = ZipReader { path, file };
         let (directory, count) = reader.find_directory()?;
@@ -209,8 +210,8 @@ fn to_usize(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-/// Stored size, size and offset: those that 32 bits cannot hold stand, in this order but with the size
-/// first, in the extra field with the id 1.
+/// Stored size, size and offset: those that 32 bits cannot hold stand, in this order but with the
+/// size first, in the extra field with the id 1.
 fn widen(short: [u32; 3], mut extra: &[u8]) -> Option<[u64; 3]> {
     let mut wide = short.map(u64::from);
     if !short.contains(&u32::MAX) {

@@ -16,8 +16,8 @@ pub(super) fn decode(packed: &[u8], group: usize, scale: impl Fn(usize) -> f32, 
     }
 }
 
-/// Brings the codes of `packed` into the order of GGUF's blocks: byte i of the result holds element i in
-/// its low half, and the element half a group further in the high one.
+/// Brings the codes of `packed` into the order of GGUF's blocks: byte i of the result holds element
+/// i in its low half, and the element half a group further in the high one.
 pub(super) fn reorder(packed: &[u8], out: &mut [u8]) {
     let code = |element: usize| packed[element / 2] >> (4 * (element % 2)) & 15;
     let half = packed.len();

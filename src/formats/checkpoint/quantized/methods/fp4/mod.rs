@@ -1,8 +1,9 @@
 //! Floats of four bits, E2M1: MXFP4 and NVFP4, of gpt-oss, compressed-tensors and ModelOpt.
 //!
-//! Elements are packed in pairs, element 2i of a row in the low half of byte i and element 2i + 1 in the high
-//! half; GGUF's blocks hold the same codes in another order. Weights are read by what is stored: bytes with a scale of
-//! E4M3 for each 16 elements are NVFP4, with a power of two for each 32 MXFP4.
+//! Elements are packed in pairs, element 2i of a row in the low half of byte i and element 2i + 1
+//! in the high half; GGUF's blocks hold the same codes in another order. Weights are read by what
+//! is stored: bytes with a scale of E4M3 for each 16 elements are NVFP4, with a power of two for
+//! each 32 MXFP4.
 
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{expect_type, part};
@@ -238,8 +239,9 @@ fn rows_of<'a>(
     Ok([cut(parts[0], columns / 2)?, cut(parts[1], columns / group)?])
 }
 
-/// gpt-oss: `NAME_blocks` of shape `[..., rows, groups, 16]` and `NAME_scales`. A stack is read as transformers
-/// reads it, each matrix transposed: its plain checkpoints have inputs before outputs there.
+/// gpt-oss: `NAME_blocks` of shape `[..., rows, groups, 16]` and `NAME_scales`. A stack is read as
+/// transformers reads it, each matrix transposed: its plain checkpoints have inputs before outputs
+/// there.
 fn join_gpt_oss(
     joining: &Joining<'_>,
     index: usize,
@@ -283,7 +285,8 @@ impl Decoder for Transposed {
     fn rows(&self, parts: &[&[u8]], first: usize, out: &mut [f32]) -> Result<(), String> {
         let (rows, groups) = (self.rows, self.columns / mxfp4::GROUP);
         let mut group = [0f32; mxfp4::GROUP];
-        // Row after row of the packed matrices, and of each the groups that the wanted columns touch.
+        // Row after row of the packed matrices, and of each the groups that the wanted columns
+        // touch.
         let wanted = first..first + out.len() / rows;
         let mut at = wanted.start;
         while at < wanted.end {

@@ -1,8 +1,9 @@
-//! MXFP4: 4-bit floats with a power of two as scale for each 32, as gpt-oss (`_blocks`, `_scales`) and
-//! compressed-tensors (`mxfp4-pack-quantized`) store it.
+//! MXFP4: 4-bit floats with a power of two as scale for each 32, as gpt-oss (`_blocks`, `_scales`)
+//! and compressed-tensors (`mxfp4-pack-quantized`) store it.
 //!
-//! Sources: transformers 5.24 `integrations/mxfp4.py` (`convert_moe_packed_tensors`), compressed-tensors
-//! 0.20 `compressors/mxfp4`, llama.cpp `conversion/base.py` (`repack_mxfp4_blocks`).
+//! Sources: transformers 5.24 `integrations/mxfp4.py` (`convert_moe_packed_tensors`),
+//! compressed-tensors 0.20 `compressors/mxfp4`, llama.cpp `conversion/base.py`
+//! (`repack_mxfp4_blocks`).
 
 use super::codes;
 use crate::quants::fp8;

@@ -1,8 +1,9 @@
-//! NVFP4: 4-bit floats with an E4M3 scale for each 16 and an F32 scale for the whole matrix, as ModelOpt
-//! (`weight_scale_2`) and compressed-tensors (`weight_global_scale`, its reciprocal) store it.
+//! NVFP4: 4-bit floats with an E4M3 scale for each 16 and an F32 scale for the whole matrix, as
+//! ModelOpt (`weight_scale_2`) and compressed-tensors (`weight_global_scale`, its reciprocal) store
+//! it.
 //!
-//! Sources: ModelOpt `torch/quantization/qtensor/nvfp4_tensor.py` (`dequantize`), compressed-tensors 0.20
-//! `compressors/nvfp4`, llama.cpp `conversion/base.py` (`_nvfp4_pack`).
+//! Sources: ModelOpt `torch/quantization/qtensor/nvfp4_tensor.py` (`dequantize`),
+//! compressed-tensors 0.20 `compressors/nvfp4`, llama.cpp `conversion/base.py` (`_nvfp4_pack`).
 
 use super::codes;
 use crate::quants::fp8;
