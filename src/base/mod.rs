@@ -13,5 +13,6 @@ pub mod output;
 pub mod progress;
 pub(crate) mod simd;
 pub mod size;
+pub(crate) mod spelling;
 pub mod sync;
 pub mod system;

@@ -6,6 +6,7 @@
 //! (`llama_ftype_get_default_type`), October 2026.
 
 use crate::base::dtype::DType;
+use crate::base::spelling::edits;
 use std::fmt;
 use std::str::FromStr;
 
@@ -169,22 +170,6 @@ impl fmt::Display for Ftype {
     }
 }
 
-/// Number of single-letter edits between two names.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 impl FromStr for Ftype {
     type Err = String;
 
@@ -195,10 +180,8 @@ impl FromStr for Ftype {
         if let Some(ftype) = alias.or(TABLE.iter().find(|row| row.1 == name).map(|row| row.0)) {
             return Ok(ftype);
         }
-        let nearest = TABLE
-            .iter()
-            .min_by_key(|row| edit_distance(&name, row.1))
-            .map_or("Q4_K_M", |row| row.1);
+        let nearest =
+            TABLE.iter().min_by_key(|row| edits(&name, row.1)).map_or("Q4_K_M", |row| row.1);
         let all: Vec<_> = TABLE.iter().map(|row| row.1).collect();
         Err(format!(
             "unknown quant type '{text}'; did you mean {nearest}? Known are {}",
@@ -224,6 +207,5 @@ mod tests {
     fn an_unknown_name_suggests_the_nearest() {
         let error = "Q4_KM".parse::<Ftype>().unwrap_err();
         assert!(error.contains("did you mean Q4_K_M?"), "{error}");
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::merge_plan::{Value, Values};
 use super::planner::Planner;
+use crate::base::spelling::nearest;
 use crate::recipe::method::{BaseRule, Default, MethodSpec, PEER_PARAMS, ParamSpec, Scope};
-use crate::recipe::syntax::diagnostics::nearest;
 use crate::recipe::syntax::params::{Given, Setting, Settings, find, gradient};
 use crate::recipe::syntax::schema::{Document, Inputs, NUMBERS, Seed};
 use crate::recipe::syntax::yaml::{At, Pos};

@@ -15,8 +15,8 @@ use super::merge_plan::{Input, Place};
 use super::planner::Planner;
 use super::rows::{row_len, vocabulary_tensor};
 use super::slices::Parts;
+use crate::base::spelling::nearest;
 use crate::model::tokenizer::TokenList;
-use crate::recipe::syntax::diagnostics::nearest;
 use crate::recipe::syntax::schema::Document;
 use crate::recipe::syntax::tokenizer::{
     RowSource, TokenSpec, TokenizerSource, TokenizerSpec, WhichToken,

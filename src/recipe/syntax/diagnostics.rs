@@ -193,39 +193,6 @@ pub fn render(file: &str, problems: &[Diagnostic]) -> String {
     text
 }
 
-/// The candidate nearest to `word` by edits, if one is near enough to be a likely slip.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let limit = (word.chars().count() / 3).max(1) + 1;
-    candidates
-        .into_iter()
-        .map(|candidate| (edits(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance, two letters in the wrong order counted as one slip.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(row[j - 1] + 1).min(rows[i - 1][j] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,16 +229,5 @@ mod tests {
         assert_eq!(carets(&long, 618), "gone");
         assert!(marked(&long, 618).lines().all(|line| line.chars().count() < 115));
         assert_eq!(marked("", 1), "12:1: error: m\n  help: r");
-    }
-
-    #[test]
-    fn slips_find_their_word_and_strangers_do_not() {
-        let keys = ["merge_method", "models", "slices", "parameters"];
-        assert_eq!(nearest("merge_metod", keys), Some("merge_method"));
-        assert_eq!(nearest("Slice", keys), Some("slices"));
-        assert_eq!(nearest("paramters", keys), Some("parameters"));
-        assert_eq!(nearest("author", keys), None);
-        assert_eq!(nearest("modles", ["modules", "models"]), Some("models"));
-        assert_eq!(edits("kitten", "sitting"), 3);
     }
 }

@@ -7,7 +7,7 @@
 //! The dialect is mergekit's (`config.py`, June 2026; multi-document recipes: `scripts/multimerge.py`),
 //! except that nothing is dropped silently.
 
-use super::diagnostics::{Diagnostics, nearest};
+use super::diagnostics::Diagnostics;
 use super::ends::{self, End};
 use super::inputs;
 pub(crate) use super::inputs::{Inputs, Range, Slice, Source};
@@ -17,6 +17,7 @@ use super::params::{Clause, Given, Setting, Settings};
 use super::tokenizer::{self, ChatTemplate, TokenizerSpec};
 use super::yaml::{self, At, Kind, Node, Pos};
 use crate::base::dtype::DType;
+use crate::base::spelling::nearest;
 
 /// One document: a stage.
 #[derive(Debug)]

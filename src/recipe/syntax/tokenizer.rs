@@ -4,10 +4,11 @@
 //! [`crate::recipe::plan::vocabulary`]. Forms and defaults: mergekit `tokenizer/config.py` and `merge.py`
 //! (`_set_chat_template`), version 0.1.5.
 
-use super::diagnostics::{Diagnostics, nearest};
+use super::diagnostics::Diagnostics;
 use super::model_ref::ModelRef;
 use super::schema::{Mapping, model_ref, scalar_text};
 use super::yaml::{At, Kind, Node, Pos};
+use crate::base::spelling::nearest;
 use crate::model::tokenizer::{chat_template_names, named_chat_template};
 
 /// Rows are padded to a multiple of at most this: hardware asks for 8 to 256.
