@@ -1,17 +1,17 @@
-//! Tensor types: the numbers, names and block geometry of every type a GGUF file may hold.
+//! Tensor types: ids, names and block sizes of every type that a GGUF file may hold.
 //!
-//! The bottom of the library: everything that touches tensor bytes names their type with [`DType`].
-//! Safetensors types are the subset without blocks. What a type's bytes *mean* is not here but in
-//! [`crate::quants`].
+//! Safetensors types are the subset without blocks. Not here: what a type's bytes mean
+//! ([`crate::quants`]).
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The type of a tensor's elements, as GGUF numbers them.
+/// The type of a tensor's elements. Variants have the names that llama.cpp gives them.
 ///
 /// Ids, block lengths and block sizes: llama.cpp `ggml/include/ggml.h` (`enum ggml_type`) and
 /// `ggml/src/ggml.c` (`type_traits`), October 2026.
 #[allow(non_camel_case_types)] // The field's own spelling of the types.
+#[allow(missing_docs, reason = "the names are the field's own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     F32,
@@ -51,7 +51,7 @@ pub enum DType {
     Q2_0,
 }
 
-/// One row of the table of types: id in GGUF files, elements in a block, bytes in a block.
+/// A row of the table: type, name, id in GGUF files, elements in a block, bytes in a block.
 struct Geometry(DType, &'static str, u32, usize, usize);
 
 #[rustfmt::skip]
@@ -98,38 +98,38 @@ impl DType {
         TABLE.iter().find(|row| row.0 == self).expect("every type has a row in TABLE")
     }
 
-    /// Every type that GGUF files may hold.
+    /// Returns every type that GGUF files may hold.
     pub fn all() -> impl Iterator<Item = DType> {
         TABLE.iter().map(|row| row.0)
     }
 
-    /// The type's number in a GGUF file.
+    /// Returns the type's id in a GGUF file.
     pub fn id(self) -> u32 {
         self.geometry().2
     }
 
-    /// The type with the GGUF number `id`, if there is one.
+    /// Returns the type with the GGUF id `id`, if there is one.
     pub fn from_id(id: u32) -> Option<DType> {
         TABLE.iter().find(|row| row.2 == id).map(|row| row.0)
     }
 
-    /// The type's usual name, `Q4_K` for example.
+    /// Returns the type's usual name, for example `Q4_K`.
     pub fn name(self) -> &'static str {
         self.geometry().1
     }
 
-    /// Elements in one block: 1 for plain numbers.
+    /// Returns the number of elements in a block: 1 for plain numbers.
     pub fn block_len(self) -> usize {
         self.geometry().3
     }
 
-    /// Bytes in one block.
+    /// Returns the number of bytes in a block.
     pub fn block_bytes(self) -> usize {
         self.geometry().4
     }
 
-    /// Bytes that a row of `elements` takes, or `None` if that is no whole number of blocks or
-    /// overflows.
+    /// Returns the bytes that a row of `elements` takes, or `None` if it is not a whole number of blocks,
+    /// or the result overflows.
     pub fn row_bytes(self, elements: usize) -> Option<usize> {
         let geometry = self.geometry();
         if !elements.is_multiple_of(geometry.3) {
@@ -138,7 +138,7 @@ impl DType {
         (elements / geometry.3).checked_mul(geometry.4)
     }
 
-    /// Whether the type stores blocks with shared scales, not plain numbers.
+    /// Whether the type stores blocks with shared scales instead of plain numbers.
     pub fn is_quantized(self) -> bool {
         self.block_len() > 1
     }

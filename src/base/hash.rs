@@ -1,6 +1,6 @@
-//! Hashes as people and other programs write them: hexadecimal.
+//! Hashes in hexadecimal, as people and other programs write them.
 //!
-//! Deliberately absent: what is hashed and why, which each caller says.
+//! Not here: the hashes that detect damage in unfinished outputs, which their modules define.
 
 use crate::base::error::{Error, Result};
 use crate::base::progress::check_interrupted;
@@ -12,33 +12,34 @@ use std::path::Path;
 /// Bytes read at a time.
 const PART: usize = 1 << 20;
 
-/// `bytes` in hexadecimal, two small digits each.
+/// Returns `bytes` in hexadecimal, two lower-case digits each.
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// SHA-256 of `bytes`, in hexadecimal.
+/// Returns the SHA-256 of `bytes` in hexadecimal.
 pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
     hex(Sha256::digest(bytes.as_ref()))
 }
 
-/// SHA-256 of the file at `path`, in hexadecimal. `read` is told the bytes as they are read.
+/// Returns the SHA-256 of the file at `path` in hexadecimal. Calls `read` with the number of bytes of each
+/// part read.
 ///
 /// # Errors
-/// If it is no file or cannot be read, or the user interrupts.
+/// If `path` is not a file or cannot be read, or the user interrupts.
 pub fn sha256_of_file(path: &Path, read: impl Fn(u64)) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
     if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Err(Error::format(path, "no file"));
+        return Err(Error::format(path, "not a file"));
     }
     of_reader(Sha256::new(), &mut file, path, read)
 }
 
-/// The hash `sum` after all of `reader`, in hexadecimal. `path` is its name in errors; `read` is told the bytes as they
-/// are read.
+/// Feeds all of `reader` to the hash `sum` and returns it in hexadecimal. `path` names the reader in errors;
+/// `read` is called with the number of bytes of each part read.
 ///
 /// # Errors
-/// If it cannot be read, or the user interrupts.
+/// If the reader fails, or the user interrupts.
 pub fn of_reader(
     mut sum: impl Digest,
     reader: &mut impl Read,

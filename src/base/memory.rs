@@ -1,33 +1,34 @@
-//! How much memory the machine has, for budgets that are not given, and how much this process takes.
+//! The machine's memory, for default budgets, and the memory that this process takes.
 
-/// Bytes assumed where the system does not tell.
+/// Bytes assumed where the system does not report them.
 const ASSUMED: u64 = 16 << 30;
 
-/// Bytes of main memory: what Linux tells, or 16 GiB where nothing does; the limit of this process's control group
-/// where that is less, as in a container.
+/// Returns the bytes of main memory, or the limit of this process's control group if that is less, as in a
+/// container. 16 GiB on systems other than Linux.
 pub fn total() -> u64 {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let machine = parse(&read("/proc/meminfo"), "MemTotal:").unwrap_or(ASSUMED);
-    // Seen from inside a container, its own group is the root. Without a limit the file says "max".
+    // Inside a container, its control group is the root. Without a limit the file says "max".
     let limit = read("/sys/fs/cgroup/memory.max").trim().parse().unwrap_or(u64::MAX);
     machine.min(limit)
 }
 
-/// Main memory that this process has, in bytes: its own, and the pages of files that it has mapped.
+/// Main memory that this process takes, in bytes, including the mapped pages of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resident {
+    /// Bytes at this moment.
     pub now: u64,
-    /// The most since the process began.
+    /// The maximum since the process began.
     pub peak: u64,
 }
 
-/// What this process has now and has had; none where the system does not tell it as Linux does.
+/// Returns the memory of this process; `None` on systems other than Linux.
 pub fn resident() -> Option<Resident> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     Some(Resident { now: parse(&text, "VmRSS:")?, peak: parse(&text, "VmHWM:")? })
 }
 
-/// A line such as `MemTotal:  24689700 kB`, which begins with `name`, in bytes.
+/// Returns the bytes in a line such as `MemTotal:  24689700 kB`, which begins with `name`.
 fn parse(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

@@ -1,10 +1,9 @@
-//! Read-only memory maps of whole files: what makes reading tensors zero-copy.
+//! Read-only memory maps of whole files, so that tensors are read without copies.
 //!
-//! Whoever goes through a tensor tells the system what is wanted soon ([`will_need`]) and what no more
-//! ([`release_pages`]), so that a merge of any size reads ahead and keeps only a few pages.
-//!
-//! The one place outside the SIMD kernels with `unsafe` in it. Deliberately absent: writable maps;
-//! outputs are written with ordinary writes.
+//! Code that goes through a tensor announces what it reads next ([`will_need`]) and releases what it has
+//! read ([`release_pages`]), so that a merge of any size reads ahead and occupies few pages. This is the
+//! only module with `unsafe` besides the SIMD kernels. Not here: writable maps; outputs are written with
+//! ordinary writes.
 
 use crate::base::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -13,28 +12,30 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// All live maps by the address they begin at, so that advice can be given about any bytes, however
-/// many layers of sources they have come through.
+/// All live maps by the address they begin at, so that advice can be given about any bytes, whatever
+/// sources they have come through.
 static MAPS: Mutex<BTreeMap<usize, Weak<memmap2::Mmap>>> = Mutex::new(BTreeMap::new());
 
 fn maps() -> MutexGuard<'static, BTreeMap<usize, Weak<memmap2::Mmap>>> {
-    // The map of maps is whole at any time, whoever panicked.
+    // The map of maps is whole at any time, even after a panic.
     MAPS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// The bytes of a file. Its length is that at opening; callers check every offset against it.
+/// The bytes of a file. The length is that at opening; callers check every offset against it.
 ///
-/// A file that another program truncates while it is mapped makes reads of the lost part end the
-/// process with SIGBUS; nothing in user space can turn that into an error. Aqueduct itself never
-/// writes into an existing file (outputs are new files, renamed), so it cannot do this to itself, even
-/// when an output replaces its own input.
+/// If another program truncates the file while it is mapped, reading the lost part ends the process with
+/// SIGBUS; a process cannot turn that into an error. Aqueduct never writes into an existing file (outputs
+/// are new files, renamed), so it does not cause this itself, even when an output replaces its input.
 pub struct Mmap {
     path: PathBuf,
     map: Arc<memmap2::Mmap>,
 }
 
 impl Mmap {
-    /// Maps `path`, which must be a regular file: not a folder, pipe or device.
+    /// Maps the regular file `path`.
+    ///
+    /// # Errors
+    /// If it is a folder, pipe or device, or cannot be opened.
     pub fn open(path: &Path) -> Result<Mmap> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
         let meta = file.metadata().map_err(Error::io(path, "examine"))?;
@@ -52,6 +53,7 @@ impl Mmap {
         Ok(Mmap { path: path.to_path_buf(), map })
     }
 
+    /// Returns the path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -67,14 +69,14 @@ impl Deref for Mmap {
 
 impl Drop for Mmap {
     fn drop(&mut self) {
-        // Before the pages go, so that no new map can have the address yet.
+        // Before the pages are unmapped, so that no new map can have the address yet.
         if !self.map.is_empty() {
             maps().remove(&(self.map.as_ptr() as usize));
         }
     }
 }
 
-/// The map that `bytes` lie in, and where; `None` for other memory.
+/// Returns the map that contains `bytes`, and their offset in it; `None` for other memory.
 fn locate(bytes: &[u8]) -> Option<(Arc<memmap2::Mmap>, usize)> {
     let start = bytes.as_ptr() as usize;
     let map = maps().range(..=start).next_back()?.1.upgrade()?;
@@ -82,23 +84,24 @@ fn locate(bytes: &[u8]) -> Option<(Arc<memmap2::Mmap>, usize)> {
     (offset.checked_add(bytes.len())? <= map.len()).then_some((map, offset))
 }
 
-/// `bytes` will be read soon: where they are mapped, the system begins to fetch them from the disk. Does
-/// nothing for other memory.
+/// Announces that `bytes` will be read soon: if they are mapped, the system begins to fetch them from the
+/// disk. Does nothing for other memory.
 pub fn will_need(bytes: &[u8]) {
     if let Some((map, offset)) = locate(bytes) {
         advise::will_need(&map, offset, bytes.len());
     }
 }
 
-/// `bytes` have been read: where they are mapped, their pages no longer count as this process's memory.
-/// They stay in the system's cache, and reading them again is only slower. Does nothing for other memory.
+/// Releases the pages of `bytes`, which have been read: if they are mapped, they no longer count as this
+/// process's memory. They stay in the system's cache, so reading them again is only slower. Does nothing
+/// for other memory.
 pub fn release_pages(bytes: &[u8]) {
     if let Some((map, offset)) = locate(bytes) {
         advise::release_pages(&map, offset, bytes.len());
     }
 }
 
-/// Advice: a system that does not take it reads later, or keeps what it has read for longer.
+/// Advice to the system about pages. A system that ignores it is only slower, or takes more memory.
 #[cfg(unix)]
 mod advise {
     use memmap2::{Advice, Mmap, UncheckedAdvice};
@@ -108,14 +111,13 @@ mod advise {
     }
 
     pub(super) fn release_pages(map: &Mmap, offset: usize, len: usize) {
-        // SAFETY: the map is read-only and shared with its file, so there is no data of its own to lose:
-        // a page that is touched later, by other readers of the same bytes for example, comes from the
-        // file again. `locate` has checked the range.
+        // SAFETY: the map is read-only and shared with its file, so no data can be lost: a page that is
+        // read later comes from the file again. `locate` has checked the range.
         let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
     }
 }
 
-/// Windows takes none.
+/// Windows takes no advice.
 #[cfg(not(unix))]
 mod advise {
     use memmap2::Mmap;

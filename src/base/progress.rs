@@ -1,23 +1,21 @@
-//! How the library tells its caller what it is doing, without printing.
+//! Progress of long operations, reported to the caller, and the user's request to stop.
 //!
-//! Long operations take a `&dyn Progress`. The command line makes a line, events and a log of it; tests and
-//! other callers pass [`Silent`]. Also the one place where long loops learn that the user wants to stop.
-//!
-//! Work has two levels. A *stage* is what people would call a part of the work: the importance matrix, quantizing. Within
-//! it go *steps*, one after the other, each of which counts something. Most stages are a single step; a stage of several
-//! alike, a pass of each of five models, is announced with [`Progress::stage`].
+//! Long operations take a `&dyn Progress`: the command line makes a progress line, events and a log of it.
+//! Work has two levels. A *stage* is a part of the work with a name for people: the importance matrix,
+//! quantizing. A stage has one *step* or several, one after the other, each of which counts something.
+//! Not here: printing (`cli/progress`).
 
 use crate::base::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What a stage counts.
+/// What a step counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes read or written.
     Bytes,
-    /// Tokens, of a text that is written, for example.
+    /// Tokens, for example of a text that is being generated.
     Tokens,
-    /// Tokens, counted in each of so many layers that they go through.
+    /// Tokens, counted once in each of this many layers.
     LayerTokens(u64),
     /// Anything countable: tensors, chunks.
     Items,
@@ -25,27 +23,28 @@ pub enum Unit {
 
 /// An observer of long work. Methods may be called from any thread.
 pub trait Progress: Send + Sync {
-    /// Names of the stages that follow, in order. A stage may be left out; others may come between.
+    /// Announces the names of the stages that follow, in order. A stage may be left out; others may come
+    /// between.
     fn stages(&self, _names: &[&str]) {}
-    /// A stage begins, and goes on until the next. It has so many steps of one name that take about as long as each
-    /// other, 1 where they do not; steps of other names may come between.
+    /// Begins a stage, which lasts until the next one. `steps` is the number of its steps of one name that
+    /// take about equally long, or 1. Steps of other names may come between.
     fn stage(&self, _name: &str, _steps: usize) {}
-    /// A step begins, in which `total` units will be reported by [`Progress::advance`]. Outside of a stage that
-    /// [`Progress::stage`] has begun, it is a stage of its own.
+    /// Begins a step, in which [`Progress::advance`] will report `total` units. A step outside of any stage
+    /// counts as a stage.
     fn begin(&self, step: &str, total: u64, unit: Unit);
-    /// `units` more of the current step are done.
+    /// Reports that `units` more of the current step are done.
     fn advance(&self, units: u64);
-    /// What is being worked on right now, a tensor's or a layer's name.
+    /// Names what is being worked on right now, such as a tensor or a layer.
     fn detail(&self, text: &str);
-    /// A result worth a line while the work goes on (running perplexity, a file that is whole).
+    /// Reports a result while the work goes on (running perplexity, a finished file).
     fn note(&self, text: &str);
-    /// Something the user should know, which does not stop the work.
+    /// Reports a problem that does not stop the work.
     fn warn(&self, text: &str);
-    /// The current step is over.
+    /// Ends the current step.
     fn end(&self);
 }
 
-/// Ignores everything.
+/// A [`Progress`] that ignores everything.
 pub struct Silent;
 
 impl Progress for Silent {
@@ -59,14 +58,17 @@ impl Progress for Silent {
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Asks every loop that calls `check_interrupted` to stop. Safe to call from a signal handler's
-/// thread.
+/// Asks every loop that calls `check_interrupted` to stop. May be called from the thread of a signal
+/// handler.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::SeqCst);
 }
 
-/// Fails with [`Error::Interrupted`] once [`interrupt`] was called. Long loops call it once per
-/// tensor or layer, so that destructors run and unfinished files are removed.
+/// Fails once [`interrupt`] was called. Long loops call it once per tensor or layer, so that destructors
+/// run and unfinished files are removed.
+///
+/// # Errors
+/// [`Error::Interrupted`].
 pub fn check_interrupted() -> Result<()> {
     if INTERRUPTED.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
-//! Sizes and counts as people write them: `5GB`, `500MB`, `1GiB`; `135M` parameters.
+//! Sizes and counts as people write them: `5GB`, `500MB`, `1GiB`, `135M` parameters.
 
-/// Units in bytes, the longer names first so that `GiB` is not read as `B`.
+/// Names of units, and their bytes.
 const UNITS: &[(&str, u64)] = &[
     ("KIB", 1 << 10),
     ("MIB", 1 << 20),
@@ -18,11 +18,14 @@ const UNITS: &[(&str, u64)] = &[
     ("", 1),
 ];
 
-/// Parses a size in bytes. `GB` is 10^9 and `GiB` 2^30 bytes, in any case; a plain number is bytes;
-/// decimals (`1.5GB`) are allowed. Fails for zero and for anything else, with a text for the user.
+/// Parses a size in bytes. `GB` is 10^9 and `GiB` 2^30 bytes, in upper or lower case. A plain number is
+/// bytes; decimals (`1.5GB`) are allowed.
+///
+/// # Errors
+/// Zero and anything else, with a message for the user.
 pub fn parse(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
-    let fail = || format!("'{text}' is no size; write 5GB, 500MB or 1GiB, for example");
+    let fail = || format!("'{text}' is not a size; write 5GB, 500MB or 1GiB, for example");
     let digits_end =
         trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits_end);
@@ -39,7 +42,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     if bytes == 0 { Err(fail()) } else { Ok(bytes) }
 }
 
-/// `bytes` in the largest decimal unit that keeps it at 1 or more, with three significant digits:
+/// Returns `bytes` in the largest decimal unit that makes it 1 or more, with three significant digits:
 /// `4.37 GB`.
 pub fn display(bytes: u64) -> String {
     let units =
@@ -54,7 +57,7 @@ pub fn display(bytes: u64) -> String {
     }
 }
 
-/// A number of parameters as people say it: `135M`, `17.7B`.
+/// Returns a number of parameters as people say it: `135M`, `17.7B`.
 pub fn count(n: u64) -> String {
     let n = n as f64;
     match n {

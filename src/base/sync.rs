@@ -1,10 +1,10 @@
-//! Locks that a panic elsewhere does not spoil.
+//! Locks that stay usable after a panic.
 //!
-//! Deliberately absent: locks for data that are not whole at any time; a panic must not be passed over there.
+//! Not here: locks of data that a panic may leave inconsistent.
 
 use std::sync::{Mutex, MutexGuard};
 
-/// Locks `mutex`, whose data are whole at any time, even where a thread panicked while it held the lock.
+/// Locks `mutex`, even if a thread panicked while it held the lock. Its data must be consistent at any time.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

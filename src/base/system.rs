@@ -1,14 +1,16 @@
-//! What systems do each in their own way: files at offsets, handles of folders, space on the disk, advice about maps.
+//! Platform-specific file operations: files at offsets, handles of folders, space on the disk.
 //!
-//! Everything else is written for all of them. Linux is where everything is measured and tested; macOS and Windows
-//! lack what costs speed or comfort and no correctness: preallocation, and on Windows the lock of a folder, advice about
-//! maps and the free space.
+//! Linux has all of them. macOS lacks preallocation; Windows also lacks locks of folders and the free
+//! space. That costs speed or comfort, not correctness. Not here: advice about memory maps (`mmap`).
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Fills `bytes` from `offset` on, whatever the file's own position is.
+/// Fills `bytes` from `offset` on, independent of the file's position.
+///
+/// # Errors
+/// [`ErrorKind::UnexpectedEof`] if the file ends before; those of the system.
 pub fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
@@ -22,7 +24,10 @@ pub fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<(
     Ok(())
 }
 
-/// Writes `bytes` at `offset`, whatever the file's own position is. Threads may do so at once.
+/// Writes `bytes` at `offset`, independent of the file's position. Several threads may write at once.
+///
+/// # Errors
+/// Those of the system.
 pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
@@ -49,22 +54,25 @@ mod each {
         file.write_at(bytes, offset)
     }
 
-    /// A handle of a folder, to lock it or bring its entries to the disk.
+    /// Opens a folder, to lock it or bring its entries to the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
     pub fn open_folder(path: &Path) -> io::Result<File> {
         File::open(path)
     }
 
-    /// Whether both are of one file or folder.
+    /// Whether both describe the same file or folder.
     pub fn same_file(one: &Metadata, other: &Metadata) -> bool {
         (one.dev(), one.ino()) == (other.dev(), other.ino())
     }
 
-    /// Whether both are certainly of one file or folder.
+    /// Whether both certainly describe the same file or folder.
     pub fn same_entry(one: &Metadata, other: &Metadata) -> bool {
         same_file(one, other)
     }
 
-    /// Bytes free for this user where `path` is, if the system tells.
+    /// Returns the bytes that are free for this user where `path` is; `None` if they are unknown.
     pub fn free_space(path: &Path) -> Option<u64> {
         let stat = rustix::fs::statvfs(path).ok()?;
         stat.f_bavail.checked_mul(stat.f_frsize)
@@ -77,12 +85,12 @@ mod each {
     use std::fs::OpenOptions;
     use std::os::windows::fs::{FileExt, OpenOptionsExt};
 
-    /// Without it Windows opens no folder (`FILE_FLAG_BACKUP_SEMANTICS` of `CreateFileW`).
+    /// Required to open a folder on Windows (`FILE_FLAG_BACKUP_SEMANTICS` of `CreateFileW`).
     const BACKUP_SEMANTICS: u32 = 0x0200_0000;
 
     pub fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         match file.seek_read(bytes, offset) {
-            // Beyond the end it is an error here, ERROR_HANDLE_EOF.
+            // Beyond the end Windows reports an error, ERROR_HANDLE_EOF.
             Err(e) if e.raw_os_error() == Some(38) => Ok(0),
             read => read,
         }
@@ -92,22 +100,25 @@ mod each {
         file.seek_write(bytes, offset)
     }
 
-    /// A handle of a folder. Windows locks none.
+    /// Opens a folder. Windows does not lock folders.
+    ///
+    /// # Errors
+    /// Those of the system.
     pub fn open_folder(path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).custom_flags(BACKUP_SEMANTICS).open(path)
     }
 
-    /// Whether both are of one file or folder, as far as can be told.
+    /// Whether both describe the same file or folder, judged by the time of creation.
     pub fn same_file(one: &Metadata, other: &Metadata) -> bool {
         one.created().ok() == other.created().ok()
     }
 
-    /// Windows has no identity of files without a handle; paths alone are compared there.
+    /// Windows identifies files only by handles, so callers compare paths.
     pub fn same_entry(_: &Metadata, _: &Metadata) -> bool {
         false
     }
 
-    /// Not told.
+    /// Unknown.
     pub fn free_space(_: &Path) -> Option<u64> {
         None
     }
@@ -117,13 +128,16 @@ pub use each::{free_space, open_folder, same_entry, same_file};
 use each::{read_at, write_at};
 
 /// Gives `file` the length `bytes` and takes the space on the disk where the filesystem can.
+///
+/// # Errors
+/// If there is no space.
 pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if bytes > 0 {
         let flags = rustix::fs::FallocateFlags::empty();
         match rustix::fs::fallocate(file, flags, 0, bytes) {
             Ok(()) => return Ok(()),
-            // Filesystems without preallocation: the length alone must do.
+            // The filesystem has no preallocation.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
             Err(e) => return Err(e.into()),
         }
@@ -156,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_opened_and_known_again() {
+    fn a_folder_is_opened_and_recognized() {
         let folder = tempfile::tempdir().unwrap();
         let held = open_folder(folder.path()).unwrap().metadata().unwrap();
         assert!(same_file(&held, &std::fs::metadata(folder.path()).unwrap()));

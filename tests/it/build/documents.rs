@@ -362,7 +362,7 @@ fn a_recipe_may_say_how_it_is_built() {
         ),
         ("{chunks: 0}", 1, &["mine.yml:1:17", "1 or more"]),
         ("{keep_f16: maybe}", 1, &["true or false"]),
-        ("{max_shard_size: much}", 1, &["is no size"]),
+        ("{max_shard_size: much}", 1, &["is not a size"]),
         ("small", 1, &["'build' is the text 'small'"]),
         ("{preset: smal}", 1, &["mine.yml:1:17", "'smal' is no preset"]),
         ("{eval_chunks: 2}", 2, &["--eval TEXT"]),

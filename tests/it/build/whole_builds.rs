@@ -166,7 +166,7 @@ fn neither_memory_nor_threads_change_a_byte() {
     for folder in ["scant", "alone"] {
         assert_same_folders(&place, "plenty", folder);
     }
-    place.fails(2, &format!("{quantize} -o none --memory little"), &["is no size"]);
+    place.fails(2, &format!("{quantize} -o none --memory little"), &["is not a size"]);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_model_may_be_written_to_several_files() {
     assert!(all("whole.gguf") == all(&names[1]));
     place.ok(&format!("convert {} -o joined.gguf", names[2]));
     assert_same_files(&place, "whole.gguf", "joined.gguf");
-    place.fails(2, &format!("{quantize} -o p.gguf --max-shard-size x"), &["is no size"]);
+    place.fails(2, &format!("{quantize} -o p.gguf --max-shard-size x"), &["is not a size"]);
 }
 
 #[test]
