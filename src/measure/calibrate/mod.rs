@@ -1,12 +1,9 @@
-//! Calibration text that the model writes itself, for those who have none.
+//! Calibration text that the model generates itself.
 //!
-//! Sequences are sampled token by token, many at a time ([`forward::decode`]), each from BOS where the model has it
-//! added and from a random token otherwise, until the model ends it or it is long enough. What comes out reads
-//! like what the model was trained on, as far as it remembers; it is made of tokens the model itself finds
-//! likely. Liu et al., "LLM-QAT: Data-Free Quantization Aware Training", 2023, calibrate so.
-//!
-//! A sequence depends on model, seed and its number alone, not on the others, on how many are written at a time,
-//! or on threads. Deliberately absent: prompts and chat templates.
+//! Sequences are sampled token by token, many at a time ([`forward::decode`]). Each begins with BOS where
+//! the model adds it, and with a random token otherwise. Method: Liu et al., "LLM-QAT: Data-Free
+//! Quantization Aware Training", 2023. A sequence depends only on model, seed and its number.
+//! Not here: prompts and chat templates.
 
 mod sampler;
 mod sequences;
@@ -22,42 +19,47 @@ use crate::model::forward::{self, DecodeOptions, Footprint};
 use crate::model::tokenizer::{Detokenizer, Role, Tokenizer};
 use sequences::Sequences;
 
-/// Sequences that are written at the same time, at most: with more a step gets no cheaper per token.
+/// Maximum number of sequences generated at the same time. More do not make a step cheaper per token.
 const SLOTS: usize = 64;
-/// Sequences at the same time for whose sake weights are rather read anew in each step.
+/// Number of sequences at the same time that has priority over holding the weights in memory.
 const FEW_SLOTS: usize = 8;
 /// What separates sequences in the text.
 const SEPARATOR: &str = "\n\n\n";
 
-/// What to write.
+/// What to generate.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Tokens in all.
+    /// Number of tokens of the whole text.
     pub tokens: usize,
-    /// Tokens of a sequence, at most.
+    /// Maximum number of tokens of a sequence.
     pub length: usize,
+    /// Seed of the random generator.
     pub seed: u64,
+    /// How tokens are drawn.
     pub sampling: Sampling,
-    /// Of products with weights.
+    /// Precision of products with weights.
     pub precision: Precision,
-    /// Bytes that the whole process may take; see [`forward::default_memory`]. What is written does not depend on it.
+    /// Bytes of memory that the whole process may take; see [`forward::default_memory`]. The text does not
+    /// depend on it.
     pub memory: u64,
 }
 
-/// What was written.
+/// A generated text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
+    /// The text.
     pub text: String,
-    /// Tokens that the text was sampled as; as text they may tokenize a little differently.
+    /// Number of tokens that were sampled. The text may tokenize a little differently.
     pub tokens: usize,
+    /// Number of sequences.
     pub sequences: usize,
 }
 
-/// Lets `model` write.
+/// Generates text with `model`.
 ///
 /// # Errors
-/// If there is nothing to write, if sampling is asked for that makes no sense, if the model has no tokenizer that is
-/// known, or one whose vocabulary is not the model's, and as [`forward::decode`] does.
+/// If `options` ask for no token, or their sampling is invalid; if the model's tokenizer is unknown or does
+/// not fit its vocabulary; those of [`forward::decode`].
 pub fn write(model: &GgufModel, options: &Options, progress: &dyn Progress) -> Result<Written> {
     options.sampling.check()?;
     if options.tokens == 0 || options.length < 2 {
@@ -92,7 +94,7 @@ pub fn write(model: &GgufModel, options: &Options, progress: &dyn Progress) -> R
     Ok(Written { text, tokens, sequences: texts.len() })
 }
 
-/// How many sequences at a time, and whether the weights stay in memory.
+/// Chooses how many sequences are generated at a time, and whether the weights stay in memory.
 fn plan(model: &GgufModel, options: &Options, progress: &dyn Progress) -> Result<DecodeOptions> {
     let (precision, positions) = (options.precision, options.length);
     let need = Footprint::of(model, precision, positions)?;
@@ -104,14 +106,14 @@ fn plan(model: &GgufModel, options: &Options, progress: &dyn Progress) -> Result
              trained for"
         ));
     }
-    let wanted = options.tokens.div_ceil(options.length).clamp(1, SLOTS);
-    let few = (wanted.min(FEW_SLOTS) as u64).saturating_mul(need.slot);
+    let most = options.tokens.div_ceil(options.length).clamp(1, SLOTS);
+    let few = (most.min(FEW_SLOTS) as u64).saturating_mul(need.slot);
     let hold = need.base.saturating_add(need.weights).saturating_add(few) <= options.memory;
     let fixed = need.base.saturating_add(if hold { need.weights } else { need.parts });
     if fixed.saturating_add(need.slot) > options.memory {
         return Err(Error::Usage(format!(
-            "{} of memory do not suffice: writing takes {}, layer by layer and one sequence at a time; give \
-             more (--memory) or write shorter sequences",
+            "{} of memory do not suffice: generating takes {}, layer by layer and one sequence at a time; give \
+             more (--memory) or generate shorter sequences",
             size::display(options.memory),
             size::display(fixed.saturating_add(need.slot))
         )));
@@ -122,6 +124,6 @@ fn plan(model: &GgufModel, options: &Options, progress: &dyn Progress) -> Result
              every token, which is slow",
         );
     }
-    let fitting = usize::try_from((options.memory - fixed) / need.slot.max(1)).unwrap_or(wanted);
-    Ok(DecodeOptions { slots: fitting.min(wanted), positions, precision, hold })
+    let fitting = usize::try_from((options.memory - fixed) / need.slot.max(1)).unwrap_or(most);
+    Ok(DecodeOptions { slots: fitting.min(most), positions, precision, hold })
 }

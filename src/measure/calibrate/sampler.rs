@@ -1,4 +1,4 @@
-//! One token out of a row of logits.
+//! Draws a token from a row of logits.
 
 use crate::base::error::{Error, Result};
 use crate::kernels::exp;
@@ -8,12 +8,12 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Logits are divided by it: below 1 likely tokens get likelier, at 0 the likeliest is taken.
+    /// Divisor of logits: below 1 likely tokens become likelier, at 0 the likeliest is taken.
     pub temperature: f32,
-    /// Draw from no more than this many of the likeliest; 0 for no bound.
+    /// Draw from at most this many of the likeliest tokens; 0 for no limit.
     pub top_k: usize,
-    /// Draw from the likeliest whose probabilities, at this temperature and after `top_k`, first sum to this
-    /// or more; 1 for all.
+    /// Draw from the fewest likeliest tokens whose probabilities, at this temperature and after `top_k`, sum
+    /// to this or more; 1 for all.
     pub top_p: f32,
 }
 
@@ -24,7 +24,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Fails if a figure makes no sense.
+    /// Checks the ranges of all values.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if one is out of range.
     pub fn check(&self) -> Result<()> {
         let Sampling { temperature, top_p, .. } = *self;
         if !(temperature.is_finite() && temperature >= 0.0) {
@@ -48,19 +51,19 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// The sampler of sequence `number`: a stream of ChaCha's of its own.
+    /// The sampler of sequence `number`, which has its own stream of the generator.
     pub(super) fn new(sampling: Sampling, seed: u64, number: u64) -> Sampler {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(number);
         Sampler { sampling, rng }
     }
 
-    /// An index below `n`, each as likely as the others but for 2^-64 n.
+    /// Returns an index below `n`. All are equally likely, within 2^-64 n.
     pub(super) fn index(&mut self, n: usize) -> usize {
         ((u128::from(self.rng.next_u64()) * n as u128) >> 64) as usize
     }
 
-    /// A token out of those that `allowed` lets through, of which there must be one.
+    /// Draws one of the tokens that `allowed` accepts, at least one of which must exist.
     pub(super) fn pick(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
         let all = (0u32..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
         let mut candidates: Vec<Candidate> = all.filter(|c| allowed(c.id)).collect();
@@ -86,19 +89,19 @@ impl Sampler {
                 return candidate.id;
             }
         }
-        // Rounding only: the sum was taken in the same order.
+        // Only reached by rounding: the sum was taken in the same order.
         best.id
     }
 
-    /// Keeps the likeliest whose weights sum to `top_p` of `total`, and gives their sum.
+    /// Keeps the likeliest candidates whose weights sum to `top_p` of `total`, and returns their sum.
     fn nucleus(
         &self,
         candidates: &mut Vec<Candidate>,
         total: f64,
         weight: impl Fn(&Candidate) -> f64,
     ) -> f64 {
-        let wanted = f64::from(self.sampling.top_p) * total;
-        // Mostly a few suffice, and sorting a whole vocabulary takes longer than a model that is small.
+        let share = f64::from(self.sampling.top_p) * total;
+        // A few usually suffice, and sorting a whole vocabulary takes longer than a small model.
         let mut some = 256;
         loop {
             let mut likeliest = candidates.clone();
@@ -106,7 +109,7 @@ impl Sampler {
             let mut sum = 0.0;
             let reached = likeliest.iter().position(|candidate| {
                 sum += weight(candidate);
-                sum >= wanted
+                sum >= share
             });
             if let Some(last) = reached {
                 likeliest.truncate(last + 1);

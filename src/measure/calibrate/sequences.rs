@@ -1,8 +1,8 @@
-//! Which sequences are written when.
+//! The order in which sequences are generated.
 //!
-//! Sequences have numbers. Free slots get the next ones for as long as those begun might not suffice; the result is
-//! the sequences in the order of their numbers, cut off after the tokens that were asked for. So it is the same
-//! however many slots there are.
+//! Sequences have numbers. A free slot gets the next one as long as those begun may not have enough tokens.
+//! The result is the sequences in the order of their numbers, cut off after the requested number of tokens,
+//! so it does not depend on the number of slots. Not here: drawing a token (`sampler`).
 
 use super::Options;
 use super::sampler::Sampler;
@@ -11,16 +11,16 @@ use crate::model::forward::Feed;
 use crate::model::tokenizer::Role;
 use rayon::prelude::*;
 
-/// Tokens before a sequence may end, so that a model that would rather say nothing says something.
+/// Number of tokens before a sequence may end, so that no model generates only empty sequences.
 const MIN_LENGTH: usize = 16;
 
 pub(super) struct Sequences {
-    /// In the order of their numbers.
+    /// By number.
     all: Vec<Sequence>,
-    /// The number of the sequence in each slot of the current step, in the order of feeds.
+    /// Slot and number of each sequence of the current step, in the order of feeds.
     fed: Vec<(usize, usize)>,
     roles: Vec<Role>,
-    /// Tokens to begin with at random, where there is no BOS.
+    /// Tokens that a sequence may begin with where there is no BOS.
     starts: Vec<u32>,
     bos: Option<u32>,
     options: Options,
@@ -34,7 +34,8 @@ struct Sequence {
 }
 
 impl Sequences {
-    /// Sequences that begin with `bos`, or with a token that is text. `roles` are those of the vocabulary's tokens.
+    /// Sequences that begin with `bos`, or with a random token that is text. `roles` has the role of each
+    /// token of the vocabulary.
     pub(super) fn new(options: &Options, roles: Vec<Role>, bos: Option<u32>) -> Result<Sequences> {
         let text = (0u32..).zip(&roles).filter(|(_, role)| **role == Role::Text);
         let starts: Vec<u32> = text.map(|(id, _)| id).collect();
@@ -45,12 +46,12 @@ impl Sequences {
         Ok(Sequences { all, fed, roles, starts, bos, options })
     }
 
-    /// The first step.
+    /// Returns the feeds of the first step.
     pub(super) fn begin(&mut self, slots: usize) -> Vec<Feed> {
         (0..slots).filter_map(|slot| self.start(slot)).collect()
     }
 
-    /// A new sequence in `slot`, if one is needed.
+    /// Begins a new sequence in `slot`, if one is needed.
     fn start(&mut self, slot: usize) -> Option<Feed> {
         if self.promised() >= self.options.tokens {
             return None;
@@ -69,7 +70,8 @@ impl Sequences {
         Some(Feed { slot, token, begins: true })
     }
 
-    /// Takes the logits of the tokens fed last and says what to feed next; nothing when all is written.
+    /// Takes the logits of the tokens fed last and returns what to feed next; nothing once there are enough
+    /// tokens.
     pub(super) fn step(&mut self, logits: &[f32]) -> Vec<Feed> {
         let fed = std::mem::take(&mut self.fed);
         let mut rows: Vec<Option<&[f32]>> = vec![None; self.all.len()];
@@ -99,24 +101,24 @@ impl Sequences {
         feeds
     }
 
-    /// Tokens of all sequences.
+    /// Returns the number of tokens of all sequences.
     pub(super) fn written(&self) -> usize {
         self.all.iter().map(|sequence| sequence.tokens.len()).sum()
     }
 
-    /// Tokens that there will be at the least when the sequences begun are finished, if none is cut short.
+    /// Returns the number of tokens once the sequences begun are finished, if none ends early.
     fn promised(&self) -> usize {
         let full = |s: &Sequence| if s.finished { s.tokens.len() } else { self.options.length };
         self.all.iter().map(full).sum()
     }
 
-    /// Tokens of the sequences up to the first that still grows, which counts.
+    /// Returns the number of tokens of the sequences up to and including the first unfinished one.
     fn covered(&self) -> usize {
         let done = self.all.iter().take_while(|sequence| sequence.finished).count();
         self.all.iter().take(done + 1).map(|sequence| sequence.tokens.len()).sum()
     }
 
-    /// The tokens of each sequence, as many in all as were asked for.
+    /// Returns the tokens of each sequence, cut off after the requested number.
     pub(super) fn finish(self) -> Vec<Vec<u32>> {
         let mut left = self.options.tokens;
         let mut kept = Vec::new();
@@ -133,7 +135,7 @@ impl Sequences {
 }
 
 impl Sequence {
-    /// Draws the next token; one that is no text ends the sequence.
+    /// Draws the next token; one that is not text ends the sequence.
     fn grow(&mut self, logits: &[f32], roles: &[Role], limit: usize) {
         let may_end = self.tokens.len() >= MIN_LENGTH;
         let token = self.sampler.pick(logits, |id| match roles[id as usize] {

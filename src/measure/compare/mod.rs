@@ -1,9 +1,9 @@
 //! How two models differ: metadata, tensors, and the error of each tensor's values.
 //!
-//! Both are in GGUF terms, wherever they came from: a merge against its quants, two quants, a folder against its
-//! conversion. Tensors go one after the other, by pieces where a source has them, each in groups of rows on all
-//! threads; what is held is a piece of each side. Sums are in f64 and added in the order of the groups, so figures do
-//! not depend on the threads. Deliberately absent: what the errors do to the model's output, which is `evaluate`'s.
+//! Both models are in GGUF terms, whatever they were read from. Tensors follow one another, each in groups
+//! of rows on all threads; memory holds one piece of each side. Sums are in f64 and added in the order of
+//! the groups, so figures do not depend on threads. Not here: the effect of errors on predictions
+//! (`evaluate`).
 
 mod rows;
 mod sums;
@@ -22,35 +22,51 @@ pub struct ModelComparison {
     pub metadata: Vec<KeyDifference>,
     /// Tensors that both have, in the first's order.
     pub tensors: Vec<ComparedTensor>,
+    /// Tensors that only the first model has.
     pub only_first: Vec<TensorInfo>,
+    /// Tensors that only the second model has.
     pub only_second: Vec<TensorInfo>,
 }
 
-/// A metadata key and its values; one that a model does not have is `None`.
+/// A metadata key whose values differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyDifference {
+    /// The key.
     pub key: String,
+    /// The first model's value, if it has the key.
     pub first: Option<Value>,
+    /// The second model's value, if it has the key.
     pub second: Option<Value>,
 }
 
 /// A tensor that both models have.
 #[derive(Clone, Debug)]
 pub struct ComparedTensor {
+    /// Name, shape and type in the first model.
     pub first: TensorInfo,
+    /// Name, shape and type in the second model.
     pub second: TensorInfo,
+    /// The result of comparing the values.
     pub values: Values,
 }
 
-/// What comparing the values of a tensor came to.
+/// The result of comparing the values of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub enum Values {
-    /// The shapes differ, outer dimensions of 1 aside.
+    /// The shapes differ, apart from outer dimensions of 1.
     OtherShape,
-    /// A type that has no meaning as numbers here; whether the bytes are equal.
-    Opaque { identical: bool },
-    /// `identical` is whether type and bytes are equal.
-    Numbers { identical: bool, sums: Sums },
+    /// A type that cannot be decoded.
+    Opaque {
+        /// Whether type and bytes are equal.
+        identical: bool,
+    },
+    /// Numbers.
+    Numbers {
+        /// Whether type and bytes are equal.
+        identical: bool,
+        /// Sums over the pairs of values.
+        sums: Sums,
+    },
 }
 
 /// Compares `second` with `first`.
@@ -91,7 +107,7 @@ pub fn models(
     })
 }
 
-/// Whether shapes are equal, outer dimensions of 1 aside, which GGUF files need not tell.
+/// Whether shapes are equal apart from outer dimensions of 1, which GGUF files may omit.
 pub fn same_shape(a: &TensorInfo, b: &TensorInfo) -> bool {
     let inner = |info: &TensorInfo| {
         info.shape.iter().copied().skip_while(|&d| d == 1).collect::<Vec<usize>>()
@@ -99,12 +115,12 @@ pub fn same_shape(a: &TensorInfo, b: &TensorInfo) -> bool {
     inner(a) == inner(b)
 }
 
-/// The keys that differ. What an array holds counts, and whether a number is an u32 or an i32; NaN is equal
-/// to itself if its bits are.
+/// Returns the keys that differ: in their values, the elements of arrays, or the type of a number. NaN
+/// equals NaN.
 pub fn metadata(first: &Metadata, second: &Metadata) -> Vec<KeyDifference> {
     let difference = |key: &str| {
         let (a, b) = (first.get(key), second.get(key));
-        // Debug text tells all that a value is; it tells NaN from numbers too.
+        // Debug text shows type and value completely, and equal NaNs as equal.
         let equal = a == b || format!("{a:?}") == format!("{b:?}");
         let (first, second) = (a.cloned(), b.cloned());
         (!equal).then(|| KeyDifference { key: key.to_string(), first, second })

@@ -1,4 +1,4 @@
-//! Two tensors of one shape, row by row, whatever pieces their sources make of them.
+//! Compares two tensors of one shape, row by row, whatever pieces their sources return them in.
 
 use super::{Sums, Values};
 use crate::base::error::{Error, Result};
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// Elements of a group of rows: both sides' values fit a core's second-level cache.
 const GROUP_ELEMENTS: usize = 1 << 16;
 
-/// One side: its tensor, and the piece that is being read.
+/// One side: its tensor, and the current piece of it.
 struct Side<'a> {
     source: &'a dyn TensorSource,
     index: usize,
@@ -30,14 +30,14 @@ impl<'a> Side<'a> {
         Side { source, index, info, row_bytes, next: 0, data: None, used: 0 }
     }
 
-    /// Rows that are left of the piece; reads the next one if none is.
+    /// Returns the number of rows left in the piece; reads the next piece if none is left.
     fn rows_left(&mut self) -> Result<usize> {
         let left = self.data.as_ref().map_or(0, |data| data.bytes.len() - self.used);
         if left == 0 {
             if self.next >= self.source.pieces(self.index) {
                 return Err(self.fail("has fewer rows than its shape says"));
             }
-            // The old piece goes before the next one comes.
+            // Frees the old piece before the next one is read.
             self.release_pages();
             self.data = Some(self.source.read_piece(self.index, self.next)?);
             (self.next, self.used) = (self.next + 1, 0);
@@ -46,7 +46,7 @@ impl<'a> Side<'a> {
         Ok(left / self.row_bytes)
     }
 
-    /// Gives up the piece, and the pages of the file where it is mapped: a model may be larger than memory.
+    /// Frees the piece, and the pages of its file: a model may be larger than memory.
     fn release_pages(&mut self) {
         if let Some(data) = self.data.take() {
             mmap::release_pages(&data.bytes);
@@ -78,7 +78,7 @@ pub(super) fn compare(
         check_interrupted()?;
         let now = a.rows_left()?.min(b.rows_left()?).min(rows);
         if now == 0 {
-            return Err(a.fail("a piece is no whole number of rows"));
+            return Err(a.fail("a piece is not a whole number of rows"));
         }
         let (equal, group_sums) = piece(&a, &b, now, numbers)?;
         identical &= equal;
@@ -92,7 +92,7 @@ pub(super) fn compare(
     Ok(if numbers { Values::Numbers { identical, sums } } else { Values::Opaque { identical } })
 }
 
-/// Compares the next `rows` rows, which both sides hold; whether the bytes are equal, and the sums.
+/// Compares the next `rows` rows, which both sides hold. Returns whether the bytes are equal, and the sums.
 fn piece(a: &Side<'_>, b: &Side<'_>, rows: usize, numbers: bool) -> Result<(bool, Sums)> {
     let (Some(a_data), Some(b_data)) = (&a.data, &b.data) else {
         return Err(a.fail("no piece is held"));

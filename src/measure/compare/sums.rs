@@ -1,6 +1,6 @@
-//! What the errors of a tensor are computed from.
+//! Sums from which the errors of a tensor are computed.
 
-/// Sums over pairs of values (a, b), in f64. They add up: a group of tensors has the sum of their sums.
+/// Sums over pairs of values (a, b), in f64. The sums of a group of tensors are the sums of theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
     /// Number of pairs.
@@ -17,11 +17,11 @@ pub struct Sums {
     pub max_abs: f64,
 }
 
-/// Sums are collected in so many lanes, which are added in their order at the end.
+/// Number of lanes in which sums are collected. The lanes are added in their order at the end.
 const LANES: usize = 8;
 
 impl Sums {
-    /// The sums over all pairs of `a` and `b`, which are of one length.
+    /// Returns the sums over all pairs of `a` and `b`, which have the same length.
     pub fn of(a: &[f32], b: &[f32]) -> Sums {
         let mut lanes = [[0f64; LANES]; 5];
         let (a_whole, a_rest) = a.as_chunks::<LANES>();
@@ -46,7 +46,7 @@ impl Sums {
         }
     }
 
-    /// The sums over both groups of pairs.
+    /// Returns the sums over both groups of pairs.
     pub fn plus(self, other: Sums) -> Sums {
         Sums {
             count: self.count + other.count,
@@ -58,17 +58,17 @@ impl Sums {
         }
     }
 
-    /// Root of the mean squared error; 0 of no pairs.
+    /// Returns the root of the mean squared error; 0 without pairs.
     pub fn rmse(&self) -> f64 {
         if self.count == 0 { 0.0 } else { (self.errors / self.count as f64).sqrt() }
     }
 
-    /// |a - b| / |a|, of the L2 norms; infinite where only a is all zeros.
+    /// Returns |a - b| / |a| with L2 norms; infinite if only a is all zeros.
     pub fn relative_error(&self) -> f64 {
         if self.errors == 0.0 { 0.0 } else { (self.errors / self.first).sqrt() }
     }
 
-    /// a · b / (|a| |b|); `None` where one of them is all zeros.
+    /// Returns a · b / (|a| |b|); `None` if one of them is all zeros.
     pub fn cosine(&self) -> Option<f64> {
         let norms = self.first.sqrt() * self.second.sqrt();
         if self.errors == 0.0 && norms > 0.0 {

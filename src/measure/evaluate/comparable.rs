@@ -1,4 +1,4 @@
-//! Whether models can be compared token by token: one vocabulary, and the same tokens of the text.
+//! Checks that models can be compared token by token: the same vocabulary, and the same tokens of the text.
 
 use super::{Options, Reference, Subject, Text};
 use crate::base::error::{Error, Result};
@@ -8,15 +8,15 @@ use crate::measure::tokens::{chunk_start, join, tokenize};
 use crate::model::forward;
 use crate::model::tokenizer::{TextSequence, Tokenizer};
 
-/// A subject that can be evaluated.
+/// A model that can be evaluated.
 pub(super) struct Prepared<'a> {
     pub subject: &'a Subject,
     pub tokenizer: Tokenizer,
-    /// Logits of a position.
+    /// Number of logits at a position.
     pub n_vocab: usize,
-    /// Of products with weights.
+    /// Precision of products with weights.
     pub precision: Precision,
-    /// Bytes that the whole process may take.
+    /// Bytes of memory that the whole process may take.
     pub memory: u64,
 }
 
@@ -36,12 +36,12 @@ impl Prepared<'_> {
         Ok(Prepared { subject, tokenizer, n_vocab, precision, memory })
     }
 
-    /// The token that begins each chunk, if the model has one added.
+    /// Returns the token that begins each chunk, if the model adds one.
     pub(super) fn bos(&self) -> Option<u32> {
         chunk_start(&self.tokenizer)
     }
 
-    /// The text as this model reads it.
+    /// Returns the text as this model reads it.
     pub(super) fn text(&self, options: &Options) -> Result<Text> {
         let texts = tokenize(&self.tokenizer, &options.texts, false)?;
         let ctx = options.ctx.unwrap_or(super::DEFAULT_CTX);
@@ -101,7 +101,7 @@ impl Prepared<'_> {
     }
 }
 
-/// Fails if a model cannot be compared with `base` on the text; warns of what may be meant so.
+/// Fails if a model cannot be compared with `base` on the text. Warns of differences that may be intended.
 pub(super) fn check_with_model(
     prepared: &[Prepared<'_>],
     base: &Prepared<'_>,
@@ -115,8 +115,8 @@ pub(super) fn check_with_model(
         one.check_text(name, &options.texts, &tokens, None)?;
         if let Some((differing, example)) = differing_tokens(one, base) {
             progress.warn(&format!(
-                "{}: {differing} tokens are spelled otherwise than in {name}, {example}; their \
-                 probabilities are compared all the same",
+                "{}: {differing} tokens are spelled differently than in {name}, {example}; their \
+                 probabilities are compared nevertheless",
                 one.subject.name
             ));
         }
@@ -155,14 +155,14 @@ pub(super) fn warn_of_vocabularies(prepared: &[Prepared<'_>], progress: &dyn Pro
     let Some((first, rest)) = prepared.split_first() else { return };
     for other in rest.iter().filter(|other| other.tokens() != first.tokens()) {
         progress.warn(&format!(
-            "{} and {} have different vocabularies: perplexities, which are for each token, do not tell \
+            "{} and {} have different vocabularies: perplexities, which are per token, do not show \
              which of them is better",
             first.subject.name, other.subject.name
         ));
     }
 }
 
-/// How many tokens differ between two vocabularies, and the first that does.
+/// Returns how many tokens differ between two vocabularies, and the first that does.
 fn differing_tokens(one: &Prepared<'_>, base: &Prepared<'_>) -> Option<(usize, String)> {
     let pairs = one.tokens().iter().zip(base.tokens()).enumerate();
     let mut differing = pairs.filter(|(_, (a, b))| a != b);

@@ -1,20 +1,20 @@
-//! Log-probabilities of one position in 16 bits each, and how logits differ from them.
+//! Records of the log-probabilities of one position, in 16 bits each, and their difference from logits.
 //!
-//! A record is the peer's, little-endian: `scale` and `low` in f32, then a u16 `q` for each token of the
-//! vocabulary, and one more if their number is odd; `log p = scale q + low`. Log-probabilities more than 16
-//! below the largest are raised to there. Source: llama.cpp `tools/perplexity/perplexity.cpp`, October 2026.
+//! A record is little-endian: `scale` and `low` in f32, then a u16 `q` for each token of the vocabulary,
+//! padded to an even number; `log p = scale q + low`. Log-probabilities more than 16 below the largest are
+//! raised to that bound. Source: llama.cpp `tools/perplexity/perplexity.cpp`, October 2026.
 
 use crate::kernels::{exp, log_sum_exp};
 
 /// Bytes before the values: `scale` and `low`.
 const HEAD: usize = 8;
-/// Logits further below the largest are not told apart.
+/// Logits further below the largest are stored as equal.
 const SPAN: f32 = 16.0;
 const STEPS: f32 = 65535.0;
 /// Tokens whose log-probability in the reference is not above this add nothing to the divergence.
 const NEGLIGIBLE: f32 = -16.0;
 
-/// Bytes of a record for `n_vocab` tokens.
+/// Returns the bytes of a record for `n_vocab` tokens.
 pub(super) fn record_bytes(n_vocab: usize) -> usize {
     HEAD + 2 * n_vocab.next_multiple_of(2)
 }
@@ -35,11 +35,11 @@ pub(super) fn encode(logits: &[f32], record: &mut [u8]) {
     let (values, padding) = record[HEAD..].split_at_mut(2 * logits.len());
     padding.fill(0);
     if !inverse.is_finite() {
-        // All logits are equal, or as good as.
+        // All logits are equal, or nearly so.
         values.fill(0);
         return;
     }
-    // Adding it leaves an integer in the low bits of the mantissa, rounded to nearest.
+    // Adding this rounds to an integer, in the low bits of the mantissa.
     const ROUND: f32 = 12582912.0;
     for (value, &logit) in values.chunks_exact_mut(2).zip(logits) {
         let steps = if logit > least { inverse * (logit - least) } else { 0.0 };
@@ -48,24 +48,26 @@ pub(super) fn encode(logits: &[f32], record: &mut [u8]) {
     }
 }
 
-/// How one token was predicted by the reference, and how by the model.
+/// How the reference and the model predicted one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Compared {
-    /// Negative log-likelihood by the reference.
+    /// Negative log-likelihood under the reference.
     pub base_nll: f64,
     /// Kullback-Leibler divergence of the model's distribution from the reference's.
     pub kld: f64,
-    /// The token's probability, minus that by the reference.
+    /// The token's probability, minus that under the reference.
     pub p_change: f64,
-    /// Both hold the same token for the likeliest.
+    /// Whether both rank the same token first.
     pub same_top: bool,
 }
 
-/// Compares `logits` with the reference's `record` for the same position; `target` is the token that comes.
-/// `base` is a buffer to reuse.
+/// Compares `logits` with the reference's `record` for the same position; `target` is the token that
+/// follows. `base` is a reused buffer.
 ///
-/// `KLD = sum of p_base (log p_base - log p)`, over tokens with `log p_base` above -16. Fails if the record's
-/// numbers cannot be.
+/// `KLD = sum of p_base (log p_base - log p)`, over tokens with `log p_base` above -16.
+///
+/// # Errors
+/// If the record's numbers are out of range.
 ///
 /// # Panics
 /// If `record` is not [`record_bytes`] long.
@@ -78,10 +80,12 @@ pub(super) fn compare(
     assert_eq!(record.len(), record_bytes(logits.len()));
     let float = |at: usize| f32::from_le_bytes([0, 1, 2, 3].map(|i| record[at + i]));
     let (scale, low) = (float(0), float(4));
-    // Scales are a 65535th of up to 16; the lowest logit is up to 16 below the sum's logarithm, which is up to
-    // ln(vocabulary) above the largest.
+    // A scale is at most 16 / 65535. The lowest logit is at most 16 + ln(vocabulary) below the logarithm of
+    // the sum.
     if !(0.0..=1.0).contains(&scale) || !(-100.0..=0.0).contains(&low) {
-        return Err(format!("a scale of {scale} and a lowest log-probability of {low} cannot be"));
+        return Err(format!(
+            "a scale of {scale} and a lowest log-probability of {low} are out of range"
+        ));
     }
     base.clear();
     let values = record[HEAD..].chunks_exact(2).take(logits.len());
@@ -117,7 +121,7 @@ fn divergence(base: &[f32], logits: &[f32], total: f32) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
-/// The index of the largest value, the first of several.
+/// Returns the index of the first largest value.
 fn first_largest(values: &[f32]) -> usize {
     let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     values.iter().position(|&v| v == top).unwrap_or(0)

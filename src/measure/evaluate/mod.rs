@@ -1,13 +1,9 @@
-//! How good a model is: the perplexity of a text, and how far its predictions are from a reference's.
+//! The quality of models: the perplexity of a text, and the KL divergence from a reference.
 //!
-//! [`evaluate`] takes each model over the same text, layer by layer as [`forward::run`] does, and looks at its
-//! logits. A reference comes first: its log-probabilities are written in the peer's 16-bit layout
-//! ([`Reference`]) to a temporary file, or one that stays, and every other model is compared with them row by
-//! row, so that no more than a tile of logits is held and any number of models share one pass of the reference.
-//!
-//! Formulas and layouts are those of llama.cpp's `tools/perplexity/perplexity.cpp`, October 2026, which its
-//! options `--kl-divergence` and `--kl-divergence-base` use. Deliberately absent: scores on tasks with right
-//! answers, overlapping windows, and any judgement of what difference matters.
+//! [`evaluate`] runs each model over the same text. A reference runs first: its log-probabilities go to a
+//! file in llama.cpp's 16-bit layout ([`Reference`]), and every model is compared with them row by row, so
+//! only a tile of logits is in memory. Formulas and layouts: llama.cpp `tools/perplexity/perplexity.cpp`,
+//! October 2026. Not here: scores on tasks with right answers, and overlapping windows.
 
 mod comparable;
 mod log_probs;
@@ -32,15 +28,16 @@ use reference::Recorder;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Tokens in a chunk unless something else is asked for, as the peer has it.
+/// Tokens in a chunk by default, as in llama-perplexity.
 pub const DEFAULT_CTX: usize = 512;
-/// Statistics over fewer tokens than this say little; the peer prints none.
+/// Statistics over fewer tokens than this say little; llama-perplexity prints none.
 const FEW_TOKENS: usize = 100;
 
 /// A model to evaluate.
 pub struct Subject {
-    /// What results and messages call it.
+    /// Its name in results and messages.
     pub name: String,
+    /// The model.
     pub model: GgufModel,
 }
 
@@ -48,25 +45,26 @@ pub struct Subject {
 pub enum Against {
     /// Another model, evaluated first.
     Model(Subject),
-    /// A file of log-probabilities ([`Reference`]), which tells the text as well.
+    /// A file of log-probabilities ([`Reference`]), which also contains the tokens of the text.
     Logits(PathBuf),
 }
 
-/// What [`evaluate`] is to do.
+/// What [`evaluate`] does.
 pub struct Options {
-    /// The text, in one or more parts that each begin with BOS where the model has it added. May be empty if
-    /// the reference is a file; otherwise its tokens must be those of the file.
+    /// The text, in one or more parts that each begin with BOS where the model adds it. May be empty if the
+    /// reference is a file. If not, its tokens must be those of the file.
     pub texts: Vec<String>,
-    /// Tokens in a chunk; if not told, [`DEFAULT_CTX`] or what the reference's file has.
+    /// Tokens in a chunk; by default [`DEFAULT_CTX`], or the size in the reference's file.
     pub ctx: Option<usize>,
-    /// Use no more chunks than this.
+    /// Use at most this many chunks.
     pub chunks: Option<usize>,
+    /// The reference, if there is one.
     pub against: Option<Against>,
-    /// Keep the log-probabilities of the reference or, without one, of the only model.
+    /// Write the log-probabilities of the reference or, without one, of the only model to a file.
     pub keep: Option<Keep>,
-    /// Of products with weights, f32 unless something else is asked for.
+    /// Precision of products with weights, f32 by default.
     pub precision: Precision,
-    /// Bytes that the whole process may take.
+    /// Bytes of memory that the whole process may take.
     pub memory: u64,
 }
 
@@ -90,7 +88,7 @@ impl Default for Options {
 pub struct Evaluations {
     /// Tokens in a chunk.
     pub ctx: usize,
-    /// What models were compared with: a model's name or the path of a file.
+    /// The reference: a model's name or the path of a file.
     pub reference: Option<String>,
     /// In the order of the subjects.
     pub models: Vec<Evaluation>,
@@ -99,10 +97,11 @@ pub struct Evaluations {
 /// One model's results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
+    /// The model's name.
     pub name: String,
-    /// Chunks evaluated.
+    /// Number of chunks evaluated.
     pub chunks: usize,
-    /// Tokens counted: those in the second half of each chunk.
+    /// Number of tokens counted: those in the second half of each chunk.
     pub tokens: usize,
     /// `exp` of the mean negative log-likelihood.
     pub perplexity: Estimate,
@@ -116,10 +115,10 @@ pub struct Evaluation {
 /// Evaluates `subjects`, one after the other.
 ///
 /// # Errors
-/// Before any work: [`Error::Usage`] if the text does not fill one chunk, or options contradict each other or
-/// the reference's file; if a model cannot be evaluated, a file is none of log-probabilities, or a
-/// vocabulary is not the reference's; if there is no space for the log-probabilities. Later what
-/// [`forward::run`] finds.
+/// Before any work: [`Error::Usage`] if the text does not fill one chunk, or options contradict each other
+/// or the reference's file; if a model cannot be evaluated, a file does not hold log-probabilities, or a
+/// vocabulary differs from the reference's; if there is no space for the log-probabilities. Later those of
+/// [`forward::run`].
 pub fn evaluate(
     subjects: &[Subject],
     options: &Options,
@@ -171,7 +170,7 @@ fn check_options(subjects: &[Subject], options: &Options) -> Result<()> {
     }
 }
 
-/// The text of the reference's file, which must be what the options ask for.
+/// Returns the text of the reference's file, which must fit the options.
 fn against_file(
     prepared: &[Prepared<'_>],
     reference: &Reference,
@@ -220,7 +219,7 @@ fn compare_all(
     prepared.iter().map(one).collect()
 }
 
-/// Evaluates `subject` and writes its log-probabilities.
+/// Evaluates `subject` and writes its log-probabilities to a file.
 fn record(
     subject: &Prepared<'_>,
     text: &Text,
@@ -240,7 +239,7 @@ fn warn_if_few(text: &Text, progress: &dyn Progress) {
     }
 }
 
-/// One pass of a model over the text. Notes its running perplexity as llama-perplexity prints it.
+/// Runs a model over the text. Notes its running perplexity as llama-perplexity prints it.
 fn measure(
     subject: &Prepared<'_>,
     text: &Text,
@@ -271,14 +270,14 @@ fn measure(
     })
 }
 
-/// What becomes of logits besides perplexity.
+/// What is done with logits besides computing the perplexity.
 enum Sink<'a> {
     Nothing,
     Record(&'a mut Recorder),
     Compare(&'a Reference),
 }
 
-/// Looks at logits as they come: a few positions of one chunk at a time.
+/// Evaluates logits as they are computed: a few positions of one chunk at a time.
 struct Measuring<'a, 's> {
     text: &'a Text,
     sink: &'a mut Sink<'s>,
@@ -286,7 +285,7 @@ struct Measuring<'a, 's> {
     nll: Vec<f64>,
     /// Empty without a reference.
     compared: Vec<Compared>,
-    /// Log-probabilities of a tile, in the file's layout.
+    /// Log-probabilities of the current tile, in the file's layout.
     records: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! Log-probabilities of a reference model on disk, in the peer's `--kl-divergence-base` layout.
+//! Log-probabilities of a reference model in a file, in the layout of llama.cpp's `--kl-divergence-base`.
 //!
 //! ```text
 //! "_logits_"          8 bytes
@@ -9,8 +9,8 @@
 //! records             for each chunk one for each position n_ctx/2 .. n_ctx-2, see `log_probs`
 //! ```
 //!
-//! All little-endian. Source: llama.cpp `tools/perplexity/perplexity.cpp`, October 2026. A file that is not to
-//! stay has no name in any folder, so that nothing of it is left however the program ends.
+//! All numbers are little-endian. Source: llama.cpp `tools/perplexity/perplexity.cpp`, October 2026. A
+//! temporary file has no name in any folder, so it vanishes however the program ends.
 
 use super::log_probs::record_bytes;
 use super::text::Text;
@@ -26,9 +26,10 @@ const MAGIC: &[u8; 8] = b"_logits_";
 /// Bytes before the tokens.
 const HEADER: usize = 20;
 
-/// Where log-probabilities are kept.
+/// The file to which log-probabilities are written.
 #[derive(Clone, Debug)]
 pub struct Keep {
+    /// Path of the file.
     pub path: PathBuf,
     /// Replace the file if it exists.
     pub force: bool,
@@ -47,7 +48,7 @@ impl Shape {
         counted(self.ctx).len()
     }
 
-    /// Where records begin; `None` beyond what numbers hold, as below.
+    /// Offset of the records; `None`, here and below, if a number overflows.
     fn data_start(self) -> Option<u64> {
         let tokens = (self.ctx as u64).checked_mul(self.chunks as u64)?;
         tokens.checked_mul(4)?.checked_add(HEADER as u64)
@@ -108,10 +109,10 @@ impl Reference {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(e) => return Err(Error::io(path, "read")(e)),
         };
-        let shape = shape.ok_or_else(|| fail("no file of log-probabilities".into()))?;
+        let shape = shape.ok_or_else(|| fail("not a file of log-probabilities".into()))?;
         let sizes = (shape.file_bytes(), shape.data_start(), shape.chunk_bytes());
         let (Some(expected), Some(start), Some(chunk)) = sizes else {
-            return Err(fail("its header tells of more than any file holds".into()));
+            return Err(fail("its header describes more than a file can hold".into()));
         };
         if length != expected {
             let whole = length.saturating_sub(start) / chunk;
@@ -141,27 +142,27 @@ impl Reference {
         Text::new(self.text.tokens().to_vec(), self.shape.ctx, limit)
     }
 
-    /// Log-probabilities in a record.
+    /// Returns the number of log-probabilities in a record.
     pub fn n_vocab(&self) -> usize {
         self.shape.n_vocab
     }
 
-    /// What errors call it.
+    /// Returns its name in errors.
     pub fn origin(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// Fills `records` with those of a chunk from `position` on.
+    /// Fills `records` with the records of a chunk from `position` on.
     pub(super) fn read(&self, chunk: usize, position: usize, records: &mut [u8]) -> Result<()> {
         let row = position - counted(self.shape.ctx).start;
-        // Neither overflows: the whole file's size did not.
+        // Neither overflows, because the size of the whole file does not.
         let index = (chunk * self.shape.rows() + row) as u64;
         let start = HEADER as u64 + 4 * self.text.tokens().len() as u64;
         let offset = start + index * record_bytes(self.shape.n_vocab) as u64;
         system::read_exact_at(&self.file, records, offset).map_err(Error::io(&self.path, "read"))
     }
 
-    /// The error for a record that cannot be, at a chunk and position.
+    /// Returns the error for an invalid record at a chunk and position.
     pub(super) fn damaged(&self, (chunk, position): (usize, usize), detail: String) -> Error {
         let chunk = chunk + 1;
         let detail = format!("chunk {chunk}, position {position}: {detail}; make the file again");
@@ -171,7 +172,7 @@ impl Reference {
 
 /// The file that a recorder writes.
 enum Store {
-    /// Without a name.
+    /// A file without a name.
     Temporary(File),
     Kept(OutputFile),
 }
@@ -185,13 +186,15 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a file for the log-probabilities of `n_vocab` tokens at each position that `text` counts.
-    /// Fails if there is no space for it.
+    /// Begins a file for the log-probabilities of `n_vocab` tokens at each position of `text` that counts.
+    ///
+    /// # Errors
+    /// If there is no space for it.
     pub(super) fn create(text: &Text, n_vocab: usize, keep: Option<&Keep>) -> Result<Recorder> {
         let shape = Shape { ctx: text.ctx(), n_vocab, chunks: text.n_chunks() };
         let numbers = [shape.n_vocab, shape.chunks].map(i32::try_from);
         let (Some(bytes), [Ok(_), Ok(_)]) = (shape.file_bytes(), numbers) else {
-            let detail = "so many log-probabilities go into no file; give fewer chunks";
+            let detail = "more log-probabilities than a file can hold; use fewer chunks";
             return Err(Error::Usage(detail.into()));
         };
         let (store, path) = match keep {
@@ -219,7 +222,7 @@ impl Recorder {
         }
     }
 
-    /// Ends the file, which then has its name if it is to stay.
+    /// Ends the file, and gives it its name if it has one.
     pub(super) fn finish(self) -> Result<Reference> {
         match self.store {
             Store::Kept(file) => {
@@ -233,7 +236,7 @@ impl Recorder {
     }
 }
 
-/// A file of no name for `bytes`, and its folder.
+/// Opens a file without a name for `bytes`, and returns its folder too.
 fn temporary(bytes: u64) -> Result<(Store, PathBuf)> {
     let what = "log-probabilities of the reference";
     let (file, folder) = output::temporary_file(bytes, what, "use fewer chunks")?;

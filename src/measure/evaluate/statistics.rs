@@ -1,4 +1,4 @@
-//! Means with their standard errors, and percentiles, over the tokens that were counted.
+//! Means with their standard errors, and percentiles, over the counted tokens.
 //!
 //! Formulas: llama.cpp `tools/perplexity/perplexity.cpp`, `kl_divergence`, October 2026, where Q is the model and
 //! base the reference. Sums run over tokens in their order.
@@ -7,43 +7,50 @@ use super::log_probs::Compared;
 use crate::measure::perplexity;
 use serde::{Deserialize, Serialize};
 
-/// Percentiles that are told of divergences, and of changes in probability.
+/// Percentiles of divergences.
 const KLD_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0, 0.1];
+/// Percentiles of changes in probability.
 const CHANGE_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 10.0, 5.0, 1.0, 0.1];
-/// Of fewer tokens than this no standard error is told.
+/// With fewer tokens than this, no standard error is computed.
 const FEW: usize = 10;
 
 /// A value with its standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
+    /// The value.
     pub value: f64,
-    /// 0 where there are too few tokens to tell.
+    /// The standard error; 0 if there are too few tokens.
     pub error: f64,
 }
 
-/// How a quantity that each token has is distributed.
+/// The distribution of a quantity over tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
+    /// The mean.
     pub mean: Estimate,
+    /// The largest value.
     pub maximum: f64,
     /// From the highest to the lowest; the 50th is the median.
     pub percentiles: Vec<Percentile>,
+    /// The smallest value.
     pub minimum: f64,
 }
 
-/// `percent` of all values are not above `value`.
+/// `percent` of all values do not exceed `value`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentile {
+    /// From 0 to 100.
     pub percent: f64,
+    /// The value.
     pub value: f64,
 }
 
 /// How far a model's predictions are from a reference's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
-    /// From the reference's log-probabilities of 16 bits.
+    /// Computed from the reference's log-probabilities, which have 16 bits.
     pub reference_perplexity: Estimate,
-    /// Of both negative log-likelihoods over tokens, from -1 to 1; `None` if one does not vary.
+    /// Correlation of both negative log-likelihoods over tokens, -1 to 1; `None` if one does not vary.
     pub correlation: Option<f64>,
     /// `ln(PPL / PPL of the reference)`.
     pub log_perplexity_ratio: Estimate,
@@ -53,18 +60,18 @@ pub struct Divergence {
     pub perplexity_difference: Estimate,
     /// Kullback-Leibler divergence, in nats.
     pub kld: Distribution,
-    /// The probability of the token that comes, minus that by the reference; from -1 to 1.
+    /// The probability of the token that follows, minus that under the reference; -1 to 1.
     pub probability_change: Distribution,
-    /// Its root mean square.
+    /// The root mean square of `probability_change`.
     pub probability_change_rms: Estimate,
-    /// The share of tokens for which both hold the same token for the likeliest.
+    /// The share of positions at which both rank the same token first, 0 to 1.
     pub same_top: Estimate,
     /// Mean Kullback-Leibler divergence over the first 1, 2, ... chunks.
     pub running_kld: Vec<f64>,
 }
 
 impl Divergence {
-    /// Over tokens with negative log-likelihoods `nll`, `per_chunk` of them to a chunk.
+    /// The divergence over tokens with negative log-likelihoods `nll`, `per_chunk` in each chunk.
     pub(super) fn of(nll: &[f64], compared: &[Compared], per_chunk: usize) -> Divergence {
         let pairs = nll.iter().zip(compared);
         let perplexity_here = perplexity(nll.iter().copied());
@@ -96,8 +103,9 @@ impl Divergence {
     }
 }
 
-/// The error of `PPL - PPL of the reference`: each error is that of the mean log-likelihood times the
-/// perplexity, and both means are correlated, so it is that of the mean of `PPL nll - PPL' nll'`.
+/// Returns the error of `PPL - PPL of the reference`. The error of a perplexity is that of the mean
+/// log-likelihood times the perplexity. Both means are correlated, so the result is the error of the mean
+/// of `PPL nll - PPL' nll'`.
 fn difference_error(nll: &[f64], compared: &[Compared], here: Estimate, base: Estimate) -> f64 {
     let pairs = nll.iter().zip(compared);
     mean(pairs.map(|(nll, c)| here.value * nll - base.value * c.base_nll)).error
@@ -116,13 +124,13 @@ impl Distribution {
         }
     }
 
-    /// The value that `percent` of all are not above, if it is among those told.
+    /// Returns the value that `percent` of all values do not exceed, if it was computed.
     pub fn percentile(&self, percent: f64) -> Option<f64> {
         self.percentiles.iter().find(|p| p.percent == percent).map(|p| p.value)
     }
 }
 
-/// Between the two sorted values around `percent / 100 (n - 1)`, linearly. NaN if there are none.
+/// Interpolates linearly between the two sorted values around `percent / 100 (n - 1)`. NaN without values.
 fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = percent / 100.0 * last as f64;
@@ -131,7 +139,7 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
     (1.0 - part) * sorted[below] + part * sorted[(below + 1).min(last)]
 }
 
-/// The mean and its error, `sqrt((mean of squares - mean^2) / (n - 1))`, in two passes.
+/// Returns the mean and its error, `sqrt((mean of squares - mean^2) / (n - 1))`, in two passes.
 fn mean(values: impl Iterator<Item = f64> + Clone) -> Estimate {
     let n = values.clone().count();
     if n == 0 {
@@ -143,18 +151,18 @@ fn mean(values: impl Iterator<Item = f64> + Clone) -> Estimate {
     Estimate { value, error }
 }
 
-/// The exponential, with the error carried over to it.
+/// Returns the exponential, with the error carried over to it.
 fn exp(of: Estimate) -> Estimate {
     let value = of.value.exp();
     Estimate { value, error: value * of.error }
 }
 
-/// The perplexity of tokens with these negative log-likelihoods.
+/// Returns the perplexity of tokens with these negative log-likelihoods.
 pub(super) fn perplexity(nll: impl Iterator<Item = f64> + Clone) -> Estimate {
     exp(mean(nll))
 }
 
-/// Perplexity over the first 1, 2, ... times `per_chunk` tokens.
+/// Returns the perplexity over the first 1, 2, ... times `per_chunk` tokens.
 pub(super) fn running_perplexity(nll: &[f64], per_chunk: usize) -> Vec<f64> {
     running_means(nll, per_chunk).map(f64::exp).collect()
 }
@@ -165,7 +173,7 @@ fn running_means(values: &[f64], per_chunk: usize) -> impl Iterator<Item = f64> 
     perplexity::running_means(sums, per_chunk)
 }
 
-/// Pearson's, `None` if one side does not vary.
+/// Returns Pearson's correlation; `None` if one side does not vary.
 fn correlation(pairs: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
     let n = pairs.clone().count() as f64;
     let (mut a_mean, mut b_mean) = (0.0, 0.0);
@@ -221,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn divergence_follows_the_peers_formulas() {
+    fn divergence_follows_llama_cpps_formulas() {
         let n = 40;
         let nll: Vec<f64> = (0..n).map(|i| f64::from(i * 7 % 11) * 0.3).collect();
         let compared: Vec<Compared> = (0..n)
@@ -233,7 +241,7 @@ mod tests {
             })
             .collect();
         let got = Divergence::of(&nll, &compared, 20);
-        // As the peer has them: sums, sums of squares and of products.
+        // As llama.cpp computes them: sums, sums of squares and of products.
         let count = f64::from(n);
         let sum = |f: &dyn Fn(usize) -> f64| (0..n as usize).map(f).sum::<f64>() / count;
         let (a, b) = (sum(&|i| nll[i]), sum(&|i| compared[i].base_nll));

@@ -1,14 +1,14 @@
-//! The tokens a model is evaluated on, cut into chunks.
+//! The tokens that a model is evaluated on, in chunks.
 
 use crate::base::error::{Error, Result};
 use crate::measure::tokens;
 use std::ops::Range;
 
-/// The least chunk in which a token is counted: one before, one that predicts, one that is predicted.
+/// The smallest chunk in which a token counts: one before, one that predicts, one that is predicted.
 const MIN_CTX: usize = 3;
 
-/// Whole chunks of tokens. Counted are the tokens in the second half of each chunk, which have at least half
-/// a chunk before them.
+/// Whole chunks of tokens. The tokens in the second half of each chunk count, which have at least half a
+/// chunk before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     ctx: usize,
@@ -17,9 +17,10 @@ pub struct Text {
 }
 
 impl Text {
-    /// Cuts `tokens` into chunks of `ctx`, no more than `limit`; the tail that fills none is dropped.
+    /// Cuts `tokens` into at most `limit` chunks of `ctx`; the rest is dropped.
     ///
-    /// Fails if there is not enough text for one chunk, or a chunk is too small.
+    /// # Errors
+    /// If there is not enough text for one chunk, or a chunk is too small.
     pub fn new(mut tokens: Vec<u32>, ctx: usize, limit: Option<usize>) -> Result<Text> {
         check_ctx(ctx)?;
         let chunks = (tokens.len() / ctx).min(limit.unwrap_or(usize::MAX));
@@ -37,32 +38,33 @@ impl Text {
         Ok(Text { ctx, tokens })
     }
 
-    /// Tokens in a chunk.
+    /// Returns the number of tokens in a chunk.
     pub fn ctx(&self) -> usize {
         self.ctx
     }
 
-    /// All tokens: whole chunks.
+    /// Returns all tokens: whole chunks.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
+    /// Returns the number of chunks.
     pub fn n_chunks(&self) -> usize {
         self.tokens.len() / self.ctx
     }
 
-    /// The positions in a chunk whose logits are looked at; each predicts the token after it. The last
-    /// position is not among them, as that token is the next chunk's.
+    /// Returns the positions in a chunk whose logits count; each predicts the token after it. The last
+    /// position is left out, because that token belongs to the next chunk.
     pub fn counted(&self) -> Range<usize> {
         tokens::counted(self.ctx)
     }
 
-    /// The chunks as models read them: `bos` replaces each chunk's first token.
+    /// Returns the chunks as models read them: `bos` replaces each chunk's first token.
     pub fn chunks(&self, bos: Option<u32>) -> Vec<Vec<u32>> {
         tokens::cut(&self.tokens, self.ctx, bos)
     }
 
-    /// What `count` positions of a chunk from `position` on predict.
+    /// Returns the tokens that `count` positions of a chunk from `position` on predict.
     pub(super) fn targets(&self, chunk: usize, position: usize, count: usize) -> &[u32] {
         &self.tokens[chunk * self.ctx + position + 1..][..count]
     }

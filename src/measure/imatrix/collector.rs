@@ -1,6 +1,6 @@
 //! Sums of squared activations, as llama-imatrix collects them.
 //!
-//! Each expert of a mixture has sums and a count of its own, over the tokens that it computes.
+//! Each expert of a mixture has separate sums and a separate count, over the tokens that it computes.
 //!
 //! Source of the rules (which products count, `acc[j] += x * x` in f32, one count for each row):
 //! llama.cpp `tools/imatrix/imatrix.cpp`, October 2026.
@@ -12,32 +12,32 @@ use crate::model::forward::Activations;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// Products with fewer rows are not counted, but for those with experts.
+/// Products with fewer rows are not counted, except those with experts.
 pub(super) const MIN_ROWS: usize = 16;
-/// The head, and the embedding where that is the head; looking up tokens multiplies nothing.
+/// The output head, and the embedding where both are tied.
 const HEADS: &[&str] = &["output.weight", "token_embd.weight"];
-/// Columns that one task sums.
+/// Number of columns that one task sums.
 const COLUMNS: usize = 128;
 
 /// Tensors that are multiplied with the same input, and so share their sums.
 struct Shared {
     tensors: Vec<String>,
-    /// Of each expert, one after the other.
+    /// Sums of the columns, expert after expert.
     sums: Vec<f32>,
-    /// One, or one for each expert.
+    /// One count, or one for each expert.
     counts: Vec<i64>,
 }
 
-/// Collects sums over all products of the layers and, if asked to, of the head. The entry of a head that is
-/// tied to the embedding has the embedding's name, under which quantizers look for it; llama-imatrix has
-/// none for it.
+/// Collects sums over all products of the layers and, if requested, of the output head. A head that is tied
+/// to the embedding has the embedding's name, under which quantizers look for it; llama-imatrix has no
+/// entry for it.
 pub(super) struct Collector {
     process_output: bool,
-    /// Number in the text, from 0, of the chunk that inputs call chunk 0.
+    /// Number in the text, from 0, of the first chunk of the pass.
     pub first_chunk: usize,
-    /// What the sums begin with, by tensor.
+    /// Sums of an earlier run, by tensor.
     earlier: BTreeMap<String, Entry>,
-    /// By the first tensor of each.
+    /// By the first of the tensors that share an input.
     inputs: BTreeMap<String, Shared>,
 }
 
@@ -51,7 +51,10 @@ impl Collector {
         tensor.starts_with("blk.") || (self.process_output && HEADS.contains(&tensor))
     }
 
-    /// Adds one chunk's input of the products with `input.tensors`. Fails if a sum overflows.
+    /// Adds one chunk's input of the products with `input.tensors`.
+    ///
+    /// # Errors
+    /// If a sum overflows.
     pub(super) fn add(&mut self, input: &Activations<'_>) -> Result<()> {
         let rows = input.values.len() / input.row_len;
         let first = input.tensors[0];
@@ -92,7 +95,7 @@ impl Collector {
         Err(Error::tensor("importance matrix", first, detail))
     }
 
-    /// The sums so far, an entry for each tensor.
+    /// Returns the sums so far, an entry for each tensor.
     pub(super) fn entries(&self) -> BTreeMap<String, Entry> {
         let entries = self.inputs.values().flat_map(|shared| {
             let entry = Entry { sums: shared.sums.clone(), counts: shared.counts.clone() };

@@ -1,30 +1,30 @@
 //! How two importance matrices differ, tensor by tensor.
 //!
-//! Compared are the means of squared inputs, which are what a quantizer weighs with. All rows of a tensor
-//! have the same weights, so their scale does not matter to it: the cosine similarity tells how alike two
-//! calibrations are in effect, the relative distance whether their activations have another size too.
+//! The means of squared inputs are compared, which are a quantizer's weights. All rows of a tensor have the
+//! same weights, so their scale does not matter: the cosine similarity shows how alike the effects of two
+//! calibrations are, the relative distance whether the size of activations differs too.
 
 use super::statistics::kind;
 use super::{Entry, ImportanceMatrix};
 use crate::base::error::{Error, Result};
 
-/// How the columns of one tensor differ. What cannot be computed because all columns of a side are equal
-/// or zero is `None`.
+/// How the columns of one tensor differ. A figure is `None` if all columns of a side are equal or zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorDifference {
+    /// The tensor's name.
     pub tensor: String,
-    /// Columns that are compared: those of matrices that met an input in both.
+    /// Number of columns compared: those of matrices that have inputs on both sides.
     pub columns: usize,
-    /// `a.b / (|a| |b|)`, 0 to 1 as no mean is negative.
+    /// `a.b / (|a| |b|)`, 0 to 1, because no mean is negative.
     pub cosine_similarity: Option<f64>,
     /// `|b - a| / |a|`.
     pub relative_l2: Option<f64>,
-    /// Spearman's: the correlation of the columns' ranks, equal columns having their mean rank; -1 to 1.
+    /// Spearman's correlation of the columns' ranks, -1 to 1. Equal columns have their mean rank.
     pub rank_correlation: Option<f64>,
 }
 
 impl TensorDifference {
-    /// What the tensor is in its layer: `attn_q` for `blk.7.attn_q.weight`.
+    /// Returns the tensor's name within its layer: `attn_q` for `blk.7.attn_q.weight`.
     pub fn kind(&self) -> &str {
         kind(&self.tensor)
     }
@@ -33,10 +33,11 @@ impl TensorDifference {
 /// How two importance matrices differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// Tensors that are in both, those that differ most first: by cosine similarity, then by distance.
+    /// Tensors that are in both, the most different first: by cosine similarity, then by distance.
     pub tensors: Vec<TensorDifference>,
-    /// Names of tensors that met an input only in one of them.
+    /// Names of tensors that have inputs only in the first matrix.
     pub only_first: Vec<String>,
+    /// Names of tensors that have inputs only in the second matrix.
     pub only_second: Vec<String>,
 }
 
@@ -76,7 +77,7 @@ pub fn compare(a: &ImportanceMatrix, b: &ImportanceMatrix) -> Result<Comparison>
     Ok(comparison)
 }
 
-/// The means of the columns that were counted in both; a count for all matrices counts for each.
+/// Returns the means of the columns that were counted in both; a count for all matrices counts for each.
 fn columns(
     a: &ImportanceMatrix,
     in_a: &Entry,
@@ -99,7 +100,7 @@ fn difference(tensor: &str, a: &[f64], b: &[f64]) -> TensorDifference {
     TensorDifference {
         tensor: tensor.to_string(),
         columns: a.len(),
-        // Rounding may leave 1 by a unit in the last place.
+        // Rounding may exceed 1 by a unit in the last place.
         cosine_similarity: quotient(dot(a, b), norm_a * norm_b).map(|cosine| cosine.min(1.0)),
         relative_l2: quotient(distance, norm_a),
         rank_correlation: correlation(&ranks(a), &ranks(b)),
@@ -110,7 +111,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The rank of each value, from 1; equal values have the mean of their ranks.
+/// Returns the rank of each value, from 1; equal values have the mean of their ranks.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
@@ -124,7 +125,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Pearson's correlation; `None` if a side is constant.
+/// Returns Pearson's correlation; `None` if a side is constant.
 fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let centred = |x: &[f64]| {
         let mean = x.iter().sum::<f64>() / x.len() as f64;

@@ -1,6 +1,6 @@
 //! llama.cpp's older imatrix layout, `imatrix.dat`.
 //!
-//! Little-endian: i32 entries; for each i32 length and bytes of the name, i32 calls, i32 values and as
+//! Little-endian: i32 number of entries; for each of them i32 length and bytes of the name, i32 calls, i32 values and as
 //! many f32 (mean times calls); then, optionally, i32 chunks, i32 length and bytes of the text's name.
 //! Source: llama.cpp `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`, October 2026.
 
@@ -9,10 +9,10 @@ use crate::base::error::{Error, Result};
 use byteorder::{ByteOrder, LittleEndian};
 use std::path::Path;
 
-/// Bytes of the smallest entry: three lengths, a one-letter name and a value.
+/// Bytes of the smallest entry: three lengths, a name of one letter and a value.
 const MIN_ENTRY: usize = 17;
 
-/// The unread rest of a file; every length is compared with it before anything is allocated.
+/// The unread rest of a file. Every length is compared with it before anything is allocated.
 struct Cursor<'a> {
     path: &'a Path,
     bytes: &'a [u8],
@@ -21,7 +21,8 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn fail<T>(&self, detail: String) -> Result<T> {
-        let detail = format!("{detail} at offset {}: no imatrix file, or a damaged one", self.at);
+        let detail =
+            format!("{detail} at offset {}: not an imatrix file, or a damaged one", self.at);
         Err(Error::format(self.path, detail))
     }
 
@@ -39,7 +40,7 @@ impl<'a> Cursor<'a> {
         Ok(LittleEndian::read_i32(self.take(4, what)?))
     }
 
-    /// A number of items of `size` bytes or more that follow.
+    /// Reads the number of items, each of at least `size` bytes, that follow.
     fn count(&mut self, what: &str, size: usize) -> Result<usize> {
         let n = self.i32(what)?;
         let rest = self.bytes.len() - self.at;
@@ -93,9 +94,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<ImportanceMatrix> {
     Ok(matrix)
 }
 
-/// The bytes of `matrix`. Values are rounded twice, as the layout's writer has it: `sum / count`, then
-/// times calls. Entries without any count are left out; matrices without one are written as ones. Only
-/// the last of the texts' names fits the layout.
+/// Returns the bytes of `matrix`. Values are rounded twice, as llama.cpp writes them: `sum / count`, then
+/// times calls. Entries without any count are left out; matrices without a count are written as ones. The
+/// layout holds only the last of the texts' names.
 pub(super) fn serialize(matrix: &ImportanceMatrix, path: &Path) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let put = |out: &mut Vec<u8>, n: i64, what: &str| match i32::try_from(n) {

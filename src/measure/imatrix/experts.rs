@@ -1,20 +1,20 @@
-//! Experts that the calibration text never reached.
+//! Experts that no token of the calibration text reached.
 
 use super::ImportanceMatrix;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Layers that a message names.
+/// Number of layers that a message lists.
 const SHOWN: usize = 8;
 
 impl ImportanceMatrix {
-    /// A warning of experts that no token was sent to, all of them in one; `None` if there are none.
-    /// Quantizers take ones for their weights.
+    /// Returns one warning about all experts that no token reached; `None` if there are none. Quantizers use
+    /// ones as their weights.
     pub fn unseen_experts(&self) -> Option<String> {
         let mut layers: BTreeMap<(usize, &str), BTreeSet<usize>> = BTreeMap::new();
         for (name, entry) in self.entries.iter().filter(|(_, entry)| entry.counts.len() > 1) {
             let layer =
                 name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
-            // What is in no layer goes by its name.
+            // Tensors outside of layers are listed by name.
             let key = layer.map_or((usize::MAX, name.as_str()), |layer| (layer, ""));
             let unseen = entry.counts.iter().enumerate().filter(|(_, count)| **count == 0);
             let mut unseen = unseen.map(|(expert, _)| expert).peekable();
@@ -37,8 +37,8 @@ impl ImportanceMatrix {
         let plural = if experts == 1 { "expert" } else { "experts" };
         (experts > 0).then(|| {
             format!(
-                "no token of the calibration text reached {experts} {plural} ({}); rounding errors of \
-                 their weights will count alike; more or other text may reach them",
+                "no token of the calibration text reached {experts} {plural} ({}); all rounding errors \
+                 of their weights will count equally; more or other text may reach them",
                 shown.join("; ")
             )
         })

@@ -1,7 +1,7 @@
 //! llama.cpp's imatrix layout inside GGUF: for each tensor `NAME.in_sum2` and `NAME.counts`, both F32.
 //!
-//! Source: llama.cpp `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`, October 2026. Keys of this
-//! program's own tell what the sums were computed from ([`Record`]); other readers pass over them.
+//! Source: llama.cpp `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`, October 2026. Additional
+//! keys record what the sums were computed from ([`Record`]); other readers ignore them.
 
 use super::record::Record;
 use super::{DEFAULT_CHUNK, Entry, ImportanceMatrix, check_entry};
@@ -20,14 +20,17 @@ const CHUNK_SIZE: &str = "imatrix.chunk_size";
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// Reads the GGUF file `path`; fails if it is no imatrix file or a damaged one.
+/// Reads the GGUF file `path`.
+///
+/// # Errors
+/// If it is not an imatrix file, or a damaged one.
 pub(super) fn read(path: &Path) -> Result<ImportanceMatrix> {
     let file = GgufFile::open(path)?;
     let metadata = &file.header().metadata;
     let number = |key: &str| metadata.u64(key).and_then(|n| u32::try_from(n).ok());
     let (Some(chunk_count), Some(chunk_size)) = (number(CHUNK_COUNT), number(CHUNK_SIZE)) else {
         let detail = format!(
-            "this GGUF file is no importance matrix: '{CHUNK_COUNT}' or '{CHUNK_SIZE}' is missing"
+            "this GGUF file is not an importance matrix: '{CHUNK_COUNT}' or '{CHUNK_SIZE}' is missing"
         );
         return Err(Error::format(path, detail));
     };
@@ -78,8 +81,8 @@ fn floats(path: &Path, file: &GgufFile, index: usize) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// Writes `matrix` as the GGUF file `path`. A matrix counted in chunks is counted in tokens of
-/// [`DEFAULT_CHUNK`] first.
+/// Writes `matrix` as the GGUF file `path`. A matrix counted in chunks is first converted to tokens, with
+/// [`DEFAULT_CHUNK`].
 pub(super) fn write(matrix: &ImportanceMatrix, path: &Path, force: bool) -> Result<()> {
     let matrix = &matrix.in_tokens(DEFAULT_CHUNK);
     let mut metadata = Metadata::new();
@@ -93,7 +96,7 @@ pub(super) fn write(matrix: &ImportanceMatrix, path: &Path, force: bool) -> Resu
     let mut tensors = Vec::new();
     for (name, entry) in &matrix.entries {
         let matrices = entry.counts.len();
-        // One matrix has no dimension for its number, as the peer writes it.
+        // A single matrix has no outer dimension, as llama.cpp writes it.
         let shape = |width: usize| match matrices {
             1 => vec![width],
             _ => vec![matrices, width],

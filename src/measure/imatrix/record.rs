@@ -1,10 +1,8 @@
-//! What an importance matrix was computed from, so that parts of it are put together only if they belong
-//! together.
+//! The record of what an importance matrix was computed from, so that only parts of one run are added.
 //!
-//! A [`Record`] travels in the GGUF file under keys of this program, which other readers pass over. It
-//! identifies the model, the text and the settings by hashes, and tells the chunks that are in the sums.
-//! Deliberately absent: anything that depends on where a run took place, such as paths and dates; shards
-//! are computed on several machines.
+//! A [`Record`] is stored in the GGUF file under keys of this program, which other readers ignore. It has
+//! hashes of model, text and settings, and lists the chunks that are in the sums. Not here: paths and dates;
+//! shards may be computed on several machines.
 
 use super::options::{Options, Selection};
 use super::statistics::split_layer;
@@ -32,20 +30,20 @@ pub struct Record {
     pub model: String,
     /// SHA-256 in hexadecimal of all tokens of the text, and of the token that begins each chunk.
     pub text: String,
-    /// What else the sums depend on, as `name = value`.
+    /// Settings that the sums depend on, as `name = value`.
     pub settings: Vec<String>,
-    /// Chunks that the text fills.
+    /// Number of chunks that the text fills.
     pub text_chunks: u32,
-    /// The chunks that were asked for, by all shards together, numbered from 0 in the text.
+    /// The chunks that all shards together take, numbered from 0 in the text.
     pub wanted: ChunkRanges,
-    /// Those of them that are in the sums.
+    /// The chunks that are in the sums.
     pub covered: ChunkRanges,
-    /// One for each chunk that is covered, in their order.
+    /// Likelihoods of the covered chunks, in their order.
     pub likelihoods: Vec<Likelihood>,
 }
 
 impl Record {
-    /// The record of a run that has not taken any chunk yet.
+    /// Returns the record of a run that has not taken any chunk yet.
     pub(super) fn new(
         model: &GgufModel,
         tokens: &[u32],
@@ -76,7 +74,7 @@ impl Record {
         })
     }
 
-    /// Chunks that were asked for and are not in the sums.
+    /// Returns the chunks that are not in the sums yet.
     pub fn missing(&self) -> ChunkRanges {
         let mut missing = Vec::new();
         for wanted in &self.wanted {
@@ -97,13 +95,13 @@ impl Record {
         missing
     }
 
-    /// The perplexity of the chunks that are covered; `ctx` is the matrix' chunk size.
+    /// Returns the perplexity of the covered chunks; `ctx` is the matrix's chunk size.
     pub fn perplexity(&self, ctx: u32) -> Perplexity {
         Perplexity::of(&self.likelihoods, ctx as usize)
     }
 
-    /// Why sums with these two records may not be added, apart from the chunks they cover: `the text,
-    /// ctx = 256 for ctx = 512`. `None` if they may.
+    /// Returns why sums with these two records may not be added, apart from the chunks that they cover:
+    /// `the text, ctx = 256 for ctx = 512`. `None` if they may.
     pub fn difference(&self, other: &Record) -> Option<String> {
         let mut parts = Vec::new();
         if self.model != other.model {
@@ -115,9 +113,9 @@ impl Record {
         let new = other.settings.iter().filter(|setting| !self.settings.contains(setting));
         let old = self.settings.iter().filter(|setting| !other.settings.contains(setting));
         let joined = |settings: Vec<&String>| {
-            // They come from a file, and must not steer the terminal.
-            let tame = |setting: &&String| setting.escape_debug().to_string();
-            settings.iter().map(tame).collect::<Vec<_>>().join(", ")
+            // They come from a file, and must not control the terminal.
+            let escape = |setting: &&String| setting.escape_debug().to_string();
+            settings.iter().map(escape).collect::<Vec<_>>().join(", ")
         };
         let (new, old) = (joined(new.collect()), joined(old.collect()));
         if !(new.is_empty() && old.is_empty()) {
@@ -126,7 +124,7 @@ impl Record {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// Writes the record among `metadata`.
+    /// Adds the record to `metadata`.
     pub(super) fn put(&self, metadata: &mut Metadata) {
         let ranges = |ranges: &ChunkRanges| {
             let ends = ranges.iter().flat_map(|range| [range.start, range.end]);
@@ -147,7 +145,11 @@ impl Record {
         set("nll_squares", floats(|chunk| chunk.squares));
     }
 
-    /// The record among `metadata` of the file `path`; `None` if there is none, or one of another version.
+    /// Returns the record in `metadata` of the file `path`; `None` if there is none, or one of another
+    /// version.
+    ///
+    /// # Errors
+    /// If it is damaged.
     pub(super) fn get(
         path: &Path,
         metadata: &Metadata,
@@ -186,19 +188,19 @@ impl Record {
         };
         let damaged = || {
             let detail =
-                format!("the keys '{KEY}*', which tell what it was computed from, are damaged");
+                format!("the keys '{KEY}*', which record what it was computed from, are damaged");
             Error::format(path, detail)
         };
         record().map(Some).ok_or_else(damaged)
     }
 }
 
-/// A single range.
+/// Returns a list of one range.
 pub(super) fn one(range: Range<u32>) -> ChunkRanges {
     std::iter::once(range).collect()
 }
 
-/// `1-5, 9`, from 1 as people count.
+/// Returns ranges as text, counted from 1: `1-5, 9`.
 pub fn ranges_text(ranges: &[Range<u32>]) -> String {
     let one = |range: &Range<u32>| match range.end.saturating_sub(range.start) {
         1 => range.end.to_string(),
@@ -207,7 +209,7 @@ pub fn ranges_text(ranges: &[Range<u32>]) -> String {
     ranges.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// The union of `ranges`, whose order does not matter.
+/// Returns the union of `ranges`, which may have any order.
 pub(super) fn union(mut ranges: Vec<Range<u32>>) -> ChunkRanges {
     ranges.sort_by_key(|range| range.start);
     let mut union: ChunkRanges = Vec::new();
@@ -220,7 +222,7 @@ pub(super) fn union(mut ranges: Vec<Range<u32>>) -> ChunkRanges {
     union
 }
 
-/// Chunks in `ranges`.
+/// Returns the number of chunks in `ranges`.
 pub(super) fn count(ranges: &[Range<u32>]) -> u64 {
     ranges.iter().map(|range| u64::from(range.end - range.start)).sum()
 }
@@ -232,7 +234,7 @@ fn within(inner: &[Range<u32>], outer: &[Range<u32>]) -> bool {
     inner.iter().all(holds)
 }
 
-/// The ranges that a file holds as pairs of a start and an end.
+/// Parses ranges that a file stores as pairs of start and end.
 fn ranges(value: &Value) -> Option<ChunkRanges> {
     let Value::Array(Array::U32(ends)) = value else { return None };
     let rising = ends.windows(2).all(|pair| pair[0] < pair[1]);
@@ -244,10 +246,10 @@ fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Identifies a model: names, shapes and types of its tensors, its metadata without what only describes it
-/// (`general.*` but the architecture), and the data of its vectors, which are the norms, and of its last
-/// layer. Weights elsewhere are not read, which would take as long as a run over little text; models with
-/// other weights differ in their norms or their last layer all but always.
+/// Returns the SHA-256 that identifies a model, in hexadecimal. It covers names, shapes and types of
+/// tensors; metadata, except `general.*` besides the architecture; and the data of vectors (norms) and of
+/// the last layer. Other weights are not read, because that takes as long as a run over little text;
+/// different models almost always differ in their norms or their last layer.
 ///
 /// # Errors
 /// Those of reading tensors.
@@ -263,7 +265,7 @@ pub fn model_hash(model: &GgufModel) -> Result<String> {
     pairs.into_iter().for_each(|(key, value)| metadata.set(key, value));
     let origin = model.tensors.origin();
     let mut hasher = Sha256::new();
-    // A file's header is a serialization of exactly these.
+    // A file's header serializes exactly these.
     hasher.update(GgufLayout::new(origin, &metadata, &infos)?.header());
     let last = infos.iter().filter_map(|info| Some(split_layer(&info.name)?.0)).max();
     for info in &infos {
@@ -271,7 +273,7 @@ pub fn model_hash(model: &GgufModel) -> Result<String> {
         if info.shape.len() <= 1 || (layer.is_some() && layer == last) {
             let tensors = model.tensors.as_ref();
             let Some(index) = tensors.table().find(&info.name) else { continue };
-            // Against mistakes, not against forgery, and as fast as memory.
+            // Detects mistakes, not forgery.
             let mut hash = Xxh3::new();
             for piece in 0..tensors.pieces(index) {
                 hash.update(&tensors.read_piece(index, piece)?.bytes);
@@ -284,7 +286,7 @@ pub fn model_hash(model: &GgufModel) -> Result<String> {
 
 fn text_hash(tokens: &[u32], bos: Option<u32>) -> String {
     let mut hasher = Sha256::new();
-    // No token has the number -1.
+    // No token has the id -1.
     hasher.update(bos.map_or(-1, i64::from).to_le_bytes());
     tokens.iter().for_each(|token| hasher.update(token.to_le_bytes()));
     hex(hasher.finalize())
@@ -317,10 +319,7 @@ pub(super) mod tests {
         record.put(&mut metadata);
         let path = Path::new("m.gguf");
         assert_eq!(Record::get(path, &metadata, 5).unwrap(), Some(record));
-        assert!(
-            Record::get(path, &metadata, 6).is_err(),
-            "the file tells another number of chunks"
-        );
+        assert!(Record::get(path, &metadata, 6).is_err(), "the file has another number of chunks");
         assert_eq!(Record::get(path, &Metadata::new(), 5).unwrap(), None);
         let mut newer = metadata.clone();
         newer.set("aqueduct.imatrix.version", 2u32);
@@ -328,7 +327,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn records_that_cannot_be_are_refused() {
+    fn impossible_records_are_refused() {
         let ends = |ends: &[u32]| Value::Array(Array::U32(ends.to_vec()));
         let wrong: Vec<(&str, Value)> = vec![
             ("model", "0a".into()),

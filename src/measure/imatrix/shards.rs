@@ -1,8 +1,8 @@
 //! Adding the shards of an importance matrix that several runs computed.
 //!
-//! Only what belongs together is added: the records tell model, text, settings and chunks. Sums are taken
-//! in f64 in the order of the chunks and rounded once, so neither the order of the files nor their number
-//! matters beyond the rounding that each run did itself; counts and likelihoods are exact.
+//! Records show which files belong together: model, text, settings and chunks. Sums are added in f64, in
+//! the order of the chunks, and rounded once, so the order of the files does not matter. Counts and
+//! likelihoods are exact.
 
 use super::record::{self, Record};
 use super::{ChunkRanges, Entry, ImportanceMatrix, Perplexity};
@@ -14,10 +14,11 @@ use std::path::PathBuf;
 /// What [`merge_shards`] returns.
 #[derive(Clone, Debug)]
 pub struct Merged {
+    /// The sum of all shards.
     pub imatrix: ImportanceMatrix,
-    /// Of all chunks that are in some shard.
+    /// The perplexity of all chunks that are in some shard.
     pub perplexity: Perplexity,
-    /// Chunks that were asked for and are in no shard.
+    /// The chunks that are in no shard.
     pub missing: ChunkRanges,
 }
 
@@ -34,19 +35,19 @@ impl Part<'_> {
     }
 }
 
-/// Adds `shards`, each with the path it was read from, for errors.
+/// Adds `shards`, each with its path for errors.
 ///
 /// # Errors
-/// If there is none; if one has no record; if models, texts or settings differ; if a chunk is in two of
-/// them; if the shapes of a tensor differ, or a sum leaves the range of f32.
+/// If the list is empty; if a shard has no record; if models, texts or settings differ; if a chunk is in two
+/// shards; if the shapes of a tensor differ, or a sum leaves the range of f32.
 pub fn merge_shards(shards: &[(PathBuf, ImportanceMatrix)]) -> Result<Merged> {
     let mut parts = shards
         .iter()
         .map(|(path, matrix)| match &matrix.record {
             Some(record) => Ok(Part { path, matrix, record }),
             None => {
-                let detail = "it does not tell what it was computed from: another program, an older \
-                              version or the dat layout made it";
+                let detail = "it does not record what it was computed from: it comes from another \
+                              program, an older version or the dat layout";
                 Err(Error::format(path, detail))
             }
         })
@@ -64,7 +65,7 @@ pub fn merge_shards(shards: &[(PathBuf, ImportanceMatrix)]) -> Result<Merged> {
     let imatrix = ImportanceMatrix {
         entries: merged_entries(&parts)?,
         datasets: merged_datasets(shards),
-        // Disjoint ranges of a u32's numbers have no more of them than that.
+        // Disjoint ranges of u32 numbers contain at most that many.
         chunk_count: record::count(&record.covered) as u32,
         chunk_size: size,
         record: Some(record.clone()),
@@ -79,7 +80,8 @@ fn check_same_run(head: &Part<'_>, part: &Part<'_>) -> Result<()> {
         difference => difference,
     };
     let Some(difference) = difference else { return Ok(()) };
-    let detail = format!("no shard of the run of {}: {difference} differ", head.path.display());
+    let detail =
+        format!("not a shard of the same run as {}: {difference} differ", head.path.display());
     Err(Error::format(part.path, detail))
 }
 
@@ -124,7 +126,7 @@ fn merged_record(parts: &[Part<'_>]) -> Record {
     }
 }
 
-/// The texts' names, each once, in the order of the files.
+/// Returns the texts' names, each once, in the order of the files.
 fn merged_datasets(shards: &[(PathBuf, ImportanceMatrix)]) -> Vec<String> {
     let mut datasets: Vec<String> = Vec::new();
     for name in shards.iter().flat_map(|(_, matrix)| &matrix.datasets) {
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_told_and_merges_merge_on() {
+    fn gaps_are_reported_and_merges_can_be_merged() {
         let [a, b] = [shard("a", 2..4, &[1.0]), shard("b", 6..8, &[2.0])];
         let merged = merge_shards(&[a, b]).unwrap();
         assert_eq!(merged.missing, [4..6, 8..10]);
@@ -246,9 +248,9 @@ mod tests {
             [a(), (path, matrix)]
         };
         let unrecorded = changed(|matrix| matrix.record = None);
-        refused(&unrecorded, &["b.gguf", "does not tell what it was computed from"]);
+        refused(&unrecorded, &["b.gguf", "does not record what it was computed from"]);
         let other = changed(|matrix| matrix.record = Some(record(2, 2..10, 6..7)));
-        refused(&other, &["b.gguf: no shard of the run of a.gguf: the text"]);
+        refused(&other, &["b.gguf: not a shard of the same run as a.gguf: the text"]);
         let other = changed(|matrix| matrix.record.as_mut().unwrap().text_chunks = 21);
         refused(&other, &["b.gguf", "the chunks of the text"]);
         let huge = changed(|matrix| {

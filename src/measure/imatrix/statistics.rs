@@ -1,5 +1,5 @@
-//! Statistics of an importance matrix, by the names and formulas of `llama-imatrix
-//! --show-statistics` (llama.cpp `tools/imatrix/imatrix.cpp`, October 2026).
+//! Statistics of an importance matrix, with the names and formulas of `llama-imatrix --show-statistics`
+//! (llama.cpp `tools/imatrix/imatrix.cpp`, October 2026).
 
 use super::ImportanceMatrix;
 use std::collections::BTreeMap;
@@ -10,38 +10,42 @@ const INACTIVE: f32 = 1e-5;
 /// Statistics of one tensor, over the mean squared activations of its columns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorStatistics {
+    /// The tensor's name.
     pub tensor: String,
     /// Sum over the columns of mean squared activations.
     pub sum_of_squares: f32,
+    /// Smallest value.
     pub min: f32,
+    /// Largest value.
     pub max: f32,
+    /// Mean value.
     pub mean: f32,
     /// Standard deviation.
     pub sigma: f32,
     /// Share of columns that are active, 0 to 1.
     pub active: f32,
-    /// Columns counted.
+    /// Number of columns counted.
     pub elements: usize,
-    /// In bits, of the columns' shares in the sum.
+    /// Entropy of the columns' shares in the sum, in bits.
     pub entropy: f32,
     /// Share of columns more than one sigma above the mean, 0 to 1.
     pub zd_score: f32,
-    /// With the same tensor of the previous layer, if there is one.
+    /// Cosine similarity with the same tensor of the previous layer, if there is one.
     pub cosine_similarity: Option<f32>,
 }
 
 impl TensorStatistics {
-    /// The layer's number, if the tensor belongs to one.
+    /// Returns the layer's number, if the tensor belongs to a layer.
     pub fn layer(&self) -> Option<usize> {
         Some(split_layer(&self.tensor)?.0)
     }
 
-    /// What the tensor is in its layer: `attn_q` for `blk.7.attn_q.weight`.
+    /// Returns the tensor's name within its layer: `attn_q` for `blk.7.attn_q.weight`.
     pub fn kind(&self) -> &str {
         kind(&self.tensor)
     }
 
-    /// Entropy as a share of the largest possible, 0 to 1.
+    /// Returns the entropy as a share of the largest possible one, 0 to 1.
     pub fn normalized_entropy(&self) -> f32 {
         if self.elements > 1 { self.entropy / (self.elements as f32).log2() } else { 0.0 }
     }
@@ -50,15 +54,19 @@ impl TensorStatistics {
 /// Means over a layer's tensors, weighted by their columns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerStatistics {
+    /// The layer's number.
     pub layer: usize,
+    /// See [`TensorStatistics::sum_of_squares`].
     pub sum_of_squares: f32,
+    /// See [`TensorStatistics::zd_score`].
     pub zd_score: f32,
-    /// Tensors without a previous one count as 0; absent if that is all of them.
+    /// See [`TensorStatistics::cosine_similarity`]. Tensors without a previous one count as 0; `None` if no
+    /// tensor has one.
     pub cosine_similarity: Option<f32>,
 }
 
 impl ImportanceMatrix {
-    /// Statistics of every tensor that met any input, by name.
+    /// Returns statistics of every tensor that has any input, by name.
     pub fn statistics(&self) -> Vec<TensorStatistics> {
         let one = |(name, entry): (&String, &super::Entry)| {
             let width = entry.sums.len() / entry.counts.len().max(1);
@@ -73,7 +81,7 @@ impl ImportanceMatrix {
         self.entries.iter().filter_map(one).collect()
     }
 
-    /// Statistics of every layer, in order.
+    /// Returns statistics of every layer, in order.
     pub fn layer_statistics(&self) -> Vec<LayerStatistics> {
         let mut layers: BTreeMap<usize, Vec<TensorStatistics>> = BTreeMap::new();
         for tensor in self.statistics() {
@@ -107,13 +115,13 @@ impl ImportanceMatrix {
     }
 }
 
-/// The layer's number and what follows it in `blk.N.rest`.
+/// Returns the layer's number and the rest of a name such as `blk.N.rest`.
 pub fn split_layer(name: &str) -> Option<(usize, &str)> {
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     Some((layer.parse().ok()?, part))
 }
 
-/// A tensor's name without its layer and `.weight`.
+/// Returns a tensor's name without its layer and `.weight`.
 pub fn kind(name: &str) -> &str {
     let part = split_layer(name).map_or(name, |(_, part)| part);
     part.strip_suffix(".weight").unwrap_or(part)

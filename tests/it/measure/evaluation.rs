@@ -349,7 +349,7 @@ fn vocabularies_that_differ_cannot_be_compared() {
     // Without its text nothing tells.
     place.ok(&format!("eval other --against-logits @{LOGITS}"));
 
-    // A token that the text does not use is spelled otherwise: told, and compared.
+    // A token that the text does not use is spelled differently: a warning, and compared.
     changed_clerk(&place, "renamed", |json| {
         let text = json.to_string().replace("<|endoftext|>", "<|end_text|>");
         *json = serde_json::from_str(&text).unwrap();
@@ -360,7 +360,7 @@ fn vocabularies_that_differ_cannot_be_compared() {
         fs::write(&file, text.replace("<|endoftext|>", "<|end_text|>")).unwrap();
     }
     let ran = place.ok(&format!("eval renamed --against {CLERK} -f {TEXT} --ctx 64 --quiet"));
-    let warning = "warning: renamed: 1 tokens are spelled otherwise than in clerk, token 0";
+    let warning = "warning: renamed: 1 tokens are spelled differently than in clerk, token 0";
     assert!(ran.stderr.contains(warning), "{}", ran.stderr);
     let ran = place.ok(&format!("eval renamed {CLERK} -f {TEXT} --ctx 64 --quiet"));
     assert!(ran.stderr.contains("renamed and clerk have different vocabularies"), "{}", ran.stderr);
@@ -376,7 +376,7 @@ fn files_of_log_probabilities_that_lie_are_refused() {
         file
     };
     let int = |at: usize, value: i32| with(at, &value.to_le_bytes());
-    let none = &["no file of log-probabilities"][..];
+    let none = &["not a file of log-probabilities"][..];
     let wrong_size = &["bytes", "make it again"][..];
     let all_large =
         [good[..8].to_vec(), [i32::MAX; 3].iter().flat_map(|n| n.to_le_bytes()).collect()].concat();

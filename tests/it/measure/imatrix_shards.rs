@@ -108,17 +108,17 @@ fn what_does_not_belong_together_is_refused() {
     };
     shard(clerk, TEXT, &format!("--shard 2/2 --precision {other}"), "precision");
     for (other, parts) in [
-        ("model.gguf", &["model.gguf: no shard of the run of a.gguf: the model"][..]),
+        ("model.gguf", &["model.gguf: not a shard of the same run as a.gguf: the model"][..]),
         ("ctx.gguf", &["ctx.gguf", "settings (ctx = 16 for ctx = 32)"]),
         ("output.gguf", &["output.gguf", "process_output = true"]),
         ("precision.gguf", &["precision.gguf", &format!("precision = {other} for precision = ")]),
         ("overlap.gguf", &["chunks 1-4 of the text are in", "too"]),
-        ("text.gguf", &["text.gguf: no shard of the run of a.gguf: the text"]),
+        ("text.gguf", &["text.gguf: not a shard of the same run as a.gguf: the text"]),
         ("type.gguf", &["type.gguf", "the model"]),
         ("a.gguf", &["a.gguf: chunks 1-9 of the text are in a.gguf too"]),
-        ("@tests/data/smollm2/imatrix-gpl3.gguf", &["does not tell what it was computed from"]),
-        ("@tests/data/smollm2/imatrix-gpl3-4chunks.dat", &["does not tell what it was"]),
-        ("bf16.gguf", &["bf16.gguf", "no importance matrix"]),
+        ("@tests/data/smollm2/imatrix-gpl3.gguf", &["does not record what it was computed from"]),
+        ("@tests/data/smollm2/imatrix-gpl3-4chunks.dat", &["does not record what it was"]),
+        ("bf16.gguf", &["bf16.gguf", "not an importance matrix"]),
     ] {
         place.fails(1, &format!("imatrix merge a.gguf {other} -o x.gguf"), parts);
     }
