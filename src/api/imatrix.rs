@@ -117,7 +117,7 @@ pub fn collect_imatrix(
         ..imatrix::Options::default()
     };
     let tokens = imatrix::arrange(texts, &mut run)?;
-    let computed = imatrix::compute(&gguf, &tokens, &run, progress)?;
+    let computed = imatrix::compute(&gguf, &tokens, &run, None, progress)?;
     let perplexity = (computed.perplexity.estimate, computed.perplexity.error);
     let name = format!("{}-imatrix.gguf", model.name());
     Ok(Imatrix { matrix: computed.imatrix, name, perplexity: Some(perplexity) })

@@ -4,8 +4,9 @@ use super::{Model, setters};
 use crate::base::error::{Error, Result};
 use crate::base::output;
 use crate::base::progress::Progress;
+use crate::base::resume::Checkpointing;
 use crate::build::{Source, recipe_files};
-use crate::formats::checkpoint::{self, Resume, WriteOptions};
+use crate::formats::checkpoint::{self, WriteOptions};
 use crate::formats::source::TensorInfo;
 use crate::merge;
 use crate::recipe::MergePlan;
@@ -109,8 +110,10 @@ impl Merge {
             extra: recipe_files(&self.model.source),
             force: options.force,
             memory: options.memory.unwrap_or(defaults.memory),
-            resume: merge::fingerprints(plan)
-                .map(|fingerprints| Resume { fingerprints, restart: options.restart }),
+            checkpointing: merge::fingerprints(plan).map(|fingerprints| Checkpointing {
+                restart: options.restart,
+                ..Checkpointing::new(fingerprints)
+            }),
         };
         let written = checkpoint::write(checkpoint, dir, &write, progress)?;
         Ok(MergeReport {

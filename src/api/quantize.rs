@@ -117,6 +117,6 @@ pub fn quantize(
     output::check_space(dir, needed)?;
     let memory = options.memory.unwrap_or(RunOptions::default().memory);
     let run = RunOptions { force: options.force, memory };
-    let written = quantize::run(&gguf, outputs, importance.as_ref(), run, progress)?;
+    let written = quantize::run(&gguf, outputs, importance.as_ref(), run, None, progress)?;
     Ok(written.into_iter().map(QuantizedFile::from).collect())
 }

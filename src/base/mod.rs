@@ -11,6 +11,7 @@ pub mod memory;
 pub mod mmap;
 pub mod output;
 pub mod progress;
+pub mod resume;
 pub(crate) mod simd;
 pub mod size;
 pub(crate) mod spelling;

@@ -1,6 +1,7 @@
 //! What to build, and how.
 
 use super::calibration::Calibration;
+use crate::base::resume::DEFAULT_SAVE_EVERY;
 use crate::model::convert::ConvertOptions;
 use crate::model::forward;
 use crate::model::tokenizer::Date;
@@ -75,7 +76,7 @@ impl Default for BuildOptions {
             keep_stack: None,
             force: false,
             restart: false,
-            save_every: Duration::from_secs(30),
+            save_every: DEFAULT_SAVE_EVERY,
             memory: RunOptions::default().memory,
             forward_memory: forward::default_memory(),
             convert: ConvertOptions::default(),

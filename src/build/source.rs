@@ -3,6 +3,7 @@
 use super::file_names::file_stem;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Silent};
+use crate::base::resume::{Fingerprint, describe_file};
 use crate::formats::checkpoint::{
     Checkpoint, ModelCard, looks_like_pytorch, looks_like_safetensors,
 };
@@ -115,6 +116,20 @@ impl Source {
                 std::iter::once(plan.path.clone()).chain(members).collect()
             }
         }
+    }
+
+    /// Returns fingerprints of what the source is read from, without reading weights; `None` if the files
+    /// of some model are unknown, so that nothing shows whether they have changed.
+    pub fn fingerprints(&self) -> Option<Vec<Fingerprint>> {
+        let described = match self {
+            Source::Recipe { plan, .. } => return merge::fingerprints(plan),
+            Source::Folder(checkpoint) => merge::describe(checkpoint)?,
+            Source::Gguf { model, .. } => {
+                let files = model.tensors.files()?;
+                files.iter().map(|path| describe_file(path)).collect::<Option<String>>()?
+            }
+        };
+        Some(vec![Fingerprint::of_program(), Fingerprint::new("the source", described)])
     }
 
     /// What to call files that are made from this source: the recipe's or folder's name, or the GGUF

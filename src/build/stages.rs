@@ -18,15 +18,18 @@ use super::state::{OutputStatus, State, Target};
 use crate::base::error::{Error, Result};
 use crate::base::output;
 use crate::base::progress::Progress;
-use crate::formats::checkpoint::{self, Fingerprint, Resume};
+use crate::base::resume::{Checkpointing, Fingerprint};
+use crate::formats::checkpoint;
 use crate::formats::gguf::{self, GgufModel, shard_paths};
 use crate::measure::evaluate::{self, Against, Evaluation, Evaluations, Keep, Subject};
-use crate::measure::imatrix::{self, Format, ImportanceMatrix, LayerKeeping, Perplexity};
+use crate::measure::imatrix::{self, Format, ImportanceMatrix, LayerCheckpoints, Perplexity};
 use crate::model::convert;
-use crate::quantize::{self, Importance, Keeping, Output, QuantPlan, RunOptions, Written};
+use crate::quantize::{
+    self, Importance, Output, QuantPlan, RunOptions, TensorHashes, TensorJournal, Written,
+};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One build at work.
 pub(super) struct Stages<'a> {
@@ -243,6 +246,41 @@ impl<'a> Stages<'a> {
         self.reused.borrow_mut().push(path.to_path_buf());
     }
 
+    /// Makes one file or folder: see [`Stages::produce_all`]. Returns what `make` returns.
+    fn produce<T>(
+        &self,
+        target: &Target,
+        replace: bool,
+        inputs: &Inputs,
+        make: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<T> {
+        let started = Instant::now();
+        self.produce_all(std::slice::from_ref(target), replace, inputs, |hidden| {
+            let made = make(&hidden[0])?;
+            Ok((made, vec![started.elapsed().as_secs_f64()]))
+        })
+    }
+
+    /// Makes `targets`: records that they are begun, lets `make` write them under their hidden paths,
+    /// checks that no input has changed meanwhile, and gives the recorded files their names. `make` also
+    /// returns the seconds that each target took. With `replace` targets may take the place of files that
+    /// are there.
+    fn produce_all<T>(
+        &self,
+        targets: &[Target],
+        replace: bool,
+        inputs: &Inputs,
+        make: impl FnOnce(&[PathBuf]) -> Result<(T, Vec<f64>)>,
+    ) -> Result<T> {
+        self.state.begin(targets, replace)?;
+        let hidden = targets.iter().map(|target| output::part_path(&target.paths[0]));
+        let (made, seconds) = make(&hidden.collect::<Result<Vec<_>>>()?)?;
+        inputs.check_unchanged()?;
+        let outputs: Vec<_> = targets.iter().cloned().zip(seconds).collect();
+        self.state.seal(&outputs, self.progress)?;
+        Ok(made)
+    }
+
     fn write_stack(&self, target: &Target, inputs: &Inputs) -> Result<PathBuf> {
         let path = &target.paths[0];
         let status = self.state.status(target)?;
@@ -252,38 +290,39 @@ impl<'a> Stages<'a> {
         }
         let Some(stack) = self.source.checkpoint() else { return Ok(path.clone()) };
         self.progress.stage("merge", 1);
-        // The folder gets its name only when it is whole: it is there, and lacks the record alone.
+        // The folder gets its name only when it is whole. Here it lacks nothing but the record.
         let unrecorded = status == OutputStatus::Begun && path.is_dir();
-        if !unrecorded || output::part_path(path)?.exists() {
-            // The folder may be there and lack its record.
-            self.state.begin(std::slice::from_ref(target), true)?;
-            let write = checkpoint::WriteOptions {
-                max_shard_bytes: self.options.keep_stack.unwrap_or(u64::MAX),
-                extra: recipe_files(self.source),
-                // What may not be replaced has been refused.
-                force: true,
-                memory: self.options.memory,
-                resume: Some(Resume {
-                    fingerprints: target.fingerprints.clone(),
-                    restart: self.options.restart,
-                }),
-            };
-            checkpoint::write(stack, path, &write, self.progress)?;
-            inputs.check_unchanged()?;
-        }
-        checkpoint::remove_record(path)?;
-        self.state.seal_folder(target, self.progress)?;
+        self.produce(target, true, inputs, |hidden| {
+            if !unrecorded || hidden.exists() {
+                let write = checkpoint::WriteOptions {
+                    max_shard_bytes: self.options.keep_stack.unwrap_or(u64::MAX),
+                    extra: recipe_files(self.source),
+                    // What may not be replaced has been refused.
+                    force: true,
+                    memory: self.options.memory,
+                    checkpointing: Some(self.checkpointing(&target.fingerprints)),
+                };
+                checkpoint::write(stack, path, &write, self.progress)?;
+            }
+            checkpoint::remove_record(path)
+        })?;
         self.progress.note(&format!("wrote {}", path.display()));
         Ok(path.clone())
+    }
+
+    fn checkpointing(&self, fingerprints: &[Fingerprint]) -> Checkpointing {
+        let (restart, every) = (self.options.restart, self.options.save_every);
+        Checkpointing { fingerprints: fingerprints.to_vec(), restart, every }
     }
 
     fn matrix(&self, target: &Target, inputs: &Inputs, calibration: &Prepared) -> Result<Matrix> {
         let path = target.paths[0].clone();
         let guard = || inputs.check_unchanged();
-        let keeping = LayerKeeping::new(&path, self.options.save_every, &guard)?;
+        let checkpointing = self.checkpointing(&target.fingerprints);
+        let checkpoints = LayerCheckpoints::new(&path, checkpointing, &guard)?;
         let status = self.state.status(target)?;
         if status != OutputStatus::Begun {
-            keeping.finish()?;
+            checkpoints.finish()?;
         }
         if status == OutputStatus::Whole {
             let imatrix = ImportanceMatrix::read(&path)?;
@@ -293,21 +332,19 @@ impl<'a> Stages<'a> {
                 return self.matrix_of(path, imatrix, perplexity);
             }
         }
-        self.state.begin(std::slice::from_ref(target), self.options.force)?;
-        let started = Instant::now();
-        let (tokens, options) = (&calibration.tokens, &calibration.options);
-        let computed =
-            imatrix::compute_keeping(self.model, tokens, options, &keeping, self.progress);
-        if keeping.saved() > 0 && computed.is_err() {
-            let layers = keeping.saved();
-            self.state.keep(&target.name, format!("{layers} layers of the importance matrix"));
-        }
-        let computed = computed?;
-        computed.imatrix.write(output::part_path(&path)?, Format::Gguf, true)?;
-        let seconds = started.elapsed().as_secs_f64();
-        inputs.check_unchanged()?;
-        self.state.seal(&[(target.clone(), seconds)], self.progress)?;
-        keeping.finish()?;
+        let computed = self.produce(target, self.options.force, inputs, |hidden| {
+            let (tokens, options) = (&calibration.tokens, &calibration.options);
+            let computed =
+                imatrix::compute(self.model, tokens, options, Some(&checkpoints), self.progress);
+            let layers = checkpoints.saved();
+            if layers > 0 && computed.is_err() {
+                self.state.keep(&target.name, format!("{layers} layers of the importance matrix"));
+            }
+            let computed = computed?;
+            computed.imatrix.write(hidden, Format::Gguf, true)?;
+            Ok(computed)
+        })?;
+        checkpoints.finish()?;
         self.progress.note(&format!("wrote {}", path.display()));
         self.matrix_of(path, computed.imatrix, computed.perplexity)
     }
@@ -393,31 +430,21 @@ impl<'a> Stages<'a> {
             return Ok(Vec::new());
         }
         self.progress.stage("quantize", 1);
-        self.state.begin(&targets, self.options.force)?;
-        let names: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
-        let save = |hashes: &[_]| {
-            inputs.check_unchanged()?;
-            self.state.record_tensors(&names, hashes)
-        };
-        let earlier: Vec<_> = names.iter().map(|name| self.state.tensors(name)).collect();
-        for ((path, output), earlier) in
-            targets.iter().map(|w| &w.paths[0]).zip(&outputs).zip(&earlier)
-        {
-            if !earlier.is_empty() {
-                let (whole, all) = (earlier.len(), output.plan.tensors.len());
-                let path = path.display();
-                self.progress
-                    .note(&format!("continuing {path}: {whole} of {all} tensors are whole"));
-            }
-        }
-        let keeping = Keeping { earlier, every: self.options.save_every, save: &save };
-        let run = RunOptions { force: true, memory: self.options.memory };
-        let made =
-            quantize::run_keeping(model, outputs, Some(importance), run, &keeping, self.progress)?;
-        inputs.check_unchanged()?;
-        let seconds = made.iter().map(|made| made.seconds);
-        let sealed: Vec<_> = targets.into_iter().zip(seconds).collect();
-        self.state.seal(&sealed, self.progress)?;
+        let made = self.produce_all(&targets, self.options.force, inputs, |_| {
+            let names = targets.iter().map(|target| target.name.clone()).collect();
+            let journal = StateJournal { state: self.state, names, inputs, options: self.options };
+            let run = RunOptions { force: true, memory: self.options.memory };
+            let made = quantize::run(
+                model,
+                outputs,
+                Some(importance),
+                run,
+                Some(&journal),
+                self.progress,
+            )?;
+            let seconds = made.iter().map(|made| made.seconds).collect();
+            Ok((made, seconds))
+        })?;
         for path in made.iter().flat_map(Written::paths) {
             self.progress.note(&format!("wrote {}", path.display()));
         }
@@ -492,14 +519,13 @@ impl<'a> Stages<'a> {
         if self.state.status(&target)? == OutputStatus::Whole {
             return Ok(path);
         }
-        self.state.begin(std::slice::from_ref(&target), true)?;
-        let subject = Subject { name: self.name.to_string(), model: self.model.clone() };
-        let keep = Keep { path: output::part_path(&path)?, force: true };
-        let options =
-            evaluate::Options { texts: how.texts.clone(), against: None, keep: Some(keep), ..*how };
-        evaluate::evaluate(&[subject], &options, self.progress)?;
-        inputs.check_unchanged()?;
-        self.state.seal(&[(target, 0.0)], self.progress)?;
+        self.produce(&target, true, inputs, |hidden| {
+            let subject = Subject { name: self.name.to_string(), model: self.model.clone() };
+            let keep = Some(Keep { path: hidden.to_path_buf(), force: true });
+            let options =
+                evaluate::Options { texts: how.texts.clone(), against: None, keep, ..*how };
+            evaluate::evaluate(&[subject], &options, self.progress)
+        })?;
         Ok(path)
     }
 
@@ -539,5 +565,29 @@ impl<'a> Stages<'a> {
             OutputStatus::Whole => Ok(()),
             _ => self.state.write(SUMS_FILE, &target.fingerprints, text.as_bytes()),
         }
+    }
+}
+
+/// The tensors of quantized files that are whole, in the state of the folder.
+struct StateJournal<'a> {
+    state: &'a State,
+    /// Names of the outputs.
+    names: Vec<String>,
+    inputs: &'a Inputs,
+    options: &'a BuildOptions,
+}
+
+impl TensorJournal for StateJournal<'_> {
+    fn every(&self) -> Duration {
+        self.options.save_every
+    }
+
+    fn earlier(&self, output: usize) -> TensorHashes {
+        self.state.tensors(&self.names[output])
+    }
+
+    fn save(&self, whole: &[TensorHashes]) -> Result<()> {
+        self.inputs.check_unchanged()?;
+        self.state.record_tensors(&self.names, whole)
     }
 }

@@ -13,8 +13,8 @@ use crate::base::error::{Error, Result};
 use crate::base::hash;
 use crate::base::output::{self, OutputFile};
 use crate::base::progress::{Progress, Unit};
+use crate::base::resume::{Earlier, Fingerprint, Journal, difference};
 use crate::base::sync::lock;
-use crate::formats::checkpoint::{Fingerprint, changed};
 use crate::measure::evaluate::Evaluation;
 use crate::quantize::TensorHashes;
 use rayon::prelude::*;
@@ -28,12 +28,9 @@ use std::sync::{Mutex, MutexGuard};
 pub const STATE_FILE: &str = ".aqueduct-build.json";
 /// Counted up when the layout or the meaning of its hashes changes.
 const VERSION: u32 = 1;
-/// A state has some hundred KB; a much larger file is none.
-const LARGEST: u64 = 256 << 20;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Contents {
-    version: u32,
     /// Whether the last build came to its end.
     finished: bool,
     outputs: BTreeMap<String, Output>,
@@ -43,7 +40,7 @@ struct Contents {
 /// An output: a file, the shards of a model, or a folder.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Output {
-    #[serde(rename = "marks")]
+    #[serde(alias = "marks")]
     fingerprints: Vec<Fingerprint>,
     /// The paths in the folder that its files are to have.
     #[serde(default)]
@@ -69,7 +66,7 @@ struct Whole {
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Evaluated {
-    #[serde(rename = "marks")]
+    #[serde(alias = "marks")]
     fingerprints: Vec<Fingerprint>,
     evaluation: Evaluation,
 }
@@ -99,6 +96,7 @@ enum Place {
 /// The state of a folder that this process builds into.
 pub(super) struct State {
     dir: PathBuf,
+    journal: Journal,
     contents: Mutex<Contents>,
     /// Recorded files that are as recorded.
     found: Mutex<BTreeMap<String, Place>>,
@@ -122,20 +120,30 @@ impl State {
     pub(super) fn open(dir: &Path, restart: bool, progress: &dyn Progress) -> Result<State> {
         let new_dir = !dir.exists();
         let lock = output::lock_folder(dir)?;
-        let path = dir.join(STATE_FILE);
-        let mut contents = read(&path, progress)?;
+        let journal = Journal::new(dir.join(STATE_FILE), VERSION);
+        let mut contents = match journal.read::<Contents>()? {
+            Earlier::Found(contents) => contents,
+            Earlier::Nothing => Contents::default(),
+            Earlier::Unreadable => {
+                let place = journal.path().display();
+                progress.warn(&format!(
+                    "{place}: the record of an earlier build cannot be read; starting anew"
+                ));
+                Contents::default()
+            }
+        };
         let mut forgotten = Vec::new();
         if restart {
             forgotten = std::mem::take(&mut contents).outputs.into_keys().collect();
             forgotten.retain(|name| is_plain(name));
         }
-        contents.version = VERSION;
         let plain =
             |output: &Output| output.files.keys().chain(&output.paths).all(|name| is_plain(name));
         contents.outputs.retain(|_, output| plain(output));
         let (dir, contents) = (dir.to_path_buf(), Mutex::new(contents));
         let state = State {
             dir,
+            journal,
             contents,
             found: Mutex::default(),
             fresh: Mutex::default(),
@@ -217,7 +225,7 @@ impl State {
             return Ok(OutputStatus::Foreign(path.clone()));
         }
         let Some(output) = output else { return Ok(OutputStatus::New) };
-        let reason = changed(&output.fingerprints, fingerprints);
+        let reason = difference(&output.fingerprints, fingerprints);
         if begun {
             return Ok(if reason.is_none() { OutputStatus::Begun } else { OutputStatus::New });
         }
@@ -248,7 +256,7 @@ impl State {
 
     /// Why what is recorded of the output `name` was not made from `fingerprints`; `None` if it was, or nothing is.
     pub(super) fn difference(&self, name: &str, fingerprints: &[Fingerprint]) -> Option<String> {
-        changed(&self.contents().outputs.get(name)?.fingerprints, fingerprints)
+        difference(&self.contents().outputs.get(name)?.fingerprints, fingerprints)
     }
 
     /// Seconds that the output `name` took, as far as they are known.
@@ -265,7 +273,7 @@ impl State {
             let output = contents.outputs.entry(name.clone()).or_default();
             let paths: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
             for old in output.paths.difference(&paths) {
-                remove(&output::part_path(&self.dir.join(old))?)?;
+                output::remove_if_exists(&output::part_path(&self.dir.join(old))?)?;
             }
             if output.fingerprints != *fingerprints || !output.files.is_empty() {
                 *output = Output { fingerprints: fingerprints.clone(), ..Output::default() };
@@ -300,16 +308,28 @@ impl State {
         self.save()
     }
 
-    /// Hashes the outputs, whose files are whole under their hidden names, records them with the seconds that they
-    /// took, and gives the files their names.
+    /// Hashes and records the outputs with the seconds that they took, and gives their files their names.
+    /// Files are whole under their hidden names, folders under their own.
     pub(super) fn seal(&self, outputs: &[(Target, f64)], progress: &dyn Progress) -> Result<()> {
-        let files: Vec<(usize, &PathBuf)> = outputs
-            .iter()
-            .enumerate()
-            .flat_map(|(n, (output, _))| output.paths.iter().map(move |path| (n, path)))
-            .collect();
-        let hidden = files.iter().map(|(_, path)| output::part_path(path));
-        let hashed = self.hash(&hidden.collect::<Result<Vec<_>>>()?, progress)?;
+        let mut files: Vec<(usize, PathBuf)> = Vec::new();
+        let (mut named, mut read) = (Vec::new(), Vec::new());
+        for (n, (target, _)) in outputs.iter().enumerate() {
+            match &target.paths[..] {
+                [folder] if folder.is_dir() => {
+                    let inside = checksums::entries(folder)?;
+                    named.extend(inside.iter().map(|path| self.name_of(path)));
+                    read.extend(inside.iter().cloned());
+                    files.extend(inside.into_iter().map(|path| (n, path)));
+                }
+                paths => {
+                    for path in paths {
+                        read.push(output::part_path(path)?);
+                        files.push((n, path.clone()));
+                    }
+                }
+            }
+        }
+        let hashed = self.hash(&read, progress)?;
         let mut contents = self.contents();
         for (Target { name, fingerprints, .. }, seconds) in outputs {
             let output = Output {
@@ -326,21 +346,11 @@ impl State {
         }
         drop(contents);
         self.save()?;
+        let hidden = files.iter().filter(|(_, path)| !named.contains(&self.name_of(path)));
         // The first shard last: without it, nothing reads the others.
-        files.iter().rev().try_for_each(|(_, path)| self.place(path))
-    }
-
-    /// Records an output that is a whole folder.
-    pub(super) fn seal_folder(&self, target: &Target, progress: &dyn Progress) -> Result<()> {
-        let Target { name, paths, fingerprints } = target;
-        let files = checksums::entries(&paths[0])?;
-        let hashed = self.hash(&files, progress)?;
-        let files: BTreeMap<_, _> =
-            files.iter().map(|path| self.name_of(path)).zip(hashed).collect();
-        self.found().extend(files.keys().map(|name| (name.clone(), Place::Named)));
-        let output = Output { fingerprints: fingerprints.clone(), files, ..Output::default() };
-        self.contents().outputs.insert(name.clone(), output);
-        self.save()
+        hidden.rev().try_for_each(|(_, path)| self.place(path))?;
+        self.found().extend(named.into_iter().map(|name| (name, Place::Named)));
+        Ok(())
     }
 
     /// Writes `bytes` as the output `name`, a file of that name, unless it is there already.
@@ -420,8 +430,8 @@ impl State {
         let output = self.contents().outputs.remove(name);
         let Output { files, paths, .. } = output.unwrap_or_default();
         for path in files.keys().chain(&paths).map(|name| self.dir.join(name)) {
-            remove(&output::part_path(&path)?)?;
-            remove(&path)?;
+            output::remove_if_exists(&output::part_path(&path)?)?;
+            output::remove_if_exists(&path)?;
         }
         self.save()
     }
@@ -440,7 +450,7 @@ impl State {
                 names.contains(of) || part.is_some_and(|of| names.contains(of))
             });
             if torn {
-                remove(&entry.path())?;
+                output::remove_if_exists(&entry.path())?;
             }
         }
         let forgotten = self.forgotten.iter().filter(|name| !current.contains(name));
@@ -455,7 +465,7 @@ impl State {
             let found = output.files.keys().filter(|file| self.found().contains_key(*file));
             if found.count() == 0 {
                 for path in output.paths.iter().chain(output.files.keys()) {
-                    remove(&output::part_path(&self.dir.join(path))?)?;
+                    output::remove_if_exists(&output::part_path(&self.dir.join(path))?)?;
                 }
                 self.contents().outputs.remove(&name);
             } else {
@@ -472,8 +482,7 @@ impl State {
     }
 
     fn save(&self) -> Result<()> {
-        let text = serde_json::to_vec(&*self.contents()).expect("plain data serialize");
-        output::write_file(self.dir.join(STATE_FILE), &text, true)
+        self.journal.write(&*self.contents())
     }
 
     /// Ends a build that has failed: what is of use stays, and this tells of it; the rest goes.
@@ -493,7 +502,7 @@ impl State {
             gone += 1;
             for path in &output.paths {
                 if let Ok(path) = output::part_path(&self.dir.join(path)) {
-                    let _ = remove_file(&path);
+                    let _ = output::remove_if_exists(&path);
                 }
             }
         }
@@ -534,26 +543,6 @@ pub(super) struct Target {
     pub fingerprints: Vec<Fingerprint>,
 }
 
-/// What is recorded at `path`; nothing, with a warning, if that cannot be read.
-fn read(path: &Path, progress: &dyn Progress) -> Result<Contents> {
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Contents::default()),
-        Err(e) => return Err(Error::io(path, "examine")(e)),
-        Ok(meta) if meta.is_file() && meta.len() <= LARGEST => {
-            let text = fs::read(path).map_err(Error::io(path, "read"))?;
-            match serde_json::from_slice::<Contents>(&text) {
-                Ok(contents) if contents.version == VERSION => return Ok(contents),
-                _ => {}
-            }
-        }
-        Ok(_) => {}
-    }
-    let place = path.display();
-    progress
-        .warn(&format!("{place}: the record of an earlier build cannot be read; starting anew"));
-    Ok(Contents::default())
-}
-
 /// Whether `name` is a file in the folder, or in a stack's folder or its folder of templates, and nothing else.
 fn is_plain(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
@@ -567,17 +556,6 @@ fn torn_name(name: &str) -> Option<&str> {
     let (pid, serial) = numbers.split_once('-')?;
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     (number(pid) && number(serial)).then_some(of)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    remove_file(path).map_err(Error::io(path, "remove"))
-}
-
-fn remove_file(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

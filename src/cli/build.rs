@@ -1,7 +1,8 @@
 //! `aqueduct build SOURCE -o DIR`: everything, one pass over the stages.
 
 use super::options::{
-    CalibrationArguments, ConvertArguments, DateArgument, RunArguments, SeedArgument, positive,
+    CalibrationArguments, ConvertArguments, DateArgument, ResumeArguments, RunArguments,
+    SeedArgument, positive,
 };
 use super::quantize::distinct;
 use super::{Context, shell, show};
@@ -16,7 +17,6 @@ use crate::report;
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 /// Do everything: merge in flight, collect an importance matrix, write the quantized files.
 ///
@@ -72,12 +72,8 @@ pub(super) struct Arguments {
     base_model: Vec<String>,
     #[command(flatten)]
     date: DateArgument,
-    /// Use nothing that an earlier build has left in the folder.
-    #[arg(long)]
-    restart: bool,
-    /// Save the state after so many seconds of work, so that no more is lost if the build is interrupted.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
-    save_every: f64,
+    #[command(flatten)]
+    resume: ResumeArguments,
     /// Accept a source that is quantized already, though quality suffers twice.
     #[arg(long)]
     allow_requantize: bool,
@@ -207,10 +203,8 @@ impl Arguments {
                 .then_some(self.max_shard_size.unwrap_or(LARGEST_STACK_SHARD)),
             force: self.run.force,
             date: self.date.today(),
-            restart: self.restart,
-            save_every: Duration::try_from_secs_f64(self.save_every).map_err(|_| {
-                Error::Usage("--save-every: expected a number of seconds".to_string())
-            })?,
+            restart: self.resume.restart,
+            save_every: self.resume.save_every,
             memory: self.run.options().memory,
             forward_memory: self.run.forward_memory(),
             convert: self.convert.options(OutputType::Auto),

@@ -55,7 +55,8 @@ impl Arguments {
                 let plan = QuantPlan::new(&model, ftype, None, &options)?;
                 let output = Output { plan, path: self.output.clone() };
                 let run = RunOptions { force: self.force, ..RunOptions::default() };
-                let written = quantize::run(&model, vec![output], None, run, context.progress())?;
+                let written =
+                    quantize::run(&model, vec![output], None, run, None, context.progress())?;
                 written.into_iter().map(|w| w.bytes).sum()
             }
             _ => gguf::write(&model, &self.output, self.force, context.progress())?,

@@ -8,15 +8,15 @@ mod merge;
 mod show;
 
 use super::options::{
-    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, Rounding, SeedArgument,
-    positive,
+    CalibrationArguments, ConvertArguments, DateArgument, MemoryArgument, ResumeArguments,
+    Rounding, SeedArgument, positive,
 };
 use super::{Context, shell, show as print};
 use crate::Error;
 use crate::base::output;
 use crate::build::{Calibration, Chats};
 use crate::kernels::Precision;
-use crate::measure::imatrix::{self, Computed, Format, NamedTokens, Saving, Shard};
+use crate::measure::imatrix::{self, Computed, Format, LayerCheckpoints, NamedTokens, Shard};
 use crate::model::convert::OutputType;
 use crate::model::tokenizer::{ChatTemplate, Tokenizer};
 use clap::{Args, Subcommand, ValueEnum};
@@ -25,8 +25,9 @@ use std::time::Instant;
 
 /// Collect an importance matrix over calibration text, or work with such files.
 ///
-/// With --save-every the state of a run is kept in the hidden file .NAME.part beside the output. The same
-/// command continues an interrupted run from there and ends with the same bytes.
+/// A run that is interrupted, by Ctrl-C, an error or a crash, leaves the layers that are done in the
+/// hidden file .NAME.layers.part beside the output. The same command continues after them and ends with
+/// the same bytes.
 #[derive(Args)]
 #[command(
     subcommand_negates_reqs = true,
@@ -67,13 +68,8 @@ pub(super) struct Arguments {
     /// parts, which may come from several machines.
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
-    /// Save the state after every N chunks. The weights are read once for every N chunks then, and not
-    /// once for all.
-    #[arg(long, value_name = "N", value_parser = positive)]
-    save_every: Option<usize>,
-    /// Begin anew instead of continuing from the state that an interrupted run has saved.
-    #[arg(long)]
-    restart: bool,
+    #[command(flatten)]
+    resume: ResumeArguments,
     /// Layout of the file.
     #[arg(long, value_enum, default_value = "gguf")]
     format: Layout,
@@ -183,11 +179,19 @@ impl Arguments {
             datasets: Vec::new(),
         };
         let tokens = imatrix::arrange(texts, &mut options)?;
-        let saving = Saving::new(target, self.save_every, self.restart)?;
         let progress = context.progress();
-        let computed = imatrix::compute_saving(&model, &tokens, &options, Some(&saving), progress)?;
+        let guard = || Ok(());
+        let checkpoints = source.fingerprints().map(|fingerprints| {
+            LayerCheckpoints::new(target, self.resume.checkpointing(fingerprints), &guard)
+        });
+        let checkpoints = checkpoints.transpose()?;
+        let computed = imatrix::compute(&model, &tokens, &options, checkpoints.as_ref(), progress);
+        if let (Err(_), Some(checkpoints)) = (&computed, &checkpoints) {
+            checkpoints.report_kept(progress);
+        }
+        let computed = computed?;
         computed.imatrix.write(target, self.format.into(), self.force)?;
-        saving.finish()?;
+        checkpoints.iter().try_for_each(LayerCheckpoints::finish)?;
         tell(target, &computed, started.elapsed().as_secs_f64(), context)?;
         if !context.json {
             let matrix = shell::quoted(target);
@@ -217,7 +221,7 @@ fn tell(target: &Path, computed: &Computed, seconds: f64, context: &Context) -> 
             "chunk_size": matrix.chunk_size,
             "covered": covered,
             "wanted": wanted,
-            "kept_chunks": computed.kept_chunks,
+            "kept_layers": computed.kept_layers,
             "perplexity": perplexity.estimate,
             "perplexity_error": perplexity.error,
             "running_perplexity": perplexity.running,

@@ -1,12 +1,12 @@
 //! `aqueduct merge RECIPE -o DIR`: the merged model as a Hugging Face folder.
 
-use super::options::SeedArgument;
+use super::options::{ResumeArguments, SeedArgument};
 use super::{Context, shell, show};
 use crate::Error;
 use crate::base::output;
 use crate::base::size;
 use crate::build::{Source, recipe_files};
-use crate::formats::checkpoint::{self, Resume, WriteOptions};
+use crate::formats::checkpoint::{self, WriteOptions};
 use crate::merge;
 use clap::Args;
 use std::path::PathBuf;
@@ -34,9 +34,8 @@ pub(super) struct Arguments {
     memory: Option<u64>,
     #[command(flatten)]
     seed: SeedArgument,
-    /// Discard what an interrupted run has left, and start anew.
-    #[arg(long)]
-    restart: bool,
+    #[command(flatten)]
+    resume: ResumeArguments,
     /// Replace the folder if it exists.
     #[arg(long)]
     force: bool,
@@ -61,8 +60,8 @@ impl Arguments {
             extra: recipe_files(&source),
             force: self.force,
             memory: self.memory.unwrap_or(default.memory),
-            resume: merge::fingerprints(plan)
-                .map(|fingerprints| Resume { fingerprints, restart: self.restart }),
+            checkpointing: merge::fingerprints(plan)
+                .map(|fingerprints| self.resume.checkpointing(fingerprints)),
         };
         context.progress().stage("merge", 1);
         let written = checkpoint::write(checkpoint, &self.output, &options, context.progress())?;

@@ -1,6 +1,7 @@
 //! Arguments that several subcommands share.
 
 use super::Context;
+use crate::base::resume::{Checkpointing, Fingerprint};
 use crate::base::size;
 use crate::build::{Calibration, Source};
 use crate::kernels::Precision;
@@ -10,6 +11,7 @@ use crate::model::tokenizer::Date;
 use crate::quantize::RunOptions;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How a model folder or a merge is converted to GGUF terms on the fly.
 #[derive(Args)]
@@ -96,6 +98,33 @@ impl CalibrationArguments {
     /// What was chosen, or the default.
     pub(super) fn choose(&self) -> crate::base::error::Result<Calibration> {
         Calibration::choose(&self.calibration, &self.files)
+    }
+}
+
+/// Whether a run resumes an earlier one, and how often it saves its progress.
+#[derive(Args)]
+pub(super) struct ResumeArguments {
+    /// Discard what an interrupted run has left, and start anew.
+    #[arg(long)]
+    pub restart: bool,
+    /// Save progress after this much work; an interrupted run loses no more.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub save_every: Duration,
+}
+
+impl ResumeArguments {
+    /// How to save the progress of work with these fingerprints.
+    pub(super) fn checkpointing(&self, fingerprints: Vec<Fingerprint>) -> Checkpointing {
+        Checkpointing { fingerprints, restart: self.restart, every: self.save_every }
+    }
+}
+
+/// Parses a number of seconds: 0 or more.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map(Duration::try_from_secs_f64);
+    match seconds {
+        Ok(Ok(seconds)) => Ok(seconds),
+        _ => Err("expected a number of seconds".to_string()),
     }
 }
 

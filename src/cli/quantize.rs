@@ -1,22 +1,27 @@
 //! `aqueduct quantize SOURCE -o FILE|DIR TYPE...`: quantized GGUF files in one pass.
 
 use super::mix::MixArguments;
-use super::options::{ConvertArguments, RunArguments, SeedArgument};
+use super::options::{ConvertArguments, ResumeArguments, RunArguments, SeedArgument};
 use super::{Context, shell, show};
 use crate::Error;
 use crate::base::output;
 use crate::base::size;
 use crate::build::Source;
-use crate::formats::gguf;
+use crate::formats::gguf::{self, GgufModel};
 use crate::measure::imatrix::{self, ImportanceMatrix, Record};
 use crate::model::convert::{ConvertOptions, OutputType};
-use crate::quantize::{self, Ftype, Importance, Output, PlanOptions, QuantPlan, Sharding};
+use crate::quantize::{
+    self, Ftype, Importance, Output, OutputJournals, PlanOptions, QuantPlan, Sharding, Written,
+};
 use anyhow::Context as _;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Write quantized GGUF files, all types in one pass over the weights.
+///
+/// A run that is interrupted, by Ctrl-C, an error or a crash, leaves whole tensors in hidden files beside
+/// the outputs. The same command verifies them, makes the rest, and ends with the same bytes.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// A recipe, a Hugging Face folder, a GGUF file, or a name on the hub.
@@ -47,6 +52,8 @@ pub(super) struct Arguments {
     /// in each. Of a file that is not split, one file is made, under its plain name.
     #[arg(long, conflicts_with = "max_shard_size")]
     keep_split: bool,
+    #[command(flatten)]
+    resume: ResumeArguments,
     #[command(flatten)]
     run: RunArguments,
 }
@@ -87,11 +94,15 @@ impl Arguments {
                 .try_for_each(|path| output::check_not_input(path, &inputs))?;
         }
         let needed = plans.iter().map(QuantPlan::file_bytes).sum::<Result<u64, _>>()?;
-        output::check_space(target, needed)?;
+        let parts = paths.iter().zip(&plans).flat_map(|(path, plan)| {
+            gguf::shard_paths(path, &plan.shards).into_iter().filter_map(|path| {
+                Some(std::fs::metadata(output::part_path(&path).ok()?).ok()?.len())
+            })
+        });
+        output::check_space(target, needed.saturating_sub(parts.sum()))?;
         let outputs = plans.into_iter().zip(paths).map(|(plan, path)| Output { plan, path });
-        let outputs = outputs.collect();
-        let (run, progress) = (self.run.options(), context.progress());
-        let written = quantize::run(&model, outputs, importance.as_ref(), run, progress)?;
+        let written =
+            self.write(&source, &model, outputs.collect(), importance.as_ref(), context)?;
         let seconds = started.elapsed().as_secs_f64();
         if context.json {
             return context.json(&serde_json::json!({ "files": written, "seconds": seconds }));
@@ -101,6 +112,26 @@ impl Arguments {
         show::labelled("total", &context.spent().text(seconds));
         context.next(&[format!("aqueduct verify {}", shell::quoted(target))]);
         Ok(())
+    }
+
+    /// Writes `outputs`, and resumes an earlier run where the source's files are known.
+    fn write(
+        &self,
+        source: &Source,
+        model: &GgufModel,
+        outputs: Vec<Output>,
+        importance: Option<&Importance>,
+        context: &Context,
+    ) -> Result<Vec<Written>, Error> {
+        let (run, progress) = (self.run.options(), context.progress());
+        let Some(fingerprints) = source.fingerprints() else {
+            return quantize::run(model, outputs, importance, run, None, progress);
+        };
+        let checkpointing = self.resume.checkpointing(fingerprints);
+        let journals =
+            OutputJournals::open(model, &outputs, importance, &checkpointing, run.force, progress)?;
+        let written = quantize::run(model, outputs, importance, run, Some(&journals), progress);
+        journals.end(written, progress)
     }
 
     /// How many files each type goes to.

@@ -1,22 +1,19 @@
-//! What a merge is made from, as hashes: whether a run may continue what another one left.
+//! What a merge is made from, as fingerprints: whether a run may use what another one left.
 //!
-//! The recipe's text, this program's version, and of each member its configuration, its table of
-//! tensors, and names, sizes and times of change of its files. Not the weights: hashing them would take
-//! as long as merging them. A file that was only touched so makes a merge start anew, which is safe.
+//! They cover the recipe's text, this program's version, and of each member its configuration, its table
+//! of tensors, and names, sizes and times of change of its files. Not here: hashes of the weights, which
+//! take as long as merging them. So a file that was only touched makes a merge start anew.
 
-use crate::formats::checkpoint::{Checkpoint, Fingerprint, SideFile};
+use crate::base::resume::{Fingerprint, describe_file};
+use crate::formats::checkpoint::{Checkpoint, SideFile};
 use crate::recipe::MergePlan;
 use std::fmt::Write;
-use std::path::Path;
-use std::time::SystemTime;
 
-/// The fingerprints of `plan`; `None` if some member's files are not known, for then nobody can tell whether
-/// they are what they were.
+/// Returns the fingerprints of `plan`; `None` if the files of some member are unknown, so that nothing
+/// shows whether they have changed.
 pub fn fingerprints(plan: &MergePlan) -> Option<Vec<Fingerprint>> {
-    let mut fingerprints = vec![
-        Fingerprint::new("this program's version", env!("CARGO_PKG_VERSION")),
-        Fingerprint::new("the recipe", &plan.text),
-    ];
+    let mut fingerprints =
+        vec![Fingerprint::of_program(), Fingerprint::new("the recipe", &plan.text)];
     for member in &plan.members {
         let what = format!("member '{}'", member.reference);
         fingerprints.push(Fingerprint::new(what, describe(&member.checkpoint)?));
@@ -24,30 +21,24 @@ pub fn fingerprints(plan: &MergePlan) -> Option<Vec<Fingerprint>> {
     Some(fingerprints)
 }
 
-/// All that can be told of a member without reading its weights.
-fn describe(member: &Checkpoint) -> Option<String> {
-    let mut text = member.config.to_json();
-    for info in member.tensors.table().infos() {
+/// Describes `model` without reading its weights; `None` if its files are unknown.
+pub(crate) fn describe(model: &Checkpoint) -> Option<String> {
+    let mut text = model.config.to_json();
+    for info in model.tensors.table().infos() {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{:?} {:?} {}", info.name, info.shape, info.dtype);
     }
-    for path in member.tensors.files()? {
+    for path in model.tensors.files()? {
         text.push_str(&describe_file(&path)?);
     }
-    for file in &member.side_files {
+    for file in &model.side_files {
         match file {
             SideFile::File(path) | SideFile::InFolder { path, .. } => {
                 text.push_str(&describe_file(path)?)
             }
-            // Made of the files above.
+            // Made from the files above.
             made => text.push_str(&format!("{:?}\n", made.name())),
         }
     }
     Some(text)
-}
-
-fn describe_file(path: &Path) -> Option<String> {
-    let meta = std::fs::metadata(path).ok()?;
-    let changed = meta.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    Some(format!("{:?} {} {}\n", path.file_name()?, meta.len(), changed.as_nanos()))
 }

@@ -25,6 +25,7 @@ mod sparsify;
 mod sums;
 mod task_vectors;
 
+pub(crate) use fingerprints::describe;
 pub use fingerprints::fingerprints;
 pub use source::MergeSource;
 

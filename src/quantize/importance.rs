@@ -1,6 +1,7 @@
 //! The importance matrix as the quantizer uses it: weights by tensor, and what the file says of them.
 
 use crate::base::error::{Error, Result};
+use crate::base::resume::Fingerprint;
 use crate::formats::gguf::{Metadata, Value};
 use crate::measure::imatrix::ImportanceMatrix;
 use std::collections::BTreeMap;
@@ -44,6 +45,17 @@ impl Importance {
         let chunks = u64::from(matrix.chunk_count);
         let entries = weights.len();
         Ok(Importance { weights, entries, file: file.to_string(), dataset, chunks })
+    }
+
+    /// Returns the fingerprint of all weights.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut bytes = Vec::new();
+        for (name, weights) in &self.weights {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend((weights.len() as u64).to_le_bytes());
+            bytes.extend(weights.iter().flat_map(|weight| weight.to_le_bytes()));
+        }
+        Fingerprint::new("the importance matrix", bytes)
     }
 
     /// Keeps the weights of the tensors that `keep` holds for.

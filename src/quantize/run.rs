@@ -14,8 +14,8 @@
 
 use super::groups::{Group, groups_of, matrices};
 use super::importance::Importance;
-use super::keep::{self, Begun, Keeping, Kept, Saver};
 use super::plan::QuantPlan;
+use super::resume::{self, Begun, Saver, TensorJournal, TensorProgress};
 use crate::base::budget::{Budget, FirstError, Permit};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
@@ -106,13 +106,15 @@ impl Written {
 /// Quantizes `model` into all `outputs` in one pass over its tensors.
 ///
 /// The importance weights must be those that the plans were made with. Nothing appears under its final
-/// name before all of it is written.
+/// name before all of it is written. With a `journal`, the pass takes over the tensors that an earlier one
+/// has recorded there, records its own, and leaves the files, whole, under their hidden names
+/// ([`crate::base::output::part_path`]).
 ///
 /// # Errors
 /// Whatever reading a tensor fails with; a value that is no finite number, named with its tensor and
 /// index; a block of the source or of a target type whose scale is no finite number, named with its
 /// tensor, weights and row; output that cannot be written. Of several errors, the one in the
-/// tensor that comes first.
+/// tensor that comes first. Whole tensors have been saved to the journal where that was possible.
 ///
 /// # Panics
 /// If the plans have their tensors in different orders, as those of different models have, or those
@@ -122,47 +124,29 @@ pub fn run(
     outputs: Vec<Output>,
     importance: Option<&Importance>,
     options: RunOptions,
+    journal: Option<&dyn TensorJournal>,
     progress: &dyn Progress,
 ) -> Result<Vec<Written>> {
-    let open = |output| OpenFile::create(output, options);
-    let files = outputs.into_iter().map(open).collect::<Result<Vec<_>>>()?;
-    pass(model, &files, importance, options, None, progress)?;
-    files.into_iter().map(|file| file.finish(progress)).collect()
-}
-
-/// As [`run`], but keeps its work on the way as `keeping` says, and leaves the files, whole, under their hidden names
-/// ([`crate::base::output::part_path`]).
-///
-/// # Errors
-/// As [`run`], and those of [`Keeping::save`]. What was whole by then has been saved where that was possible.
-///
-/// # Panics
-/// As [`run`].
-pub fn run_keeping(
-    model: &GgufModel,
-    outputs: Vec<Output>,
-    importance: Option<&Importance>,
-    options: RunOptions,
-    keeping: &Keeping<'_>,
-    progress: &dyn Progress,
-) -> Result<Vec<Written>> {
-    let mut files = Vec::with_capacity(outputs.len());
-    let mut there = Vec::with_capacity(outputs.len());
-    for output in outputs {
-        let (file, begun) = OpenFile::reopen(output)?;
-        files.push(file);
-        there.push(begun);
-    }
-    let begun: Vec<_> = files.iter().zip(there).zip(&keeping.earlier).collect();
-    let begun: Vec<_> = begun
-        .into_iter()
-        .map(|((file, there), earlier)| {
-            let OpenFile { plan, writer, kept, .. } = file;
-            Begun { plan, writer, kept, there, earlier }
-        })
-        .collect();
-    keep::verify(&begun, model, importance, progress)?;
-    let saver = Saver::new(keeping, files.iter().map(|f| (&f.plan, &f.writer, &f.kept)).collect());
+    let Some(journal) = journal else {
+        let open = |output| OpenFile::create(output, options);
+        let files = outputs.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        pass(model, &files, importance, options, None, progress)?;
+        return files.into_iter().map(|file| file.finish(progress)).collect();
+    };
+    let opened = outputs.into_iter().map(OpenFile::reopen).collect::<Result<Vec<_>>>()?;
+    let (files, there): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+    let begun = files.iter().zip(there).enumerate().map(|(n, (file, there))| {
+        let OpenFile { plan, writer, whole, .. } = file;
+        let earlier = journal.earlier(n);
+        if !earlier.is_empty() {
+            let (path, n, all) = (writer.paths()[0].display(), earlier.len(), plan.tensors.len());
+            progress.note(&format!("continuing {path}: {n} of {all} tensors are whole"));
+        }
+        Begun { plan, writer, whole, there, earlier }
+    });
+    resume::verify(&begun.collect::<Vec<_>>(), model, importance, progress)?;
+    let saved = files.iter().map(|file| (&file.plan, &file.writer, &file.whole));
+    let saver = Saver::new(journal, saved.collect());
     let done = pass(model, &files, importance, options, Some(&saver), progress);
     let saved = saver.save();
     done?;
@@ -176,7 +160,7 @@ fn pass(
     files: &[OpenFile],
     importance: Option<&Importance>,
     options: RunOptions,
-    saver: Option<&Saver<'_, '_>>,
+    saver: Option<&Saver<'_>>,
     progress: &dyn Progress,
 ) -> Result<()> {
     let Some(first) = files.first() else { return Ok(()) };
@@ -185,7 +169,7 @@ fn pass(
     assert!(files.iter().all(|file| file.plan.order().eq(order.iter().copied())), "plans differ");
     let wanted = order.iter().enumerate();
     let wanted: Vec<_> =
-        wanted.filter(|(index, _)| files.iter().any(|file| !file.kept.has(*index))).collect();
+        wanted.filter(|(index, _)| files.iter().any(|file| !file.whole.has(*index))).collect();
     let total = wanted.iter().map(|(_, source)| infos[**source].bytes().unwrap_or(0) as u64).sum();
     progress.begin("quantize", total, Unit::Bytes);
     let pass = Pass::new(progress, options.memory, saver, &wanted, infos);
@@ -221,7 +205,7 @@ struct Pass<'a> {
     computed: Budget,
     /// Bytes of all tensors in flight, mapped ones too.
     ahead: Budget,
-    saver: Option<&'a Saver<'a, 'a>>,
+    saver: Option<&'a Saver<'a>>,
     /// Rows that are still to be written, by the tensor's place in the files' order.
     remaining: Vec<AtomicUsize>,
     /// By (tensor, row).
@@ -239,7 +223,7 @@ impl<'a> Pass<'a> {
     fn new(
         progress: &'a dyn Progress,
         limit: u64,
-        saver: Option<&'a Saver<'a, 'a>>,
+        saver: Option<&'a Saver<'a>>,
         wanted: &[(usize, &usize)],
         infos: &[TensorInfo],
     ) -> Pass<'a> {
@@ -286,7 +270,7 @@ impl<'a> Pass<'a> {
 struct OpenFile {
     plan: QuantPlan,
     writer: SplitWriter,
-    kept: Kept,
+    whole: TensorProgress,
     /// Nanoseconds, summed over threads.
     spent: AtomicU64,
 }
@@ -299,7 +283,8 @@ impl OpenFile {
         Ok(OpenFile::new(plan, writer))
     }
 
-    /// As [`OpenFile::create`], under the hidden name, with what [`SplitWriter::reopen`] tells.
+    /// As [`OpenFile::create`], under the hidden name. Also returns, for each tensor, whether its file is
+    /// one that an earlier pass has begun.
     fn reopen(output: Output) -> Result<(OpenFile, Vec<bool>)> {
         let Output { plan, path } = output;
         let (writer, begun) =
@@ -308,11 +293,11 @@ impl OpenFile {
     }
 
     fn new(plan: QuantPlan, writer: SplitWriter) -> OpenFile {
-        let kept = Kept::new(plan.tensors.len());
-        OpenFile { plan, writer, kept, spent: AtomicU64::new(0) }
+        let whole = TensorProgress::new(plan.tensors.len());
+        OpenFile { plan, writer, whole, spent: AtomicU64::new(0) }
     }
 
-    fn told(&self) -> Result<Written> {
+    fn written(&self) -> Result<Written> {
         let spent = Duration::from_nanos(self.spent.load(Ordering::Relaxed));
         let seconds = spent.as_secs_f64() / rayon::current_num_threads() as f64;
         let path = self.writer.paths()[0].clone();
@@ -327,14 +312,14 @@ impl OpenFile {
     }
 
     fn finish(self, progress: &dyn Progress) -> Result<Written> {
-        let (written, paths) = (self.told()?, self.writer.paths().to_vec());
+        let (written, paths) = (self.written()?, self.writer.paths().to_vec());
         self.writer.finish()?;
         paths.iter().for_each(|path| progress.note(&format!("wrote {}", path.display())));
         Ok(written)
     }
 
     fn seal(self) -> Result<Written> {
-        let written = self.told()?;
+        let written = self.written()?;
         self.writer.seal()?;
         Ok(written)
     }
@@ -371,7 +356,7 @@ impl<'a> Tensor<'a> {
         importance: Option<&'a Importance>,
     ) -> Tensor<'a> {
         let mut targets: Vec<TargetType<'_>> = Vec::new();
-        for file in files.iter().filter(|file| !file.kept.has(index)) {
+        for file in files.iter().filter(|file| !file.whole.has(index)) {
             let planned = &file.plan.tensors[index];
             let (dtype, weighted) = (planned.info.dtype, planned.weighted);
             match targets.iter_mut().find(|t| (t.dtype, t.weighted) == (dtype, weighted)) {
@@ -425,12 +410,12 @@ impl<'a> Tensor<'a> {
                 self.encode(target, group, &values, &mut encoded)?;
                 &encoded
             };
-            let hash = if keep { keep::hash(made) } else { 0 };
+            let hash = if keep { resume::hash(made) } else { 0 };
             let offset = (made.len() / group.rows * group.first_row) as u64;
             for file in &target.files {
                 file.writer.write_part(self.index, offset, made)?;
                 if keep {
-                    file.kept.add(self.index, group.first_row, hash);
+                    file.whole.add(self.index, group.first_row, hash);
                 }
                 file.spent.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
             }

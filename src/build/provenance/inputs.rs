@@ -7,9 +7,9 @@
 use crate::base::error::{Error, Result};
 use crate::base::hash;
 use crate::base::progress::{Progress, Unit};
+use crate::base::resume::Fingerprint;
 use crate::build::file_names::name_of;
 use crate::build::source::Source;
-use crate::formats::checkpoint::Fingerprint;
 use crate::formats::source::TensorSource;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -100,8 +100,7 @@ impl Inputs {
 
     /// What any output depends on.
     pub(crate) fn fingerprints(&self) -> Vec<Fingerprint> {
-        let mut fingerprints =
-            vec![Fingerprint::new("this program's version", env!("CARGO_PKG_VERSION"))];
+        let mut fingerprints = vec![Fingerprint::of_program()];
         fingerprints.extend(self.recipe.iter().map(|hash| Fingerprint::new("the recipe", hash)));
         fingerprints.extend(self.models.iter().map(|(name, hash)| {
             let what = match name {

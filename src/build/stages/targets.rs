@@ -4,6 +4,7 @@
 
 use super::Stages;
 use crate::base::error::Result;
+use crate::base::resume::Fingerprint;
 use crate::build::checksums::SUMS_FILE;
 use crate::build::documents;
 use crate::build::file_names::name_of;
@@ -11,7 +12,6 @@ use crate::build::prepare::Prepared;
 use crate::build::provenance::Inputs;
 use crate::build::source::Source;
 use crate::build::state::Target;
-use crate::formats::checkpoint::Fingerprint;
 use crate::formats::gguf::{GgufLayout, Metadata, shard_paths};
 use crate::formats::source::TensorInfo;
 use crate::measure::imatrix;
@@ -71,13 +71,7 @@ impl Stages<'_> {
     ) -> Result<Target> {
         let mut fingerprints = inputs.fingerprints();
         fingerprints.push(Fingerprint::new("the importance matrix", imatrix));
-        // What the others tell already is left out, or every change had two reasons.
-        let own =
-            |key: &str| !key.starts_with("aqueduct.") && !key.starts_with("quantize.imatrix.");
-        fingerprints.push(Fingerprint::new("the metadata", self.header(&plan.metadata, &[], own)?));
-        let layouts = plan.shards.layouts(self.model.origin(), &Metadata::new(), plan.infos())?;
-        let headers: Vec<u8> = layouts.iter().flat_map(|layout| layout.header().to_vec()).collect();
-        fingerprints.push(Fingerprint::new("types of tensors or the size of shards", headers));
+        fingerprints.extend(plan.fingerprints(self.model.origin())?);
         Ok(Target { name: name_of(path), paths: shard_paths(path, &plan.shards), fingerprints })
     }
 

@@ -1,11 +1,9 @@
 //! The tensors of one shard, computed on all threads within a bound on memory and written to their places.
 //!
-//! Tensors are begun in the shard's order and written in parts as these become ready. What is written
-//! is brought to the disk meanwhile, so that the disk and the arithmetic work at the same time and the
-//! shard's end does not wait long.
+//! Tensors begin in the shard's order and are written in parts as these become ready. Another thread
+//! brings the written parts to the disk meanwhile, so that arithmetic and disk work at the same time.
 
-use super::resume::PartHashes;
-use super::write::Shard;
+use super::shards::{PartHashes, Shard};
 use crate::base::budget::{Budget, FirstError, Permit};
 use crate::base::error::{Error, Result};
 use crate::base::output::OutputFile;
@@ -18,18 +16,18 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Tensors in flight at most. More would only cost memory: computing a tensor is itself parallel.
 const MAX_IN_FLIGHT: usize = 4;
-/// Bytes after which what has been written is sent to the disk. Less than what systems let lie
-/// unwritten, so that writers are not stopped.
+/// Bytes after which the data written so far are sent to the disk. Systems stop writers only at larger
+/// amounts.
 const SYNC_BYTES: u64 = 256 << 20;
 
-/// What it takes to write a shard.
+/// Writes one shard.
 pub(super) struct ShardWriter<'a> {
     pub source: &'a dyn TensorSource,
     pub shard: &'a Shard,
     pub file: &'a OutputFile,
     /// Bytes of computed tensors to hold at most; one tensor may take more.
     pub memory: u64,
-    /// Takes the parts' hashes, where they are wanted.
+    /// Takes the parts' hashes, if the shard is recorded.
     pub hashes: Option<&'a PartHashes>,
     pub progress: &'a dyn Progress,
 }
@@ -122,7 +120,7 @@ impl ShardWriter<'_> {
         if streamed == expected {
             return Ok(());
         }
-        let detail = format!("{streamed} bytes came where {expected} were announced");
+        let detail = format!("the source gave {streamed} bytes, its table says {expected}");
         Err(Error::tensor(self.source.origin(), &info.name, detail))
     }
 }

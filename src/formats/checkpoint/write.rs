@@ -1,21 +1,21 @@
 //! Writing a Hugging Face folder: safetensors shards, index, config and the files beside them.
 //!
 //! Sizes are known before data: each shard's header is written first, then tensors stream to their
-//! places ([`super::parts`]), whatever order they become ready in. The bytes do not depend on it. Where the
-//! caller can tell what the output is made from, whole shards survive an interruption ([`super::resume`]).
+//! places ([`super::parts`]) in any order. The bytes do not depend on that order. Where the caller knows
+//! what the output is made from, whole shards survive an interruption ([`super::resume`]).
 
 use super::Checkpoint;
 use super::folder::is_file_name;
 use super::parts::ShardWriter;
-use super::resume::{Journal, PartHashes, Resume, remove_record};
+use super::resume::{ShardJournal, remove_record};
+use super::shards::{PartHashes, Shard, index_json, plan_shards};
 use super::weights::SAFETENSORS;
-use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::memory;
 use crate::base::output::{OutputDir, check_dir_target, check_space};
 use crate::base::progress::{Progress, Unit, check_interrupted};
+use crate::base::resume::Checkpointing;
 use crate::formats::source::{TensorInfo, TensorSource, TensorTable};
-use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -33,9 +33,9 @@ pub struct WriteOptions {
     pub force: bool,
     /// Bytes of computed tensors to hold at most; one tensor may take more.
     pub memory: u64,
-    /// Continue what an earlier run has left, and leave whole shards to continue from; `None`: leave
-    /// nothing unless everything is whole.
-    pub resume: Option<Resume>,
+    /// Resume what an earlier run has left, and leave whole shards to resume from. With `None`, an
+    /// interrupted run leaves nothing.
+    pub checkpointing: Option<Checkpointing>,
 }
 
 impl Default for WriteOptions {
@@ -46,7 +46,7 @@ impl Default for WriteOptions {
             extra: Vec::new(),
             force: false,
             memory: memory::total() / 4,
-            resume: None,
+            checkpointing: None,
         }
     }
 }
@@ -54,133 +54,16 @@ impl Default for WriteOptions {
 /// What [`write()`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
+    /// Number of shards.
     pub shards: usize,
-    /// How many of them an earlier run had written.
+    /// Number of shards that an earlier run had written.
     pub kept_shards: usize,
+    /// Number of tensors.
     pub tensors: usize,
     /// Elements of all tensors.
     pub parameters: u64,
     /// Bytes of all shards.
     pub bytes: u64,
-}
-
-/// One safetensors file to be.
-#[derive(Clone, Debug)]
-pub struct Shard {
-    pub name: String,
-    /// Its tensors, as indices into the table, in the order of their data.
-    pub tensors: Vec<usize>,
-    /// Size of the file in bytes.
-    pub file_bytes: u64,
-    /// Length and JSON, up to the data.
-    pub(super) header: Vec<u8>,
-    /// Where each tensor's data begin in the file.
-    pub(super) starts: Vec<u64>,
-}
-
-/// Divides the tensors of `table` among shards of at most `max_shard_bytes`, in the table's order; a
-/// larger tensor gets its own. The sizes are exact. Fails for types that safetensors lacks; `origin`
-/// names the model in errors.
-///
-/// The table's order, not that of names: a recipe yields embedding, layers, head, so a shard holds
-/// consecutive layers and sources are read from front to back.
-pub fn plan_shards(origin: &str, table: &TensorTable, max_shard_bytes: u64) -> Result<Vec<Shard>> {
-    let fixed = header_json(&[], &[]).len() as u64 + 8 + HEADER_ALIGNMENT as u64;
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
-    for (index, info) in table.infos().iter().enumerate() {
-        dtype_name(origin, info)?;
-        let bytes = info.bytes().expect("checked by TensorTable") as u64;
-        // Offsets of the largest possible width, so that the real entry is no longer.
-        let entry = header_entry(info, u64::MAX, u64::MAX).to_string();
-        let name = Value::from(info.name.as_str()).to_string();
-        let needed = bytes.saturating_add((name.len() + ":,".len() + entry.len()) as u64);
-        match groups.last_mut() {
-            Some(group) if needed <= room => group.push(index),
-            _ => {
-                groups.push(vec![index]);
-                room = max_shard_bytes.saturating_sub(fixed);
-            }
-        }
-        room = room.saturating_sub(needed);
-    }
-    let names = match groups.len() {
-        0 | 1 => vec![SAFETENSORS.single.to_string()],
-        n => SAFETENSORS.shards("model", n as u32),
-    };
-    if groups.is_empty() {
-        groups.push(Vec::new());
-    }
-    Ok(names.into_iter().zip(groups).map(|(name, group)| lay_out(name, table, group)).collect())
-}
-
-const HEADER_ALIGNMENT: usize = 8;
-
-fn lay_out(name: String, table: &TensorTable, mut tensors: Vec<usize>) -> Shard {
-    let infos = table.infos();
-    // Wider elements first, as the safetensors crate writes them, so that all are aligned.
-    tensors.sort_by_key(|&i| std::cmp::Reverse(infos[i].dtype.block_bytes()));
-    let mut ends = Vec::with_capacity(tensors.len());
-    let mut end = 0u64;
-    for &i in &tensors {
-        end += infos[i].bytes().expect("checked by TensorTable") as u64;
-        ends.push(end);
-    }
-    let selected: Vec<_> = tensors.iter().map(|&i| &infos[i]).collect();
-    let mut json = header_json(&selected, &ends);
-    while !json.len().is_multiple_of(HEADER_ALIGNMENT) {
-        json.push(' ');
-    }
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.extend_from_slice(json.as_bytes());
-    let data_start = header.len() as u64;
-    let starts = std::iter::once(0).chain(ends).map(|offset| data_start + offset);
-    let starts = starts.take(tensors.len()).collect();
-    Shard { name, tensors, file_bytes: data_start + end, header, starts }
-}
-
-fn header_entry(info: &TensorInfo, start: u64, end: u64) -> Value {
-    json!({ "dtype": info.dtype.name(), "shape": info.shape, "data_offsets": [start, end] })
-}
-
-/// The header of tensors whose data end at `ends`.
-fn header_json(infos: &[&TensorInfo], ends: &[u64]) -> String {
-    let mut map = Map::new();
-    // Transformers refuses files that do not say that they come from PyTorch.
-    map.insert("__metadata__".to_string(), json!({ "format": "pt" }));
-    let mut start = 0;
-    for (info, &end) in infos.iter().zip(ends) {
-        map.insert(info.name.clone(), header_entry(info, start, end));
-        start = end;
-    }
-    Value::Object(map).to_string()
-}
-
-/// Checks that safetensors has the type; its names are the same.
-fn dtype_name(origin: &str, info: &TensorInfo) -> Result<&'static str> {
-    use DType::{BF16, F16, F32, F64, I8, I16, I32, I64};
-    match info.dtype {
-        F32 | F16 | BF16 | F64 | I8 | I16 | I32 | I64 => Ok(info.dtype.name()),
-        other => {
-            let detail = format!("safetensors files cannot hold type {other}");
-            Err(Error::tensor(origin, &info.name, detail))
-        }
-    }
-}
-
-/// The index of `shards`, in the form transformers writes it.
-fn index_json(table: &TensorTable, shards: &[Shard]) -> String {
-    let mut entries: Vec<_> = (shards.iter())
-        .flat_map(|s| s.tensors.iter().map(|&i| (table.infos()[i].name.as_str(), s.name.as_str())))
-        .collect();
-    entries.sort_unstable();
-    let map: Map<_, _> =
-        entries.into_iter().map(|(name, file)| (name.to_string(), file.into())).collect();
-    let total: u64 = table.infos().iter().filter_map(|info| info.bytes()).map(|b| b as u64).sum();
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-    let mut text = serde_json::to_string_pretty(&index).expect("JSON values serialize");
-    text.push('\n');
-    text
 }
 
 /// Writes `checkpoint` to the new folder `dir`: shards, an index if there is more than one, config.json,
@@ -189,8 +72,7 @@ fn index_json(table: &TensorTable, shards: &[Shard]) -> String {
 ///
 /// # Errors
 /// Those of the tensors' source, an output that exists or cannot be written, an interruption. Nothing
-/// is left then, except the whole shards where [`WriteOptions::resume`] asks for it; `progress` is told
-/// where they lie.
+/// is left then, except whole shards with [`WriteOptions::checkpointing`]; a warning says where they are.
 pub fn write(
     checkpoint: &Checkpoint,
     dir: &Path,
@@ -201,19 +83,20 @@ pub fn write(
     let table = source.table();
     let shards = plan_shards(source.origin(), table, options.max_shard_bytes)?;
     let small = small_files(checkpoint, options, table, &shards)?;
-    let (out, mut journal) = match &options.resume {
+    let (out, mut journal) = match &options.checkpointing {
         None => (OutputDir::create(dir, options.force)?, None),
-        Some(resume) => {
+        Some(checkpointing) => {
             let out = OutputDir::reopen(dir, options.force)?;
-            let journal = Journal::open(&out, resume, &shards, &small, table, progress)?;
+            let journal =
+                ShardJournal::open(&out, checkpointing, &shards, &small, table, progress)?;
             (out, Some(journal))
         }
     };
-    let kept_shards = journal.as_ref().map_or(0, Journal::whole_shards);
+    let kept_shards = journal.as_ref().map_or(0, ShardJournal::whole_shards);
     let writer = Writer { source, shards: &shards, small: &small, out: &out, options, progress };
     if let Err(error) = writer.write(dir, journal.as_mut()) {
-        if let Some(text) = journal.and_then(|journal| journal.report_kept(&out)) {
-            progress.warn(&text);
+        if let Some(journal) = journal {
+            journal.report_kept(&out, progress);
         }
         return Err(error);
     }
@@ -246,10 +129,10 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes what `journal` does not have, all but the last rename. `dir` is the folder's name to be.
-    fn write(&self, dir: &Path, mut journal: Option<&mut Journal>) -> Result<()> {
-        let has = |shard: &Shard, journal: &Option<&mut Journal>| {
-            journal.as_ref().is_some_and(|journal| journal.has(shard))
+    /// Writes what `journal` does not have; only the last rename remains. `dir` is the final folder.
+    fn write(&self, dir: &Path, mut journal: Option<&mut ShardJournal>) -> Result<()> {
+        let has = |shard: &Shard, journal: &Option<&mut ShardJournal>| {
+            journal.as_ref().is_some_and(|journal| journal.has(&shard.name))
         };
         let missing: Vec<_> = self.shards.iter().filter(|s| !has(s, &journal)).collect();
         let small: u64 = self.small.iter().map(|(_, contents)| contents.len() as u64).sum();
@@ -261,7 +144,7 @@ impl Writer<'_> {
             self.progress.advance(shard.tensors.iter().map(|&i| data_bytes(&infos[i])).sum());
         }
         for (at, shard) in missing.iter().enumerate() {
-            // Nothing that can fail for long comes after the last shard, so it needs no record.
+            // Little can fail after the last shard, so it needs no record.
             let journal = journal.as_deref_mut().filter(|_| at + 1 < missing.len());
             self.write_shard(shard, journal)?;
         }
@@ -271,12 +154,12 @@ impl Writer<'_> {
             file.commit()?;
         }
         check_interrupted()?;
-        // While all of it can still be continued.
+        // Before the journal leaves the folder, so that everything can still be resumed.
         check_dir_target(dir, self.options.force)?;
         journal.map_or(Ok(()), |journal| journal.close(self.out))
     }
 
-    fn write_shard(&self, shard: &Shard, journal: Option<&mut Journal>) -> Result<()> {
+    fn write_shard(&self, shard: &Shard, journal: Option<&mut ShardJournal>) -> Result<()> {
         let mut file = self.out.file(&shard.name)?;
         file.reserve(shard.file_bytes)?;
         file.append(&shard.header)?;
@@ -296,8 +179,8 @@ fn data_bytes(info: &TensorInfo) -> u64 {
     info.bytes().expect("checked by TensorTable") as u64
 }
 
-/// Everything but the shards. Read before any tensor is computed, so that what is wrong with it shows
-/// early; tokenizers have a few MB.
+/// Returns the files besides the shards, by name. They are read before any tensor is computed, so that
+/// errors show early; tokenizers have a few MB.
 fn small_files(
     checkpoint: &Checkpoint,
     options: &WriteOptions,
@@ -315,10 +198,10 @@ fn small_files(
     let mut seen: BTreeSet<&str> = shards.iter().map(|s| s.name.as_str()).collect();
     for (name, _) in &files {
         if !is_file_name(name) {
-            return Err(Error::Usage(format!("'{name}' is no plain file name")));
+            return Err(Error::Usage(format!("'{name}' is not a plain file name")));
         }
         if !seen.insert(name) {
-            return Err(Error::Usage(format!("two files of the output are called '{name}'")));
+            return Err(Error::Usage(format!("two files of the output are named '{name}'")));
         }
     }
     Ok(files)

@@ -1,24 +1,23 @@
-//! The state of a run between two layers, saved on the way, so that an interrupted run loses no more than the layers
-//! since then.
+//! The state of a run between two layers, saved so that an interrupted run loses only the layers since.
 //!
 //! One hidden file, `.NAME.layers.part` beside the output, replaced whole:
 //!
 //! ```text
 //! bytes of the header   u64
-//! header                JSON: what the run is of, layers that are done, the sums' names and counts
+//! header                JSON: fingerprints of the run, layers that are done, names and counts of the sums
 //! sums                  f32, entry after entry
 //! hidden states         f32, a row for each token
-//! hash                  XXH3 (128 bits) of all before
+//! hash                  XXH3 (128 bits) of everything before
 //! ```
 //!
-//! All little-endian. Deliberately absent: saving within a layer, and runs that take their chunks in several passes,
-//! which [`super::Saving`] saves between passes.
+//! All numbers are little-endian. Not here: saving within a layer.
 
 use super::record::Record;
 use super::{Entry, check_entry};
 use crate::base::error::{Error, Result};
-use crate::base::output::{self, OutputFile, Pace};
+use crate::base::output::{self, OutputFile};
 use crate::base::progress::Progress;
+use crate::base::resume::{CONTINUES, Checkpointing, Earlier, Fingerprint, Pace, Recorded};
 use crate::base::size;
 use crate::model::forward::{Resumed, Snapshot};
 use serde::{Deserialize, Serialize};
@@ -27,46 +26,45 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Counted up when the layout changes.
-const VERSION: u32 = 1;
-/// A header has some hundred KB; a much larger one is none.
+const VERSION: u32 = 2;
+/// Every header begins with this.
+const MAGIC: &[u8] = b"{\"version\":";
+/// A header has some hundred KB; a much longer one is damaged.
 const LARGEST: u64 = 64 << 20;
 const PIECE: usize = 1 << 20;
 const HASH_BYTES: u64 = 16;
 
-/// Keeps the state of a run from layer to layer.
-pub struct LayerKeeping<'g> {
+/// Saves the state of a run between layers, and loads that of an earlier run.
+pub struct LayerCheckpoints<'g> {
     path: PathBuf,
-    /// Asked before anything is saved: whether what the run is of is still the same.
+    checkpointing: Checkpointing,
+    /// Fails if what the run is made from has changed. Called before anything is saved.
     guard: &'g (dyn Fn() -> Result<()> + Sync),
     pace: Pace,
-    /// Layers in the file, as far as this run knows.
+    /// Layers in the file, as far as this run has seen.
     saved: AtomicUsize,
-    /// Whether saving is given up.
+    /// Set once saving is given up.
     off: AtomicBool,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    run: Identity,
-    layers: usize,
-    entries: Vec<Counts>,
-    /// Elements.
-    states: u64,
+    #[serde(flatten)]
+    recorded: Recorded<Layers>,
 }
 
-/// What a run is of: only the same one may go on from its state.
-#[derive(PartialEq, Serialize, Deserialize)]
-struct Identity {
-    model: String,
-    text: String,
-    settings: Vec<String>,
-    /// First chunk and the one after the last.
-    chunks: (u32, u32),
+/// What is done.
+#[derive(Serialize, Deserialize)]
+struct Layers {
+    layers: usize,
+    entries: Vec<Counts>,
+    /// Elements of the hidden states.
+    states: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,104 +74,149 @@ struct Counts {
     counts: Vec<i64>,
 }
 
-impl Identity {
-    fn of(run: &Record, first: u32, chunks: usize) -> Identity {
-        Identity {
-            model: run.model.clone(),
-            text: run.text.clone(),
-            settings: run.settings.clone(),
-            chunks: (first, first.saturating_add(chunks as u32)),
-        }
-    }
-}
-
 /// What an earlier run had done.
 pub(super) struct Loaded {
-    pub entries: BTreeMap<String, Entry>,
-    pub layers: usize,
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) layers: usize,
     states: BufReader<io::Take<File>>,
 }
 
 impl Loaded {
-    /// The hidden states, for a pass that goes on; once.
+    /// The hidden states, for a pass that resumes.
     pub(super) fn resume(self) -> Resumed {
         Resumed { layers: self.layers, states: Box::new(self.states) }
     }
 }
 
-impl<'g> LayerKeeping<'g> {
-    /// Keeps the state beside the output `target`, saving it when `every` has passed since the last time, or more
-    /// where saving takes long, and only while `guard` finds nothing wrong.
+/// The run whose state is saved: its record, its first chunk in the text, and its number of chunks.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) record: &'a Record,
+    pub(super) first: u32,
+    pub(super) chunks: usize,
+}
+
+impl Run<'_> {
+    fn fingerprints(&self) -> Vec<Fingerprint> {
+        let Record { model, text, settings, .. } = self.record;
+        let chunks = format!("{} {}", self.first, self.chunks);
+        let mut fingerprints = vec![
+            Fingerprint::new("the model", model),
+            Fingerprint::new("the text", text),
+            Fingerprint::new("the choice of chunks", chunks),
+        ];
+        fingerprints.extend(settings.iter().map(|setting| {
+            let name = setting.split(" = ").next().unwrap_or_default().replace('_', "-");
+            Fingerprint::new(format!("--{name}"), setting)
+        }));
+        fingerprints
+    }
+}
+
+impl<'g> LayerCheckpoints<'g> {
+    /// Saves the state beside the output `target`, as `checkpointing` says, and only while `guard` does
+    /// not fail.
     ///
     /// # Errors
-    /// If `target` is no name for a file.
+    /// If `target` has no file name.
     pub fn new(
         target: &Path,
-        every: Duration,
+        checkpointing: Checkpointing,
         guard: &'g (dyn Fn() -> Result<()> + Sync),
-    ) -> Result<LayerKeeping<'g>> {
+    ) -> Result<LayerCheckpoints<'g>> {
         let mut name = target.file_name().unwrap_or_default().to_os_string();
         name.push(".layers");
         let path = output::part_path(&target.with_file_name(name))?;
-        Ok(LayerKeeping {
-            path,
-            guard,
-            pace: Pace::new(every),
-            saved: AtomicUsize::new(0),
-            off: AtomicBool::new(false),
-        })
+        let pace = Pace::new(checkpointing.every);
+        let (saved, off) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(LayerCheckpoints { path, checkpointing, guard, pace, saved, off })
     }
 
-    /// Layers that are saved, as far as this run knows.
+    /// Returns the number of layers that are saved, as far as this run has seen.
     pub fn saved(&self) -> usize {
         self.saved.load(Ordering::Relaxed)
     }
 
-    /// Removes the state: the output is whole, or made anew.
+    /// Removes the state, once the output is whole or is made anew.
     ///
     /// # Errors
     /// If it cannot be removed.
     pub fn finish(&self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(&self.path, "remove")(e))
-            }
-            _ => Ok(()),
+        output::remove_if_exists(&self.path)
+    }
+
+    /// Warns of what a failed run leaves, if it leaves anything.
+    pub fn report_kept(&self, progress: &dyn Progress) {
+        let layers = self.saved();
+        if layers > 0 {
+            progress.warn(&format!(
+                "{layers} layers are done and stay in {}: {CONTINUES}; remove the file if you want \
+                 neither",
+                self.path.display()
+            ));
         }
     }
 
-    /// The state of an earlier run of the `chunks` chunks from `first` on; `None`, with a warning where something is
-    /// there, if it is of something else or damaged.
-    pub(super) fn load(
-        &self,
-        run: &Record,
-        (first, chunks): (u32, usize),
-        progress: &dyn Progress,
-    ) -> Result<Option<Loaded>> {
-        if !fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.is_file()) {
+    /// Returns the state of an earlier run of the same chunks. Warns, and returns `None`, if what is there
+    /// belongs to another run or is damaged.
+    ///
+    /// # Errors
+    /// If something is in the way that is not a saved state.
+    pub(super) fn load(&self, run: Run<'_>, progress: &dyn Progress) -> Result<Option<Loaded>> {
+        self.refuse_foreign()?;
+        let place = self.path.display();
+        if !self.path.exists() {
             return Ok(None);
         }
-        let place = self.path.display();
-        let (header, loaded) = match self.read() {
+        let (recorded, loaded) = match self.read() {
             Ok(read) => read,
             Err(e) => {
-                let text = format!("{place}: cannot be continued; starting anew: {e}");
-                progress.warn(&text);
+                progress.warn(&format!("{place}: cannot be continued; starting anew: {e}"));
                 return Ok(None);
             }
         };
-        if header.run != Identity::of(run, first, chunks) {
-            let reason = "it is of another model, text or settings";
-            progress.warn(&format!("{place}: left by an interrupted run; starting anew: {reason}"));
+        let checkpointing = self.with_fingerprints_of(run);
+        let earlier = Earlier::Found(recorded);
+        if checkpointing.usable(earlier, &self.path, progress).is_none() {
             return Ok(None);
         }
-        let layers = header.layers;
+        let layers = loaded.layers;
         progress.note(&format!("continuing from {place}: {layers} layers are done"));
         self.saved.store(layers, Ordering::Relaxed);
         Ok(Some(loaded))
     }
 
-    fn read(&self) -> Result<(Header, Loaded)> {
+    fn with_fingerprints_of(&self, run: Run<'_>) -> Checkpointing {
+        let mut checkpointing = self.checkpointing.clone();
+        checkpointing.fingerprints.extend(run.fingerprints());
+        checkpointing
+    }
+
+    /// Fails if something that no run has saved has the state's name.
+    fn refuse_foreign(&self) -> Result<()> {
+        let refuse = |why: &str| {
+            let place = self.path.display();
+            let text = format!("{place}: in the way, and not a saved state ({why}); move it away");
+            Err(Error::Usage(text))
+        };
+        match fs::symlink_metadata(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(&self.path, "examine")(e)),
+            Ok(meta) if !meta.is_file() => return refuse("it is not a file"),
+            Ok(_) => {}
+        }
+        let mut head = Vec::new();
+        let file = File::open(&self.path).map_err(Error::io(&self.path, "open"))?;
+        let length = 8 + MAGIC.len() as u64;
+        file.take(length).read_to_end(&mut head).map_err(Error::io(&self.path, "read"))?;
+        match head.get(8..) {
+            Some(MAGIC) => Ok(()),
+            _ => refuse("it has another format"),
+        }
+    }
+
+    /// Reads the file and verifies its hash.
+    fn read(&self) -> Result<(Recorded<Layers>, Loaded)> {
         let fail = |detail: &str| Error::format(&self.path, detail);
         let read_error = |e| Error::io(&self.path, "read")(e);
         let open = || File::open(&self.path).map_err(Error::io(&self.path, "open"));
@@ -203,14 +246,16 @@ impl<'g> LayerKeeping<'g> {
         file.read_exact(&mut text).map_err(read_error)?;
         let header: Header =
             serde_json::from_slice(&text).map_err(|_| fail("its header is of another kind"))?;
-        let sums = header.entries.iter().try_fold(0u64, |all, entry| all.checked_add(entry.sums));
-        let elements = sums.and_then(|sums| sums.checked_add(header.states)?.checked_mul(4));
+        let Header { version, recorded } = header;
+        let Layers { layers, entries: counts, states } = &recorded.progress;
+        let sums = counts.iter().try_fold(0u64, |all, entry| all.checked_add(entry.sums));
+        let elements = sums.and_then(|sums| sums.checked_add(*states)?.checked_mul(4));
         let expected = elements.and_then(|bytes| bytes.checked_add(8 + length));
-        if header.version != VERSION || expected != Some(body) {
+        if version != VERSION || expected != Some(body) {
             return Err(fail("its header is of another kind"));
         }
         let mut entries = BTreeMap::new();
-        for Counts { tensor, sums, counts } in &header.entries {
+        for Counts { tensor, sums, counts } in counts {
             let mut bytes = vec![0; *sums as usize * 4];
             file.read_exact(&mut bytes).map_err(read_error)?;
             let sums = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -218,8 +263,8 @@ impl<'g> LayerKeeping<'g> {
             check_entry(&self.path, tensor, &entry)?;
             entries.insert(tensor.clone(), entry);
         }
-        let layers = header.layers;
-        Ok((header, Loaded { entries, layers, states: file }))
+        let layers = *layers;
+        Ok((recorded, Loaded { entries, layers, states: file }))
     }
 
     /// Whether it is time to save.
@@ -227,17 +272,17 @@ impl<'g> LayerKeeping<'g> {
         !self.off.load(Ordering::Relaxed) && self.pace.is_due()
     }
 
-    /// As [`LayerKeeping::save`], but where there is no space for the state the run goes on without.
-    pub(super) fn save_if_possible(
+    /// Replaces the state: `layers` layers are done, and made `entries` and the states of `snapshot`. Where
+    /// there is no space for it, the run goes on without saving, and a warning says so.
+    pub(super) fn save(
         &self,
-        run: &Record,
-        place: (u32, usize),
+        run: Run<'_>,
         layers: usize,
         entries: &BTreeMap<String, Entry>,
         snapshot: &mut Snapshot<'_>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        match self.save(run, place, layers, entries, snapshot) {
+        match self.write(run, layers, entries, snapshot) {
             Err(e) if e.is_lack_of_space() => {
                 let needed = size::display(4 * snapshot.elements());
                 let path = self.path.display();
@@ -251,31 +296,23 @@ impl<'g> LayerKeeping<'g> {
         }
     }
 
-    /// Replaces the state: `layers` layers are done, and made `entries` and the states of `snapshot`.
-    fn save(
+    fn write(
         &self,
-        run: &Record,
-        (first, chunks): (u32, usize),
+        run: Run<'_>,
         layers: usize,
         entries: &BTreeMap<String, Entry>,
         snapshot: &mut Snapshot<'_>,
     ) -> Result<()> {
         let started = Instant::now();
         (self.guard)()?;
-        let header = Header {
-            version: VERSION,
-            run: Identity::of(run, first, chunks),
-            layers,
-            entries: entries
-                .iter()
-                .map(|(tensor, entry)| Counts {
-                    tensor: tensor.clone(),
-                    sums: entry.sums.len() as u64,
-                    counts: entry.counts.clone(),
-                })
-                .collect(),
-            states: snapshot.elements(),
-        };
+        let counts = entries.iter().map(|(tensor, entry)| Counts {
+            tensor: tensor.clone(),
+            sums: entry.sums.len() as u64,
+            counts: entry.counts.clone(),
+        });
+        let progress = Layers { layers, entries: counts.collect(), states: snapshot.elements() };
+        let fingerprints = self.with_fingerprints_of(run).fingerprints;
+        let header = Header { version: VERSION, recorded: Recorded { fingerprints, progress } };
         let header = serde_json::to_vec(&header).expect("plain data serialize");
         let mut file = OutputFile::create(&self.path, true)?;
         let mut hash = Xxh3::new();

@@ -1,10 +1,9 @@
 //! Importance matrices: which inputs of a weight matrix carry large activations.
 //!
-//! [`compute`] takes a calibration text through the model and sums, for each tensor, the squares of
-//! what every column is multiplied with; the quantizer weighs rounding errors by the means. Files of
-//! llama.cpp's llama-imatrix, in its GGUF layout and the older binary one, are read and written.
-//! [`merge_shards`] adds what several runs computed, [`compare()`] tells how two matrices differ.
-//! Deliberately absent: any choice of types.
+//! [`compute()`] runs a calibration text through the model and sums, for each tensor, the squares of the
+//! inputs of every column; quantizers weigh rounding errors by their means. Files have the layouts of
+//! llama-imatrix. [`merge_shards`] adds the results of several runs, [`compare()`] compares two matrices.
+//! Not here: any choice of types.
 
 mod chunks;
 mod collector;
@@ -16,18 +15,16 @@ mod gguf;
 mod layers;
 mod options;
 mod record;
-mod saving;
 mod shards;
 mod statistics;
 
 pub use crate::measure::perplexity::{Likelihood, Perplexity};
 pub use chunks::{NamedTokens, arrange, chunk_tokens, named_tokens, select, tokenize};
 pub use compare::{Comparison, TensorDifference, compare};
-pub use compute::{Computed, compute, compute_keeping, compute_saving};
-pub use layers::LayerKeeping;
+pub use compute::{Computed, compute};
+pub use layers::LayerCheckpoints;
 pub use options::{Options, Selection, Shard};
 pub use record::{ChunkRanges, Record, model_hash, ranges_text};
-pub use saving::Saving;
 pub use shards::{Merged, merge_shards};
 pub use statistics::{LayerStatistics, TensorStatistics, kind, split_layer};
 
@@ -38,30 +35,31 @@ use crate::formats::file_kind::refuse_foreign;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The peer's default context, and what files that do not tell their chunks' size are taken to have.
+/// Tokens in a chunk by default, as in llama-imatrix, and in files that do not record the size.
 pub const DEFAULT_CHUNK: u32 = 512;
 
-/// What was collected for one tensor.
+/// The sums collected for one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// For each column (matrix after matrix, if the tensor stacks several) the sum of squared inputs.
+    /// The sum of squared inputs of each column, matrix after matrix if the tensor stacks several.
     pub sums: Vec<f32>,
-    /// How many rows were summed: one count for each matrix. The sums of a file in the older layout
-    /// are means times chunks, and the counts are chunks; the quotient is the same.
+    /// Number of rows that were summed, for each matrix. In a file of the older layout, sums are means times
+    /// chunks, and counts are chunks; the quotient is the same.
     pub counts: Vec<i64>,
 }
 
 /// An importance matrix: entries by the names of the weight tensors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportanceMatrix {
+    /// Sums by tensor name.
     pub entries: BTreeMap<String, Entry>,
-    /// The texts it was computed from.
+    /// Names of the texts that it was computed from.
     pub datasets: Vec<String>,
-    /// Chunks of text it was computed from.
+    /// Number of chunks that it was computed from.
     pub chunk_count: u32,
-    /// Tokens in a chunk; 0 if it came from a file in the older layout, which counts in chunks.
+    /// Tokens in a chunk; 0 if it was read from a file of the older layout, which counts in chunks.
     pub chunk_size: u32,
-    /// What it was computed from, if this program computed it and the layout has room for it.
+    /// The record of what it was computed from, if this program computed it and the layout can hold it.
     pub record: Option<Record>,
 }
 
@@ -75,7 +73,10 @@ pub enum Format {
 }
 
 impl ImportanceMatrix {
-    /// Reads a file of either layout, told apart by content.
+    /// Reads a file of either layout, which its content identifies.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not an importance matrix.
     pub fn read(path: impl AsRef<Path>) -> Result<ImportanceMatrix> {
         let path = path.as_ref();
         if crate::formats::gguf::is_gguf(path)? {
@@ -85,7 +86,10 @@ impl ImportanceMatrix {
         dat::parse(path, &Mmap::open(path)?)
     }
 
-    /// Writes the file `path`, whole or not at all. Fails if it exists, unless `force`.
+    /// Writes the file `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// If the file exists, unless `force`, or cannot be written.
     pub fn write(&self, path: impl AsRef<Path>, format: Format, force: bool) -> Result<()> {
         let path = path.as_ref();
         match format {
@@ -94,11 +98,13 @@ impl ImportanceMatrix {
         }
     }
 
-    /// The weights of the columns of tensor `name`, whose rows have `n_per_row` elements: mean squared
-    /// inputs. `None` if there is no entry.
+    /// Returns the weights of the columns of tensor `name`, whose rows have `n_per_row` elements: mean
+    /// squared inputs. `None` if there is no entry.
     ///
-    /// `sum / count` in f32, as llama-quantize's loader computes it; a matrix that met no input gets
-    /// ones. Fails if the entry belongs to a tensor of another shape.
+    /// `sum / count` in f32, as llama-quantize computes it. A matrix without any input gets ones.
+    ///
+    /// # Errors
+    /// If the entry belongs to a tensor of another shape.
     pub fn weights_for(&self, name: &str, n_per_row: usize) -> Option<Result<Vec<f32>>> {
         let entry = self.entries.get(name)?;
         if entry.sums.len() != n_per_row {
@@ -112,7 +118,7 @@ impl ImportanceMatrix {
         Some(Ok(self.means(entry)))
     }
 
-    /// Means of all columns of `entry`.
+    /// Returns the means of all columns of `entry`.
     fn means(&self, entry: &Entry) -> Vec<f32> {
         let legacy = self.chunk_size == 0;
         let width = entry.sums.len() / entry.counts.len().max(1);
@@ -127,12 +133,14 @@ impl ImportanceMatrix {
         matrices.flat_map(mean).collect()
     }
 
-    /// Adds the sums and counts of `other`, as if both texts had been run in one go. An entry with one
-    /// count meets one with several by counting for each matrix. Nothing tells whether the two belong
-    /// together, so the result has no record; [`merge_shards`] adds what does.
+    /// Adds the sums and counts of `other`, as if both texts had been one. Where one entry has one count and
+    /// the other several, the one counts for each matrix. Whether the two belong together is unknown, so
+    /// the result has no record; see [`merge_shards`].
     ///
-    /// Matrices from files in the older layout are counted in tokens of the other's chunk size (512 if
-    /// neither tells). Fails if shapes differ.
+    /// Matrices of the older layout are converted to tokens with the other's chunk size, or 512.
+    ///
+    /// # Errors
+    /// If shapes differ.
     pub fn merge(&mut self, other: &ImportanceMatrix) -> Result<()> {
         let size = match (self.chunk_size, other.chunk_size) {
             (0, 0) => DEFAULT_CHUNK,
@@ -170,7 +178,7 @@ impl ImportanceMatrix {
         Ok(())
     }
 
-    /// The same matrix counted in tokens; `chunk_size` is used if it is counted in chunks.
+    /// Returns the matrix counted in tokens; `chunk_size` applies if it is counted in chunks.
     fn in_tokens(&self, chunk_size: u32) -> ImportanceMatrix {
         let mut result = self.clone();
         if self.chunk_size == 0 {
@@ -185,8 +193,7 @@ impl ImportanceMatrix {
     }
 }
 
-/// What every entry read from a file must be: sums of squares, in whole matrices, that quantizers can
-/// use.
+/// Checks an entry that was read from a file: sums of squares, in whole matrices.
 fn check_entry(path: &Path, name: &str, entry: &Entry) -> Result<()> {
     let fail = |detail: String| Err(Error::tensor(path.display().to_string(), name, detail));
     if entry.sums.is_empty() || entry.counts.is_empty() {
@@ -202,7 +209,7 @@ fn check_entry(path: &Path, name: &str, entry: &Entry) -> Result<()> {
     match entry.sums.iter().position(|sum| !sum.is_finite() || *sum < 0.0) {
         None => Ok(()),
         Some(at) => fail(format!(
-            "column {at} holds {}, which is no sum of squares; compute the importance matrix again",
+            "column {at} holds {}, which is not a sum of squares; compute the importance matrix again",
             entry.sums[at]
         )),
     }
@@ -256,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_that_cannot_be_are_refused() {
+    fn impossible_sums_are_refused() {
         for (sums, counts) in [
             (vec![f32::NAN], vec![1]),
             (vec![-1.0], vec![1]),

@@ -50,7 +50,7 @@ fn the_stack_reads_held_out_text_as_the_training_script_computes() {
     let (tokens, bos) = imatrix::tokenize(&tokenizer, &[text], false).unwrap();
     assert_eq!((tokens.len(), bos), (578, Some(0)));
     let options = Options { ctx: 128, bos, ..Options::default() };
-    let computed = imatrix::compute(&model, &tokens, &options, &Silent).unwrap();
+    let computed = imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap();
     let expected = [1.32057, 1.43505, 1.35994, 1.40932];
     assert_eq!(computed.perplexity.running.len(), expected.len());
     for (ours, expected) in computed.perplexity.running.iter().zip(expected) {

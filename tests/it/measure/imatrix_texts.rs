@@ -46,7 +46,7 @@ fn open(folder: &Path) -> (GgufModel, Tokenizer) {
 fn expected(model: &GgufModel, tokens: &[u32]) -> ImportanceMatrix {
     let options =
         Options { ctx: 32, bos: Some(0), precision: Precision::F32, ..Options::default() };
-    imatrix::compute(model, tokens, &options, &Silent).unwrap().imatrix
+    imatrix::compute(model, tokens, &options, None, &Silent).unwrap().imatrix
 }
 
 fn same_sums(place: &Place, name: &str, expected: &ImportanceMatrix) {

@@ -8,7 +8,8 @@ use aqueduct::Result;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::output;
 use aqueduct::base::progress::{Progress, Unit};
-use aqueduct::formats::checkpoint::{self, Checkpoint, Fingerprint, Resume, WriteOptions, Written};
+use aqueduct::base::resume::{Checkpointing, Fingerprint};
+use aqueduct::formats::checkpoint::{self, Checkpoint, WriteOptions, Written};
 use aqueduct::formats::source::{PART_BYTES, TensorData, TensorInfo, TensorSource, TensorTable};
 use std::fs;
 use std::path::Path;
@@ -83,15 +84,14 @@ impl TensorSource for Source {
 /// A folder to write to, with what was said of the last run.
 struct Run {
     temp: TempDir,
-    resume: Resume,
+    checkpointing: Checkpointing,
     said: String,
 }
 
 impl Run {
     fn new() -> Run {
-        let fingerprints = vec![Fingerprint::new("the recipe", "one")];
-        let resume = Resume { fingerprints, restart: false };
-        Run { temp: tempfile::tempdir().unwrap(), resume, said: String::new() }
+        let checkpointing = Checkpointing::new(vec![Fingerprint::new("the recipe", "one")]);
+        Run { temp: tempfile::tempdir().unwrap(), checkpointing, said: String::new() }
     }
 
     /// A folder in which tensors 0 to `bad - 1` have been written.
@@ -102,8 +102,8 @@ impl Run {
     }
 
     fn options(&self) -> WriteOptions {
-        let (max_shard_bytes, resume) = (1, Some(self.resume.clone()));
-        WriteOptions { max_shard_bytes, resume, ..WriteOptions::default() }
+        let (max_shard_bytes, checkpointing) = (1, Some(self.checkpointing.clone()));
+        WriteOptions { max_shard_bytes, checkpointing, ..WriteOptions::default() }
     }
 
     fn write(&mut self, source: &Arc<Source>) -> Result<Written> {
@@ -125,7 +125,7 @@ impl Run {
         assert_eq!(entries(self.temp.path()), ["out"]);
         let reference = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint { tensors: Source::new(COUNT), ..folders::model() };
-        let options = WriteOptions { resume: None, ..self.options() };
+        let options = WriteOptions { checkpointing: None, ..self.options() };
         checkpoint::write(&checkpoint, &reference.path().join("out"), &options, &Said::default())
             .unwrap();
         assert_same(&self.temp.path().join("out"), &reference.path().join("out"));
@@ -174,7 +174,7 @@ fn without_a_whole_shard_nothing_stays() {
     // Nor where nobody asked for it.
     let run = Run::new();
     let checkpoint = Checkpoint { tensors: Source::new(5), ..folders::model() };
-    let options = WriteOptions { resume: None, ..run.options() };
+    let options = WriteOptions { checkpointing: None, ..run.options() };
     let out = run.temp.path().join("out");
     assert_error(checkpoint::write(&checkpoint, &out, &options, &Said::default()), &["'t5'"]);
     assert!(entries(run.temp.path()).is_empty());
@@ -203,14 +203,14 @@ fn damaged_shards_are_made_again() {
 #[test]
 fn other_inputs_start_anew_and_say_why() {
     let mut run = Run::interrupted(4);
-    run.resume.fingerprints =
+    run.checkpointing.fingerprints =
         vec![Fingerprint::new("the recipe", "two"), Fingerprint::new("member 'x'", "")];
     run.finish(&[0, 1, 2, 3, 4, 5, 6, 7]);
     let why = "starting anew: the recipe changed, member 'x' is new";
     assert!(run.said.contains(why) && run.said.contains(".out.part"), "{}", run.said);
 
     let mut run = Run::interrupted(4);
-    run.resume.restart = true;
+    run.checkpointing.restart = true;
     run.finish(&[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(run.said, "", "that is what was asked for");
 
@@ -354,7 +354,7 @@ fn recorded(place: &Place) -> usize {
 
 #[test]
 fn killed_at_any_moment_a_merge_continues_to_the_same_bytes() {
-    const MERGE: &str = "merge @recipes/demo.yml --max-shard-size 200kB --json -o";
+    const MERGE: &str = "merge @recipes/demo.yml --max-shard-size 200kB --save-every 0 --json -o";
     let place = Place::new();
     let started = Instant::now();
     let shards =
@@ -424,7 +424,7 @@ fn a_changed_recipe_or_member_starts_anew() {
     copy("recipes/demo/clerk", "clerk");
     fs::write(place.path("r.yml"), "merge_method: passthrough\nmodels: [{model: clerk}]\n")
         .unwrap();
-    let merge = "merge r.yml --max-shard-size 200kB -o out";
+    let merge = "merge r.yml --max-shard-size 200kB --save-every 0 -o out";
     let stop = |place: &Place| {
         let mut child = place.command(&format!("{merge} --quiet")).spawn().unwrap();
         while recorded(place) == 0 && child.try_wait().unwrap().is_none() {

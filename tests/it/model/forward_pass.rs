@@ -349,7 +349,7 @@ fn the_number_of_threads_changes_no_bit() {
     let tokens: Vec<u32> = chunks().concat().repeat(8);
     for precision in [Precision::F32, Precision::Bf16] {
         let options = imatrix::Options { ctx: 16, precision, ..imatrix::Options::default() };
-        let compute = || imatrix::compute(&model, &tokens, &options, &Silent).unwrap();
+        let compute = || imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap();
         let (one, two) = (on_threads(1, compute), on_threads(2, compute));
         assert_eq!(one.imatrix, two.imatrix);
         assert_eq!(one.perplexity, two.perplexity);
@@ -362,7 +362,7 @@ fn bf16_stays_near_f32() {
     let tokens: Vec<u32> = chunks().concat().repeat(8);
     let compute = |precision| {
         let options = imatrix::Options { ctx: 32, precision, ..imatrix::Options::default() };
-        imatrix::compute(&model, &tokens, &options, &Silent).unwrap()
+        imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap()
     };
     let (exact, rounded) = (compute(Precision::F32), compute(Precision::Bf16));
     let mut apart = Vec::new();
@@ -390,7 +390,7 @@ fn a_matrix_holds_the_sums_of_squares_of_what_the_model_multiplies() {
     let tokens: Vec<u32> = chunks().concat();
     let precision = Precision::F32;
     let mut options = imatrix::Options { ctx: 20, bos: Some(1), precision, ..Default::default() };
-    let computed = imatrix::compute(&model, &tokens, &options, &Silent).unwrap();
+    let computed = imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap();
     assert_eq!((computed.imatrix.chunk_count, computed.imatrix.chunk_size), (4, 20));
     let names: Vec<&str> = computed.imatrix.entries.keys().map(String::as_str).collect();
     assert_eq!(names.len(), 7 * LAYERS, "{names:?}");
@@ -421,7 +421,7 @@ fn a_matrix_holds_the_sums_of_squares_of_what_the_model_multiplies() {
     assert_eq!(computed.perplexity.running.len(), 4);
 
     options.process_output = true;
-    let with_output = imatrix::compute(&model, &tokens, &options, &Silent).unwrap().imatrix;
+    let with_output = imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap().imatrix;
     assert_close("output", &with_output.entries["output.weight"].sums, &sums["output.weight"]);
     assert_eq!(with_output.entries.len(), 7 * LAYERS + 1);
 }
@@ -433,10 +433,10 @@ fn a_tied_head_has_an_entry_on_request_by_the_embeddings_name() {
     let model = model_of(&tensors, variant);
     let tokens: Vec<u32> = chunks().concat();
     let mut options = imatrix::Options { ctx: 20, precision: Precision::F32, ..Default::default() };
-    let without = imatrix::compute(&model, &tokens, &options, &Silent).unwrap().imatrix;
+    let without = imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap().imatrix;
     assert_eq!(without.entries.len(), 7 * LAYERS, "as llama-imatrix");
     options.process_output = true;
-    let with = imatrix::compute(&model, &tokens, &options, &Silent).unwrap().imatrix;
+    let with = imatrix::compute(&model, &tokens, &options, None, &Silent).unwrap().imatrix;
     assert_eq!(with.entries.len(), 7 * LAYERS + 1);
     let mut sums = vec![0.0; EMBD];
     for chunk in imatrix::chunk_tokens(&tokens, &options).unwrap() {
@@ -462,7 +462,7 @@ fn a_vocabulary_of_another_size_than_the_embedding_is_an_error() {
         let names =
             aqueduct::formats::gguf::Value::Array(aqueduct::formats::gguf::Array::String(names));
         model.metadata.set("tokenizer.ggml.tokens", names);
-        let result = imatrix::compute(&model, &tokens, &options, &Silent);
+        let result = imatrix::compute(&model, &tokens, &options, None, &Silent);
         match fits {
             true => drop(result.unwrap()),
             false => {

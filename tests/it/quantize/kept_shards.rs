@@ -222,5 +222,5 @@ fn plans_with_other_orders_do_not_mix() {
         Output { plan, path: place.path(name) }
     };
     let outputs = vec![output("a.gguf", Sharding::Keep), output("b.gguf", Sharding::OneFile)];
-    let _ = quantize::run(&model, outputs, None, RunOptions::default(), &Silent);
+    let _ = quantize::run(&model, outputs, None, RunOptions::default(), None, &Silent);
 }

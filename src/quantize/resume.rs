@@ -1,17 +1,16 @@
-//! Files that outlive an interruption: which of their tensors are whole, by hashes.
+//! Resuming quantized files at whole tensors.
 //!
-//! A pass that keeps its work writes every file under its hidden name ([`SplitWriter::reopen`]) and hashes what it
-//! writes. Every so often it brings the files to the disk and hands the hashes of the tensors that are whole to its
-//! caller, who writes them down. A later pass verifies what was written down against the files and makes the rest.
-//! Deliberately absent: where the hashes are written, and whether they still belong to the output that is wanted,
-//! which `pipeline` knows.
+//! A pass with a [`TensorJournal`] writes every file under its hidden name ([`SplitWriter::reopen`]) and
+//! hashes what it writes. Now and then it brings the files to the disk and hands the hashes of whole
+//! tensors to the journal. A later pass verifies the recorded tensors against the files and makes the
+//! rest. Not here: where journals are stored (`journals`, and the state of a build).
 
 use super::groups::{Group, groups};
 use super::importance::Importance;
 use super::plan::QuantPlan;
 use crate::base::error::Result;
-use crate::base::output::Pace;
 use crate::base::progress::{Progress, Unit, check_interrupted};
+use crate::base::resume::Pace;
 use crate::base::sync::lock;
 use crate::formats::gguf::{GgufModel, SplitWriter};
 use rayon::prelude::*;
@@ -21,36 +20,41 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Hashes of whole tensors of a file, by name; each is XXH3 (128 bits) in hexadecimal of the hashes of the tensor's
-/// groups of rows. Against damage, not against forgery.
+/// Hashes of a file's whole tensors by name. Each is XXH3 (128 bits), in hexadecimal, of the hashes of the
+/// tensor's groups of rows. They detect damage, not forgery.
 pub type TensorHashes = BTreeMap<String, String>;
 
-/// How a pass keeps its work.
-pub struct Keeping<'a> {
-    /// For each output, what an earlier pass has handed to `save`.
-    pub earlier: Vec<TensorHashes>,
-    /// How long to work between one saving and the next; longer where saving takes long.
-    pub every: Duration,
-    /// Writes down what is on the disk, for each output.
-    pub save: &'a (dyn Fn(&[TensorHashes]) -> Result<()> + Sync),
+/// Records which tensors of a pass's outputs are whole.
+pub trait TensorJournal: Sync {
+    /// Returns the time of work between two savings; longer where saving takes long.
+    fn every(&self) -> Duration;
+
+    /// Returns what an earlier pass has recorded for output number `output`.
+    fn earlier(&self, output: usize) -> TensorHashes;
+
+    /// Records the tensors that are whole and on the disk, for each output.
+    ///
+    /// # Errors
+    /// If the record cannot be written.
+    fn save(&self, whole: &[TensorHashes]) -> Result<()>;
 }
 
-/// The tensors of one file, as a pass that keeps its work sees them.
-pub(super) struct Kept {
-    tensors: Vec<KeptTensor>,
+/// Which tensors of one file are whole.
+pub(super) struct TensorProgress {
+    tensors: Vec<TensorState>,
 }
 
 #[derive(Default)]
-struct KeptTensor {
-    /// Once it is whole.
+struct TensorState {
+    /// Set once the tensor is whole.
     hash: OnceLock<String>,
-    /// First row and hash of each group that was written.
+    /// First row and hash of each group that has been written.
     groups: Mutex<Vec<(u64, u128)>>,
 }
 
-impl Kept {
-    pub(super) fn new(tensors: usize) -> Kept {
-        Kept { tensors: (0..tensors).map(|_| KeptTensor::default()).collect() }
+impl TensorProgress {
+    pub(super) fn new(tensors: usize) -> TensorProgress {
+        TensorProgress { tensors: (0..tensors).map(|_| TensorState::default()).collect() }
     }
 
     /// Whether tensor `index` is whole.
@@ -58,7 +62,7 @@ impl Kept {
         self.tensors[index].hash.get().is_some()
     }
 
-    /// Takes the hash of the group of tensor `index` that begins with row `first_row`.
+    /// Adds the hash of the group of tensor `index` that begins with row `first_row`.
     pub(super) fn add(&self, index: usize, first_row: usize, hash: u128) {
         lock(&self.tensors[index].groups).push((first_row as u64, hash));
     }
@@ -70,18 +74,18 @@ impl Kept {
         tensor.hash.get_or_init(|| combined(groups));
     }
 
-    /// The tensors that are whole.
+    /// Returns the hashes of the tensors that are whole.
     fn hashes(&self, plan: &QuantPlan) -> TensorHashes {
         let whole = plan.tensors.iter().zip(&self.tensors);
         whole
-            .filter_map(|(planned, kept)| {
-                Some((planned.info.name.clone(), kept.hash.get()?.clone()))
+            .filter_map(|(planned, state)| {
+                Some((planned.info.name.clone(), state.hash.get()?.clone()))
             })
             .collect()
     }
 }
 
-/// The hash of what one group became.
+/// Returns the hash of a group's bytes.
 pub(super) fn hash(bytes: &[u8]) -> u128 {
     xxh3_128(bytes)
 }
@@ -95,17 +99,19 @@ fn combined(mut groups: Vec<(u64, u128)>) -> String {
     format!("{:032x}", xxh3_128(&bytes))
 }
 
-/// A file that an earlier pass may have begun, with what of it may be kept.
+/// A file that an earlier pass may have begun.
 pub(super) struct Begun<'a> {
     pub plan: &'a QuantPlan,
     pub writer: &'a SplitWriter,
-    pub kept: &'a Kept,
-    /// For each tensor whether its file is the one that the earlier pass wrote.
+    pub whole: &'a TensorProgress,
+    /// For each tensor, whether its file is the one that the earlier pass wrote.
     pub there: Vec<bool>,
-    pub earlier: &'a TensorHashes,
+    /// What the earlier pass has recorded.
+    pub earlier: TensorHashes,
 }
 
-/// Looks at the tensors that earlier passes have made whole, and keeps those that are as they were written.
+/// Verifies the tensors that an earlier pass has recorded, and takes those as written that are as
+/// recorded.
 pub(super) fn verify(
     files: &[Begun<'_>],
     model: &GgufModel,
@@ -135,8 +141,8 @@ pub(super) fn verify(
         let groups = groups(model, order[*index], importance);
         if hash_of(file, *index, &groups)? == **expected {
             file.writer.mark_written(*index);
-            // Nobody else sets it: names are unique.
-            let _ = file.kept.tensors[*index].hash.set((*expected).clone());
+            // Names are unique, so this is the only one that sets it.
+            let _ = file.whole.tensors[*index].hash.set((*expected).clone());
         } else {
             let path = file.writer.paths()[0].display();
             let name = &info.name;
@@ -149,7 +155,7 @@ pub(super) fn verify(
     Ok(())
 }
 
-/// The hash of tensor `index` as it is in the file.
+/// Returns the hash of tensor `index` as it is in the file.
 fn hash_of(file: &Begun<'_>, index: usize, groups: &[Group]) -> Result<String> {
     let info = &file.plan.tensors[index].info;
     let row_bytes = info.dtype.row_bytes(info.row_len()).unwrap_or(0);
@@ -163,45 +169,45 @@ fn hash_of(file: &Begun<'_>, index: usize, groups: &[Group]) -> Result<String> {
     Ok(combined(hashes))
 }
 
-/// Saves on the way.
-pub(super) struct Saver<'a, 'f> {
-    keeping: &'a Keeping<'a>,
-    files: Vec<(&'f QuantPlan, &'f SplitWriter, &'f Kept)>,
-    /// Tensors finished since the last saving.
-    news: AtomicUsize,
+/// Saves the progress of a pass.
+pub(super) struct Saver<'a> {
+    journal: &'a dyn TensorJournal,
+    files: Vec<(&'a QuantPlan, &'a SplitWriter, &'a TensorProgress)>,
+    /// Number of tensors that became whole since the last saving.
+    unsaved: AtomicUsize,
     pace: Pace,
 }
 
-impl<'a, 'f> Saver<'a, 'f> {
+impl<'a> Saver<'a> {
     pub(super) fn new(
-        keeping: &'a Keeping<'a>,
-        files: Vec<(&'f QuantPlan, &'f SplitWriter, &'f Kept)>,
-    ) -> Saver<'a, 'f> {
-        let pace = Pace::new(keeping.every);
-        Saver { keeping, files, news: AtomicUsize::new(0), pace }
+        journal: &'a dyn TensorJournal,
+        files: Vec<(&'a QuantPlan, &'a SplitWriter, &'a TensorProgress)>,
+    ) -> Saver<'a> {
+        let pace = Pace::new(journal.every());
+        Saver { journal, files, unsaved: AtomicUsize::new(0), pace }
     }
 
-    /// Tensor `index` of all files is written.
+    /// Records that tensor `index` is written to all files.
     pub(super) fn finished(&self, index: usize) {
-        self.files.iter().for_each(|(_, _, kept)| kept.finish(index));
-        self.news.fetch_add(1, Ordering::Relaxed);
+        self.files.iter().for_each(|(_, _, whole)| whole.finish(index));
+        self.unsaved.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Saves if it is time to.
+    /// Saves if the interval has passed.
     pub(super) fn save_if_due(&self) -> Result<()> {
         if self.pace.is_due() { self.save() } else { Ok(()) }
     }
 
-    /// Saves if there is anything new.
+    /// Saves if a tensor became whole since the last time.
     pub(super) fn save(&self) -> Result<()> {
-        if self.news.swap(0, Ordering::Relaxed) == 0 {
+        if self.unsaved.swap(0, Ordering::Relaxed) == 0 {
             return Ok(());
         }
         let started = Instant::now();
-        // What is taken down here has been written, and reaches the disk before it is told.
-        let hashes: Vec<_> = self.files.iter().map(|(plan, _, kept)| kept.hashes(plan)).collect();
+        // The tensors listed here have been written, and reach the disk before they are recorded.
+        let hashes: Vec<_> = self.files.iter().map(|(plan, _, whole)| whole.hashes(plan)).collect();
         self.files.par_iter().try_for_each(|(_, writer, _)| writer.sync())?;
-        (self.keeping.save)(&hashes)?;
+        self.journal.save(&hashes)?;
         self.pace.saved(started);
         Ok(())
     }
