@@ -1,30 +1,32 @@
-//! The model card: README.md beside the weights, whose front matter (YAML between two lines `---`)
-//! tells name, license, base models and tags. Conversion reads it; merging writes one of its own.
-//! Deliberately absent: the text below the front matter, which is for people.
+//! The model card: README.md beside the weights. Its front matter (YAML between two lines `---`)
+//! holds name, license, base models and tags, which conversion reads. Not here: the text below the
+//! front matter, and the cards that merging writes.
 
 use serde_json::{Map, Value};
 use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The name of the file.
+/// The file name of a model card.
 pub const CARD_FILE: &str = "README.md";
-/// How much of a card is read: front matter is a few hundred bytes.
+/// The number of bytes of a card that are read. Front matter takes a few hundred.
 const LARGEST: u64 = 1 << 20;
 
-/// A card that is on disk, or would be if the checkpoint were written.
+/// A model card on disk or in memory.
 #[derive(Clone, Debug)]
 pub enum ModelCard {
+    /// A file on disk.
     File(PathBuf),
+    /// The text of a card that is not on disk.
     Text(String),
 }
 
-/// The front matter of a card.
+/// The front matter of a model card.
 #[derive(Clone, Debug, Default)]
 pub struct FrontMatter {
-    /// The keys in their order; none where there is no front matter, or none that can be read.
+    /// The keys and values in their order; empty if there is no readable front matter.
     pub keys: Map<String, Value>,
-    /// Why a front matter that is there could not be read, a sentence for the user.
+    /// Why the front matter could not be read, a sentence for the user.
     pub warning: Option<String>,
 }
 
@@ -35,8 +37,8 @@ impl ModelCard {
         path.is_file().then_some(ModelCard::File(path))
     }
 
-    /// The front matter. A card describes a model and is not part of it, so nothing in it is an
-    /// error.
+    /// Reads the front matter. Problems are warnings rather than errors, because the model works
+    /// without a card.
     pub fn front_matter(&self) -> FrontMatter {
         let (path, parsed) = match self {
             ModelCard::Text(text) => (Path::new(CARD_FILE), parse(text)),
@@ -73,25 +75,25 @@ fn parse(text: &str) -> Result<Map<String, Value>, String> {
         return Ok(Map::new());
     }
     let lines: Vec<&str> = lines.take_while(|line| *line != "---").collect();
-    // Tabs are no indentation in YAML, yet published cards have them; llama.cpp reads them as two
+    // YAML does not allow tabs as indentation, but published cards have them. llama.cpp reads two
     // spaces.
     let yaml = lines.join("\n").replace('\t', "  ");
     let options = serde_yaml::options! {
-        // `no` is the language, not a boolean.
+        // `no` is the code of Norwegian here, not a boolean.
         strict_booleans: true,
-        // As PyYAML, with which llama.cpp and the hub read cards.
+        // Like PyYAML, which llama.cpp and the hub use.
         duplicate_keys: DuplicateKeyPolicy::LastWins,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
     match serde_yaml::from_str_with_options::<Value>(&yaml, options) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(Value::Null) => Ok(Map::new()),
-        Ok(_) => Err("its front matter is no list of keys and values".to_string()),
+        Ok(_) => Err("its front matter is not a list of keys and values".to_string()),
         Err(error) => {
             let text = error.without_snippet().to_string();
             let what = text.lines().next().unwrap_or_default();
             let what = what.split(" at line ").next().unwrap_or(what);
-            // The line of the card, whose first one opens the front matter.
+            // Counts the line that opens the front matter.
             let place = error.location().map_or(String::new(), |at| {
                 format!(" (line {}, column {})", at.line() + 1, at.column())
             });
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn front_matter_is_what_stands_between_two_lines() {
+    fn front_matter_is_the_text_between_two_lines() {
         let card =
             "---\nlicense: mit\ntags:\n- merge\nlanguage:\n- no\n---\n# Text\nlicense: none\n";
         let map = parsed(card);
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_pyyaml_reads_is_read() {
+    fn front_matter_is_read_as_pyyaml_reads_it() {
         let card = "---\nlicense: mit\nlicense: apache-2.0\nmodel-index:\n- metrics:\n\t- {acc: .nan, f1: -.inf}\n---\n";
         let map = Value::from(parsed(card));
         assert_eq!(map["license"], "apache-2.0");
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn front_matter_that_cannot_be_read_is_a_warning() {
+    fn unreadable_front_matter_is_a_warning() {
         for bad in ["---\n- a\n---\n", "---\n[\n---\n", "---\na: 'b\n---\n", "---\na: b: c\n---"] {
             let front = ModelCard::Text(bad.to_string()).front_matter();
             let warning = front.warning.expect(bad);

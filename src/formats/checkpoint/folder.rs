@@ -1,4 +1,4 @@
-//! Reading a Hugging Face folder: which files belong to it.
+//! Opening a Hugging Face folder: configuration, weights and the files beside them.
 
 use super::weights::{StoredKind, StoredTensors, WeightFiles, is_plain_name};
 use super::{Checkpoint, Config, ModelCard, SideFile, quantized};
@@ -7,7 +7,8 @@ use crate::base::output;
 use crate::hub::HubName;
 use std::path::Path;
 
-/// Files that travel with the weights unchanged. Not config.json, which merging edits.
+/// Files that are copied unchanged with the weights. config.json is not among them, because merging
+/// edits it.
 const SIDE_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer.model",
@@ -22,9 +23,13 @@ const SIDE_FILES: &[&str] = &[
 ];
 
 impl Checkpoint {
-    /// Opens the Hugging Face folder `dir`: config.json and weights, in one file or in shards;
-    /// safetensors, or PyTorch's files where there are none. Headers are checked now, data are read
-    /// when asked for.
+    /// Opens the Hugging Face folder `dir`: config.json and weights, in one file or in shards.
+    /// Weights are safetensors or, if there are none, PyTorch's files. Headers are checked at once,
+    /// data are read on demand.
+    ///
+    /// # Errors
+    /// A folder without config.json or weights; damaged files; weights in a format that is not
+    /// supported.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
         let dir = dir.as_ref();
         let meta = std::fs::metadata(dir).map_err(Error::io(dir, "open"))?;
@@ -48,19 +53,19 @@ impl Checkpoint {
     }
 }
 
-/// The files in `dir` that travel with weights.
+/// The side files in `dir`.
 ///
 /// # Errors
-/// If the folder of named chat templates cannot be listed.
+/// A folder of named chat templates that cannot be listed.
 pub(super) fn side_files(dir: &Path) -> Result<Vec<SideFile>> {
     let paths = SIDE_FILES.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
     Ok(paths.map(SideFile::File).chain(additional_templates(dir)?).collect())
 }
 
-/// The folder of a model in which transformers 5 keeps named chat templates.
+/// The folder within a model in which transformers 5 stores named chat templates.
 pub const ADDITIONAL_TEMPLATES: &str = output::INNER_FOLDER;
 
-/// The named chat templates of the model in `dir`, by name.
+/// The named chat templates of the model in `dir`, sorted by name.
 fn additional_templates(dir: &Path) -> Result<Vec<SideFile>> {
     let folder = dir.join(ADDITIONAL_TEMPLATES);
     if !folder.is_dir() {
@@ -79,8 +84,8 @@ fn additional_templates(dir: &Path) -> Result<Vec<SideFile>> {
     Ok(paths.into_iter().map(file).collect())
 }
 
-/// Whether `name` names a file of a model's folder: a plain one, or a chat template in the folder
-/// of named ones.
+/// Whether `name` is allowed for a file of a model's folder: a plain file name, or a named chat
+/// template.
 pub(super) fn is_file_name(name: &str) -> bool {
     let inner = name.strip_prefix(ADDITIONAL_TEMPLATES).and_then(|name| name.strip_prefix('/'));
     inner.map_or(is_plain_name(name), |inner| is_plain_name(inner) && inner.ends_with(".jinja"))
@@ -88,17 +93,17 @@ pub(super) fn is_file_name(name: &str) -> bool {
 
 fn no_config(dir: &Path) -> &'static str {
     if dir.join("adapter_config.json").is_file() {
-        "holds an adapter (LoRA), not a model: in a recipe, write BASE+ADAPTER as the model"
+        "holds a LoRA adapter, not a model; in a recipe, write BASE+ADAPTER as the model"
     } else {
-        "no config.json in this folder, so it is no Hugging Face model"
+        "no config.json in this folder, so it is not a Hugging Face model"
     }
 }
 
-/// What people call the model in `dir`: the folder's name, or the repository's for a snapshot in
-/// the hub's cache (`models--OWNER--NAME/snapshots/HASH`).
+/// The name of the model in `dir`: the name of the folder, or that of the repository for a snapshot
+/// in the hub's cache (`models--OWNER--NAME/snapshots/HASH`).
 fn folder_name(dir: &Path) -> String {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
-    // `canonicalize` only where the path does not end in a name: links are often named on purpose.
+    // Symbolic links stay unresolved if they have a name, because people choose it on purpose.
     let named =
         if dir.file_name().is_some() { absolute } else { dir.canonicalize().unwrap_or(absolute) };
     let text = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -113,16 +118,16 @@ fn folder_name(dir: &Path) -> String {
     in_cache().or_else(|| text(&named)).unwrap_or_else(|| "model".to_string())
 }
 
-/// The tensors of a folder's files, and what was decided about the files.
+/// Opens the weights in `dir` and returns their tensors, with warnings about the choice of files.
 fn stored(dir: &Path) -> Result<(StoredTensors, Vec<String>)> {
     let mut weights = WeightFiles::open(dir)?;
     let warnings = std::mem::take(&mut weights.warnings);
     Ok((StoredTensors::new(dir.display().to_string(), weights), warnings))
 }
 
-/// Lets a head that is stored without an embedding be the embedding, as transformers 5 does where
-/// they are tied (`modeling_utils.py`, `tie_weights`): programs that store shared tensors once keep
-/// either name.
+/// Uses an output head as the embedding if the embedding is not stored, as transformers 5 does for
+/// tied embeddings (`modeling_utils.py`, `tie_weights`). Programs that store shared tensors once
+/// choose either name.
 fn use_head_as_embedding(stored: &mut StoredTensors) -> Option<String> {
     const EMBEDDING: &str = "model.embed_tokens.weight";
     const HEAD: &str = "lm_head.weight";
@@ -132,7 +137,7 @@ fn use_head_as_embedding(stored: &mut StoredTensors) -> Option<String> {
     }
     stored.rename(head, EMBEDDING);
     Some(format!(
-        "{} stores '{HEAD}' and no '{EMBEDDING}', which is tied to it; '{HEAD}' is used as both",
+        "{} stores '{HEAD}' without '{EMBEDDING}', which is tied to it; '{HEAD}' is used as both",
         stored.origin()
     ))
 }
@@ -142,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_a_folder_are_plain_or_named_templates() {
+    fn file_names_are_plain_or_those_of_named_templates() {
         assert!(is_file_name("config.json") && is_file_name("additional_chat_templates/rag.jinja"));
         for name in [
             "additional_chat_templates/",
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_cached_snapshots_are_the_repositories() {
+    fn cached_snapshots_are_named_after_their_repository() {
         let name = |path: &str| folder_name(Path::new(path));
         assert_eq!(name("/models/Fimbulvetr-11B-v2/"), "Fimbulvetr-11B-v2");
         assert_eq!(

@@ -1,9 +1,9 @@
 //! JSON as Python's `json` module reads and writes it, for all files beside the weights.
 //!
-//! Python accepts NaN and infinities, repeated keys (the last one wins) and lone surrogates, and
-//! transformers' files have them. A byte order mark, which Python refuses, is skipped as well.
-//! Numbers that JSON cannot express are kept as marked strings, so that [`to_text`] writes them
-//! again. Not here: files of this program's own.
+//! Python accepts NaN, infinities, repeated keys (the last one wins) and lone surrogates, and
+//! transformers writes them. A byte order mark is skipped too. Numbers that JSON cannot express
+//! become strings with a prefix, from which [`to_text`] writes them again. Not here: Aqueduct's own
+//! files, which are strict JSON.
 
 use crate::base::error::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -11,25 +11,24 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Precedes the name of a number that JSON lacks, in the string that stands for it: a character for
-/// private use.
+/// The prefix of strings that represent special numbers, a private-use character.
 const SPECIAL_PREFIX: char = '\u{f8ff}';
+/// The numbers that JSON cannot express, as Python writes them.
 const SPECIAL_NUMBERS: [(&str, f64); 3] =
     [("NaN", f64::NAN), ("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY)];
 
 /// Parses `bytes`; `path` names the file in errors.
 ///
 /// # Errors
-/// If `bytes` are not UTF-8 or no JSON that Python would read.
+/// Bytes that are not UTF-8, or not JSON that Python reads.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
     value(bytes).map_err(|e| Error::format(path, format!("not valid JSON: {e}")))
 }
 
-/// Parses `bytes` into a type. Null members of objects count as absent where the type does not take
-/// them.
+/// Parses `bytes` into a type. If that fails, parses again with null members of objects left out.
 ///
 /// # Errors
-/// Those of [`parse`], and values of another type than `T` has.
+/// Those of [`parse`]; values that do not fit the type.
 pub fn parse_as<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let strict = match serde_json::from_slice(bytes) {
         Ok(parsed) => return Ok(parsed),
@@ -41,7 +40,10 @@ pub fn parse_as<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_value(value)
 }
 
-/// [`parse_as`] of a value that is parsed already.
+/// Like [`parse_as`], for a parsed value.
+///
+/// # Errors
+/// Values that do not fit the type.
 pub fn value_as<T: DeserializeOwned>(value: &Value) -> serde_json::Result<T> {
     let mut value = value.clone();
     drop_nulls(&mut value);
@@ -56,12 +58,12 @@ fn value(bytes: &[u8]) -> serde_json::Result<Value> {
     })
 }
 
-/// `bytes` without a byte order mark.
+/// Returns `bytes` without a byte order mark.
 pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// The number that `value` is, including those that JSON cannot express.
+/// The value as a number, including NaN and infinities.
 pub fn number(value: &Value) -> Option<f64> {
     let special = || {
         let name = value.as_str()?.strip_prefix(SPECIAL_PREFIX)?;
@@ -70,7 +72,7 @@ pub fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(special)
 }
 
-/// `value` in several lines with a line break at the end, as transformers writes its files.
+/// Writes `value` in several lines with a line break at the end, as transformers does.
 pub fn to_text(value: &(impl serde::Serialize + ?Sized)) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("JSON values serialize");
     text.push('\n');
@@ -93,8 +95,8 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// `bytes` with what only Python reads written so that every reader does; borrowed if there is
-/// nothing of the kind.
+/// Returns `bytes` with special numbers and lone surrogates replaced, so that they are standard
+/// JSON; borrowed if there are none.
 fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Vec<u8> = Vec::new();
     let (mut copied, mut at, mut in_string) = (0, 0, false);
@@ -135,8 +137,8 @@ fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The length of the escaped surrogate, or pair of surrogates, that `text` begins with, and whether
-/// it is a pair.
+/// If `text` begins with an escaped surrogate or pair of surrogates: its length, and whether it is
+/// a pair.
 fn surrogates(text: &[u8]) -> Option<(usize, bool)> {
     let unit = |text: &[u8]| {
         let digits = std::str::from_utf8(text.strip_prefix(br"\u")?.get(..4)?).ok()?;
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_json_lacks_are_read_and_written_again() {
+    fn special_numbers_survive_the_round_trip() {
         let text = "\u{feff}{\"a\": NaN, \"b\": [-Infinity, Infinity, -1.5], \"c\": \"NaN, \\\" -Infinity\"}";
         let value = parsed(text);
         assert!(number(&value["a"]).unwrap().is_nan());
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn types_take_repeated_keys_and_nulls_as_python_does() {
+    fn types_accept_repeated_keys_and_nulls_like_python() {
         #[derive(serde::Deserialize)]
         struct AddedToken {
             text: String,
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_an_error_with_its_place() {
+    fn invalid_json_is_an_error_with_its_place() {
         for bad in ["", "{", "{\"a\": nan}", "{'a': 1}", "[1,]", "Nan", "\"\\", "\"\\ud8", "-"] {
             let error = parse(Path::new("x.json"), bad.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("x.json: not valid JSON") && error.contains("line"), "{error}");

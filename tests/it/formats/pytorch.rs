@@ -322,7 +322,7 @@ fn nothing_but_data_can_be_built() {
     );
     refused(
         Pickle::new().global("torch._utils", "_rebuild_parameter").raw(b"(N\x89NtR").done(),
-        &["parameter that is no tensor"],
+        &["parameter that is not a tensor"],
     );
     // Opcodes that make or change objects.
     refused(
@@ -338,7 +338,7 @@ fn nothing_but_data_can_be_built() {
     refused(Pickle::new().dict().raw(b"Nb").done(), &["sets the state of a dictionary"]);
     refused(tensor.text("x").raw(b"Ns").done(), &["sets items of a tensor"]);
     refused(Pickle::new().raw(b"}Na").done(), &["appends to a dictionary"]);
-    refused(Pickle::new().raw(b"(N\x89tQ").done(), &["no storage"]);
+    refused(Pickle::new().raw(b"(N\x89tQ").done(), &["not a storage"]);
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn machines_that_go_wrong() {
     refused(Pickle::new().raw(b"t").done(), &["without a beginning"]);
     refused(Pickle::new().raw(b"R").done(), &["more values"]);
     refused(Pickle::new().raw(b"}(Nu").done(), &["a key without a value"]);
-    refused(Pickle::new().raw(b"h\x07").done(), &["value 7", "not remembered"]);
+    refused(Pickle::new().raw(b"h\x07").done(), &["value 7", "not stored"]);
     refused(Pickle::new().raw(b"Nr\xff\xff\xff\xff").done(), &["4294967295"]);
     refused(Pickle::new().raw(b"\x8a\xff").raw(&[1; 255]).done(), &["255 bytes"]);
     refused(Pickle::new().raw(&vec![b'('; (1 << 20) + 1]).done(), &["nested too deeply"]);
@@ -440,7 +440,7 @@ fn archives_that_lie() {
     let good = zip(&small_archive(), false);
     open(&good).unwrap();
     assert_error(open(b"PK\x03\x04"), &["truncated"]);
-    assert_error(open(b"hello"), &["no zip archive"]);
+    assert_error(open(b"hello"), &["not a zip archive"]);
     for cut in [1, 10, 60, good.len() / 2] {
         assert_error(open(&good[..good.len() - cut]), &["pytorch_model.bin", "truncated"]);
     }
@@ -455,7 +455,7 @@ fn archives_that_lie() {
     };
     let directory = u32::from_le_bytes(good[end + 16..end + 20].try_into().unwrap()) as usize;
     assert_error(broken(&set(end + 10, b"\xff\xff")), &["65535 entries cannot be in"]);
-    assert_error(broken(&set(end + 10, b"\x01\x00")), &["are no entry"]);
+    assert_error(broken(&set(end + 10, b"\x01\x00")), &["are not an entry"]);
     assert_error(broken(&set(end + 12, b"\xff\xff\xff\x7f")), &["runs into its own end"]);
     assert_error(broken(&set(end + 16, b"\x00\x00\x00\x00")), &["no directory entry"]);
     assert_error(broken(&set(directory + 8, b"\x01")), &["encrypted"]);
@@ -487,7 +487,7 @@ fn archives_with_the_wrong_entries() {
         open(&zip(&entries, false))
     };
     assert_error(edited(&|e| e.push(e[1].clone())), &["'model/data/0' occurs twice"]);
-    assert_error(edited(&|e| e.truncate(0)), &["no zip archive"]);
+    assert_error(edited(&|e| e.truncate(0)), &["not a zip archive"]);
     assert_error(edited(&|e| drop(e.remove(0))), &["no data.pkl"]);
     assert_error(edited(&|e| e.push(("b/data.pkl".into(), vec![]))), &["more than one data.pkl"]);
     assert_error(

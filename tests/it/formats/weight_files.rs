@@ -70,7 +70,7 @@ fn a_whole_file_beside_an_index_is_used_as_transformers_uses_it() {
     let stale = Folder::new(&[(WHOLE, &[("a", 1.0), ("b", 2.0)])], &index);
     stale.reads(
         &[("a", 1.0), ("b", 2.0)],
-        &["index.json lists 2 files, of which 2 are missing", WHOLE],
+        &["index.json lists 2 files, but 2 of them are missing", WHOLE],
     );
 
     let whole: &[_] = &[("a", 1.0), ("b", 2.0)];
@@ -99,7 +99,7 @@ fn a_partial_whole_file_gives_way_to_shards_that_hold_more() {
     Folder::new(apart, &[]).fails(&[
         "model.safetensors holds 'c'",
         "they hold 'a'",
-        "cannot be told",
+        "not the model",
     ]);
 }
 
@@ -140,7 +140,7 @@ fn series_of_shards_are_told_apart_by_what_is_complete() {
         &[(ONE, &[("a", 1.0)]), (TWO, &[("b", 2.0)]), (&z, &[("b", 5.0)])];
     let pair = [("a", 1.0), ("b", 2.0)];
     Folder::new(left, &[]).reads(&pair, &["another series", &z]);
-    Folder::new(left, &[("a", ONE), ("b", TWO)]).reads(&pair, &["does not name", &z]);
+    Folder::new(left, &[("a", ONE), ("b", TWO)]).reads(&pair, &["not named by", &z]);
     let both: &[(&str, &[(&str, f32)])] = &[
         (ONE, &[("a", 1.0)]),
         (TWO, &[("b", 2.0)]),
@@ -149,7 +149,7 @@ fn series_of_shards_are_told_apart_by_what_is_complete() {
         (&z, &[("c", 5.0)]),
     ];
     Folder::new(both, &[]).fails(&["two series", ONE, &x]);
-    Folder::new(both, &[("a", ONE), ("b", TWO)]).reads(&pair, &["3 shards", "does not name"]);
+    Folder::new(both, &[("a", ONE), ("b", TWO)]).reads(&pair, &["3 shards", "not named by"]);
     // The index names a series that is not there; another one holds all that it lists.
     Folder::new(&both[..2], &[("a", &x), ("b", &y)]).reads(&pair, &[&x, "missing", ONE]);
     Folder::new(&both[..1], &[("a", &x), ("b", &y)])

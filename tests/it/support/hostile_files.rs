@@ -296,8 +296,8 @@ fn safetensors_absurd_lengths() {
     refuse("[1000000]", "[0,32]", &["'t'", "do not hold"]);
     refuse("[8]", "[32,0]", &["'t'", "do not hold"]);
     refuse("[8]", "[18446744073709551615,0]", &["'t'", "do not hold"]);
-    refuse("[-8]", "[0,32]", &["header is not usable"]);
-    refuse("[99999999999999999999999]", "[0,32]", &["header is not usable"]);
+    refuse("[-8]", "[0,32]", &["header is not valid"]);
+    refuse("[99999999999999999999999]", "[0,32]", &["header is not valid"]);
 }
 
 #[test]
@@ -317,15 +317,15 @@ fn safetensors_headers_that_are_no_headers() {
     let refuse = |header: &str, parts: &[&str]| {
         assert_safetensors_refused(&raw_safetensors(header, 32), parts);
     };
-    refuse("", &["header is not usable"]);
-    refuse("[]", &["header is not usable"]);
-    refuse("{\"a\":1}", &["header is not usable"]);
-    refuse(&GOOD_HEADER.replace("F16", "F17"), &["header is not usable", "F17"]);
+    refuse("", &["header is not valid"]);
+    refuse("[]", &["header is not valid"]);
+    refuse("{\"a\":1}", &["header is not valid"]);
+    refuse(&GOOD_HEADER.replace("F16", "F17"), &["header is not valid", "F17"]);
     refuse(&GOOD_HEADER.replace("\"b\"", "\"a\""), &["'a' occurs twice"]);
-    refuse(&"[".repeat(100_000), &["header is not usable"]);
+    refuse(&"[".repeat(100_000), &["header is not valid"]);
     let mut not_text = raw_safetensors(GOOD_HEADER, 32);
     not_text[12] = 0xff;
-    assert_safetensors_refused(&not_text, &["header is not usable"]);
+    assert_safetensors_refused(&not_text, &["header is not valid"]);
 }
 
 #[test]
@@ -368,11 +368,14 @@ fn shard_names_that_lead_elsewhere() {
         // What the name points to exists where it can: the name alone must be refused.
         fs::copy(dir.join(entries(&dir)[1].as_str()), dir.with_file_name(outside)).unwrap();
         edit_index(&dir, |text| text.replacen("\"model-00001", &format!("\"{bad}model-00001"), 1));
-        assert_error(Checkpoint::open(&dir), &["index.json", "no plain file name", "model-00001"]);
+        assert_error(
+            Checkpoint::open(&dir),
+            &["index.json", "not a plain file name", "model-00001"],
+        );
     }
     let (_temp, dir) = sharded();
     edit_index(&dir, |text| text.replacen(": \"model-0", ": \"..\", \"x\": \"model-0", 1));
-    assert_error(Checkpoint::open(&dir), &["'..'", "no plain file name"]);
+    assert_error(Checkpoint::open(&dir), &["'..'", "not a plain file name"]);
 }
 
 #[test]
@@ -404,7 +407,7 @@ fn an_index_that_lies() {
 
     let (_temp, dir) = sharded();
     for (text, part) in
-        [("{", "no usable index"), ("{\"weight_map\":{}}", "empty"), ("{}", "index")]
+        [("{", "not a valid index"), ("{\"weight_map\":{}}", "empty"), ("{}", "index")]
     {
         fs::write(dir.join("model.safetensors.index.json"), text).unwrap();
         assert_error(Checkpoint::open(&dir), &["index.json", part]);

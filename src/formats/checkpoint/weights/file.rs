@@ -9,13 +9,13 @@ use safetensors::Dtype;
 use std::borrow::Cow;
 use std::path::Path;
 
-/// A mapped file of weights.
+/// A mapped file of weights, in one of the formats.
 pub(crate) enum WeightsFile {
     Safetensors(SafetensorsFile),
     Pytorch(PytorchFile),
 }
 
-/// A tensor of such a file. Its type may be one that models do not compute with.
+/// A tensor of a file of weights. Its type may be one that [`TensorInfo`] lacks.
 #[derive(Clone, Copy)]
 pub(crate) struct WeightsEntry<'a> {
     pub name: &'a str,
@@ -24,14 +24,14 @@ pub(crate) struct WeightsEntry<'a> {
 }
 
 impl WeightsEntry<'_> {
-    /// Name, shape and type in this library's terms, unless the type is foreign to it.
+    /// The tensor as a [`TensorInfo`]; `None` if its type has no [`crate::base::dtype::DType`].
     pub(crate) fn info(&self) -> Option<TensorInfo> {
         tensor_info(self.name, self.dtype, self.shape)
     }
 }
 
 impl WeightsFile {
-    /// Opens `path`, whose name tells the format.
+    /// Opens the file at `path`. A name that ends in `.bin` means PyTorch, any other safetensors.
     pub(crate) fn open(path: impl AsRef<Path>) -> Result<WeightsFile> {
         let path = path.as_ref();
         match path.extension().is_some_and(|e| e == "bin") {
@@ -40,6 +40,7 @@ impl WeightsFile {
         }
     }
 
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         match self {
             WeightsFile::Safetensors(file) => file.path(),
@@ -47,7 +48,8 @@ impl WeightsFile {
         }
     }
 
-    /// The tensors, in the order of the file, with the types that they are read as.
+    /// The tensors in the order of the file, with the types that [`WeightsFile::tensor_bytes`]
+    /// returns.
     pub(crate) fn entries(&self) -> Vec<WeightsEntry<'_>> {
         match self {
             WeightsFile::Safetensors(file) => (file.entries().iter())
@@ -59,7 +61,7 @@ impl WeightsFile {
         }
     }
 
-    /// The data of tensor `index`, row after row, in the type that its entry has.
+    /// The data of tensor `index`, row after row, in the type of its entry.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -73,7 +75,7 @@ impl WeightsFile {
         if dtype == Dtype::F64 { Cow::Owned(narrow(&bytes)) } else { bytes }
     }
 
-    /// Bytes that reading tensor `index` takes: 0 where it is mapped.
+    /// The memory in bytes that reading tensor `index` takes; 0 for mapped data.
     pub(crate) fn working_bytes(&self, index: usize) -> u64 {
         let (dtype, elements, mapped) = match self {
             WeightsFile::Safetensors(file) => {
@@ -91,13 +93,13 @@ impl WeightsFile {
     }
 }
 
-/// The type that a stored type is read as: F64 is narrowed to F32, as llama.cpp's converter does
+/// The type of a tensor after reading. F64 is narrowed to F32, as in llama.cpp's converter
 /// (`conversion/base.py`, `prepare_tensors`).
 fn read_as(dtype: Dtype) -> Dtype {
     if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
 }
 
-/// F64 elements as F32, rounded to nearest even.
+/// Converts F64 elements to F32, rounding to nearest even.
 fn narrow(bytes: &[u8]) -> Vec<u8> {
     let (wide, _) = bytes.as_chunks::<8>();
     let mut out = vec![0; wide.len() * 4];
@@ -109,5 +111,5 @@ fn narrow(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Elements that one task narrows.
+/// The number of elements that one task converts.
 const NARROWED: usize = 1 << 18;

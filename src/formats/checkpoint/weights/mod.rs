@@ -11,6 +11,7 @@ mod pytorch;
 mod safetensors;
 mod select;
 mod stored;
+mod unique_members;
 
 pub use self::safetensors::{SafetensorsEntry, SafetensorsFile, looks_like_safetensors};
 pub use pytorch::looks_like_pytorch;

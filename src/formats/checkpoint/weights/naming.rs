@@ -2,17 +2,19 @@
 
 use std::path::{Component, Path};
 
-/// The names by which transformers finds the weights in a folder.
+/// The names by which transformers finds weights of one format in a folder.
 pub(crate) struct Naming {
-    /// The file of a model that is not sharded.
+    /// The name of the file of a model that is not sharded.
     pub single: &'static str,
-    /// Which shard holds which tensor.
+    /// The name of the index of a sharded model.
     pub index: &'static str,
-    /// What the names of shards begin with; nothing if any name will do.
+    /// The beginning of the names of shards; empty if any name is allowed.
     pub prefix: &'static str,
+    /// The end of the names of all files.
     pub suffix: &'static str,
 }
 
+/// The names of safetensors files.
 pub(crate) static SAFETENSORS: Naming = Naming {
     single: "model.safetensors",
     index: "model.safetensors.index.json",
@@ -20,6 +22,7 @@ pub(crate) static SAFETENSORS: Naming = Naming {
     suffix: ".safetensors",
 };
 
+/// The names of PyTorch's files.
 pub(crate) static PYTORCH: Naming = Naming {
     single: "pytorch_model.bin",
     index: "pytorch_model.bin.index.json",
@@ -28,25 +31,25 @@ pub(crate) static PYTORCH: Naming = Naming {
 };
 
 impl Naming {
-    /// Whether `name` may be a file of a model's weights.
+    /// Whether `name` may be the name of a file with a model's weights.
     pub(crate) fn matches(&self, name: &str) -> bool {
         name.starts_with(self.prefix) && name.ends_with(self.suffix) && !name.starts_with("adapter")
     }
 
-    /// The names of all shards.
+    /// The names of all shards of a model in `count` files.
     pub(crate) fn shards(&self, stem: &str, count: u32) -> Vec<String> {
         (1..=count).map(|i| format!("{stem}-{i:05}-of-{count:05}{}", self.suffix)).collect()
     }
 
-    /// Stem, number and count of a name such as `model-00001-of-00003.safetensors`, with any number
-    /// of digits up to six.
+    /// The stem, number and count in a name such as `model-00001-of-00003.safetensors`, with one to
+    /// six digits.
     pub(crate) fn shard_number(&self, name: &str) -> Option<(String, u32, u32)> {
         let (stem, number, count) = self.shard_parts(name)?;
         let (number, count) = (number.parse().ok()?, count.parse().ok().filter(|n| *n > 0)?);
         Some((stem.to_string(), number, count))
     }
 
-    /// The name of shard `number` of the series that `name` belongs to.
+    /// The name of shard `number` in the series of the shard `name`.
     pub(crate) fn sibling(&self, name: &str, number: u32) -> Option<String> {
         let (stem, digits, count) = self.shard_parts(name)?;
         let width = digits.len();
@@ -63,7 +66,7 @@ impl Naming {
     }
 }
 
-/// Whether `name` names a file in a folder and nothing outside it, on any system.
+/// Whether `name` is the name of a file directly in a folder, on any operating system.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(n)), None) if n == name)
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_names_are_plain() {
+    fn plain_names_have_no_path() {
         assert!(is_plain_name("model-00001-of-00002.safetensors"));
         assert!(is_plain_name("..model"));
         for bad in ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "C:a", "a/", "a\0"] {

@@ -1,10 +1,11 @@
-//! One safetensors file: the header validated, the data mapped.
+//! One safetensors file: the header is validated, the data are mapped.
 //!
-//! Layout: a u64 header length, that many bytes of JSON, then the tensors' data. Types and entries
-//! are the `safetensors` crate's; the checks are made here, because its errors name neither the
-//! tensor nor the offset, and because it lets a repeated name pass.
+//! Layout: the length of the header as u64, the header as JSON, the data of the tensors. Types and
+//! entries come from the `safetensors` crate. The checks are made here, because errors of the crate
+//! name neither tensor nor offset, and because it accepts repeated names.
 
 use super::pytorch::looks_like_pytorch;
+use super::unique_members::{UniqueMembers, unique_members};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::mmap::Mmap;
@@ -12,35 +13,35 @@ use crate::formats::file_kind::refuse_foreign_bytes;
 use crate::formats::source::TensorInfo;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo as Entry;
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+use serde::de::{Deserialize, Deserializer, MapAccess};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-/// Longer headers are lies; the limit is the `safetensors` crate's.
+/// The largest size of a header in bytes, the same as in the `safetensors` crate.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// A tensor of a safetensors file, as its header describes it. Its type may be one that models do
-/// not compute with.
+/// A tensor in the header of a safetensors file. Its type may be one that [`TensorInfo`] lacks.
 #[derive(Clone, Debug)]
 pub struct SafetensorsEntry {
+    /// Name, unique in the file.
     pub name: String,
+    /// Type by the header.
     pub dtype: Dtype,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
-    /// Where the data are in the file, in bytes from its start.
+    /// The range of its data, in bytes from the start of the file.
     pub range: Range<usize>,
 }
 
 impl SafetensorsEntry {
-    /// Name, shape and type in this library's terms, unless the type is foreign to it.
+    /// The tensor as a [`TensorInfo`]; `None` if its type has no [`DType`].
     pub fn info(&self) -> Option<TensorInfo> {
         tensor_info(&self.name, self.dtype, &self.shape)
     }
 }
 
-/// A tensor in this library's terms, unless its type is foreign to it.
+/// A tensor as a [`TensorInfo`]; `None` if its type has no [`DType`].
 pub(crate) fn tensor_info(name: &str, dtype: Dtype, shape: &[usize]) -> Option<TensorInfo> {
     let dtype = match dtype {
         Dtype::F32 => DType::F32,
@@ -64,34 +65,38 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Maps `path` and checks its header: every tensor's bytes are what shape and type need, follow
-    /// the previous tensor's, and the last ends where the file does.
+    /// Maps `path` and checks its header. The data of each tensor must have the size of its shape
+    /// and type and follow those of the previous tensor, and the last must end with the file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or violates these rules.
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
         let map = Mmap::open(path.as_ref())?;
         refuse_foreign_bytes(map.path(), &map, map.len() as u64)?;
         if map.starts_with(b"GGUF") || looks_like_pytorch(&map) {
             let what = if map.starts_with(b"GGUF") { "a GGUF file" } else { "a PyTorch file" };
             let detail =
-                format!("{what} under the name of a safetensors file; name it by what it is");
+                format!("{what} with the name of a safetensors file; rename it by its format");
             return Err(Error::format(map.path(), detail));
         }
         let header = header_bytes(map.path(), &map)?;
         let SafetensorsHeader { metadata, entries } = serde_json::from_slice(header)
-            .map_err(|e| Error::format(map.path(), format!("its header is not usable: {e}")))?;
+            .map_err(|e| Error::format(map.path(), format!("its header is not valid: {e}")))?;
         let entries = check_entries(map.path(), entries, 8 + header.len(), map.len())?;
         Ok(SafetensorsFile { map, metadata, entries })
     }
 
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         self.map.path()
     }
 
-    /// Size of the file in bytes.
+    /// The size of the file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.map.len() as u64
     }
 
-    /// What the file says of itself, `format: pt` usually.
+    /// The metadata of the file, usually `format: pt`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -101,7 +106,7 @@ impl SafetensorsFile {
         &self.entries
     }
 
-    /// The bytes of tensor `index`.
+    /// The data of tensor `index`.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -110,8 +115,8 @@ impl SafetensorsFile {
     }
 }
 
-/// Whether `head`, the first bytes of a file of `file_bytes` bytes, may begin a safetensors file: a
-/// header length that fits the file, and the header's opening brace.
+/// Whether a file of `file_bytes` bytes that begins with `head` may be a safetensors file: the
+/// length of the header fits the file, and the header begins with a brace.
 pub fn looks_like_safetensors(head: &[u8], file_bytes: u64) -> bool {
     match head.split_first_chunk::<8>() {
         Some((len, rest)) => {
@@ -124,13 +129,13 @@ pub fn looks_like_safetensors(head: &[u8], file_bytes: u64) -> bool {
 
 fn header_bytes<'a>(path: &Path, file: &'a [u8]) -> Result<&'a [u8]> {
     let Some((len, rest)) = file.split_first_chunk::<8>() else {
-        let detail = format!("truncated: {} bytes are no safetensors file", file.len());
+        let detail = format!("truncated: {} bytes are too few for a safetensors file", file.len());
         return Err(Error::format(path, detail));
     };
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
         let detail = format!(
-            "not a safetensors file: its first 8 bytes would mean a header of {len} bytes; get it again"
+            "not a safetensors file: by its first 8 bytes, the header would have {len} bytes; download it again"
         );
         return Err(Error::format(path, detail));
     }
@@ -140,7 +145,7 @@ fn header_bytes<'a>(path: &Path, file: &'a [u8]) -> Result<&'a [u8]> {
     })
 }
 
-/// Turns the header's entries into ranges of the file, in the order of their data.
+/// Converts the entries of the header to ranges of the file, in the order of their data.
 fn check_entries(
     path: &Path,
     mut entries: Vec<(String, Entry)>,
@@ -150,7 +155,7 @@ fn check_entries(
     entries.sort_by(|(a_name, a), (b_name, b)| {
         (a.data_offsets, a_name).cmp(&(b.data_offsets, b_name)) //
     });
-    let data_bytes = file_bytes - data_start; // the header was read, so no underflow
+    let data_bytes = file_bytes - data_start; // no underflow: the header was read
     let mut expected = 0;
     let mut checked = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
@@ -177,7 +182,7 @@ fn check_entries(
         if start > expected {
             let gap = start - expected;
             return fail(format!(
-                "{gap} bytes before its data at offset {start} belong to nothing"
+                "{gap} bytes before its data at offset {start} belong to no tensor"
             ));
         }
         expected = end;
@@ -191,51 +196,35 @@ fn check_entries(
     Ok(checked)
 }
 
-/// Bytes that shape and type need, or `None` if that overflows or is no whole number of bytes.
+/// The size in bytes of shape and type; `None` if it overflows or is not a whole number.
 fn entry_bytes(entry: &Entry) -> Option<usize> {
     let elements = entry.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     let bits = elements.checked_mul(entry.dtype.bitsize())?;
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
-/// The header's JSON.
+/// The JSON of the header.
+#[derive(Default)]
 struct SafetensorsHeader {
     metadata: BTreeMap<String, String>,
     entries: Vec<(String, Entry)>,
 }
 
+impl UniqueMembers for SafetensorsHeader {
+    const EXPECTED: &'static str = "an object of tensors";
+
+    fn add<'de, A: MapAccess<'de>>(&mut self, name: String, map: &mut A) -> Result<(), A::Error> {
+        if name == "__metadata__" {
+            self.metadata = map.next_value()?;
+        } else {
+            self.entries.push((name, map.next_value()?));
+        }
+        Ok(())
+    }
+}
+
 impl<'de> Deserialize<'de> for SafetensorsHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SafetensorsHeader, D::Error> {
-        struct HeaderVisitor;
-
-        impl<'de> Visitor<'de> for HeaderVisitor {
-            type Value = SafetensorsHeader;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<SafetensorsHeader, A::Error> {
-                let mut header =
-                    SafetensorsHeader { metadata: BTreeMap::new(), entries: Vec::new() };
-                let mut seen = HashSet::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(A::Error::custom(format!("'{name}' occurs twice")));
-                    }
-                    if name == "__metadata__" {
-                        header.metadata = map.next_value()?;
-                    } else {
-                        header.entries.push((name, map.next_value()?));
-                    }
-                }
-                Ok(header)
-            }
-        }
-
-        deserializer.deserialize_map(HeaderVisitor)
+        unique_members(deserializer)
     }
 }

@@ -1,32 +1,35 @@
-//! Which files of a folder are the model's weights, and which of them holds which tensor.
+//! Selecting the files of a folder that are the model's weights, and the file of each tensor.
 //!
-//! Goes by what is there: an index, a whole file and numbered shards may disagree, and then the
-//! files decide, with a warning that names both sides. Precedence is that of transformers 5
+//! An index, a single file and numbered shards may disagree. Then the contents of the files decide,
+//! with a warning that names both sides. The precedence is that of transformers 5
 //! (`modeling_utils.py`, `_get_resolved_checkpoint_files`): safetensors before PyTorch's files, a
-//! whole file before an index. Not here: types and data of tensors, see [`super::folder`].
+//! single file before an index. Not here: types and data of tensors, see [`super::stored`].
 
 use super::file::WeightsFile;
 use super::index::ShardIndex;
 use super::naming::{Naming, PYTORCH, SAFETENSORS};
 use crate::base::error::{Error, Result};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 /// The files of a model's weights.
 pub(crate) struct WeightFiles {
+    /// The opened files, in order.
     pub files: Vec<WeightsFile>,
-    /// Of tensors that several files hold, the number of the file that is taken.
+    /// For tensors that several files hold: the index of the file that is read.
     homes: HashMap<String, usize>,
-    /// What was decided, a sentence each.
+    /// Decisions about contradicting files, for the user; a sentence each.
     pub warnings: Vec<String>,
 }
 
-/// Why there are no weights of one kind.
+/// Why the weights of one format cannot be used.
 enum Unusable {
-    /// Not a single file.
+    /// There are no files of this format.
     Absent,
-    /// Some are there and others are not; weights of another kind may serve.
+    /// Files are missing; weights in the other format may be complete.
     Incomplete(Error),
+    /// Files are damaged or contradict each other.
     Broken(Error),
 }
 
@@ -40,7 +43,8 @@ impl WeightFiles {
     /// Finds and opens the weights in `dir`.
     ///
     /// # Errors
-    /// No weights, missing shards, or files that do not say which of them make the model.
+    /// No weights, missing shards, damaged files, or files that leave open which of them are the
+    /// model.
     pub(crate) fn open(dir: &Path) -> Result<WeightFiles> {
         let safetensors = match Finder::new(dir, &SAFETENSORS)?.find() {
             Ok(mut found) => {
@@ -69,13 +73,13 @@ impl WeightFiles {
         }
     }
 
-    /// Whether tensor `name` is to be taken from file `file`, which holds one of that name.
+    /// Whether the tensor `name` is read from the file with index `file`, which holds a tensor of
+    /// that name.
     pub(crate) fn is_home(&self, name: &str, file: usize) -> bool {
         self.homes.get(name).is_none_or(|home| *home == file)
     }
 
-    /// Warns where the folder's PyTorch file holds other tensors than the safetensors that are
-    /// used.
+    /// Warns if the folder's PyTorch file holds tensors that the safetensors files lack.
     fn compare_with_pytorch(&mut self, dir: &Path) -> Result<()> {
         let path = dir.join(PYTORCH.single);
         if !path.is_file() {
@@ -94,19 +98,20 @@ impl WeightFiles {
     }
 }
 
+/// The names of all tensors in `files`.
 fn names_of(files: &[WeightsFile]) -> BTreeSet<String> {
     let entries = files.iter().flat_map(WeightsFile::entries);
     entries.map(|entry| entry.name.to_string()).collect()
 }
 
-/// Files that are numbered alike: a stem and a count.
+/// A series of shards: the stem of their names and their number.
 type Series = (String, u32);
 
-/// Looks for the weights of one kind.
+/// Finds the weights of one format.
 struct Finder<'d> {
     dir: &'d Path,
     naming: &'static Naming,
-    /// Names of files of this kind, the whole file's among them.
+    /// The names of all files of this format in the folder.
     present: BTreeSet<String>,
     warnings: Vec<String>,
 }
@@ -139,12 +144,12 @@ impl<'d> Finder<'d> {
         }
     }
 
-    /// The index; `None`, with a warning, if it cannot be used and the whole file is there.
+    /// Reads the index. `None`, with a warning, if it is invalid but the single file exists.
     fn read_index(&mut self, path: &Path) -> Result<Option<ShardIndex>> {
         match ShardIndex::read(path) {
             Ok(index) => Ok(Some(index)),
             Err(error) if self.present.contains(self.naming.single) => {
-                self.warnings.push(format!("{error}; {} is used alone", self.naming.single));
+                self.warnings.push(format!("{error}; only {} is used", self.naming.single));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -155,7 +160,8 @@ impl<'d> Finder<'d> {
         names.iter().map(|name| WeightsFile::open(self.dir.join(name))).collect()
     }
 
-    /// The whole file, or the shards beside it if they hold all of its tensors and more.
+    /// Chooses the single file, or the shards in the same folder if they hold all of its tensors
+    /// and more.
     fn with_whole_file(&mut self, index: Option<&ShardIndex>) -> Result<Vec<String>> {
         let single = self.naming.single;
         let whole = vec![single.to_string()];
@@ -173,7 +179,7 @@ impl<'d> Finder<'d> {
         let missing = others.iter().filter(|name| !self.present.contains(*name)).count();
         if missing > 0 {
             self.warnings.push(format!(
-                "{which} lists {} files, of which {missing} are missing; {single} is used alone",
+                "{which} lists {} files, but {missing} of them are missing; only {single} is used",
                 others.len()
             ));
             return Ok(whole);
@@ -190,7 +196,7 @@ impl<'d> Finder<'d> {
         }
         if theirs.is_superset(&ours) {
             self.warnings.push(format!(
-                "both {single} and the shards of {which} are in the folder, and {single} lacks {} of \
+                "both {single} and the shards of {which} are in the folder, but {single} lacks {} of \
                  their tensors; the shards are used",
                 theirs.len() - ours.len()
             ));
@@ -200,15 +206,16 @@ impl<'d> Finder<'d> {
             a.difference(b).next().cloned().unwrap_or_default()
         };
         let detail = format!(
-            "{single} holds '{}', which the shards of {which} lack, and they hold '{}', which it lacks: \
-             which of them is the model cannot be told; move one of them elsewhere",
+            "{single} holds '{}', which the shards of {which} lack, and they hold '{}', which it lacks; \
+             move the one that is not the model elsewhere",
             only(&ours, &theirs),
             only(&theirs, &ours)
         );
         Err(Error::format(self.dir, detail))
     }
 
-    /// The files that the index names, or others in the folder that hold what it lists.
+    /// Chooses the files that the index names, or a complete series of shards that holds all
+    /// tensors of the index.
     fn by_index(&mut self, index: &ShardIndex) -> Result<Vec<String>, Unusable> {
         let names = index.files();
         let missing: Vec<&String> =
@@ -217,8 +224,7 @@ impl<'d> Finder<'d> {
             let others: Vec<&String> = self.shards().filter(|name| !names.contains(name)).collect();
             if let Some(other) = others.first() {
                 self.warnings.push(format!(
-                    "{} shards that {} does not name are in the folder, '{other}' for one; they are left \
-                     out",
+                    "{} shards in the folder are not named by {}, for example '{other}'; they are ignored",
                     others.len(),
                     self.naming.index
                 ));
@@ -230,7 +236,7 @@ impl<'d> Finder<'d> {
             if index.tensors().all(|tensor| held.contains(tensor)) {
                 self.warnings.push(format!(
                     "{} names '{first}', which is missing; '{}' and the other shards of its series hold all \
-                     that it lists and are used",
+                     listed tensors and are used",
                     self.naming.index, shards[0]
                 ));
                 return Ok(shards);
@@ -250,12 +256,12 @@ impl<'d> Finder<'d> {
         Unusable::Incomplete(Error::format(self.dir, detail))
     }
 
-    /// Names of files that are numbered.
+    /// The names of all numbered files.
     fn shards(&self) -> impl Iterator<Item = &String> {
         self.present.iter().filter(|name| self.naming.shard_number(name).is_some())
     }
 
-    /// The numbered files, by series.
+    /// The numbered files by series and number.
     fn series(&self) -> BTreeMap<Series, BTreeMap<u32, String>> {
         let mut all: BTreeMap<Series, BTreeMap<u32, String>> = BTreeMap::new();
         for name in &self.present {
@@ -266,8 +272,8 @@ impl<'d> Finder<'d> {
         all
     }
 
-    /// The series of which no file is missing: those that are called as transformers calls them
-    /// first, Mistral's own `consolidated` last.
+    /// The complete series: first those with the names that transformers uses, last Mistral's
+    /// `consolidated`.
     fn complete_series(&self) -> Vec<(Series, Vec<String>)> {
         let usual = self.naming.single.split('.').next().unwrap_or_default();
         let mut complete: Vec<(Series, Vec<String>)> = (self.series().into_iter())
@@ -281,7 +287,7 @@ impl<'d> Finder<'d> {
         complete
     }
 
-    /// The files that belong together by their names, where there is no index.
+    /// Chooses files by their names, for folders without an index.
     fn by_names(&mut self) -> Result<Vec<String>, Unusable> {
         let complete = self.complete_series();
         match complete.as_slice() {
@@ -289,8 +295,8 @@ impl<'d> Finder<'d> {
             [((stem, _), names), rest @ ..] => {
                 if let Some(((_, _), others)) = rest.iter().find(|((other, _), _)| other == stem) {
                     let detail = format!(
-                        "two series of shards are in the folder, '{}' and '{}', and no {} to say which of \
-                         them is the model; move one of them elsewhere",
+                        "the folder has two series of shards, '{}' and '{}', and no {} that names the model's; \
+                         move the other one elsewhere",
                         names[0], others[0], self.naming.index
                     );
                     return Err(Unusable::Broken(Error::format(self.dir, detail)));
@@ -300,7 +306,7 @@ impl<'d> Finder<'d> {
                 if let Some(first) = left.first().filter(|name| !name.starts_with(CONSOLIDATED)) {
                     self.warnings.push(format!(
                         "'{first}' belongs to another series of shards than '{}', which is complete; it \
-                         is left out",
+                         is ignored",
                         names[0]
                     ));
                 }
@@ -326,7 +332,7 @@ impl<'d> Finder<'d> {
         }
     }
 
-    /// Files whose names say nothing: together the model, if no tensor is in two of them.
+    /// Accepts files with arbitrary names as one model, if no tensor is in two of them.
     fn disjoint(&mut self, names: Vec<String>) -> Result<Vec<String>> {
         let files = self.open(&names)?;
         let mut homes: HashMap<&str, usize> = HashMap::new();
@@ -334,8 +340,8 @@ impl<'d> Finder<'d> {
             for entry in file.entries() {
                 if let Some(first) = homes.insert(entry.name, number) {
                     let detail = format!(
-                        "{} {} files and no {} to say which of them make the model: '{}' and '{}' both hold \
-                         '{}'; move what does not belong to it elsewhere",
+                        "{} {} files and no {} that names the model's: '{}' and '{}' both hold '{}'; move \
+                         files that do not belong to the model elsewhere",
                         names.len(),
                         self.naming.suffix.trim_start_matches('.'),
                         self.naming.index,
@@ -348,7 +354,7 @@ impl<'d> Finder<'d> {
             }
         }
         self.warnings.push(format!(
-            "there is no {}; the {} files from '{}' to '{}' share no tensor and are taken together",
+            "there is no {}; the {} files from '{}' to '{}' share no tensor and are read as one model",
             self.naming.index,
             names.len(),
             names[0],
@@ -357,80 +363,30 @@ impl<'d> Finder<'d> {
         Ok(names)
     }
 
-    /// Compares `files` with the index. Tensors are taken from where they are; of several places,
-    /// the index's.
+    /// Compares `files` with the index. A tensor is read from the file that holds it; if several
+    /// do, from the one that the index names.
     fn check_against(
         mut self,
         mut files: Vec<WeightsFile>,
         index: &ShardIndex,
     ) -> Result<WeightFiles, Unusable> {
         self.add_holders(&mut files, index)?;
-        let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
-            for entry in file.entries() {
-                places.entry(entry.name.to_string()).or_default().push(number);
-            }
-        }
-        let file_name = |number: usize| {
-            files[number].path().file_name().map(|n| n.to_string_lossy()).unwrap_or_default()
-        };
-        let is_in =
-            |tensor: &str, number: usize| index.file_of(tensor) == Some(&*file_name(number));
-        let (mut moved, mut absent) = (Vec::new(), Vec::new());
-        for tensor in index.tensors() {
-            match places.get(tensor) {
-                None => absent.push(tensor),
-                Some(at) if !at.iter().any(|&number| is_in(tensor, number)) => moved.push(tensor),
-                Some(_) => {}
-            }
-        }
-        let unlisted: Vec<&String> =
-            places.keys().filter(|tensor| index.file_of(tensor).is_none()).collect();
-        let name = self.naming.index;
-        if let Some(first) = moved.first() {
-            let number = places[*first][0];
-            self.warnings.push(format!(
-                "{name} puts {} tensors into other files than hold them, '{first}' for one into '{}'; it is \
-                 read from '{}'",
-                moved.len(),
-                index.file_of(first).unwrap_or_default(),
-                file_name(number)
-            ));
-        }
-        if let Some(first) = absent.first() {
-            self.warnings.push(format!(
-                "{name} lists {} tensors that no file holds, '{first}' for one, said to be in '{}'; they are \
-                 taken to be left out",
-                absent.len(),
-                index.file_of(first).unwrap_or_default()
-            ));
-        }
-        if let Some(first) = unlisted.first() {
-            self.warnings.push(format!(
-                "{name} does not list {} tensors that its files hold, '{first}' in '{}' for one; they are \
-                 read",
-                unlisted.len(),
-                file_name(places[*first][0])
-            ));
-        }
-        let mut homes = HashMap::new();
-        for (tensor, at) in places.iter().filter(|(_, at)| at.len() > 1) {
-            if let Some(&home) = at.iter().find(|&&number| is_in(tensor, number)) {
-                homes.insert(tensor.clone(), home);
-            }
-        }
+        let holders = Holders::new(&files, index);
+        self.warnings.extend(holders.contradictions(self.naming.index));
+        let homes = holders.homes();
         if let Some((tensor, &home)) = homes.iter().min_by_key(|(tensor, _)| *tensor) {
             self.warnings.push(format!(
-                "{} tensors are in several files, '{tensor}' for one; it is read from '{}', where {name} puts \
-                 it",
+                "{} tensors are in several files, for example '{tensor}'; it is read from '{}', as {} says",
                 homes.len(),
-                file_name(home)
+                holders.file_name(home),
+                self.naming.index
             ));
         }
+        drop(holders);
         self.resolve(files, homes)
     }
 
-    /// Adds files of the folder that hold tensors of the index which `files` lack.
+    /// Adds files of the folder that hold tensors which the index lists and `files` lack.
     fn add_holders(&self, files: &mut Vec<WeightsFile>, index: &ShardIndex) -> Result<()> {
         let mut held = names_of(files);
         if index.tensors().all(|tensor| held.contains(tensor)) {
@@ -451,7 +407,7 @@ impl<'d> Finder<'d> {
         Ok(())
     }
 
-    /// Tensors that are in several files, which no index tells apart, must be copies of each other.
+    /// Checks that tensors in several files, for which the index decides nothing, are equal.
     fn resolve(
         mut self,
         files: Vec<WeightsFile>,
@@ -475,7 +431,7 @@ impl<'d> Finder<'d> {
                     && files[other].tensor_bytes(at) == file.tensor_bytes(within);
                 if !alike {
                     let detail = format!(
-                        "is in {} too, with other values, and nothing says which of them counts",
+                        "is in {} too, with other values, and no index says which one to use",
                         files[other].path().display()
                     );
                     let origin = file.path().display().to_string();
@@ -487,7 +443,7 @@ impl<'d> Finder<'d> {
             let own = entries[number].len() - (copies - before);
             if own == 0 && copies > before {
                 let detail = format!(
-                    "holds no tensor of its own: each is in {} or another file too, so one was copied over it",
+                    "holds only tensors that are in {} or other files too; it was probably overwritten by a copy",
                     files[0].path().display()
                 );
                 return Err(Unusable::Broken(Error::format(file.path(), detail)));
@@ -504,10 +460,90 @@ impl<'d> Finder<'d> {
     }
 }
 
-/// The number that the first file of a series has: 1, or 0 where one is called so.
+/// The files that hold each tensor, compared with an index.
+struct Holders<'a> {
+    files: &'a [WeightsFile],
+    index: &'a ShardIndex,
+    /// Indices of the files that hold a tensor, by its name.
+    by_tensor: BTreeMap<String, Vec<usize>>,
+}
+
+impl<'a> Holders<'a> {
+    fn new(files: &'a [WeightsFile], index: &'a ShardIndex) -> Holders<'a> {
+        let mut by_tensor: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (number, file) in files.iter().enumerate() {
+            for entry in file.entries() {
+                by_tensor.entry(entry.name.to_string()).or_default().push(number);
+            }
+        }
+        Holders { files, index, by_tensor }
+    }
+
+    fn file_name(&self, number: usize) -> Cow<'_, str> {
+        self.files[number].path().file_name().unwrap_or_default().to_string_lossy()
+    }
+
+    /// Whether the index puts `tensor` into file `number`.
+    fn is_listed_in(&self, tensor: &str, number: usize) -> bool {
+        self.index.file_of(tensor) == Some(&*self.file_name(number))
+    }
+
+    /// Warnings about tensors that are not where the index named `name` puts them.
+    fn contradictions(&self, name: &str) -> Vec<String> {
+        let (mut moved, mut absent) = (Vec::new(), Vec::new());
+        for tensor in self.index.tensors() {
+            match self.by_tensor.get(tensor) {
+                None => absent.push(tensor),
+                Some(at) if at.iter().any(|&number| self.is_listed_in(tensor, number)) => {}
+                Some(_) => moved.push(tensor),
+            }
+        }
+        let unlisted: Vec<&String> =
+            self.by_tensor.keys().filter(|tensor| self.index.file_of(tensor).is_none()).collect();
+        let mut warnings = Vec::new();
+        if let Some(first) = moved.first() {
+            warnings.push(format!(
+                "{name} puts {} tensors into other files than hold them, for example '{first}' into '{}'; it \
+                 is read from '{}'",
+                moved.len(),
+                self.index.file_of(first).unwrap_or_default(),
+                self.file_name(self.by_tensor[*first][0])
+            ));
+        }
+        if let Some(first) = absent.first() {
+            warnings.push(format!(
+                "{name} lists {} tensors that no file holds, for example '{first}' in '{}'; they are ignored",
+                absent.len(),
+                self.index.file_of(first).unwrap_or_default()
+            ));
+        }
+        if let Some(first) = unlisted.first() {
+            warnings.push(format!(
+                "{name} does not list {} tensors that its files hold, for example '{first}' in '{}'; they are \
+                 read",
+                unlisted.len(),
+                self.file_name(self.by_tensor[*first][0])
+            ));
+        }
+        warnings
+    }
+
+    /// For tensors in several files: the file that the index names, if it is one of them.
+    fn homes(&self) -> HashMap<String, usize> {
+        let repeated = self.by_tensor.iter().filter(|(_, at)| at.len() > 1);
+        repeated
+            .filter_map(|(tensor, at)| {
+                let home = at.iter().find(|&&number| self.is_listed_in(tensor, number))?;
+                Some((tensor.clone(), *home))
+            })
+            .collect()
+    }
+}
+
+/// The number of the first file of a series: 0 if there is such a file, else 1.
 fn first_number(files: &BTreeMap<u32, String>) -> u32 {
     files.keys().next().copied().unwrap_or(1).min(1)
 }
 
-/// What Mistral calls the files of its own format, which lie beside those of transformers.
+/// The names of files in Mistral's own format, which may be in the same folder, begin with this.
 const CONSOLIDATED: &str = "consolidated";

@@ -1,5 +1,5 @@
-//! The tensors of a folder as they are stored, whatever their types: what the readers of plain and
-//! of quantized weights make their tables from.
+//! The tensors of a folder as they are stored, of any type. Plain and quantized weights are read
+//! from them.
 
 use super::file::WeightsFile;
 use super::select::WeightFiles;
@@ -9,34 +9,37 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// A tensor of one of the files.
+/// A tensor of one of the files of a folder.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredTensor {
     pub name: String,
     pub dtype: Dtype,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
+    /// Index of the file, and of the tensor within it.
     shard: usize,
     within: usize,
 }
 
-/// What a tensor's type means for a reader of plain weights.
+/// The role of a stored tensor, by its type and name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoredKind {
     /// F32, F16 or BF16.
     Float,
-    /// Of another type, and no weight by its name: position_ids and the like, which no model needs.
+    /// A tensor of integers whose name is not that of a weight, such as position_ids. Models do not
+    /// need it.
     Buffer,
-    /// A weight of a type that only a quantization method can explain.
+    /// A weight of a type that only a quantization method can decode.
     Packed,
 }
 
 impl StoredTensor {
-    /// Name, shape and type in this library's terms, unless the type is foreign to it.
+    /// The tensor as a [`TensorInfo`]; `None` if its type has no [`crate::base::dtype::DType`].
     pub(crate) fn info(&self) -> Option<TensorInfo> {
         super::safetensors::tensor_info(&self.name, self.dtype, &self.shape)
     }
 
+    /// The role of the tensor.
     pub(crate) fn kind(&self) -> StoredKind {
         use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
         if self.info().is_some_and(|info| info.dtype.is_float()) {
@@ -49,8 +52,8 @@ impl StoredTensor {
     }
 }
 
-/// The tensors of all files: file after file, each in the order of its data, so that reading them
-/// in order reads the disk in order. Names are unique.
+/// The tensors of all files, in the order of the files and of the data in them, so that reading
+/// them in order reads the disk in order. Names are unique.
 pub(crate) struct StoredTensors {
     origin: String,
     files: Vec<WeightsFile>,
@@ -59,8 +62,8 @@ pub(crate) struct StoredTensors {
 }
 
 impl StoredTensors {
-    /// The tensors of `weights`; of several of one name, that which counts. `origin` is the folder,
-    /// for errors.
+    /// Lists the tensors of `weights`, each from the file that was selected for it. `origin` is the
+    /// folder, for errors.
     pub(crate) fn new(origin: String, weights: WeightFiles) -> StoredTensors {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         let mut by_name = HashMap::new();
@@ -75,32 +78,35 @@ impl StoredTensors {
         StoredTensors { origin, files: weights.files, tensors, by_name }
     }
 
-    /// Calls tensor `index` by another name, which no other has.
+    /// Renames tensor `index`. The new name must be unique.
     pub(crate) fn rename(&mut self, index: usize, name: &str) {
         self.by_name.remove(&self.tensors[index].name);
         self.tensors[index].name = name.to_string();
         self.by_name.insert(name.to_string(), index);
     }
 
-    /// Bytes that reading tensor `index` takes: 0 where it is mapped.
+    /// The memory in bytes that reading tensor `index` takes; 0 for mapped data.
     pub(crate) fn working_bytes(&self, index: usize) -> u64 {
         let tensor = &self.tensors[index];
         self.files[tensor.shard].working_bytes(tensor.within)
     }
 
+    /// The folder, which names the tensors in errors.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
 
+    /// All tensors, in order.
     pub(crate) fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
     }
 
+    /// The index of the tensor `name`.
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The data of tensor `index`, row after row, of the length that its type and shape need.
+    /// The data of tensor `index`, row after row. Their length fits type and shape.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -109,6 +115,7 @@ impl StoredTensors {
         self.files[tensor.shard].tensor_bytes(tensor.within)
     }
 
+    /// The paths of all files.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|file| file.path().to_path_buf()).collect()
     }

@@ -1,11 +1,10 @@
-//! One PyTorch weights file (`pytorch_model.bin`), as `torch.save` writes it since PyTorch 1.6: a
-//! zip archive with a pickle that describes the tensors, and an entry of raw elements for each
+//! One file of PyTorch weights (`pytorch_model.bin`), as `torch.save` writes it since PyTorch 1.6:
+//! a zip archive with a pickle that describes the tensors and an entry of raw elements for each
 //! storage.
 //!
-//! The file is mapped; a tensor is a range of it, or gathered from one if its elements are not in
-//! the order of its shape (a transposed view). No code of the file runs: see [`super::pickle`].
-//! Deliberately absent: the format before 1.6, TorchScript, big-endian files, and tensors that
-//! repeat elements.
+//! The file is mapped. A tensor is a range of it, or is gathered if its elements are in another
+//! order (a transposed view). No code of the file runs, see [`pickle`]. Not here: the format before
+//! 1.6, TorchScript, big-endian files, and tensors that repeat elements.
 
 mod pickle;
 mod zip;
@@ -21,25 +20,27 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-/// The magic number of the format before 1.6, itself a pickle.
+/// The magic number of the format before PyTorch 1.6, which is a pickle.
 const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 /// A tensor of a PyTorch file.
 #[derive(Clone, Debug)]
 pub(crate) struct PytorchEntry {
+    /// Name, unique in the file.
     pub name: String,
+    /// Element type.
     pub dtype: Dtype,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
     data: Data,
 }
 
-/// Where a tensor's elements are.
+/// The place of the elements of a tensor.
 #[derive(Clone, Debug)]
 enum Data {
-    /// One after the other in these bytes of the file.
+    /// In the order of the shape, in this range of the file.
     Whole(Range<usize>),
-    /// `strides` bytes apart, from byte `start` of the file.
+    /// In steps of `strides` bytes for each dimension, from offset `start` of the file.
     Strided { start: usize, strides: Vec<usize> },
 }
 
@@ -49,26 +50,29 @@ pub(crate) struct PytorchFile {
     entries: Vec<PytorchEntry>,
 }
 
-/// Whether `head`, the first bytes of a file, may begin a PyTorch file, of the present format or
-/// the old.
+/// Whether a file that begins with `head` may be a PyTorch file, in the current format or that
+/// before 1.6.
 pub fn looks_like_pytorch(head: &[u8]) -> bool {
     looks_like_zip(head) || head.starts_with(LEGACY)
 }
 
 impl PytorchFile {
-    /// Maps `path`, and checks that every tensor lies within its storage and every storage within
-    /// the file.
+    /// Maps `path` and checks that every tensor is within its storage and every storage within the
+    /// file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or violates the format, with the offset or tensor.
     pub(crate) fn open(path: impl AsRef<Path>) -> Result<PytorchFile> {
         let map = Mmap::open(path.as_ref())?;
         let path = map.path();
         refuse_foreign_bytes(path, &map, map.len() as u64)?;
         if map.starts_with(LEGACY) {
-            let detail = "written in PyTorch's format before 1.6, which is not read here; load it with \
-                          PyTorch and torch.save it again, or get the model as safetensors";
+            let detail = "written in PyTorch's format before 1.6, which is not supported; load it with \
+                          PyTorch and torch.save it again, or download the model as safetensors";
             return Err(Error::format(path, detail));
         }
         if !looks_like_zip(&map) {
-            return Err(Error::format(path, "not a PyTorch file: it is no zip archive"));
+            return Err(Error::format(path, "not a PyTorch file: it is not a zip archive"));
         }
         let directory = ZipDirectory::parse(path, &map)?;
         let root = find_root(path, &directory)?;
@@ -77,12 +81,16 @@ impl PytorchFile {
         {
             let order =
                 String::from_utf8_lossy(&map[order.clone()][..order.len().min(16)]).into_owned();
-            let detail = format!("its byte order is {order:?}; only little-endian files are read");
+            let detail =
+                format!("its byte order is {order:?}; only little-endian files are supported");
             return Err(Error::format(path, detail));
         }
         let pickled = directory.get(&format!("{root}/data.pkl")).expect("the root was found by it");
         if pickled.len() > pickle::MAX_BYTES {
-            let detail = format!("a pickle of {} bytes describes no model", pickled.len());
+            let detail = format!(
+                "its pickle has {} bytes, too many for the tensors of a model",
+                pickled.len()
+            );
             return Err(Error::format(path, detail));
         }
         let views =
@@ -114,6 +122,7 @@ impl PytorchFile {
         Ok(PytorchFile { map, entries })
     }
 
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         self.map.path()
     }
@@ -123,7 +132,7 @@ impl PytorchFile {
         &self.entries
     }
 
-    /// Whether the elements of tensor `index` lie in the file in the order of its shape.
+    /// Whether the elements of tensor `index` are in the file in the order of its shape.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -149,23 +158,23 @@ impl PytorchFile {
     }
 }
 
-/// The folder in the archive that everything is in: a name of the writer's choosing.
+/// The name of the folder in the archive that contains everything. The writer may choose any name.
 fn find_root(path: &Path, directory: &ZipDirectory) -> Result<String> {
     let mut roots = directory.names().filter_map(|name| name.strip_suffix("/data.pkl"));
     match (roots.next(), roots.next()) {
         (Some(root), None) if directory.get(&format!("{root}/constants.pkl")).is_some() => {
-            let detail = "a TorchScript program, not weights; get the model as safetensors";
+            let detail = "a TorchScript program, not weights; download the model as safetensors";
             Err(Error::format(path, detail))
         }
         (Some(root), None) => Ok(root.to_string()),
         (None, _) => {
-            Err(Error::format(path, "a zip archive, but no PyTorch file: it has no data.pkl"))
+            Err(Error::format(path, "a zip archive, but not a PyTorch file: it has no data.pkl"))
         }
         (Some(_), Some(_)) => Err(Error::format(path, "has more than one data.pkl")),
     }
 }
 
-/// Where the elements of `view` are, given the bytes of its storage.
+/// Locates the elements of `view` in the range of its storage.
 fn locate(view: &TensorView, storage: &Range<usize>) -> std::result::Result<Data, String> {
     let size = view.storage.dtype.bitsize() / 8;
     let needed = view.storage.elements.checked_mul(size);
@@ -203,8 +212,7 @@ fn locate(view: &TensorView, storage: &Range<usize>) -> std::result::Result<Data
     if whole {
         return Ok(Data::Whole(start..start + elements * size));
     }
-    // A view with stride 0 shows one element many times: a few bytes would claim any amount of
-    // memory.
+    // A view with stride 0 repeats elements, so that a few bytes could claim any amount of memory.
     if elements > view.storage.elements {
         return Err(format!(
             "shape {:?} repeats the {} elements of its storage; save a contiguous copy",
@@ -214,7 +222,7 @@ fn locate(view: &TensorView, storage: &Range<usize>) -> std::result::Result<Data
     Ok(Data::Strided { start, strides: view.strides.iter().map(|stride| stride * size).collect() })
 }
 
-/// Elements of `size` bytes that are `strides` bytes apart, in the order of `shape`.
+/// Copies elements of `size` bytes, `strides` bytes apart, into the order of `shape`.
 fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
     let elements: usize = shape.iter().product();
     let mut out = Vec::with_capacity(elements * size);

@@ -1,21 +1,17 @@
-//! A restricted unpickler: the part of Python's pickle format that `torch.save` writes for weights.
+//! A restricted unpickler for the part of Python's pickle format that `torch.save` writes for
+//! weights.
 //!
-//! A pickle is a program for a stack machine that may call anything Python can import. Here it can
-//! build data and nothing else: of all names it may mention only those in [`GLOBALS`], each of
-//! which stands for a rule written below, and no code of the file's choosing runs. Everything else
-//! is refused with the name and the offset. Values live in an arena and refer to each other by
-//! number, so that shared and circular values cost neither memory nor recursion; a pickle is
-//! bounded by its own length and by the limits below.
-//!
-//! Opcodes: CPython `Lib/pickletools.py`, protocol 2, which is `torch.save`'s own choice. What is
-//! pickled: PyTorch `torch/serialization.py` and `torch/_utils.py`, 2.9. Deliberately absent: other
-//! protocols.
+//! A pickle is a program that may call anything Python can import. Here it can only build data from
+//! the names in [`GLOBALS`]; anything else is refused with its name and offset. Values are in an
+//! arena and refer to each other by index, so shared and circular values need no recursion.
+//! Sources: CPython `Lib/pickletools.py` (protocol 2), PyTorch 2.9 `torch/serialization.py` and
+//! `torch/_utils.py`. Not here: other protocols.
 
 use byteorder::{BigEndian, ByteOrder, LittleEndian as LE};
 use safetensors::Dtype;
 use std::collections::HashMap;
 
-/// Larger pickles hold something else than the names and shapes of tensors.
+/// The largest size of a pickle in bytes. Names and shapes of tensors take less.
 pub(super) const MAX_BYTES: usize = 256 << 20;
 const MAX_STACK: usize = 1 << 20;
 const MAX_VALUES: usize = 1 << 24;
@@ -23,26 +19,28 @@ const MAX_MEMO: u32 = 1 << 24;
 const MAX_TEXT: usize = 1 << 16;
 const MAX_DIMS: usize = 8;
 
-/// Why a pickle was refused, and at which of its bytes.
+/// Why a pickle was refused.
 #[derive(Debug, PartialEq)]
 pub(super) struct Refused {
+    /// Offset of the opcode in the pickle.
     pub offset: usize,
+    /// What is wrong with it.
     pub detail: String,
 }
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum PickleGlobal {
-    /// Makes an empty dictionary.
+    /// Creates an empty dictionary.
     OrderedDict,
-    /// Makes a tensor of a storage.
+    /// Creates a tensor from a storage.
     RebuildTensor,
-    /// Gives its first argument, a tensor.
+    /// Returns its first argument, a tensor.
     RebuildParameter,
     Storage(Dtype),
 }
 
-/// Every name that a pickle may mention.
+/// Every name that a pickle may use.
 #[rustfmt::skip]
 const GLOBALS: &[(&str, &str, PickleGlobal)] = &[
     ("collections", "OrderedDict", PickleGlobal::OrderedDict),
@@ -60,18 +58,17 @@ const GLOBALS: &[(&str, &str, PickleGlobal)] = &[
     ("torch", "BoolStorage", PickleGlobal::Storage(Dtype::BOOL)),
 ];
 
-/// A run of elements in the archive, which tensors are views of.
+/// A sequence of elements in the archive. Tensors are views of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Storage {
     pub dtype: Dtype,
-    /// The entry `data/KEY`.
+    /// The name of its entry, `data/KEY`.
     pub key: String,
-    /// Length in elements.
+    /// The number of elements.
     pub elements: usize,
 }
 
-/// A view of a storage. Offset and strides are in elements, and are not checked against the
-/// storage.
+/// A view of a storage. Offset and strides are in elements and not yet checked against the storage.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TensorView {
     pub storage: Storage,
@@ -80,7 +77,7 @@ pub(super) struct TensorView {
     pub strides: Vec<usize>,
 }
 
-/// A value's number in the arena.
+/// The index of a value in the arena.
 type ValueId = usize;
 
 #[derive(Debug)]
@@ -102,7 +99,7 @@ impl PickleValue {
     fn describe(&self) -> &'static str {
         match self {
             PickleValue::None => "None",
-            PickleValue::Bool => "a truth value",
+            PickleValue::Bool => "a boolean",
             PickleValue::Int(_) => "an integer",
             PickleValue::Float => "a number",
             PickleValue::Text(_) => "a text",
@@ -116,7 +113,10 @@ impl PickleValue {
     }
 }
 
-/// The tensors of the pickled dictionary `pickle`, in its order.
+/// Returns the tensors of the pickled dictionary `pickle`, in its order.
+///
+/// # Errors
+/// A pickle that is anything else than a dictionary of tensors.
 pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refused> {
     let mut machine = Unpickler {
         pickle,
@@ -139,8 +139,8 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refuse
             (PickleValue::Text(name), other) => {
                 let what = other.describe();
                 return machine.refuse(format!(
-                    "'{name}' is {what}, not a tensor: a training checkpoint? Only a dictionary of \
-                     tensors by name is a model's weights"
+                    "'{name}' is {what}, not a tensor; is this a training checkpoint? Weights are a \
+                     dictionary of tensors by name"
                 ));
             }
             (other, _) => {
@@ -156,11 +156,11 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, TensorView)>, Refuse
 struct Unpickler<'a> {
     pickle: &'a [u8],
     position: usize,
-    /// Where the current opcode is.
+    /// The offset of the current opcode.
     opcode_at: usize,
     values: Vec<PickleValue>,
     stack: Vec<ValueId>,
-    /// Heights of the stack at each open mark.
+    /// The height of the stack at each open mark.
     marks: Vec<usize>,
     memo: HashMap<u32, ValueId>,
 }
@@ -228,7 +228,7 @@ impl<'a> Unpickler<'a> {
         Ok(())
     }
 
-    /// Takes the topmost value above the last mark.
+    /// Pops the topmost value above the last mark.
     fn pop(&mut self) -> Result<ValueId, Refused> {
         if self.stack.len() <= self.marks.last().copied().unwrap_or(0) {
             return self.refuse("takes more values than there are");
@@ -236,7 +236,7 @@ impl<'a> Unpickler<'a> {
         Ok(self.stack.pop().expect("not empty"))
     }
 
-    /// Takes everything above the last mark, and the mark.
+    /// Pops everything above the last mark, and the mark.
     fn pop_mark(&mut self) -> Result<Vec<ValueId>, Refused> {
         match self.marks.pop() {
             Some(height) => Ok(self.stack.split_off(height)),
@@ -251,7 +251,7 @@ impl<'a> Unpickler<'a> {
         }
     }
 
-    /// Runs the program; gives the value it ends with.
+    /// Runs the program and returns its final value.
     fn run(&mut self) -> Result<ValueId, Refused> {
         loop {
             self.opcode_at = self.position;
@@ -268,7 +268,7 @@ impl<'a> Unpickler<'a> {
             0x80 => match self.byte()? {
                 2 => Ok(()),
                 n => self.refuse(format!(
-                    "pickle protocol {n}; only 2, torch.save's own, can be read: save it again"
+                    "pickle protocol {n} is not supported, only 2, the default of torch.save; save it again"
                 )),
             },
             b'N' => self.push(PickleValue::None),
@@ -314,7 +314,7 @@ impl<'a> Unpickler<'a> {
         }
     }
 
-    /// An integer of up to 255 bytes, of which those that fit 64 bits mean something here.
+    /// Pushes an integer of up to 255 bytes. Those of more than 64 bits are refused.
     fn long(&mut self) -> Result<(), Refused> {
         let len = self.byte()? as usize;
         let bytes = self.take(len)?;
@@ -331,7 +331,8 @@ impl<'a> Unpickler<'a> {
         self.push(PickleValue::Tuple(items))
     }
 
-    /// Lists mean nothing in a dictionary of tensors; what goes into them is dropped.
+    /// Appends to a list. The items are dropped, because lists have no meaning in a dictionary of
+    /// tensors.
     fn append(&mut self, many: bool) -> Result<(), Refused> {
         if many {
             self.pop_mark()?;
@@ -368,7 +369,7 @@ impl<'a> Unpickler<'a> {
 
     fn put(&mut self, slot: u32) -> Result<(), Refused> {
         if slot >= MAX_MEMO {
-            return self.refuse(format!("remembers a value under the number {slot}"));
+            return self.refuse(format!("stores a value under the number {slot}"));
         }
         let top = self.top()?;
         self.memo.insert(slot, top);
@@ -378,7 +379,7 @@ impl<'a> Unpickler<'a> {
     fn get(&mut self, slot: u32) -> Result<(), Refused> {
         match self.memo.get(&slot) {
             Some(&id) => self.push_id(id),
-            None => self.refuse(format!("uses value {slot}, which was not remembered")),
+            None => self.refuse(format!("uses value {slot}, which was not stored")),
         }
     }
 
@@ -390,8 +391,8 @@ impl<'a> Unpickler<'a> {
             None => {
                 let shown: String = format!("{module}.{name}").chars().take(100).collect();
                 self.refuse(format!(
-                    "mentions '{}', which weights have no use for and which could run code when loaded \
-                     with PyTorch; do not trust this file, and get the model as safetensors",
+                    "uses '{}', which weights do not need and which could run code when loaded with \
+                     PyTorch; do not trust this file, and download the model as safetensors",
                     shown.escape_debug()
                 ))
             }
@@ -417,7 +418,7 @@ impl<'a> Unpickler<'a> {
         items.iter().map(|&id| self.count(id)).collect()
     }
 
-    /// A persistent id: `('storage', type, key, device, elements)`.
+    /// Pushes the storage of a persistent id, `('storage', type, key, device, elements)`.
     fn persistent(&mut self) -> Result<(), Refused> {
         let id = self.pop()?;
         let storage = self.tuple(id).and_then(|items| {
@@ -436,18 +437,18 @@ impl<'a> Unpickler<'a> {
         });
         match storage {
             Some(storage) => self.push(PickleValue::Storage(storage)),
-            None => self.refuse("refers to something outside the pickle that is no storage"),
+            None => self.refuse("refers to something outside the pickle that is not a storage"),
         }
     }
 
-    /// Calls a name, by the rules of [`PickleGlobal`].
+    /// Calls a name, which has the meaning of its [`PickleGlobal`].
     fn reduce(&mut self) -> Result<(), Refused> {
         let (arguments, callee) = (self.pop()?, self.pop()?);
         let PickleValue::Global(global) = self.values[callee] else {
             return self.refuse(format!("calls {}", self.values[callee].describe()));
         };
         let Some(arguments) = self.tuple(arguments).map(<[ValueId]>::to_vec) else {
-            return self.refuse("calls with something else than a tuple");
+            return self.refuse("calls with arguments that are not a tuple");
         };
         match global {
             PickleGlobal::OrderedDict if arguments.is_empty() => {
@@ -457,7 +458,7 @@ impl<'a> Unpickler<'a> {
             PickleGlobal::RebuildTensor => self.rebuild_tensor(&arguments),
             PickleGlobal::RebuildParameter => match arguments.first() {
                 Some(&id) if matches!(self.values[id], PickleValue::Tensor(_)) => self.push_id(id),
-                _ => self.refuse("a parameter that is no tensor"),
+                _ => self.refuse("a parameter that is not a tensor"),
             },
             PickleGlobal::Storage(_) => self.refuse("makes a storage without an archive entry"),
         }
@@ -480,8 +481,8 @@ impl<'a> Unpickler<'a> {
         }
     }
 
-    /// Sets attributes: a dictionary of tensors has `_metadata`, versions of its modules, which say
-    /// nothing of the weights. Anything else that would be built could have code.
+    /// Sets attributes. A dictionary of tensors has `_metadata` with versions of its modules, which
+    /// is dropped. For any other object, this could run code.
     fn build(&mut self) -> Result<(), Refused> {
         let state = self.pop()?;
         let target = self.top()?;

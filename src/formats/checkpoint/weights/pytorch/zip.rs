@@ -1,11 +1,9 @@
-//! The directory of a zip archive whose entries are stored, as PyTorch writes them: names and byte
-//! ranges.
+//! The directory of a zip archive with stored entries, as PyTorch writes it: names and byte ranges.
 //!
-//! An own reader, because tensors are to be ranges of a memory map: entries are never copied or
-//! unpacked, and names that occur twice, entries that overlap and directories that disagree with
-//! the local headers are refused rather than settled in some order. Layout: PKWARE's APPNOTE.TXT,
-//! sections 4.3 and 4.5.3. Deliberately absent: compression, encryption, archives in several files,
-//! and checksums, whose check would read every weight.
+//! Tensors are ranges of a memory map, so entries are never copied or unpacked. Repeated names,
+//! overlapping entries and directories that disagree with the local headers are refused. Layout:
+//! PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3. Not here: compression, encryption, archives in
+//! several files, and checksums, which would require reading every weight.
 
 use crate::base::error::{Error, Result};
 use byteorder::{ByteOrder, LittleEndian as LE};
@@ -19,29 +17,32 @@ const END: &[u8; 4] = b"PK\x05\x06";
 const END_64: &[u8; 4] = b"PK\x06\x06";
 const LOCATOR_64: &[u8; 4] = b"PK\x06\x07";
 
-/// Sizes of the fixed parts of the records above.
+// Sizes of the fixed parts of the records above, in bytes.
 const LOCAL_LEN: usize = 30;
 const CENTRAL_LEN: usize = 46;
 const END_LEN: usize = 22;
 const END_64_LEN: usize = 56;
 const LOCATOR_64_LEN: usize = 20;
 
-/// No model has a tenth as many tensors.
+/// The largest number of entries, ten times that of large models.
 const MAX_ENTRIES: u64 = 1 << 20;
 
-/// Whether `head`, the first bytes of a file, begin a zip archive.
+/// Whether a file that begins with `head` may be a zip archive.
 pub(super) fn looks_like_zip(head: &[u8]) -> bool {
     head.starts_with(LOCAL)
 }
 
-/// The entries of an archive: where each one's bytes are in the file.
+/// The entries of an archive, with their ranges in the file.
 pub(super) struct ZipDirectory {
     entries: BTreeMap<String, Range<usize>>,
 }
 
 impl ZipDirectory {
-    /// Reads the directory of the archive `file`; `path` names it in errors. Every range lies
-    /// within the file, before the directory, and no two overlap.
+    /// Reads the directory of the archive `file`; `path` names it in errors. The ranges are within
+    /// the file, before the directory, and do not overlap.
+    ///
+    /// # Errors
+    /// An archive that violates these rules, with the offset.
     pub(super) fn parse(path: &Path, file: &[u8]) -> Result<ZipDirectory> {
         let reader = ZipReader { path, file };
         let (directory, count) = reader.find_directory()?;
@@ -56,7 +57,8 @@ impl ZipDirectory {
         }
         if position != directory.end {
             let left = directory.end - position;
-            return reader.fail(position, format!("{left} bytes of the directory are no entry"));
+            return reader
+                .fail(position, format!("{left} bytes of the directory are not an entry"));
         }
         let mut ranges: Vec<(&Range<usize>, &str)> =
             entries.iter().map(|(name, range)| (range, name.as_str())).collect();
@@ -70,7 +72,7 @@ impl ZipDirectory {
         Ok(ZipDirectory { entries })
     }
 
-    /// The bytes of entry `name`, as a range of the file.
+    /// The range of the entry `name` in the file.
     pub(super) fn get(&self, name: &str) -> Option<&Range<usize>> {
         self.entries.get(name)
     }
@@ -102,16 +104,17 @@ impl<'a> ZipReader<'a> {
         let end = offset.checked_add(len);
         match end.and_then(|end| self.file.get(offset..end)) {
             Some(record) if record.starts_with(signature) => Ok(record),
-            Some(_) => self.fail(offset, format!("no {what} where the archive says there is one")),
+            Some(_) => self
+                .fail(offset, format!("no {what} at this offset, though the archive refers to it")),
             None => {
                 self.fail(offset, format!("the {what} runs past the end; the file is truncated"))
             }
         }
     }
 
-    /// Where the directory is, and how many entries it has.
+    /// Finds the directory: its range and number of entries.
     fn find_directory(&self) -> Result<(Range<usize>, u64)> {
-        // The end record is the last thing in the file but for a comment of up to 65535 bytes.
+        // The file ends with the end record and a comment of up to 65535 bytes.
         let first = self.file.len().saturating_sub(END_LEN + usize::from(u16::MAX));
         let ends = |at: &usize| {
             let record = &self.file[*at..];
@@ -138,7 +141,7 @@ impl<'a> ZipReader<'a> {
             size = LE::read_u64(&record[40..]);
             start = LE::read_u64(&record[48..]);
         } else if disk != 0 || disk_of_directory != 0 {
-            return self.fail(at, "an archive in several files");
+            return self.fail(at, "an archive in several files, which is not supported");
         }
         let end = start.checked_add(size).filter(|&end| end <= limit as u64);
         let Some(end) = end else {
@@ -153,7 +156,8 @@ impl<'a> ZipReader<'a> {
         Ok((to_usize(start)..to_usize(end), count))
     }
 
-    /// Name and data of the entry that the directory has at `offset`, and where the next one is.
+    /// The name and data of the entry at `offset` of the directory, and the offset of the next
+    /// entry.
     fn entry(
         &self,
         offset: usize,
@@ -182,7 +186,7 @@ impl<'a> ZipReader<'a> {
         };
         if method != 0 || stored != size {
             let detail = format!(
-                "entry '{name}' is compressed, which PyTorch never does; save the file again with torch.save"
+                "entry '{name}' is compressed, unlike in files of PyTorch; save the file again with torch.save"
             );
             return self.fail(offset, detail);
         }
@@ -205,13 +209,14 @@ impl<'a> ZipReader<'a> {
     }
 }
 
-/// Offsets that do not fit an address are past every end, which is checked where they are used.
+/// Converts an offset. One that does not fit usize becomes the largest, which callers refuse as
+/// past the end.
 fn to_usize(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-/// Stored size, size and offset: those that 32 bits cannot hold stand, in this order but with the
-/// size first, in the extra field with the id 1.
+/// Stored size, size and offset of an entry. Those that 32 bits cannot hold are in the extra field
+/// with the id 1: the size, the stored size and the offset, in this order.
 fn widen(short: [u32; 3], mut extra: &[u8]) -> Option<[u64; 3]> {
     let mut wide = short.map(u64::from);
     if !short.contains(&u32::MAX) {
