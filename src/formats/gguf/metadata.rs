@@ -26,7 +26,7 @@ pub enum Array {
     F32(Vec<f32>),
     /// Booleans.
     Bool(Vec<bool>),
-    /// Strings, see [`super::text_of_bytes`] for bytes that are not UTF-8.
+    /// Strings, see `super::text_of_bytes` for bytes that are not UTF-8.
     String(Vec<String>),
     /// Unsigned 64-bit integers.
     U64(Vec<u64>),
@@ -55,7 +55,7 @@ pub enum Value {
     F32(f32),
     /// A boolean.
     Bool(bool),
-    /// A string, see [`super::text_of_bytes`] for bytes that are not UTF-8.
+    /// A string, see `super::text_of_bytes` for bytes that are not UTF-8.
     String(String),
     /// An array.
     Array(Array),
