@@ -37,7 +37,7 @@ fn existing_outputs_are_refused_without_force() {
     write(true).unwrap();
     assert_eq!(entries(&dir), ["config.json", "model.safetensors"], "the old folder is gone");
     assert_eq!(entries(dir.parent().unwrap()), ["model"]);
-    assert_error(OutputDir::create(dir.join("config.json"), true), &["no folder"]);
+    assert_error(OutputDir::create(dir.join("config.json"), true), &["not a folder"]);
 
     fs::create_dir(dir.join("photos")).unwrap();
     assert_error(write(true), &["photos", "not replaced"]);

@@ -48,7 +48,7 @@ pub(super) struct Joining<'a> {
     joined: Vec<Joined>,
     /// Whether scales of activations may be there, to be left out.
     quantized: bool,
-    /// StoredTensors tensors that cannot be joined, with why.
+    /// Stored tensors that cannot be joined, with why.
     problems: Vec<(String, String)>,
 }
 
@@ -162,7 +162,7 @@ fn is_not_needed(name: &str) -> bool {
 /// What joining yields.
 pub(super) struct JoinedTensors {
     joined: Vec<Joined>,
-    /// StoredTensors tensors that are plain weights.
+    /// Stored tensors that are plain weights.
     plain: Vec<usize>,
 }
 

@@ -56,7 +56,7 @@ pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outco
     })
 }
 
-/// AwqLayout and size of groups.
+/// The layout and the group size.
 fn options(settings: &QuantSettings) -> Result<(AwqLayout, Option<usize>), String> {
     let number = |key: &str| settings.options.get(key).and_then(serde_json::Value::as_u64);
     // AutoAWQ's own file calls it w_bit.
@@ -104,7 +104,7 @@ impl Decoder for Awq {
     }
 }
 
-/// AwqShapes of the tensors of a matrix.
+/// Shapes of the tensors of a matrix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AwqShapes<'a> {
     /// `gemm`: `[inputs, outputs / 8]` words; `gemv`: `[outputs, inputs / 8]`.

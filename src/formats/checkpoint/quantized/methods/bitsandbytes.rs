@@ -289,7 +289,7 @@ pub(super) fn eight_bits(
     }
 }
 
-/// NumberFormat `index` of F32 data that are known to hold it.
+/// Number `index` of F32 data that are known to hold it.
 fn float(bytes: &[u8], index: usize) -> f32 {
     let mut value = [0f32];
     // Four bytes of F32 always decode.

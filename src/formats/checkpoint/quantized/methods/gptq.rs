@@ -144,7 +144,7 @@ pub(super) struct GptqOptions {
     pub zero_points: ZeroPoints,
 }
 
-/// GptqShapes of the tensors of a matrix.
+/// Shapes of the tensors of a matrix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GptqShapes<'a> {
     /// `[inputs * bits / 32, outputs]` words.

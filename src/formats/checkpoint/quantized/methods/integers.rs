@@ -1,5 +1,5 @@
 //! Integers with scales and zero points, as compressed-tensors stores them: a weight is (code -
-//! zero point) times its scale. CodeStorage are bytes (`weight` of type I8), or several in words of
+//! zero point) times its scale. Codes are bytes (`weight` of type I8), or several in words of
 //! 32 bits along a row (`weight_packed`).
 //!
 //! Source of the layouts: compressed-tensors 0.20 `compressors/pack_quantized` and
@@ -32,7 +32,7 @@ impl Widths {
     }
 }
 
-/// CodeStorage of a number of bits in words of 32.
+/// Codes of a number of bits in words of 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Packing {
     bits: u32,
@@ -362,7 +362,7 @@ impl Decoder for Integers {
                     Some(order) => order[column] as usize,
                     None => column / across,
                 };
-                // CodeStorage and zero points are integers of eight bits, so the difference is
+                // Codes and zero points are integers of eight bits, so the difference is
                 // exact.
                 *value = (code as f32 - zeros[group]) * scales[group];
             }
