@@ -143,7 +143,8 @@ fn folders_of_gguf_files_are_their_only_model() {
     run(&place, 0, "quantize shards Q8_0 -o joined.gguf");
     fs::copy(place.path("one/clerk-F16.gguf"), place.path("one/other.gguf")).unwrap();
     let ran = run(&place, 1, "quantize one Q8_0 -o out.gguf");
-    for part in ["a folder with 2 GGUF models", "clerk-F16.gguf", "other.gguf", "name one of them"] {
+    for part in ["a folder with 2 GGUF models", "clerk-F16.gguf", "other.gguf", "name one of them"]
+    {
         assert!(ran.stderr.contains(part), "{}", ran.stderr);
     }
 }
