@@ -118,28 +118,28 @@ fn finish(
     checked: bool,
     context: &Context,
 ) -> anyhow::Result<()> {
-    use crate::hub::Fate;
+    use crate::hub::UploadOutcome;
     let uploaded = publish::publish(options, folder, checked, context.progress())?;
-    let sum = |fate: Fate| -> u64 {
-        uploaded.files.iter().filter(|file| file.fate == fate).map(|file| file.bytes).sum()
+    let sum = |outcome: UploadOutcome| -> u64 {
+        uploaded.files.iter().filter(|file| file.outcome == outcome).map(|file| file.bytes).sum()
     };
     if context.json {
         let mut result = serde_json::to_value(&uploaded)?;
-        result["sent_bytes"] = sum(Fate::Sent).into();
+        result["sent_bytes"] = sum(UploadOutcome::Sent).into();
         result["revision"] = options.repo.revision().into();
         return context.json(&result);
     }
     let rows = uploaded.files.iter().map(|file| {
-        let fate = match file.fate {
-            Fate::Sent => "sent",
-            Fate::Present => "content was there",
-            Fate::Unchanged => "unchanged",
-            Fate::Ignored => "ignored by .gitignore",
+        let outcome = match file.outcome {
+            UploadOutcome::Sent => "sent",
+            UploadOutcome::Present => "content was there",
+            UploadOutcome::Unchanged => "unchanged",
+            UploadOutcome::Ignored => "ignored by .gitignore",
         };
-        vec![file.name.clone(), size::display(file.bytes), fate.to_string()]
+        vec![file.name.clone(), size::display(file.bytes), outcome.to_string()]
     });
     show::text(&report::table(&["file", ">size", ""], rows));
-    let (sent, all) = (size::display(sum(Fate::Sent)), size::display(folder.bytes()));
+    let (sent, all) = (size::display(sum(UploadOutcome::Sent)), size::display(folder.bytes()));
     show::text(&format!("\n{} files, {all}, {sent} sent", uploaded.files.len()));
     let commit = uploaded.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     let branch = options.repo.revision();

@@ -1,13 +1,13 @@
-//! Requests to a hub: who sees the token, what is tried again and after how long, how answers are read.
+//! Requests to a hub: which server gets the token, what is retried and after which delay.
 //!
-//! Under `download` and `upload`. The token goes to the server that `HF_ENDPOINT` names and to no other: requests
-//! elsewhere and redirects away from it carry none, and a server that others can listen to gets none. Failures that
-//! may pass (the connection, 408, 429, 5xx) are tried again as `huggingface_hub` does, `utils/_http.py` (2.x), with
-//! its headers that tell how long to wait. Every request is waited for
-//! in such a way that an interruption ends it. Deliberately absent: parallel requests, which callers make from threads.
+//! The token goes to the server that `HF_ENDPOINT` names, and only over https or to this machine;
+//! requests and redirects to other servers carry none. Connection errors and the statuses 408, 429
+//! and 5xx are retried as in `huggingface_hub`, `utils/_http.py` (2.x). Ctrl-C ends every wait.
+//! Not here: parallel requests; callers start threads.
 
-use super::digest::Part;
-use super::token::Token;
+use super::local_file::FilePart;
+use super::origin::ServerOrigin;
+use super::token::AccessToken;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, check_interrupted};
 use std::sync::Arc;
@@ -16,199 +16,179 @@ use std::time::{Duration, Instant};
 use ureq::http::{self, HeaderMap, Method, Request, Response, Uri};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
+/// The endpoint if `HF_ENDPOINT` is not set.
 const HUB: &str = "https://huggingface.co";
-/// No answer but a file's content is longer.
+/// The longest answer that is read into memory, in bytes. Content of files is streamed instead.
 const MAX_ANSWER: u64 = 64 << 20;
-/// How often a request is tried again.
+/// How often a request is retried.
 const RETRIES: u32 = 5;
-/// How often, if there is nobody who listens.
+/// How often a request is retried if the server cannot be reached at all.
 const RETRIES_WITHOUT_SERVER: u32 = 2;
-/// No server is waited for longer than its limits of rates last, which are five minutes.
+/// The longest wait that a server can request. Rate limits of the hub last five minutes.
 const MAX_WAIT: Duration = Duration::from_secs(310);
-
-/// More is a circle.
+/// The most redirects of one request.
 const MAX_REDIRECTS: usize = 5;
 
-/// A server and what it needs to be told.
+/// A server, and the token for it.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    /// Follows no redirect: `ureq` takes another port of a host for the same server.
+    /// Follows no redirects, because `ureq` would send the token to other ports of a host.
     agent: Agent,
     endpoint: String,
-    origin: Origin,
-    token: Option<Arc<Token>>,
+    origin: ServerOrigin,
+    token: Option<Arc<AccessToken>>,
 }
 
-/// What a token belongs to: scheme, host and port of an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Origin {
-    secure: bool,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    /// That of `url`; `None` for what is no plain http or https address.
-    fn of(url: &str) -> Option<Origin> {
-        let uri: Uri = url.parse().ok()?;
-        let secure = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        let authority = uri.authority()?;
-        // A name before the host is where the real host hides.
-        (!authority.as_str().contains('@') && !authority.host().is_empty()).then(|| Origin {
-            secure,
-            host: authority.host().to_ascii_lowercase(),
-            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
-        })
-    }
-
-    /// Whether nobody else can listen.
-    fn is_private(&self) -> bool {
-        let address = self.host.trim_start_matches('[').trim_end_matches(']');
-        let loopback = |text: &str| text.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-        self.secure || self.host == "localhost" || loopback(address)
-    }
-}
-
-/// What is sent with a request.
+/// The body of a request.
 #[derive(Clone)]
-pub(super) enum Content {
+pub(super) enum RequestBody {
+    /// No body.
     Nothing,
-    /// Bytes and what they are.
+    /// Bytes and their content type.
     Bytes(Arc<[u8]>, &'static str),
     /// A part of a file.
-    Part(Arc<Part>),
+    FilePart(Arc<FilePart>),
 }
 
-impl Content {
-    pub(super) fn json(text: impl ToString, kind: &'static str) -> Content {
-        Content::Bytes(text.to_string().into_bytes().into(), kind)
+impl RequestBody {
+    /// A JSON text with the content type `kind`.
+    pub(super) fn json(text: impl ToString, kind: &'static str) -> RequestBody {
+        RequestBody::Bytes(text.to_string().into_bytes().into(), kind)
     }
 }
 
-/// A request that can be made again.
+/// A request that can be sent several times.
 #[derive(Clone)]
-pub(super) struct Call {
+pub(super) struct ApiRequest {
     pub method: Method,
     pub url: String,
     pub headers: Vec<(String, String)>,
-    pub content: Content,
-    /// Whether the token is to go along, if the address is the server's.
+    pub content: RequestBody,
+    /// Whether the token is sent, provided that `url` is on the server.
     pub authorized: bool,
-    /// What is being done, for errors; addresses may be secrets themselves.
-    pub what: String,
+    /// What the request is for, as error messages say it. They omit addresses, which can be secret.
+    pub purpose: String,
 }
 
-impl Call {
-    /// A request to the hub itself.
+impl ApiRequest {
+    /// A request with the token and without extra headers.
     pub(super) fn new(
         method: Method,
         url: impl Into<String>,
-        content: Content,
-        what: impl Into<String>,
-    ) -> Call {
-        let (url, what) = (url.into(), what.into());
-        Call { method, url, headers: Vec::new(), content, authorized: true, what }
+        content: RequestBody,
+        purpose: impl Into<String>,
+    ) -> ApiRequest {
+        let (url, purpose) = (url.into(), purpose.into());
+        ApiRequest { method, url, headers: Vec::new(), content, authorized: true, purpose }
     }
 }
 
-/// An answer that was read to its end.
-pub(super) struct Reply {
+/// An answer, read completely.
+pub(super) struct ApiResponse {
     pub status: u16,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
-impl Reply {
+impl ApiResponse {
+    /// Whether the status is a success.
     pub(super) fn is_ok(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
+    /// The value of the header `name`.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// The bytes of the body.
     pub(super) fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// How long the server asks to wait.
-    pub(super) fn asked_wait(&self) -> Option<Duration> {
-        asked_wait(&self.headers)
+    /// The delay before the next request that the server asks for.
+    pub(super) fn requested_wait(&self) -> Option<Duration> {
+        requested_wait(&self.headers)
     }
 }
 
-/// Why there is no answer.
+/// Why a request got no answer.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct RequestFailure {
     pub text: String,
-    /// How often it is worth another try.
+    /// How many retries make sense.
     retries: u32,
 }
 
-impl Failure {
-    fn lasting(text: &str) -> Failure {
-        Failure { text: text.to_string(), retries: 0 }
+/// The outcome of one attempt.
+type Attempt<T> = std::result::Result<T, RequestFailure>;
+
+impl RequestFailure {
+    /// A failure that a retry cannot resolve.
+    fn permanent(text: &str) -> RequestFailure {
+        RequestFailure { text: text.to_string(), retries: 0 }
     }
 
-    /// Whether another try may end otherwise.
+    /// Whether a retry may succeed.
     pub(super) fn is_transient(&self) -> bool {
         self.retries > 0
     }
 }
 
 impl Client {
-    /// The server that `HF_ENDPOINT` names, else the hub, and the user's token for it. There is none for a server
-    /// that is reached in the clear over a network.
+    /// The server that `HF_ENDPOINT` names, else the hub, with the user's token. No token is used
+    /// for a server that is reached unencrypted over a network.
     pub(super) fn from_env() -> Result<Client> {
         let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|text| !text.is_empty());
         let endpoint = endpoint.as_deref().unwrap_or(HUB).trim_end_matches('/').to_string();
-        let origin = Origin::of(&endpoint).ok_or_else(|| {
-            Error::Usage(format!("HF_ENDPOINT is no address of a server: {endpoint:?}"))
+        let origin = ServerOrigin::of(&endpoint).ok_or_else(|| {
+            Error::Usage(format!(
+                "HF_ENDPOINT is not the address of a server: {endpoint:?}; \
+                 set it to an http or https URL"
+            ))
         })?;
-        let token = origin.is_private().then(Token::from_env).flatten().map(Arc::new);
+        let token = origin.is_private().then(AccessToken::from_env).flatten().map(Arc::new);
         Ok(Client { agent: agent(), endpoint, origin, token })
     }
 
-    /// The server's address, without a slash at its end.
+    /// The address of the server, without a trailing slash.
     pub(super) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Fails if there is no token, or no way to send one safely.
-    pub(super) fn need_token(&self) -> Result<()> {
+    /// Fails if there is no token, or if it cannot be sent safely.
+    pub(super) fn require_token(&self) -> Result<()> {
         let endpoint = &self.endpoint;
         if !self.origin.is_private() {
             return Err(Error::Usage(format!(
-                "HF_ENDPOINT is {endpoint}: a token is sent over https only, or to this machine"
+                "HF_ENDPOINT is {endpoint}, but a token is sent over https only, or to this \
+                 machine; use an https address"
             )));
         }
         match self.token {
             Some(_) => Ok(()),
             None => Err(Error::Usage(format!(
-                "no token for {endpoint}: set HF_TOKEN to one that may write, or sign in with: hf auth login"
+                "no token for {endpoint}: set HF_TOKEN to a token with write access, \
+                 or sign in with: hf auth login"
             ))),
         }
     }
 
-    /// Where the hub itself is meant, the address on this server; any other address as it is. Fails for one that is
-    /// less safe than the server's, or none.
-    pub(super) fn here(&self, url: &str) -> Result<String> {
+    /// Returns `url` with the hub's address replaced by the endpoint; other addresses stay. Fails
+    /// if `url` is not valid, or is unencrypted while the endpoint is encrypted.
+    pub(super) fn resolve(&self, url: &str) -> Result<String> {
         let url = match url.strip_prefix(HUB) {
             Some(rest) if rest.starts_with('/') => format!("{}{rest}", self.endpoint),
             _ => url.to_string(),
         };
-        match Origin::of(&url) {
+        match ServerOrigin::of(&url) {
             Some(origin) if origin.secure || !self.origin.secure => Ok(url),
-            _ => self.fail("the server gives an address that is none, or not safe"),
+            _ => self.fail("the server sent an address that is not valid, or not encrypted"),
         }
     }
 
-    /// An error that names the server. `detail` may be what a server says: a token that it repeats is taken out, and
-    /// what steers a terminal.
+    /// Returns an error that names the server. `detail` may quote an answer: the token and control
+    /// characters are removed from it.
     pub(super) fn fail<T>(&self, detail: impl AsRef<str>) -> Result<T> {
         let printable = |c: char| if c.is_control() { ' ' } else { c };
         let detail: String = detail.as_ref().chars().map(printable).collect();
@@ -219,68 +199,74 @@ impl Client {
         Err(Error::model(&self.endpoint, detail))
     }
 
-    /// An error that tells what the server says in `reply`.
-    pub(super) fn refuse<T>(&self, call: &Call, reply: &Reply) -> Result<T> {
-        // What other servers say may hold the secrets of an address.
-        let own = Origin::of(&call.url).is_some_and(|origin| origin == self.origin);
-        let said =
-            own.then(|| said(reply)).flatten().map_or(String::new(), |text| format!(": {text}"));
+    /// Returns an error with the status and message of `reply`, and what to do about it.
+    pub(super) fn fail_refused<T>(&self, request: &ApiRequest, reply: &ApiResponse) -> Result<T> {
+        // Messages of other servers may quote secret addresses.
+        let is_hub = ServerOrigin::of(&request.url).is_some_and(|origin| origin == self.origin);
+        let said = is_hub
+            .then(|| server_message(reply))
+            .flatten()
+            .map_or(String::new(), |text| format!(": {text}"));
         let remedy = match reply.status {
-            401 => "; the token is not valid here",
-            403 => "; the token may not do that: it needs the right to write to this repository",
-            300..=399 => "; the repository has another name now, or the server moved",
+            401 => "; the token is not valid here, create one on the server's settings page",
+            403 => "; the token lacks write access to this repository",
+            300..=399 => "; the repository was renamed, or the server moved; use the new name",
             _ => "",
         };
-        self.fail(format!("{}: the server answered {}{said}{remedy}", call.what, reply.status))
+        self.fail(format!(
+            "{}: the server answered {}{said}{remedy}",
+            request.purpose, reply.status
+        ))
     }
 
-    /// Starts to get `url` from byte `from` on, wherever redirects lead; the token goes to the server alone. Not tried
-    /// again. The outer error is an interruption.
-    pub(super) fn get(
-        &self,
-        url: &str,
-        from: u64,
-    ) -> Result<std::result::Result<Response<Body>, Failure>> {
+    /// Starts a GET of `url` from byte `from`, following redirects; only the server gets the token.
+    /// Does not retry. The outer error is an interruption.
+    pub(super) fn get(&self, url: &str, from: u64) -> Result<Attempt<Response<Body>>> {
         let (client, url) = (self.clone(), url.to_string());
-        apart(move || client.follow(url, from), || {})
+        run_interruptible(move || client.get_following(url, from), || {})
     }
 
-    fn follow(&self, mut url: String, from: u64) -> std::result::Result<Response<Body>, Failure> {
+    /// Sends a GET for `url` from byte `from`, and again for every redirect.
+    fn get_following(&self, mut url: String, from: u64) -> Attempt<Response<Body>> {
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = Request::get(&url);
+            let mut get = Request::get(&url);
             if from > 0 {
-                request = request.header("Range", format!("bytes={from}-"));
+                get = get.header("Range", format!("bytes={from}-"));
             }
             if let Some(token) = self.token_for(&url) {
-                request = request.header("Authorization", token.authorization());
+                get = get.header("Authorization", token.authorization());
             }
-            let response = self.run(request.body(()))?;
+            let response = self.run(get.body(()))?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
-            url = redirected(&url, response.headers())?;
+            url = redirect_target(&url, response.headers())?;
         }
-        Err(Failure::lasting("the server redirects in a circle"))
+        Err(RequestFailure::permanent("the server redirects in a circle"))
     }
 
-    /// Makes a request, again where that may help, and reads the answer, which may be a refusal.
+    /// Sends a request, with retries, and reads the answer. A refusal (4xx) is an answer as well.
     ///
     /// # Errors
-    /// If there is no answer, or none but errors that may pass.
-    pub(super) fn call(&self, call: &Call, progress: &dyn Progress) -> Result<Reply> {
+    /// If there is no answer, or if temporary errors persist through all retries.
+    pub(super) fn send(
+        &self,
+        request: &ApiRequest,
+        progress: &dyn Progress,
+    ) -> Result<ApiResponse> {
         let mut tries = 0;
         loop {
             check_interrupted()?;
-            let wait = match self.try_once(call, progress)? {
+            let wait = match self.try_once(request, progress)? {
                 Ok(reply) if !is_transient(reply.status) => return Ok(reply),
-                Ok(reply) if tries == RETRIES => return self.refuse(call, &reply),
-                Ok(reply) => reply.asked_wait(),
+                Ok(reply) if tries == RETRIES => return self.fail_refused(request, &reply),
+                Ok(reply) => reply.requested_wait(),
                 Err(failure) => {
-                    if let Content::Part(part) = &call.content {
+                    if let RequestBody::FilePart(part) = &request.content {
                         part.check_unchanged()?;
                     }
                     if tries >= failure.retries {
-                        return self.fail(format!("{}: {}", call.what, failure.text));
+                        return self.fail(format!("{}: {}", request.purpose, failure.text));
                     }
                     None
                 }
@@ -290,89 +276,97 @@ impl Client {
         }
     }
 
-    /// As [`Client::call`], but refusals are errors.
-    pub(super) fn demand(&self, call: &Call, progress: &dyn Progress) -> Result<Reply> {
-        let reply = self.call(call, progress)?;
-        if reply.is_ok() { Ok(reply) } else { self.refuse(call, &reply) }
+    /// Like [`Client::send`], but refusals are errors.
+    pub(super) fn send_ok(
+        &self,
+        request: &ApiRequest,
+        progress: &dyn Progress,
+    ) -> Result<ApiResponse> {
+        let reply = self.send(request, progress)?;
+        if reply.is_ok() { Ok(reply) } else { self.fail_refused(request, &reply) }
     }
 
-    /// What `reply` says, in JSON.
+    /// Parses the body of `reply` as JSON.
     pub(super) fn json<T: serde::de::DeserializeOwned>(
         &self,
-        call: &Call,
-        reply: &Reply,
+        request: &ApiRequest,
+        reply: &ApiResponse,
     ) -> Result<T> {
         let read = serde_json::from_slice(&reply.body);
-        read.or_else(|e| self.fail(format!("{}: the answer cannot be read: {e}", call.what)))
+        read.or_else(|e| {
+            self.fail(format!("{}: the answer cannot be parsed: {e}", request.purpose))
+        })
     }
 
-    fn token_for(&self, url: &str) -> Option<&Token> {
+    /// The token, if `url` is on the server.
+    fn token_for(&self, url: &str) -> Option<&AccessToken> {
         self.token
             .as_deref()
-            .filter(|_| Origin::of(url).is_some_and(|origin| origin == self.origin))
+            .filter(|_| ServerOrigin::of(url).is_some_and(|origin| origin == self.origin))
     }
 
-    /// Makes a request and reads the answer, once. The outer error is an interruption.
+    /// Sends a request once and reads the answer. The outer error is an interruption.
     pub(super) fn try_once(
         &self,
-        call: &Call,
+        request: &ApiRequest,
         progress: &dyn Progress,
-    ) -> Result<std::result::Result<Reply, Failure>> {
-        let (client, own) = (self.clone(), call.clone());
-        apart(
-            move || client.once(own),
+    ) -> Result<Attempt<ApiResponse>> {
+        let (client, sent) = (self.clone(), request.clone());
+        run_interruptible(
+            move || client.perform(sent),
             || {
-                if let Content::Part(part) = &call.content {
+                if let RequestBody::FilePart(part) = &request.content {
                     progress.advance(part.newly_sent());
                 }
             },
         )
     }
 
-    fn once(&self, call: Call) -> std::result::Result<Reply, Failure> {
-        if call.method == Method::GET {
-            return read(self.follow(call.url, 0)?);
+    /// Sends `request` and reads the answer. Blocks until the server answers.
+    fn perform(&self, request: ApiRequest) -> Attempt<ApiResponse> {
+        if request.method == Method::GET {
+            return read_answer(self.get_following(request.url, 0)?);
         }
-        let mut request = Request::builder().method(call.method).uri(&call.url);
-        for (name, value) in &call.headers {
-            request = request.header(name, value);
+        let mut builder = Request::builder().method(request.method).uri(&request.url);
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
         }
-        let given = call.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-        if let Some(token) = self.token_for(&call.url).filter(|_| call.authorized && !given) {
-            request = request.header("Authorization", token.authorization());
+        let has_own =
+            request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let use_token = request.authorized && !has_own;
+        if let Some(token) = self.token_for(&request.url).filter(|_| use_token) {
+            builder = builder.header("Authorization", token.authorization());
         }
-        let response = match &call.content {
-            Content::Nothing => self.run(request.body(())),
-            Content::Bytes(bytes, kind) => {
-                self.run(request.header("Content-Type", *kind).body(&bytes[..]))
+        let response = match &request.content {
+            RequestBody::Nothing => self.run(builder.body(())),
+            RequestBody::Bytes(bytes, kind) => {
+                self.run(builder.header("Content-Type", *kind).body(&bytes[..]))
             }
-            Content::Part(part) => {
+            RequestBody::FilePart(part) => {
                 let mut bytes = part.reader().map_err(|e| failure(ureq::Error::Io(e)))?;
-                // With a length; stores of objects take no chunks of unknown number.
-                let request = request.header("Content-Length", part.len());
-                self.run(request.body(SendBody::from_reader(&mut bytes)))
+                // Object stores do not accept chunked encoding, so the length is sent.
+                let builder = builder.header("Content-Length", part.len());
+                self.run(builder.body(SendBody::from_reader(&mut bytes)))
             }
         };
-        read(response?)
+        read_answer(response?)
     }
 
-    fn run(
-        &self,
-        request: http::Result<Request<impl AsSendBody>>,
-    ) -> std::result::Result<Response<Body>, Failure> {
-        let request = request.map_err(|_| Failure::lasting("the address cannot be used"))?;
+    fn run(&self, request: http::Result<Request<impl AsSendBody>>) -> Attempt<Response<Body>> {
+        let request =
+            request.map_err(|_| RequestFailure::permanent("the address cannot be used"))?;
         self.agent.run(request).map_err(failure)
     }
 }
 
-/// What `job` gives. It runs in a thread of its own, which is left behind when the user interrupts: a server that does
-/// not answer keeps nobody here. `tick` is called meanwhile and at the end.
-fn apart<T: Send + 'static>(
-    job: impl FnOnce() -> std::result::Result<T, Failure> + Send + 'static,
+/// Runs `job` in a thread and returns its result. Ctrl-C returns at once and leaves the thread
+/// behind, since a server may never answer. `tick` is called ten times a second, and at the end.
+fn run_interruptible<T: Send + 'static>(
+    job: impl FnOnce() -> Attempt<T> + Send + 'static,
     tick: impl Fn(),
-) -> Result<std::result::Result<T, Failure>> {
+) -> Result<Attempt<T>> {
     let (send, receive) = mpsc::channel();
-    // Nobody may listen any more.
+    // Sending fails if the caller was interrupted.
     std::thread::spawn(move || drop(send.send(job())));
     loop {
         let outcome = receive.recv_timeout(Duration::from_millis(100));
@@ -381,7 +375,7 @@ fn apart<T: Send + 'static>(
             Ok(outcome) => return Ok(outcome),
             Err(RecvTimeoutError::Timeout) => check_interrupted()?,
             Err(RecvTimeoutError::Disconnected) => {
-                return Ok(Err(Failure::lasting("the request was given up")));
+                return Ok(Err(RequestFailure::permanent("the request was aborted")));
             }
         }
     }
@@ -400,17 +394,21 @@ fn agent() -> Agent {
     config.build().into()
 }
 
-fn read(mut response: Response<Body>) -> std::result::Result<Reply, Failure> {
+fn read_answer(mut response: Response<Body>) -> Attempt<ApiResponse> {
     let body =
         response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(failure)?;
     let status = response.status().as_u16();
-    Ok(Reply { status, headers: std::mem::take(response.headers_mut()), body })
+    Ok(ApiResponse { status, headers: std::mem::take(response.headers_mut()), body })
 }
 
-/// Where `headers` of an answer from `url` lead to: an address, or a path on the same server.
-fn redirected(url: &str, headers: &HeaderMap) -> std::result::Result<String, Failure> {
-    let nowhere =
-        || Failure::lasting("the server redirects to no address, or one that is less safe");
+/// The address that the `Location` of an answer from `url` names; it may be a path on the same
+/// server.
+fn redirect_target(url: &str, headers: &HeaderMap) -> Attempt<String> {
+    let nowhere = || {
+        RequestFailure::permanent(
+            "the server redirects to an address that is not valid or not encrypted",
+        )
+    };
     let target =
         headers.get("location").and_then(|value| value.to_str().ok()).ok_or_else(nowhere)?;
     let target = match target.strip_prefix('/') {
@@ -421,28 +419,29 @@ fn redirected(url: &str, headers: &HeaderMap) -> std::result::Result<String, Fai
         }
         _ => target.to_string(),
     };
-    let (from, to) = (Origin::of(url).ok_or_else(nowhere)?, Origin::of(&target));
+    let (from, to) = (ServerOrigin::of(url).ok_or_else(nowhere)?, ServerOrigin::of(&target));
     if to.is_some_and(|to| to.secure || !from.secure) { Ok(target) } else { Err(nowhere()) }
 }
 
-/// Whether another try may get another answer than `status`.
+/// Whether a retry after `status` may succeed.
 pub(super) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-fn failure(error: ureq::Error) -> Failure {
+/// Classifies an error of `ureq`.
+fn failure(error: ureq::Error) -> RequestFailure {
     use std::io::ErrorKind;
     use ureq::Error as E;
     let retries = match &error {
         E::HostNotFound | E::ConnectionFailed => RETRIES_WITHOUT_SERVER,
         E::Io(e) if e.kind() == ErrorKind::ConnectionRefused => RETRIES_WITHOUT_SERVER,
-        // Certificates that are not accepted come as such.
+        // This kind stands for certificates that are not accepted.
         E::Io(e) if e.kind() == ErrorKind::InvalidData => 0,
         E::Io(_) | E::Timeout(_) | E::Protocol(_) => RETRIES,
         _ => 0,
     };
     let text = match &error {
-        // It has an address, which may be a secret.
+        // The error quotes the address, which may be secret.
         E::BadUri(_) => "the address cannot be used".to_string(),
         E::HostNotFound => "the server cannot be reached: there is no such host".to_string(),
         E::ConnectionFailed => "the server cannot be reached".to_string(),
@@ -451,22 +450,23 @@ fn failure(error: ureq::Error) -> Failure {
         }
         error => format!("the connection failed: {error}"),
     };
-    Failure { text, retries }
+    RequestFailure { text, retries }
 }
 
-/// How long the server asks to wait: `Retry-After` in seconds or `t` of `RateLimit`
+/// The delay that the server asks for: `Retry-After` in seconds, or `t` of `RateLimit`
 /// (draft-ietf-httpapi-ratelimit-headers).
-pub(super) fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn requested_wait(headers: &HeaderMap) -> Option<Duration> {
     let header = |name: &str| headers.get(name)?.to_str().ok();
     let limit = || header("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="));
     let seconds: u64 = header("retry-after").or_else(limit)?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
-/// Waits before try number `tries` + 1: as long as the server asks, within reason, else half a second that doubles.
+/// Waits before retry number `tries` + 1: `asked` up to [`MAX_WAIT`], else half a second, doubled
+/// each time.
 pub(super) fn pause(tries: u32, asked: Option<Duration>, progress: &dyn Progress) -> Result<()> {
-    let own = Duration::from_millis(500 << tries.min(4));
-    let wait = asked.unwrap_or(own).clamp(own, MAX_WAIT);
+    let backoff = Duration::from_millis(500 << tries.min(4));
+    let wait = asked.unwrap_or(backoff).clamp(backoff, MAX_WAIT);
     if wait > Duration::from_secs(10) {
         progress.note(&format!("the server asks to wait {} seconds", wait.as_secs()));
     }
@@ -481,8 +481,8 @@ pub(super) fn pause(tries: u32, asked: Option<Duration>, progress: &dyn Progress
     }
 }
 
-/// What a server says of its refusal.
-fn said(reply: &Reply) -> Option<String> {
+/// The error message in an answer, at most 400 characters.
+fn server_message(reply: &ApiResponse) -> Option<String> {
     let json = || {
         let body: serde_json::Value = serde_json::from_slice(&reply.body).ok()?;
         let text = body.get("error").or_else(|| body.get("message"))?.as_str()?;
@@ -498,42 +498,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_not_what_addresses_pretend() {
-        let private = |url: &str| Origin::of(url).is_some_and(|origin| origin.is_private());
-        for url in [
-            "https://huggingface.co",
-            "http://127.0.0.1:80/x",
-            "http://[::1]:5000",
-            "http://localhost",
-            "https://10.0.0.1",
-        ] {
-            assert!(private(url), "{url}");
-        }
-        for url in [
-            "http://huggingface.co",
-            "http://127.0.0.1:80@evil.com/",
-            "https://huggingface.co@evil.com",
-            "http://localhost.evil.com",
-            "http://0.0.0.0:1",
-            "ftp://127.0.0.1",
-            "127.0.0.1",
-            "",
-        ] {
-            assert!(!private(url), "{url}");
-        }
-        let same = |a: &str, b: &str| Origin::of(a).unwrap() == Origin::of(b).unwrap();
-        assert!(same("https://Hub.example", "https://hub.example:443/x"));
-        for other in ["http://hub.example", "https://hub.example:8443", "https://a.hub.example"] {
-            assert!(!same("https://hub.example", other), "{other}");
-        }
-    }
-
-    #[test]
-    fn servers_say_how_long_to_wait() {
+    fn requested_waits_are_read_from_headers() {
         let wait = |name: &'static str, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            asked_wait(&headers).map(|wait| wait.as_secs())
+            requested_wait(&headers).map(|wait| wait.as_secs())
         };
         assert_eq!(wait("retry-after", "7"), Some(7));
         assert_eq!(wait("ratelimit", "\"api\";r=0;t=55"), Some(55));

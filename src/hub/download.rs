@@ -1,16 +1,14 @@
-//! Downloading a model from the hub into the shared cache.
+//! Downloads a model from the hub into the shared cache.
 //!
-//! The hub is asked once for the commit and its files; each missing file is then fetched, resumed where an
-//! earlier attempt ended, checked against the size and the sum that the hub told (SHA-256 of large files, git's
-//! of others), and linked into the snapshot. The configuration comes last, so a snapshot that has one is whole.
-//! Addresses and answers: `huggingface_hub`, `hf_api.py` and `file_download.py` (1.x).
-//!
-//! `ureq`, not `hf-hub`: its blocking client trusts names and lengths that a server sends, checks no sums,
-//! and brings three times as many crates. Deliberately absent: other kinds of repositories, and folders within a
-//! model's but for that of named chat templates.
+//! Each listed file is fetched, resumed where an earlier attempt ended, checked against the listed
+//! size and hash, and linked into the snapshot; the configuration last, so that a snapshot with one
+//! is complete. Source of the requests: `huggingface_hub`, `hf_api.py`, `file_download.py` (1.x).
+//! Not used: the crate `hf-hub`, which trusts names and sizes from the server and checks no hashes.
 
-use super::client::{Call, Client, Content, asked_wait, is_transient, pause};
-use super::{CONFIGS, HubCache, HubName, HubReference, digest, is_part};
+use super::cache::CONFIGS;
+use super::client::{ApiRequest, Client, RequestBody, is_transient, pause, requested_wait};
+use super::name::is_part;
+use super::{HubCache, HubName, HubReference, digest};
 use crate::base::error::{Error, Result};
 use crate::base::output::{self, check_space};
 use crate::base::progress::{Progress, Unit, check_interrupted};
@@ -21,17 +19,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::http::Method;
 
-/// How often a connection that breaks off is taken up again without a byte gained.
+/// How many attempts in a row may end without a new byte.
 const ATTEMPTS: u32 = 5;
 
-/// What the hub says of a model.
+/// The hub's description of a model.
 #[derive(Deserialize)]
 struct Listing {
     sha: String,
     siblings: Vec<Remote>,
 }
 
-/// One file of a model.
+/// One file in the listing of a model.
 #[derive(Deserialize)]
 struct Remote {
     rfilename: String,
@@ -41,7 +39,7 @@ struct Remote {
     lfs: Option<Lfs>,
 }
 
-/// What is known of a large file.
+/// Hash and size of a large file.
 #[derive(Deserialize)]
 struct Lfs {
     sha256: String,
@@ -49,7 +47,8 @@ struct Lfs {
 }
 
 impl Remote {
-    /// The sum of its content, in hexadecimal, which is its name in the cache: a SHA-256 of a large file, else git's.
+    /// The hash of the content, in hexadecimal, which is also its name in the cache: SHA-256 for
+    /// large files, git's object name for others. `None` if the listing has no valid one.
     fn blob(&self) -> Option<&str> {
         let (blob, len) = match &self.lfs {
             Some(lfs) => (lfs.sha256.as_str(), 64),
@@ -58,30 +57,32 @@ impl Remote {
         (blob.len() == len && blob.bytes().all(|b| b.is_ascii_hexdigit())).then_some(blob)
     }
 
-    /// Its length in bytes; a file without one is taken to be empty, and refused if it is not.
+    /// The size in bytes. Zero if the listing has none; verification then refuses a file that is
+    /// not empty.
     fn size(&self) -> u64 {
         self.lfs.as_ref().map(|lfs| lfs.size).or(self.size).unwrap_or(0)
     }
 }
 
-/// Gets `reference` into `cache`, and gives the folder of its files, or the file if it names one. Of a model in
-/// the form of GGUF files, the only one is taken. Does nothing about files that are there.
+/// Downloads `reference` into `cache`; returns the folder of its files, or the file if `reference`
+/// names one. If the model consists of GGUF files, there must be only one. Files that are in the
+/// cache stay.
 ///
-/// The server is `HF_ENDPOINT`, else the hub. A token is taken from `HF_TOKEN` or from the file that
-/// `hf auth login` writes, goes to that server alone, and appears in no message.
+/// The server is `HF_ENDPOINT`, else the hub. The token comes from `HF_TOKEN` or from the file that
+/// `hf auth login` writes. It is sent to that server only and appears in no message.
 ///
 /// # Errors
-/// If the server cannot be reached, refuses, or sends something else than it announced.
+/// If the server cannot be reached, refuses access, or sends content that differs from its listing.
 pub fn download(
     cache: &HubCache,
     reference: &HubReference,
     progress: &dyn Progress,
 ) -> Result<PathBuf> {
     let name = &reference.name;
-    let hub = Hub { client: Client::from_env()?, name };
+    let hub = Downloader { client: Client::from_env()?, name };
     let listing = hub.list(progress)?;
     if !is_part(&listing.sha) {
-        return hub.fail("the server names a commit that is none");
+        return hub.fail("the server names a commit that is not valid");
     }
     let repository = cache.repository(name);
     let snapshot = repository.join("snapshots").join(&listing.sha);
@@ -89,24 +90,7 @@ pub fn download(
     for folder in [&snapshot, &blobs] {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     }
-    let mut files = match &reference.file {
-        Some(file) => gguf_shards(&listing.siblings, file),
-        None => wanted(&listing.siblings),
-    };
-    let has = |end: &str| files.iter().any(|file| file.rfilename.ends_with(end));
-    let configured = files.iter().any(|file| CONFIGS.contains(&file.rfilename.as_str()));
-    match &reference.file {
-        Some(file) if files.is_empty() => {
-            return hub.fail(format!("it has no file '{file}'"));
-        }
-        Some(_) => {}
-        None if has(".safetensors") || has(".bin") => {
-            if !configured {
-                return hub.fail("it has no config.json, so it is no model in Hugging Face's form");
-            }
-        }
-        None => files = hub.only_gguf(&listing.siblings)?,
-    }
+    let mut files = hub.choose_files(&listing.siblings, reference.file.as_deref())?;
     files.sort_by_key(|file| CONFIGS.contains(&file.rfilename.as_str()));
     files.retain(|file| !snapshot.join(&file.rfilename).exists());
     let total = files.iter().map(|file| file.size()).sum();
@@ -115,7 +99,7 @@ pub fn download(
     for file in &files {
         progress.detail(&file.rfilename);
         let Some(blob) = file.blob() else {
-            return hub.fail(format!("the server tells no sum of '{}'", file.rfilename));
+            return hub.fail(format!("the server lists no hash of '{}'", file.rfilename));
         };
         let path = blobs.join(blob);
         if path.is_file() {
@@ -126,11 +110,8 @@ pub fn download(
         link(&path, &snapshot, &file.rfilename)?;
     }
     progress.end();
-    let revision = repository.join("refs").join(name.revision());
     if name.revision() != listing.sha {
-        let folder = revision.parent().expect("in refs");
-        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        std::fs::write(&revision, &listing.sha).map_err(Error::io(&revision, "write"))?;
+        write_ref(&repository.join("refs").join(name.revision()), &listing.sha)?;
     }
     Ok(match &reference.file {
         Some(file) => snapshot.join(file),
@@ -138,24 +119,31 @@ pub fn download(
     })
 }
 
-/// The file `name` and, if it is a shard of a split GGUF file, all others.
+/// Writes the commit of a revision to the file `path` in `refs`.
+fn write_ref(path: &Path, commit: &str) -> Result<()> {
+    let folder = path.parent().expect("in refs");
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+    std::fs::write(path, commit).map_err(Error::io(path, "write"))
+}
+
+/// The file `name` and, if it is a shard of a split GGUF file, the other shards.
 fn gguf_shards<'f>(files: &'f [Remote], name: &str) -> Vec<&'f Remote> {
-    // llama.cpp's names of shards: NAME-00001-of-00003.gguf.
+    // llama.cpp names shards like this: NAME-00001-of-00003.gguf.
     let series = |name: &str| -> Option<String> {
         let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
         (number.len() == 5 && count.len() == 5).then(|| format!("{stem} {count}"))
     };
-    let own = series(name);
+    let series_of_name = series(name);
     let belongs = |file: &&Remote| {
         let path = file.rfilename.as_str();
-        path == name || own.is_some() && series(path) == own
+        path == name || series_of_name.is_some() && series(path) == series_of_name
     };
     files.iter().filter(|file| file.rfilename.split('/').all(is_part)).filter(belongs).collect()
 }
 
-/// The files that a merge reads: configurations, tokenizer, and weights in one form.
-fn wanted(files: &[Remote]) -> Vec<&Remote> {
+/// The files that a merge reads: configurations, tokenizer, and weights in one format.
+fn files_for_merge(files: &[Remote]) -> Vec<&Remote> {
     let ends = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     let usable = |file: &&Remote| {
         let name = file.rfilename.as_str();
@@ -179,7 +167,7 @@ fn wanted(files: &[Remote]) -> Vec<&Remote> {
     files.iter().filter(usable).filter(is_wanted).collect()
 }
 
-/// A link in a snapshot to a blob; where links are not to be had, the file itself.
+/// Links `file` of a snapshot to a blob. Without symbolic links, the blob is moved there instead.
 fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
     let place = &snapshot.join(file);
     let folder = place.parent().unwrap_or(snapshot);
@@ -195,21 +183,43 @@ fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
     std::fs::rename(blob, place).map_err(Error::io(place, "create"))
 }
 
-/// A server, and the model that is wanted of it.
-struct Hub<'a> {
+/// Downloads the model `name` from a server.
+struct Downloader<'a> {
     client: Client,
     name: &'a HubName,
 }
 
-/// Why an attempt failed that may succeed later, and how long the server asks to wait.
-type Passing = (String, Option<Duration>);
+/// Why an attempt failed that may succeed later, and the delay that the server asks for.
+type TransientFailure = (String, Option<Duration>);
 
-impl Hub<'_> {
+impl Downloader<'_> {
     fn fail<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
         self.client.fail(format!("{}: {detail}", self.name.path()))
     }
 
-    /// The only GGUF model of a repository that has no other weights.
+    /// The files to download: `file` with its other shards, or all that a merge reads, or the only
+    /// GGUF model.
+    fn choose_files<'f>(&self, files: &'f [Remote], file: Option<&str>) -> Result<Vec<&'f Remote>> {
+        if let Some(file) = file {
+            let shards = gguf_shards(files, file);
+            return match shards.is_empty() {
+                true => self.fail(format!("it has no file '{file}'")),
+                false => Ok(shards),
+            };
+        }
+        let chosen = files_for_merge(files);
+        let has = |end: &str| chosen.iter().any(|file| file.rfilename.ends_with(end));
+        if !has(".safetensors") && !has(".bin") {
+            return self.only_gguf(files);
+        }
+        if !chosen.iter().any(|file| CONFIGS.contains(&file.rfilename.as_str())) {
+            return self
+                .fail("it has no config.json, so it is not a model in Hugging Face's format");
+        }
+        Ok(chosen)
+    }
+
+    /// The only GGUF model of a repository without other weights.
     fn only_gguf<'f>(&self, files: &'f [Remote]) -> Result<Vec<&'f Remote>> {
         let names = files.iter().map(|file| file.rfilename.as_str());
         let is_model = |name: &&str| {
@@ -218,7 +228,7 @@ impl Hub<'_> {
         };
         let models: Vec<&str> = names.filter(is_model).collect();
         let Some(first) = models.first() else {
-            return self.fail("it has no config.json with weights beside it, and no GGUF file");
+            return self.fail("it has no config.json with weights, and no GGUF file");
         };
         let series = gguf_shards(files, first);
         if series.len() == models.len() {
@@ -226,27 +236,28 @@ impl Hub<'_> {
         }
         let list: Vec<_> = models.iter().take(40).copied().collect();
         self.fail(format!(
-            "it has {} GGUF files; name one of them, as {}/{first}: {}",
+            "it has {} GGUF files; name one of them, for example {}/{first}: {}",
             models.len(),
             self.name.path(),
             list.join(", ")
         ))
     }
 
+    /// Asks the hub for the commit and the files of the revision.
     fn list(&self, progress: &dyn Progress) -> Result<Listing> {
         let (path, revision) = (self.name.path(), self.name.revision().replace('/', "%2F"));
         let endpoint = self.client.endpoint();
         let url = format!("{endpoint}/api/models/{path}/revision/{revision}?blobs=true");
-        let call = Call::new(Method::GET, url, Content::Nothing, path);
-        let reply = self.client.call(&call, progress)?;
+        let request = ApiRequest::new(Method::GET, url, RequestBody::Nothing, path);
+        let reply = self.client.send(&request, progress)?;
         match reply.status {
-            200 => self.client.json(&call, &reply),
+            200 => self.client.json(&request, &reply),
             status => self.fail(refusal(status, self.name.revision())),
         }
     }
 
-    /// Gets the content of `file` of `commit` to `path`, by way of a file beside it that is kept when the
-    /// connection breaks off.
+    /// Downloads `file` of `commit` to `path`. The content goes to a file beside it, which stays
+    /// for the next run if the connection breaks.
     fn fetch(
         &self,
         commit: &str,
@@ -261,7 +272,8 @@ impl Hub<'_> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         let mut part = options.open(&part_path).map_err(Error::io(&part_path, "create"))?;
-        // Another process that gets the same file is waited for; it may be done then.
+        // Waits for another process that downloads the same file; afterwards the file may be
+        // complete.
         part.lock().map_err(Error::io(&part_path, "lock"))?;
         if path.is_file() {
             return Ok(());
@@ -274,8 +286,8 @@ impl Hub<'_> {
             let outcome = self.fetch_from(&url, &mut part, &part_path, have, file, progress)?;
             have = part.metadata().map_err(Error::io(&part_path, "examine"))?.len();
             idle = if have > before { 0 } else { idle + 1 };
-            let nothing = || ("nothing more came".to_string(), None);
-            let (why, wait) = outcome.err().unwrap_or_else(nothing);
+            let ended = || ("the server sent less than it announced".to_string(), None);
+            let (why, wait) = outcome.err().unwrap_or_else(ended);
             if idle >= ATTEMPTS {
                 return self.fail(format!("'{}': {why}", file.rfilename));
             }
@@ -288,7 +300,8 @@ impl Hub<'_> {
         std::fs::rename(&part_path, path).map_err(Error::io(path, "rename"))
     }
 
-    /// One attempt, from byte `from` on. The inner error may pass with another attempt.
+    /// One attempt to download, from byte `from`. After the inner error, another attempt may
+    /// succeed.
     fn fetch_from(
         &self,
         url: &str,
@@ -297,7 +310,7 @@ impl Hub<'_> {
         from: u64,
         file: &Remote,
         progress: &dyn Progress,
-    ) -> Result<std::result::Result<(), Passing>> {
+    ) -> Result<std::result::Result<(), TransientFailure>> {
         let response = match self.client.get(url, from)? {
             Ok(response) => response,
             Err(failure) if failure.is_transient() => return Ok(Err((failure.text, None))),
@@ -305,17 +318,17 @@ impl Hub<'_> {
         };
         match response.status().as_u16() {
             200 if from > 0 => {
-                // The server begins anew.
+                // The server ignored the range and sends the file from its start.
                 part.set_len(0).map_err(Error::io(part_path, "write"))?;
             }
             200 | 206 => {}
             status if is_transient(status) => {
-                let wait = asked_wait(response.headers());
+                let wait = requested_wait(response.headers());
                 return Ok(Err((format!("the server answered {status}"), wait)));
             }
             status => return self.fail(format!("'{}': {}", file.rfilename, refusal(status, ""))),
         }
-        // One byte more than announced, so that too much shows.
+        // One byte more than announced, so that a file that is too long is detected.
         let start = part.metadata().map_err(Error::io(part_path, "examine"))?.len();
         let limit = file.size().saturating_sub(start).saturating_add(1);
         let mut body = response.into_body().into_reader().take(limit);
@@ -332,7 +345,8 @@ impl Hub<'_> {
         }
     }
 
-    /// Checks what was fetched; what is wrong is removed, so that the next attempt begins anew.
+    /// Checks size and hash of a download. Removes it if they are wrong, so that the next run
+    /// starts over.
     fn verify(
         &self,
         part: &mut File,
@@ -362,14 +376,15 @@ impl Hub<'_> {
     }
 }
 
+/// Explains a status that refuses a download. `revision` is empty for a request of a file.
 fn refusal(status: u16, revision: &str) -> String {
     match status {
         401 | 403 => {
-            "the server refuses access; accept the model's terms on its page, and give a token \
-                      in HF_TOKEN or with: hf auth login"
+            "the server refuses access; accept the model's terms on its page, and provide a token \
+             in HF_TOKEN or with: hf auth login"
                 .to_string()
         }
-        404 if revision.is_empty() => "the server does not have it".to_string(),
+        404 if revision.is_empty() => "the server does not have this file".to_string(),
         404 => format!("there is no such model, or none with the revision '{revision}'"),
         status => format!("the server answered {status}"),
     }

@@ -1,16 +1,13 @@
-//! Content of large files to where the hub stores it: git-lfs's batch interface, its `basic` transfer and the hub's
-//! `multipart`.
+//! Sends the content of large files, by git-lfs's batch API.
 //!
-//! The hub answers each object's SHA-256 with addresses to send it to, or with none where it has the object. Protocol:
-//! git-lfs, `docs/api/batch.md` and `basic-transfers.md`; the hub's parts: `huggingface_hub`, `lfs.py` (2.x). Each file's
-//! addresses are asked for when its turn comes, so that they are valid however long the files before it took. The token
-//! goes to the hub only, never along with content. Deliberately absent: Xet, the hub's transfer by deduplicated chunks,
-//! which needs some hundred and fifty crates more; the hub takes both.
+//! The hub answers each SHA-256 with addresses to send the content to, or with none if it has the
+//! content. Addresses expire, so each file's are requested when its turn comes. Source: git-lfs,
+//! `docs/api/batch.md`, `basic-transfers.md`; for `multipart`: `huggingface_hub`, `lfs.py` (2.x).
+//! Not here: Xet, the hub's deduplicating transfer, which would need 150 more crates.
 
 use super::HubName;
-use super::client::{Call, Client, Content};
-use super::digest::Part;
-use super::upload::LocalFile;
+use super::client::{ApiRequest, Client, RequestBody};
+use super::local_file::{FilePart, LocalFile};
 use crate::base::error::Result;
 use crate::base::progress::Progress;
 use serde::Deserialize;
@@ -19,63 +16,68 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use ureq::http::Method;
 
-/// The type of all that is said about objects.
+/// The content type of the API.
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
-/// Parts that are sent at once.
+/// The number of parts that are sent at the same time.
 const THREADS: usize = 4;
-/// The most parts that a store of objects takes.
+/// The most parts that an object store accepts.
 const MAX_PARTS: u64 = 10_000;
 
+/// The answer to a batch request.
 #[derive(Deserialize)]
-struct Batch {
+struct BatchAnswer {
     #[serde(default)]
     transfer: Option<String>,
-    objects: Vec<Object>,
+    objects: Vec<LfsObject>,
 }
 
+/// The answer about one object. Without `actions`, the hub has its content.
 #[derive(Deserialize)]
-struct Object {
+struct LfsObject {
     oid: String,
     size: u64,
     #[serde(default)]
-    actions: Option<Actions>,
+    actions: Option<LfsActions>,
     #[serde(default)]
-    error: Option<ObjectError>,
+    error: Option<LfsError>,
 }
 
+/// Where to send an object, and where to confirm that it is complete.
 #[derive(Deserialize)]
-struct Actions {
+struct LfsActions {
     #[serde(default)]
-    upload: Option<Action>,
+    upload: Option<LfsAction>,
     #[serde(default)]
-    verify: Option<Action>,
+    verify: Option<LfsAction>,
 }
 
+/// An address, with headers to send to it.
 #[derive(Deserialize)]
-struct Action {
+struct LfsAction {
     href: String,
     #[serde(default)]
     header: Option<Map<String, Json>>,
 }
 
+/// Why the hub does not accept an object.
 #[derive(Deserialize)]
-struct ObjectError {
+struct LfsError {
     #[serde(default)]
     message: String,
 }
 
-impl Action {
-    /// What is to be sent along, but for what describes parts.
+impl LfsAction {
+    /// The headers to send, without the entries that describe parts.
     fn headers(&self) -> Vec<(String, String)> {
         let entries = self.header.iter().flatten();
-        let strings = entries.filter_map(|(name, value)| Some((name.clone(), text(value)?)));
+        let strings = entries.filter_map(|(name, value)| Some((name.clone(), as_text(value)?)));
         let part = |name: &str| name == "chunk_size" || name.bytes().all(|b| b.is_ascii_digit());
         strings.filter(|(name, _)| !part(name)).collect()
     }
 }
 
-/// A string or a number, as text.
-fn text(value: &Json) -> Option<String> {
+/// A JSON string or number, as text.
+fn as_text(value: &Json) -> Option<String> {
     match value {
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => Some(number.to_string()),
@@ -83,45 +85,48 @@ fn text(value: &Json) -> Option<String> {
     }
 }
 
-/// Files of a repository on their way to where content is stored.
-pub(super) struct Store<'a> {
+/// Sends files to the LFS store of a repository.
+pub(super) struct LfsStore<'a> {
     pub client: &'a Client,
     pub repo: &'a HubName,
     pub progress: &'a dyn Progress,
 }
 
-impl Store<'_> {
-    /// Sends the content of `file` unless the hub has it; tells whether it was sent.
-    pub(super) fn put(&self, file: &LocalFile) -> Result<bool> {
-        let what = format!("'{}'", file.name);
-        let object = self.ask(file, &what)?;
+impl LfsStore<'_> {
+    /// Sends the content of `file` unless the hub has it. Returns whether it was sent.
+    pub(super) fn send_file(&self, file: &LocalFile) -> Result<bool> {
+        let purpose = format!("'{}'", file.name);
+        let object = self.request_object(file, &purpose)?;
         let Some(actions) = object.actions else {
             self.progress.advance(file.bytes);
             return Ok(false);
         };
         let Some(upload) = &actions.upload else {
-            return self.client.fail(format!("{what}: the server does not say where to send it"));
+            return self
+                .client
+                .fail(format!("{purpose}: the server sent no address to upload it to"));
         };
         match upload.header.as_ref().and_then(|header| header.get("chunk_size")) {
-            Some(size) => self.put_parts(file, upload, size, &what)?,
+            Some(size) => self.send_in_parts(file, upload, size, &purpose)?,
             None => {
-                let part = Arc::new(Part::new(&file.path, file.state(), 0, file.bytes));
-                self.put_part(part, &upload.href, upload.headers(), &what)?;
+                let part = Arc::new(FilePart::new(&file.path, file.state(), 0, file.bytes));
+                self.send_part(part, &upload.href, upload.headers(), &purpose)?;
             }
         }
         if let Some(verify) = &actions.verify {
             let content = json!({ "oid": file.sha256, "size": file.bytes });
-            let content = Content::json(content, LFS_JSON);
-            let url = self.client.here(&verify.href)?;
-            let headers = accepting(verify.headers());
-            let call = Call { headers, ..Call::new(Method::POST, url, content, &what) };
-            self.client.demand(&call, self.progress)?;
+            let content = RequestBody::json(content, LFS_JSON);
+            let url = self.client.resolve(&verify.href)?;
+            let headers = with_accept(verify.headers());
+            let request =
+                ApiRequest { headers, ..ApiRequest::new(Method::POST, url, content, &purpose) };
+            self.client.send_ok(&request, self.progress)?;
         }
         Ok(true)
     }
 
-    /// What the hub wants done about `file`.
-    fn ask(&self, file: &LocalFile, what: &str) -> Result<Object> {
+    /// Asks the hub where to send `file`.
+    fn request_object(&self, file: &LocalFile, purpose: &str) -> Result<LfsObject> {
         let client = self.client;
         let url = format!("{}/{}.git/info/lfs/objects/batch", client.endpoint(), self.repo.path());
         let body = json!({
@@ -131,62 +136,80 @@ impl Store<'_> {
             "hash_algo": "sha256",
             "ref": { "name": self.repo.revision() },
         });
-        let content = Content::json(body, LFS_JSON);
-        let headers = accepting(Vec::new());
-        let call = Call { headers, ..Call::new(Method::POST, url, content, what) };
-        let reply = client.demand(&call, self.progress)?;
-        let batch: Batch = client.json(&call, &reply)?;
+        let content = RequestBody::json(body, LFS_JSON);
+        let headers = with_accept(Vec::new());
+        let request =
+            ApiRequest { headers, ..ApiRequest::new(Method::POST, url, content, purpose) };
+        let reply = client.send_ok(&request, self.progress)?;
+        let batch: BatchAnswer = client.json(&request, &reply)?;
         if let Some(transfer) = batch.transfer.filter(|t| t != "basic" && t != "multipart") {
-            return client.fail(format!("{what}: the server wants the transfer '{transfer}'"));
+            return client.fail(format!(
+                "{purpose}: the server asks for the transfer '{transfer}', which is not supported"
+            ));
         }
-        let same = |object: &Object| object.oid == file.sha256 && object.size == file.bytes;
+        let same = |object: &LfsObject| object.oid == file.sha256 && object.size == file.bytes;
         let Some(object) = batch.objects.into_iter().find(same) else {
-            return client.fail(format!("{what}: the server answers about another file"));
+            return client.fail(format!("{purpose}: the server answers about another file"));
         };
         match object.error {
-            Some(error) => client.fail(format!("{what}: {}", error.message)),
+            Some(error) => client.fail(format!("{purpose}: {}", error.message)),
             None => Ok(object),
         }
     }
 
-    /// Sends `file` in the parts that the hub asks for, several at once, and says when all are there.
-    fn put_parts(&self, file: &LocalFile, upload: &Action, size: &Json, what: &str) -> Result<()> {
+    /// Sends `file` in parts of the size that the hub asks for, and then confirms that all are
+    /// complete.
+    fn send_in_parts(
+        &self,
+        file: &LocalFile,
+        upload: &LfsAction,
+        size: &Json,
+        purpose: &str,
+    ) -> Result<()> {
         let client = self.client;
-        let size = text(size).and_then(|size| size.parse().ok()).filter(|size| *size > 0);
+        let size = as_text(size).and_then(|size| size.parse().ok()).filter(|size| *size > 0);
         let urls = upload.header.as_ref().map(part_urls).unwrap_or_default();
         let count = size.map_or(0, |size| file.bytes.div_ceil(size));
         let Some(size) = size.filter(|_| urls.len() as u64 == count && count <= MAX_PARTS) else {
             return client
-                .fail(format!("{what}: the server's list of parts does not fit the file"));
+                .fail(format!("{purpose}: the server's list of parts does not fit the file"));
         };
-        let parts: Vec<Arc<Part>> = (0..count)
+        let parts: Vec<Arc<FilePart>> = (0..count)
             .map(|index| {
                 let from = index * size;
                 let len = size.min(file.bytes - from);
-                Arc::new(Part::new(&file.path, file.state(), from, len))
+                Arc::new(FilePart::new(&file.path, file.state(), from, len))
             })
             .collect();
-        let tags = self.send(&parts, &urls, what)?.into_iter().enumerate();
+        let tags = self.send_parts(&parts, &urls, purpose)?.into_iter().enumerate();
         let parts: Vec<Json> =
             tags.map(|(index, tag)| json!({ "partNumber": index + 1, "etag": tag })).collect();
         let content = json!({ "oid": file.sha256, "parts": parts });
-        let content = Content::json(content, LFS_JSON);
-        let (headers, url) = (accepting(Vec::new()), client.here(&upload.href)?);
-        // The address is its own permission.
-        let call =
-            Call { headers, authorized: false, ..Call::new(Method::POST, url, content, what) };
-        client.demand(&call, self.progress).map(|_| ())
+        let content = RequestBody::json(content, LFS_JSON);
+        let (headers, url) = (with_accept(Vec::new()), client.resolve(&upload.href)?);
+        // The address itself grants access.
+        let request = ApiRequest {
+            headers,
+            authorized: false,
+            ..ApiRequest::new(Method::POST, url, content, purpose)
+        };
+        client.send_ok(&request, self.progress).map(|_| ())
     }
 
-    /// Sends `parts` to `urls`, several at once, and gives their tags.
-    fn send(&self, parts: &[Arc<Part>], urls: &[String], what: &str) -> Result<Vec<String>> {
+    /// Sends `parts` to `urls` in several threads. Returns the ETag of each part.
+    fn send_parts(
+        &self,
+        parts: &[Arc<FilePart>],
+        urls: &[String],
+        purpose: &str,
+    ) -> Result<Vec<String>> {
         let next = AtomicUsize::new(0);
         let tags = Mutex::new(vec![String::new(); parts.len()]);
-        let send = |index: usize, part: &Arc<Part>| -> Result<()> {
-            let what = format!("{what}, part {}", index + 1);
-            let Some(tag) = self.put_part(Arc::clone(part), &urls[index], Vec::new(), &what)?
+        let send = |index: usize, part: &Arc<FilePart>| -> Result<()> {
+            let purpose = format!("{purpose}, part {}", index + 1);
+            let Some(tag) = self.send_part(Arc::clone(part), &urls[index], Vec::new(), &purpose)?
             else {
-                return self.client.fail(format!("{what}: the server gives no tag for it"));
+                return self.client.fail(format!("{purpose}: the server sent no ETag for it"));
             };
             tags.lock().expect("no panics")[index] = tag;
             Ok(())
@@ -196,7 +219,7 @@ impl Store<'_> {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(part) = parts.get(index) else { return Ok(()) };
                 if let Err(error) = send(index, part) {
-                    // The others need not begin any more.
+                    // The other threads stop after their current part.
                     next.store(parts.len(), Ordering::Relaxed);
                     return Err(error);
                 }
@@ -210,28 +233,29 @@ impl Store<'_> {
         Ok(tags.into_inner().expect("no panics"))
     }
 
-    /// Sends a part to `url`, and gives the tag that it has there.
-    fn put_part(
+    /// Sends a part to `url`. Returns the ETag that the store gave it.
+    fn send_part(
         &self,
-        part: Arc<Part>,
+        part: Arc<FilePart>,
         url: &str,
         headers: Vec<(String, String)>,
-        what: &str,
+        purpose: &str,
     ) -> Result<Option<String>> {
-        let url = self.client.here(url)?;
-        let call = Call::new(Method::PUT, url, Content::Part(part), what);
-        let call = Call { headers, authorized: false, ..call };
-        let reply = self.client.demand(&call, self.progress)?;
+        let url = self.client.resolve(url)?;
+        let request = ApiRequest::new(Method::PUT, url, RequestBody::FilePart(part), purpose);
+        let request = ApiRequest { headers, authorized: false, ..request };
+        let reply = self.client.send_ok(&request, self.progress)?;
         Ok(reply.header("etag").filter(|tag| !tag.is_empty()).map(str::to_string))
     }
 }
 
-fn accepting(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
+/// `headers` with an `Accept` header for the API.
+fn with_accept(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
     headers.push(("Accept".to_string(), LFS_JSON.to_string()));
     headers
 }
 
-/// The addresses of parts, in order, if they are numbered from 1 without a gap.
+/// The addresses of the parts, in order; none unless they are numbered from 1 without gaps.
 fn part_urls(header: &Map<String, Json>) -> Vec<String> {
     let numbered = header.iter().filter_map(|(name, value)| {
         let digits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
@@ -248,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_in_order_and_whole() {
+    fn part_addresses_are_in_order_and_complete() {
         let header = |text: &str| part_urls(&serde_json::from_str(text).unwrap());
         let urls = header(r#"{"chunk_size": "5", "00010": "j", "2": "b", "1": "a", "3": "c"}"#);
         assert!(urls.is_empty(), "4 to 9 are missing");

@@ -1,16 +1,18 @@
-//! What people write for a model on the hub: its name, an address of a page or a file, or `hf://`.
+//! Parses references to models on the hub: a name, the address of a page or a file, or `hf://`.
 
 use super::HubName;
+use super::name::{MAIN, is_part};
 
 /// A model on the hub, or one file of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubReference {
+    /// The model.
     pub name: HubName,
-    /// A file's path within the repository.
+    /// The path of the file within the repository.
     pub file: Option<String>,
 }
 
-/// What addresses of the hub begin with.
+/// The beginnings of addresses on the hub.
 const ADDRESSES: &[&str] = &[
     "https://huggingface.co/",
     "http://huggingface.co/",
@@ -21,14 +23,16 @@ const ADDRESSES: &[&str] = &[
     "hf.co/",
 ];
 
-/// Ends of names that mean a file rather than a repository.
+/// The endings that distinguish a file from a repository.
 const FILES: &[&str] =
     &[".gguf", ".yml", ".yaml", ".json", ".safetensors", ".bin", ".txt", ".part"];
 
 impl HubReference {
-    /// The model or file that `text` means, at `revision` if `text` has none itself. Understood are
-    /// `OWNER/NAME[@REVISION]`, `OWNER/NAME/FILE.gguf`, addresses of pages (`/tree/REVISION`) and of files
-    /// (`/blob/...`, `/resolve/...`), and `hf://OWNER/NAME[@REVISION][/FILE]`.
+    /// Parses `text`, with `revision` as the default revision.
+    ///
+    /// Accepts `OWNER/NAME[@REVISION]`, `OWNER/NAME/FILE.gguf`, addresses of pages
+    /// (`/tree/REVISION`) and of files (`/blob/...`, `/resolve/...`), and
+    /// `hf://OWNER/NAME[@REVISION][/FILE]`.
     pub fn parse(text: &str, revision: Option<&str>) -> Option<HubReference> {
         if let Some(rest) = text.strip_prefix("hf://") {
             return HubReference::parse_path(
@@ -42,16 +46,16 @@ impl HubReference {
         HubReference::parse_path(text, revision)
     }
 
-    /// `OWNER/NAME[@REVISION][/FILE]`.
+    /// Parses `OWNER/NAME[@REVISION][/FILE]`.
     fn parse_path(text: &str, revision: Option<&str>) -> Option<HubReference> {
-        let (text, own) = match text.split_once('@') {
-            Some((path, own)) => (path.to_string(), Some(own)),
+        let (text, given) = match text.split_once('@') {
+            Some((path, given)) => (path.to_string(), Some(given)),
             None => (text.to_string(), None),
         };
-        // A revision may have slashes; a file after it is known by its end.
-        let (own, after) = match own.or(revision).map(|own| (own, own.rsplit_once('/'))) {
-            Some((_, Some((own, file)))) if is_file(file) => (Some(own), Some(file)),
-            Some((own, _)) => (Some(own), None),
+        // A revision may contain slashes; a file after it is recognized by its ending.
+        let (revision, after) = match given.or(revision).map(|text| (text, text.rsplit_once('/'))) {
+            Some((_, Some((revision, file)))) if is_file(file) => (Some(revision), Some(file)),
+            Some((revision, _)) => (Some(revision), None),
             None => (None, None),
         };
         let mut parts = text.trim_end_matches('/').splitn(3, '/');
@@ -64,10 +68,10 @@ impl HubReference {
         if is_file(name) {
             return None;
         }
-        HubReference::new(&format!("{owner}/{name}"), own, file)
+        HubReference::new(&format!("{owner}/{name}"), revision, file)
     }
 
-    /// What follows the server in an address.
+    /// Parses the part of an address after the server.
     fn parse_address(text: &str, revision: Option<&str>) -> Option<HubReference> {
         let text = text.split(['?', '#']).next().unwrap_or(text).trim_end_matches('/');
         let mut parts = text.splitn(4, '/');
@@ -77,29 +81,29 @@ impl HubReference {
             (None, _) => HubReference::parse_path(&path, revision),
             (Some("tree" | "blob" | "resolve" | "raw"), Some(rest)) => {
                 let decoded = rest.replace("%2F", "/").replace("%2f", "/");
-                // Pull requests are called refs/pr/N, other revisions have no slash in addresses.
+                // Pull requests are named refs/pr/N; other revisions have no slash in addresses.
                 let pieces = if decoded.starts_with("refs/") { 3 } else { 1 };
                 let at = decoded.match_indices('/').nth(pieces - 1).map(|(at, _)| at);
-                let (own, file) = match at {
+                let (revision, file) = match at {
                     Some(at) => (&decoded[..at], Some(&decoded[at + 1..])),
                     None => (decoded.as_str(), None),
                 };
-                HubReference::new(&path, Some(own), file.filter(|file| is_file(file)))
+                HubReference::new(&path, Some(revision), file.filter(|file| is_file(file)))
             }
             (Some(_), _) => None,
         }
     }
 
     fn new(path: &str, revision: Option<&str>, file: Option<&str>) -> Option<HubReference> {
-        let plain = |file: &str| file.split('/').all(super::is_part);
+        let plain = |file: &str| file.split('/').all(is_part);
         if file.is_some_and(|file| !plain(file)) {
             return None;
         }
-        let name = HubName::parse(path, revision.filter(|revision| *revision != super::MAIN))?;
+        let name = HubName::parse(path, revision.filter(|revision| *revision != MAIN))?;
         Some(HubReference { name, file: file.map(str::to_string) })
     }
 
-    /// The command that gets the model or file into the cache.
+    /// The command that downloads the model or file into the cache.
     pub fn download_command(&self) -> String {
         match &self.file {
             Some(file) => self.name.download_command_of(file),
@@ -108,6 +112,7 @@ impl HubReference {
     }
 }
 
+/// Whether `name` has the ending of a file.
 fn is_file(name: &str) -> bool {
     FILES.iter().any(|end| name.to_ascii_lowercase().ends_with(end))
 }
@@ -117,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_addresses_and_files_are_understood() {
+    fn names_addresses_and_files_are_parsed() {
         for (text, command) in [
             ("org/name", "hf download org/name"),
             ("org/name@v1", "hf download org/name --revision v1"),
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_other_addresses_are_none() {
+    fn paths_and_other_addresses_are_rejected() {
         for text in [
             "model",
             "./a/b",

@@ -1,20 +1,16 @@
-//! A folder's files to a model repository on the hub, in one commit.
+//! Uploads files to a model repository on the hub, in one commit.
 //!
-//! The repository and the branch are made where they are absent; the hub is asked what it has and how it wants each file
-//! (`preupload`); content of large files goes to its store (`lfs`), small files go into the commit itself. What the
-//! hub has is not sent: neither files that are the same, nor content that an interrupted run has sent. So nothing shows
-//! before everything is there, and the same command continues. Requests: `huggingface_hub`, `_commit_api.py` and
-//! `hf_api.py` (2.x).
-//!
-//! `ureq`, not the `hf-hub` crate (1.0): that one sends large files by Xet only and, where a server does not choose it,
-//! reads them into memory whole to put them into the commit; it commits again what has not changed, cannot be
-//! interrupted, and brings some hundred and fifty crates more, two of them under the MPL, which is not permissive.
-//! Deliberately absent: removing files, pull requests, other kinds of repositories.
+//! The hub is asked how it wants each file (`preupload`): large ones go to its store (`lfs`), small
+//! ones into the commit. What the hub has is not sent again, so the same command resumes. Source:
+//! `huggingface_hub`, `_commit_api.py`, `hf_api.py` (2.x). Not here: removing files, pull requests.
+//! Not used: the crate `hf-hub` (1.0), which reads large files into memory and ignores Ctrl-C.
 
-use super::client::{Call, Client, Content, Reply, is_transient, pause};
-use super::digest::{self, State};
-use super::lfs::Store;
-use super::{HubName, MAIN, is_offline};
+use super::client::{ApiRequest, ApiResponse, Client, RequestBody, is_transient, pause};
+use super::digest;
+use super::lfs::LfsStore;
+use super::local_file::LocalFile;
+use super::name::MAIN;
+use super::{HubName, is_offline};
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Progress, Unit, check_interrupted};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -23,202 +19,198 @@ use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
-use std::time::SystemTime;
 use ureq::http::Method;
 
+/// The content type of JSON.
 const JSON: &str = "application/json";
-/// Files that the hub is asked about at once.
+/// The number of files in one preupload request.
 const PREUPLOAD_FILES: usize = 256;
-/// So much of a file tells the hub whether it is text.
+/// The number of bytes from which the hub detects whether a file is text.
 const SAMPLE: u64 = 512;
-/// The most that goes into a commit itself. The hub wants files of more than a few MB apart.
+/// The most bytes of all files in the commit itself. The hub takes files of more than a few MB by
+/// LFS.
 const MAX_INLINE: u64 = 100 << 20;
-/// How often a commit whose answer was lost is looked for and made again.
-const COMMITS: u32 = 4;
+/// How often a commit or the creation of a repository is retried.
+const MAX_RETRIES: u32 = 4;
 
-/// A file to be sent.
-#[derive(Clone, Debug)]
-pub struct LocalFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its path in the repository, with `/`.
-    pub name: String,
-    pub bytes: u64,
-    /// When it was changed last, before its sum was taken.
-    pub modified: Option<SystemTime>,
-    /// Of its content, in hexadecimal.
-    pub sha256: String,
-}
-
-impl LocalFile {
-    /// What it is expected to be in while it is sent.
-    pub(super) fn state(&self) -> State {
-        State::new(self.bytes, self.modified)
-    }
-}
-
-/// What is to be sent where.
+/// A request to upload files to a repository.
 #[derive(Debug)]
 pub struct Upload<'a> {
     /// The repository, and the branch as its revision.
     pub repo: &'a HubName,
-    /// Whether a repository that has to be made is private.
+    /// Whether the repository is private, if it has to be created.
     pub private: bool,
-    /// The first line of the commit's message.
+    /// The first line of the commit message.
     pub message: &'a str,
+    /// The files to upload.
     pub files: &'a [LocalFile],
 }
 
-/// What became of a file.
+/// The outcome of an upload for one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fate {
-    /// Its content was sent.
+pub enum UploadOutcome {
+    /// The content was sent.
     Sent,
-    /// The hub had the content; the file is new or changed.
+    /// The file is new or changed, but the hub had its content already.
     Present,
-    /// The hub has the same file.
+    /// The repository has the same file.
     Unchanged,
     /// The repository's `.gitignore` excludes it.
     Ignored,
 }
 
-/// A file and what became of it.
+/// One file of an upload, and its outcome.
 #[derive(Clone, Debug, Serialize)]
-pub struct SentFile {
+pub struct UploadedFile {
+    /// Its path in the repository.
     pub name: String,
+    /// Its size.
     pub bytes: u64,
+    /// The SHA-256 of its content, in hexadecimal.
     pub sha256: String,
-    pub fate: Fate,
+    /// What was done with it.
+    #[serde(rename = "fate")]
+    pub outcome: UploadOutcome,
 }
 
-/// What was done.
+/// The result of an upload.
 #[derive(Clone, Debug, Serialize)]
-pub struct Uploaded {
-    /// The repository's page.
+pub struct UploadReport {
+    /// The page of the repository.
     pub url: String,
-    /// Whether the repository was made.
+    /// Whether the repository was created.
     pub created: bool,
-    /// The commit, unless nothing was different or the answer about it was lost.
+    /// The commit; `None` if nothing had changed, or if the answer with its name was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    pub files: Vec<SentFile>,
+    /// The files, in the order of the request.
+    pub files: Vec<UploadedFile>,
 }
 
+/// The answer to a preupload request.
 #[derive(Deserialize)]
-struct Preupload {
-    files: Vec<Wanted>,
+struct PreuploadAnswer {
+    files: Vec<PreuploadFile>,
 }
 
-/// How the hub wants a file.
+/// How the hub wants one file.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Wanted {
+struct PreuploadFile {
     path: String,
     upload_mode: String,
     #[serde(default)]
     should_ignore: bool,
-    /// The sum of what is there under that name.
+    /// The hash of the file that the repository has under this path.
     #[serde(default)]
     oid: Option<String>,
 }
 
+/// The answer to a commit.
 #[derive(Deserialize)]
-struct Committed {
+struct CommitAnswer {
     #[serde(rename = "commitOid")]
     oid: String,
 }
 
-/// How a file goes.
+/// How a file is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Way {
-    /// Content apart.
-    Large,
-    /// In the commit.
+enum SendMode {
+    /// Its content goes to the LFS store.
+    Lfs,
+    /// Its content is part of the commit.
     Inline,
-    /// Not at all.
-    No(Fate),
+    /// It is not sent.
+    Skip(UploadOutcome),
 }
 
-/// Uploads to the server that `HF_ENDPOINT` names, else the hub, with the user's token, which goes to that server alone
-/// and appears in no message.
+/// Uploads files to the server that `HF_ENDPOINT` names, else the hub. The user's token is sent to
+/// that server only and appears in no message.
 ///
 /// # Errors
-/// Without a token, offline (`HF_HUB_OFFLINE`), if the server refuses or cannot be reached, if a file changes
-/// meanwhile, and if the user interrupts. Nothing shows on the hub then but a repository or a branch that was made.
-pub fn upload(upload: &Upload<'_>, progress: &dyn Progress) -> Result<Uploaded> {
+/// If there is no token, offline (`HF_HUB_OFFLINE`), if the server refuses or cannot be reached, if
+/// a file changes during the upload, and if the user interrupts it. No file is visible on the hub
+/// then; a repository or a branch that was created stays.
+pub fn upload(upload: &Upload<'_>, progress: &dyn Progress) -> Result<UploadReport> {
     if is_offline() {
-        return Err(Error::Usage("HF_HUB_OFFLINE forbids to ask the hub".to_string()));
+        return Err(Error::Usage(
+            "HF_HUB_OFFLINE forbids requests to the hub; unset it to upload".to_string(),
+        ));
     }
     let client = Client::from_env()?;
-    client.need_token()?;
-    let hub = Hub { client: &client, upload, progress };
-    let created = hub.make_repository()?;
-    hub.make_branch()?;
-    let ways = hub.ways()?;
-    let fates = hub.put_all(&ways)?;
-    let commit =
-        if ways.iter().all(|way| matches!(way, Way::No(_))) { None } else { hub.commit(&ways)? };
-    let files = upload.files.iter().zip(fates).map(|(file, fate)| SentFile {
+    client.require_token()?;
+    let uploader = Uploader { client: &client, upload, progress };
+    let created = uploader.create_repository()?;
+    uploader.create_branch()?;
+    let modes = uploader.send_modes()?;
+    let outcomes = uploader.send_all(&modes)?;
+    let commit = if modes.iter().all(|mode| matches!(mode, SendMode::Skip(_))) {
+        None
+    } else {
+        uploader.commit(&modes)?
+    };
+    let files = upload.files.iter().zip(outcomes).map(|(file, outcome)| UploadedFile {
         name: file.name.clone(),
         bytes: file.bytes,
         sha256: file.sha256.clone(),
-        fate,
+        outcome,
     });
     let url = format!("{}/{}", client.endpoint(), upload.repo.path());
-    Ok(Uploaded { url, created, commit, files: files.collect() })
+    Ok(UploadReport { url, created, commit, files: files.collect() })
 }
 
-struct Hub<'a> {
+/// The state of one upload.
+struct Uploader<'a> {
     client: &'a Client,
     upload: &'a Upload<'a>,
     progress: &'a dyn Progress,
 }
 
-impl Hub<'_> {
-    /// An address of the repository.
+impl Uploader<'_> {
+    /// The address of `rest` in the repository's API.
     fn url(&self, rest: &str) -> String {
         let path = self.upload.repo.path();
         format!("{}/api/models/{path}{rest}", self.client.endpoint())
     }
 
-    /// The branch in an address.
+    /// The branch, escaped for an address.
     fn branch(&self) -> String {
         self.upload.repo.revision().replace('/', "%2F")
     }
 
-    fn what(&self, doing: &str) -> String {
+    /// The purpose of a request for error messages: `doing` and the repository.
+    fn purpose(&self, doing: &str) -> String {
         format!("{doing} {}", self.upload.repo.path())
     }
 
-    /// Whether `rest` of the repository is there for this user.
-    fn exists(&self, rest: &str, what: &str) -> Result<bool> {
-        let call = Call::new(Method::GET, self.url(rest), Content::Nothing, what);
-        let reply = self.client.call(&call, self.progress)?;
+    /// Whether `rest` of the repository exists and this user may see it.
+    fn exists(&self, rest: &str, purpose: &str) -> Result<bool> {
+        let request = ApiRequest::new(Method::GET, self.url(rest), RequestBody::Nothing, purpose);
+        let reply = self.client.send(&request, self.progress)?;
         match reply.status {
             404 => Ok(false),
             _ if reply.is_ok() => Ok(true),
-            _ => self.client.refuse(&call, &reply),
+            _ => self.client.fail_refused(&request, &reply),
         }
     }
 
-    /// Makes the repository if there is none; tells whether it did.
-    fn make_repository(&self) -> Result<bool> {
+    /// Creates the repository unless it exists. Returns whether it was created.
+    fn create_repository(&self) -> Result<bool> {
         let HubName { owner, name, .. } = self.upload.repo;
         let url = format!("{}/api/repos/create", self.client.endpoint());
         let mut body = json!({ "name": name, "organization": owner, "type": "model" });
         if self.upload.private {
             body["visibility"] = "private".into();
         }
-        let what = self.what("making the repository");
-        let call = Call::new(Method::POST, url, Content::json(body, JSON), &what);
+        let purpose = self.purpose("creating the repository");
+        let request = ApiRequest::new(Method::POST, url, RequestBody::json(body, JSON), &purpose);
         let mut tries = 0;
         let reply = loop {
-            let reply = self.client.call(&call, self.progress)?;
-            // The hub makes one repository of a user at a time.
+            let reply = self.client.send(&request, self.progress)?;
+            // The hub creates one repository per user at a time.
             let busy = String::from_utf8_lossy(reply.body()).contains("in progress");
-            if reply.status != 409 || !busy || tries == COMMITS {
+            if reply.status != 409 || !busy || tries == MAX_RETRIES {
                 break reply;
             }
             pause(tries, None, self.progress)?;
@@ -227,73 +219,81 @@ impl Hub<'_> {
         match reply.status {
             _ if reply.is_ok() => return Ok(true),
             409 => {}
-            // Whoever may not make repositories may still write to one.
-            401..=403 if self.exists("", &what).unwrap_or(false) => {}
-            _ => return self.client.refuse(&call, &reply),
+            // A token that may not create repositories may still write to this one.
+            401..=403 if self.exists("", &purpose).unwrap_or(false) => {}
+            _ => return self.client.fail_refused(&request, &reply),
         }
         if self.upload.private {
             let repo = self.upload.repo.path();
-            self.progress.warn(&format!("{repo} is there already; whether it is private stays"));
+            self.progress.warn(&format!(
+                "{repo} exists already, so --private has no effect; \
+                 change its visibility on its page"
+            ));
         }
         Ok(false)
     }
 
-    fn make_branch(&self) -> Result<()> {
-        let (revision, what) = (self.branch(), self.what("making a branch of"));
-        if revision == MAIN || self.exists(&format!("/revision/{revision}"), &what)? {
+    /// Creates the branch unless it exists.
+    fn create_branch(&self) -> Result<()> {
+        let (revision, purpose) = (self.branch(), self.purpose("creating a branch of"));
+        if revision == MAIN || self.exists(&format!("/revision/{revision}"), &purpose)? {
             return Ok(());
         }
         let url = self.url(&format!("/branch/{revision}"));
-        let call = Call::new(Method::POST, url, Content::json("{}", JSON), what);
-        let reply = self.client.call(&call, self.progress)?;
+        let request = ApiRequest::new(Method::POST, url, RequestBody::json("{}", JSON), purpose);
+        let reply = self.client.send(&request, self.progress)?;
         if reply.is_ok() || reply.status == 409 {
             Ok(())
         } else {
-            self.client.refuse(&call, &reply)
+            self.client.fail_refused(&request, &reply)
         }
     }
 
-    /// How each file goes.
-    fn ways(&self) -> Result<Vec<Way>> {
+    /// Asks the hub how each file is sent.
+    fn send_modes(&self) -> Result<Vec<SendMode>> {
         let url = self.url(&format!("/preupload/{}", self.branch()));
-        let what = self.what("asking about the files of");
-        let mut wanted = BTreeMap::new();
+        let purpose = self.purpose("asking about the files of");
+        let mut answers = BTreeMap::new();
         for files in self.upload.files.chunks(PREUPLOAD_FILES) {
             let entries = files.iter().map(|file| {
                 let sample = BASE64_STANDARD.encode(beginning(file, SAMPLE)?);
                 Ok(json!({ "path": file.name, "size": file.bytes, "sample": sample }))
             });
             let content = json!({ "files": entries.collect::<Result<Vec<_>>>()? });
-            let call = Call::new(Method::POST, &url, Content::json(content, JSON), &what);
-            let reply = self.client.demand(&call, self.progress)?;
-            let answer: Preupload = self.client.json(&call, &reply)?;
-            wanted.extend(answer.files.into_iter().map(|file| (file.path.clone(), file)));
+            let request =
+                ApiRequest::new(Method::POST, &url, RequestBody::json(content, JSON), &purpose);
+            let reply = self.client.send_ok(&request, self.progress)?;
+            let answer: PreuploadAnswer = self.client.json(&request, &reply)?;
+            answers.extend(answer.files.into_iter().map(|file| (file.path.clone(), file)));
         }
         let mut inline = 0;
-        let ways = self.upload.files.iter().map(|file| {
-            let Some(wanted) = wanted.get(&file.name) else {
-                return self.client.fail(format!("{what}: no answer about '{}'", file.name));
+        let modes = self.upload.files.iter().map(|file| {
+            let Some(answer) = answers.get(&file.name) else {
+                return self.client.fail(format!("{purpose}: the answer omits '{}'", file.name));
             };
-            let way = self.way(file, wanted)?;
-            inline += if way == Way::Inline { file.bytes } else { 0 };
+            let mode = self.send_mode(file, answer)?;
+            inline += if mode == SendMode::Inline { file.bytes } else { 0 };
             if inline > MAX_INLINE {
                 let name = &file.name;
-                return self.client.fail(format!("{what}: '{name}' is too large for a commit"));
+                return self
+                    .client
+                    .fail(format!("{purpose}: '{name}' is too large to be part of a commit"));
             }
-            Ok(way)
+            Ok(mode)
         });
-        ways.collect()
+        modes.collect()
     }
 
-    fn way(&self, file: &LocalFile, wanted: &Wanted) -> Result<Way> {
-        // Stores of objects take no empty ones.
-        let large = wanted.upload_mode == "lfs" && file.bytes > 0;
-        if wanted.should_ignore {
+    /// How `file` is sent, given the hub's answer about it.
+    fn send_mode(&self, file: &LocalFile, answer: &PreuploadFile) -> Result<SendMode> {
+        // Object stores do not accept empty objects.
+        let large = answer.upload_mode == "lfs" && file.bytes > 0;
+        if answer.should_ignore {
             self.progress
                 .warn(&format!("'{}': the repository's .gitignore excludes it", file.name));
-            return Ok(Way::No(Fate::Ignored));
+            return Ok(SendMode::Skip(UploadOutcome::Ignored));
         }
-        let same = match &wanted.oid {
+        let same = match &answer.oid {
             None => false,
             Some(oid) if large => oid.eq_ignore_ascii_case(&file.sha256),
             Some(oid) => {
@@ -303,92 +303,98 @@ impl Hub<'_> {
             }
         };
         Ok(match (same, large) {
-            (true, _) => Way::No(Fate::Unchanged),
-            (false, true) => Way::Large,
-            (false, false) => Way::Inline,
+            (true, _) => SendMode::Skip(UploadOutcome::Unchanged),
+            (false, true) => SendMode::Lfs,
+            (false, false) => SendMode::Inline,
         })
     }
 
-    /// Sends the content of large files.
-    fn put_all(&self, ways: &[Way]) -> Result<Vec<Fate>> {
-        let large = self.upload.files.iter().zip(ways).filter(|(_, way)| **way == Way::Large);
+    /// Sends the content of large files. Returns the outcome for every file.
+    fn send_all(&self, modes: &[SendMode]) -> Result<Vec<UploadOutcome>> {
+        let large = self.upload.files.iter().zip(modes).filter(|(_, mode)| **mode == SendMode::Lfs);
         self.progress.begin("upload", large.map(|(file, _)| file.bytes).sum(), Unit::Bytes);
-        let store = Store { client: self.client, repo: self.upload.repo, progress: self.progress };
-        let mut fates = Vec::new();
-        for (file, way) in self.upload.files.iter().zip(ways) {
+        let store =
+            LfsStore { client: self.client, repo: self.upload.repo, progress: self.progress };
+        let mut outcomes = Vec::new();
+        for (file, mode) in self.upload.files.iter().zip(modes) {
             check_interrupted()?;
-            fates.push(match way {
-                Way::No(fate) => *fate,
-                Way::Inline => Fate::Sent,
-                Way::Large => {
+            outcomes.push(match mode {
+                SendMode::Skip(outcome) => *outcome,
+                SendMode::Inline => UploadOutcome::Sent,
+                SendMode::Lfs => {
                     self.progress.detail(&file.name);
-                    if store.put(file)? { Fate::Sent } else { Fate::Present }
+                    if store.send_file(file)? {
+                        UploadOutcome::Sent
+                    } else {
+                        UploadOutcome::Present
+                    }
                 }
             });
         }
         self.progress.end();
-        Ok(fates)
+        Ok(outcomes)
     }
 
-    /// Makes the commit. If the answer is lost, looks whether it was made; `None` if it was.
-    fn commit(&self, ways: &[Way]) -> Result<Option<String>> {
+    /// Creates the commit and returns its name; `None` if the commit exists but the answer to it
+    /// was lost.
+    fn commit(&self, modes: &[SendMode]) -> Result<Option<String>> {
         let url = self.url(&format!("/commit/{}", self.branch()));
-        let what = self.what("committing to");
-        let content = Content::Bytes(self.commit_body(ways)?.into(), "application/x-ndjson");
+        let purpose = self.purpose("committing to");
+        let content = RequestBody::Bytes(self.commit_body(modes)?.into(), "application/x-ndjson");
         self.upload.files.iter().try_for_each(|file| file.state().check(&file.path))?;
-        let call = Call::new(Method::POST, url, content, &what);
+        let request = ApiRequest::new(Method::POST, url, content, &purpose);
         for tries in 0.. {
             check_interrupted()?;
-            let error = match self.client.try_once(&call, self.progress)? {
+            let error = match self.client.try_once(&request, self.progress)? {
                 Ok(reply) if reply.is_ok() => {
-                    let committed: Committed = self.client.json(&call, &reply)?;
+                    let committed: CommitAnswer = self.client.json(&request, &reply)?;
                     return Ok(Some(committed.oid).filter(|oid| is_commit(oid)));
                 }
                 Ok(reply) if !is_transient(reply.status) => {
-                    return self.client.refuse(&call, &reply);
+                    return self.client.fail_refused(&request, &reply);
                 }
-                Ok(reply) => self.later(&reply, tries)?,
+                Ok(reply) => self.wait_for_retry(&reply, tries)?,
                 Err(failure) if failure.is_transient() => {
                     pause(tries, None, self.progress)?;
                     failure.text
                 }
-                Err(failure) => return self.client.fail(format!("{what}: {}", failure.text)),
+                Err(failure) => return self.client.fail(format!("{purpose}: {}", failure.text)),
             };
-            // A server that fails, too, may have made it before.
-            if self.ways()?.iter().all(|way| matches!(way, Way::No(_))) {
+            // The commit may exist although the request failed.
+            if self.send_modes()?.iter().all(|mode| matches!(mode, SendMode::Skip(_))) {
                 return Ok(None);
             }
-            if tries == COMMITS {
-                return self.client.fail(format!("{what}: {error}"));
+            if tries == MAX_RETRIES {
+                return self.client.fail(format!("{purpose}: {error}"));
             }
         }
-        unreachable!("tries end")
+        unreachable!("the loop ends after MAX_RETRIES")
     }
 
-    /// Waits as `reply` asks; gives what to say if that is in vain.
-    fn later(&self, reply: &Reply, tries: u32) -> Result<String> {
-        pause(tries, reply.asked_wait(), self.progress)?;
+    /// Waits as `reply` asks. Returns the error message in case no retry is left.
+    fn wait_for_retry(&self, reply: &ApiResponse, tries: u32) -> Result<String> {
+        pause(tries, reply.requested_wait(), self.progress)?;
         Ok(format!("the server answered {}", reply.status))
     }
 
-    /// The commit, a line of JSON for each of its parts: weights first, the card last.
-    fn commit_body(&self, ways: &[Way]) -> Result<Vec<u8>> {
+    /// The body of the commit: one line of JSON per file, LFS files first and the model card last.
+    fn commit_body(&self, modes: &[SendMode]) -> Result<Vec<u8>> {
         let header = json!({ "summary": self.upload.message, "description": "" });
         let mut lines = vec![json!({ "key": "header", "value": header })];
-        let with = |way: &Way| {
-            let way = way.clone();
+        let with = |mode: &SendMode| {
+            let mode = mode.clone();
             self.upload
                 .files
                 .iter()
-                .zip(ways)
-                .filter(move |(_, w)| **w == way)
+                .zip(modes)
+                .filter(move |(_, w)| **w == mode)
                 .map(|(file, _)| file)
         };
-        for LocalFile { name, bytes, sha256, .. } in with(&Way::Large) {
+        for LocalFile { name, bytes, sha256, .. } in with(&SendMode::Lfs) {
             let value = json!({ "path": name, "algo": "sha256", "oid": sha256, "size": bytes });
             lines.push(json!({ "key": "lfsFile", "value": value }));
         }
-        let mut inline: Vec<_> = with(&Way::Inline).collect();
+        let mut inline: Vec<_> = with(&SendMode::Inline).collect();
         inline.sort_by_key(|file| file.name == "README.md");
         for file in inline {
             let content = BASE64_STANDARD.encode(beginning(file, file.bytes)?);
@@ -408,6 +414,7 @@ fn beginning(file: &LocalFile, len: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether `text` can be the name of a commit.
 fn is_commit(text: &str) -> bool {
     (7..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }

@@ -44,7 +44,7 @@ pub fn publish(
     folder: &Folder,
     checked: bool,
     progress: &dyn crate::base::progress::Progress,
-) -> crate::Result<crate::hub::Uploaded> {
+) -> crate::Result<crate::hub::UploadReport> {
     let files = folder.with_sums(checked, progress)?;
     let message = options.message.clone();
     let version = env!("CARGO_PKG_VERSION");

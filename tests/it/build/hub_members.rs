@@ -1,4 +1,4 @@
-//! Downloads from a server on this machine that plays the hub. Only with the feature `hub`.
+//! Downloads of members from a mock of the hub. Only with the feature `hub`.
 
 use crate::support::http::{Exchange, serve};
 use crate::support::hub_server::HUB_VARIABLES;
@@ -12,29 +12,29 @@ use std::sync::{Arc, Mutex};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the server has and does.
+/// The files of the mock server, and its faults.
 #[derive(Default)]
-struct Hub {
+struct MockHub {
     files: BTreeMap<String, Vec<u8>>,
-    /// Names that are listed besides.
+    /// Names that the listing has in addition, without content.
     also_listed: Vec<String>,
-    /// Files that are sent with another last byte than announced.
+    /// Files that are sent with a wrong last byte.
     corrupt: Vec<String>,
-    /// Every answer ends after so many bytes of the body, as a lost connection does.
+    /// The connection breaks after this number of bytes of every file.
     cut: Option<usize>,
-    /// Answers 401 without the token.
+    /// Whether requests without the token are answered with 401.
     gated: bool,
-    /// Where files are instead, as large ones are.
+    /// The server to which requests of files are redirected.
     elsewhere: Option<String>,
-    /// The next requests that end so are refused with this status.
+    /// Path endings and statuses: the next request with that ending is refused.
     refusals: Mutex<Vec<(&'static str, u16)>>,
-    /// Requests: path, range, authorization.
+    /// The requests: path, range, authorization.
     seen: Mutex<Vec<(String, String, String)>>,
 }
 
-impl Hub {
-    fn of_folder(dir: &Path) -> Hub {
-        let mut hub = Hub::default();
+impl MockHub {
+    fn of_folder(dir: &Path) -> MockHub {
+        let mut hub = MockHub::default();
         for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
             hub.files.insert(name, fs::read(entry.path()).unwrap());
@@ -44,8 +44,8 @@ impl Hub {
         hub
     }
 
-    /// Serves on a port of its own, for as long as the test runs.
-    fn serve(self) -> (Arc<Hub>, String) {
+    /// Serves on a free port until the test ends.
+    fn serve(self) -> (Arc<MockHub>, String) {
         let hub = Arc::new(self);
         let server = Arc::clone(&hub);
         (hub, serve(move |exchange| server.answer(exchange)))
@@ -120,11 +120,11 @@ impl Hub {
     }
 }
 
-fn clerk() -> Hub {
-    Hub::of_folder(&crate::support::program::shipped("recipes/demo/clerk"))
+fn clerk() -> MockHub {
+    MockHub::of_folder(&crate::support::program::shipped("recipes/demo/clerk"))
 }
 
-/// Merges `model`, in a folder with a cache of its own.
+/// Merges `model` with a cache inside `place`; `edit` sets environment variables.
 fn merge(place: &Place, endpoint: &str, model: &str, edit: &[(&str, &str)]) -> Output {
     let text = format!("merge_method: passthrough\nmodels: [{{model: {model}}}]\n");
     fs::write(place.path("recipe.yml"), text).unwrap();
@@ -151,7 +151,7 @@ fn fails(output: Output, parts: &[&str]) {
 #[test]
 fn hub_names_are_downloaded_into_the_cache_once() {
     let place = Place::new();
-    let hub = Hub {
+    let hub = MockHub {
         also_listed: ["../evil.json", "sub/config.json", ".hidden.json", "/etc/x.json"]
             .map(String::from)
             .to_vec(),
@@ -176,20 +176,20 @@ fn hub_names_are_downloaded_into_the_cache_once() {
         }
     }
     let weights = repository.join("blobs").join(sum(&hub.files["model.safetensors"]));
-    assert!(weights.is_file(), "content is stored by its sum, as other programs store it");
-    // The second time, nothing is asked.
+    assert!(weights.is_file(), "content is stored under its hash, as by other programs");
+    // The second run sends no request.
     assert!(merge(&place, &endpoint, "org/clerk@main", &[]).status.success());
     assert_eq!(hub.requests().len(), 0);
-    // Another name of the same commit is asked for, and nothing fetched.
+    // Another revision with the same commit is looked up, but no file is downloaded.
     assert!(merge(&place, &endpoint, "org/clerk@refs/pr/1", &[]).status.success());
     assert_eq!(hub.requests().len(), 1);
 }
 
 #[test]
-fn hub_downloads_go_on_where_they_broke_off() {
+fn hub_downloads_are_resumed() {
     let place = Place::new();
     let size = clerk().files["model.safetensors"].len();
-    let (hub, endpoint) = Hub { cut: Some(size / 3 + 1), ..clerk() }.serve();
+    let (hub, endpoint) = MockHub { cut: Some(size / 3 + 1), ..clerk() }.serve();
     let ran = merge(&place, &endpoint, "org/clerk", &[]);
     assert!(ran.status.success(), "{}", stderr(&ran));
     let requests = hub.requests();
@@ -198,7 +198,7 @@ fn hub_downloads_go_on_where_they_broke_off() {
     let third = size / 3 + 1;
     assert_eq!(starts, ["", &format!("bytes={third}-"), &format!("bytes={}-", 2 * third)]);
 
-    // Across runs, too: what is left of an earlier one is kept.
+    // The next run resumes as well.
     let place = Place::new();
     let (hub, endpoint) = clerk().serve();
     let blobs = place.path("hf/hub/models--org--clerk/blobs");
@@ -211,20 +211,20 @@ fn hub_downloads_go_on_where_they_broke_off() {
 }
 
 #[test]
-fn hub_files_that_are_not_what_was_announced_are_refused() {
+fn hub_files_that_differ_from_the_listing_are_refused() {
     let place = Place::new();
     let corrupt = vec!["model.safetensors".to_string()];
-    let (hub, endpoint) = Hub { corrupt, ..clerk() }.serve();
+    let (hub, endpoint) = MockHub { corrupt, ..clerk() }.serve();
     fails(
         merge(&place, &endpoint, "org/clerk", &[]),
         &["recipe.yml:2:18", "'model.safetensors' has the SHA-256", "try again"],
     );
     let blobs = place.path("hf/hub/models--org--clerk/blobs");
     let weights = sum(&hub.files["model.safetensors"]);
-    // So are others, by the sum that git gives them.
+    // Small files are checked by their git object name.
     let small = Place::new();
     let corrupt = vec!["tokenizer.json".to_string()];
-    let (_, small_endpoint) = Hub { corrupt, ..clerk() }.serve();
+    let (_, small_endpoint) = MockHub { corrupt, ..clerk() }.serve();
     fails(
         merge(&small, &small_endpoint, "org/clerk", &[]),
         &["'tokenizer.json' has the git object name", "try again"],
@@ -235,16 +235,16 @@ fn hub_files_that_are_not_what_was_announced_are_refused() {
             .any(|name| name.starts_with(&weights))
     );
     assert!(!place.path("hf/hub/models--org--clerk/refs/main").exists());
-    // A server that never gets further is given up.
+    // The download fails when attempts bring no more bytes.
     let place = Place::new();
-    let (_, endpoint) = Hub { cut: Some(0), ..clerk() }.serve();
+    let (_, endpoint) = MockHub { cut: Some(0), ..clerk() }.serve();
     fails(merge(&place, &endpoint, "org/clerk", &[]), &["http://127.0.0.1:", "connection"]);
 }
 
 #[test]
-fn hub_refusals_say_what_to_do() {
+fn hub_download_errors_say_what_to_do() {
     let place = Place::new();
-    let (_, endpoint) = Hub { gated: true, ..clerk() }.serve();
+    let (_, endpoint) = MockHub { gated: true, ..clerk() }.serve();
     let no_token = [("HF_TOKEN", "")];
     fails(merge(&place, &endpoint, "org/clerk", &no_token), &["refuses access", "HF_TOKEN"]);
     fs::create_dir_all(place.path("hf")).unwrap();
@@ -266,13 +266,13 @@ fn hub_refusals_say_what_to_do() {
         merge(&place, &endpoint, "org/clerk", &offline),
         &["is not on disk", "hf download org/clerk"],
     );
-    let (_, endpoint) = Hub::default().serve();
+    let (_, endpoint) = MockHub::default().serve();
     fails(merge(&place, &endpoint, "org/clerk", &[]), &["no config.json"]);
 }
 
 #[test]
-fn hub_tokens_stay_with_a_server_that_is_safe() {
-    // This machine again, by an address that is not known to be it.
+fn hub_tokens_are_not_sent_unencrypted_over_a_network() {
+    // 0.0.0.0 reaches this machine, but does not count as a local address.
     let place = Place::new();
     let (hub, endpoint) = clerk().serve();
     let ran = merge(&place, &endpoint.replace("127.0.0.1", "0.0.0.0"), "org/clerk", &[]);
@@ -282,10 +282,10 @@ fn hub_tokens_stay_with_a_server_that_is_safe() {
 }
 
 #[test]
-fn hub_tokens_stay_with_a_server_that_sends_elsewhere() {
+fn hub_tokens_do_not_follow_redirects() {
     let place = Place::new();
     let (store, elsewhere) = clerk().serve();
-    let hub = Hub { gated: true, elsewhere: Some(elsewhere), ..clerk() };
+    let hub = MockHub { gated: true, elsewhere: Some(elsewhere), ..clerk() };
     let (hub, endpoint) = hub.serve();
     let ran = merge(&place, &endpoint, "org/clerk", &[]);
     assert!(ran.status.success(), "{}", stderr(&ran));
@@ -295,10 +295,10 @@ fn hub_tokens_stay_with_a_server_that_sends_elsewhere() {
 }
 
 #[test]
-fn hub_servers_that_are_busy_are_asked_again() {
+fn hub_requests_to_busy_servers_are_retried() {
     let place = Place::new();
     let refusals = vec![("blobs=true", 503), ("/config.json", 429), ("/model.safetensors", 500)];
-    let (hub, endpoint) = Hub { refusals: Mutex::new(refusals), ..clerk() }.serve();
+    let (hub, endpoint) = MockHub { refusals: Mutex::new(refusals), ..clerk() }.serve();
     let ran = merge(&place, &endpoint, "org/clerk", &[]);
     assert!(ran.status.success(), "{}", stderr(&ran));
     assert_eq!(hub.requests().len(), 1 + 6 + 3);

@@ -1,4 +1,4 @@
-//! `aqueduct publish` to a server on this machine that plays the hub. Only with the feature `hub`.
+//! `aqueduct publish` to a mock of the hub. Only with the feature `hub`.
 
 use crate::support::hub_server::{Fault, HUB_VARIABLES, HubServer, SECRET, answer, sha256};
 use crate::support::program::{Place, Ran, finished, one_error};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A place with a build of the demo in `out`, and hidden files in it.
+/// A folder with a build of the demo in `out`, to which hidden files were added.
 fn place() -> Place {
     let place = Place::new();
     place.ok("build @recipes/demo.yml -o out --chunks 2 --types Q4_K_M,Q8_0 --quiet");
@@ -20,7 +20,7 @@ fn place() -> Place {
     place
 }
 
-/// The files in `dir` that may go.
+/// The files in `dir` that are uploaded: those that are not hidden.
 fn local(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     let files = entries.filter_map(|entry| {
@@ -30,7 +30,8 @@ fn local(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     files.collect()
 }
 
-/// `line` with the server's address and the token in the environment, and nothing else of the hub.
+/// The command `line`, with the address of the server and the token as its only variables of the
+/// hub.
 fn command(place: &Place, hub: &HubServer, line: &str) -> Command {
     let mut command = place.command(line);
     for variable in HUB_VARIABLES {
@@ -69,15 +70,16 @@ fn fails_as(ran: Ran, line: &str, parts: &[&str]) {
     one_error(line, &ran.stderr, parts);
 }
 
-/// The fates of files, by name.
-fn fates(result: &Json) -> BTreeMap<String, String> {
+/// The outcomes of the files, by name.
+fn outcomes(result: &Json) -> BTreeMap<String, String> {
     let files = result["files"].as_array().unwrap().iter();
     let word = |value: &Json| value.as_str().unwrap().to_string();
     files.map(|file| (word(&file["name"]), word(&file["fate"]))).collect()
 }
 
-/// No request to the store showed the token, and every one to the hub but where the address is the permission did.
-fn tokens_stayed(hub: &HubServer) {
+/// Asserts that every request to the hub had the token, except those with a signed address, and
+/// that no request to the store had it.
+fn assert_token_went_to_the_hub_only(hub: &HubServer) {
     let seen = hub.seen();
     assert!(seen.iter().any(|seen| seen.store) && seen.iter().any(|seen| !seen.store));
     for request in seen {
@@ -95,7 +97,7 @@ fn hub_folders_are_published_once() {
     let result = json(&place, &hub, "publish out org/demo --private");
     let files = local(&place.path("out"));
     assert!(files.len() >= 8 && hub.files("org/demo", "main") == files);
-    assert!(fates(&result).values().all(|fate| fate == "sent"), "{result}");
+    assert!(outcomes(&result).values().all(|outcome| outcome == "sent"), "{result}");
     assert_eq!(result["url"], format!("{}/org/demo", hub.endpoint));
     assert_eq!(result["created"], true);
     assert_eq!(result["commit"], format!("{:040x}", 1));
@@ -112,9 +114,9 @@ fn hub_folders_are_published_once() {
         let request = |part: &str| state.seen.iter().filter(|s| s.request.contains(part)).count();
         assert!(request("PUT /object/") >= 2 && request("PUT /part/") > 4, "both transfers");
     }
-    tokens_stayed(&hub);
+    assert_token_went_to_the_hub_only(&hub);
 
-    // Again: nothing is sent, and no empty commit made.
+    // A second run sends nothing and creates no empty commit.
     let ran = ok(&place, &hub, "publish out org/demo");
     assert!(
         ran.stdout.contains("unchanged") && ran.stdout.contains(", 0 B sent"),
@@ -122,7 +124,7 @@ fn hub_folders_are_published_once() {
         ran.stdout
     );
     assert!(hub.seen().iter().all(|seen| !seen.store && !seen.request.contains("/commit/")));
-    // The card alone, on a branch that is not there yet.
+    // Only the model card changed; it goes to a new branch.
     let card = String::from_utf8(place.read("out/README.md")).unwrap() + "\nMore.\n";
     fs::write(place.path("out/README.md"), &card).unwrap();
     fails(&place, &hub, 1, "publish out org/demo", &["README.md: its SHA-256", "renew its line"]);
@@ -134,7 +136,8 @@ fn hub_folders_are_published_once() {
     fs::write(place.path("out/SHA256SUMS"), sums.lines().map(renewed).collect::<String>()).unwrap();
     let line = "publish out org/demo --revision next -m The_card";
     let result = json(&place, &hub, line);
-    let sent: Vec<_> = fates(&result).into_iter().filter(|(_, fate)| fate != "unchanged").collect();
+    let sent: Vec<_> =
+        outcomes(&result).into_iter().filter(|(_, outcome)| outcome != "unchanged").collect();
     let expected = ["README.md", "SHA256SUMS"].map(|name| (name.to_string(), "sent".to_string()));
     assert_eq!((sent, &result["created"]), (expected.to_vec(), &false.into()));
     assert_eq!(hub.files("org/demo", "next"), local(&place.path("out")));
@@ -145,7 +148,7 @@ fn hub_folders_are_published_once() {
 }
 
 #[test]
-fn hub_failures_that_pass_are_survived() {
+fn hub_uploads_survive_temporary_failures() {
     let (place, hub) = (place(), HubServer::new());
     hub.fault("/api/repos/create", answer(503));
     let wait = vec![("Retry-After", "1")];
@@ -161,9 +164,9 @@ fn hub_failures_that_pass_are_survived() {
     assert_eq!(hub.files("org/demo", "main"), local(&place.path("out")));
     assert!(result["commit"].is_string());
     assert_eq!(hub.state().repositories["org/demo"].commits.len(), 1);
-    tokens_stayed(&hub);
+    assert_token_went_to_the_hub_only(&hub);
 
-    // A commit whose answer was lost is not made twice.
+    // If the answer to a commit is lost, it is not repeated.
     let line = "publish out org/other";
     hub.fault("/commit/", Fault::LoseAnswer);
     let result = json(&place, &hub, line);
@@ -173,33 +176,33 @@ fn hub_failures_that_pass_are_survived() {
 }
 
 #[test]
-fn hub_uploads_go_on_where_they_were_given_up() {
+fn hub_uploads_are_resumed() {
     let (place, hub) = (place(), HubServer::new());
-    // Files go by name: one is there, of the next a part is refused for good.
+    // Files are sent in the order of their names. A part of the second one is refused permanently.
     let xml = "<Error><StringToSign>signature=private</StringToSign></Error>".to_string();
     hub.fault("PUT /part/", Fault::Answer(403, Vec::new(), xml));
     let line = "publish out org/demo";
     fails(&place, &hub, 1, line, &["-Q8_0.gguf', part ", "answered 403", &hub.endpoint]);
     let there = hub.state().objects.len();
-    assert!(there >= 1 && hub.files("org/demo", "main").is_empty(), "nothing shows yet");
+    assert!(there >= 1 && hub.files("org/demo", "main").is_empty(), "no file is visible yet");
     hub.seen();
     let result = json(&place, &hub, line);
-    let present = fates(&result).values().filter(|fate| *fate == "present").count();
+    let present = outcomes(&result).values().filter(|outcome| *outcome == "present").count();
     assert_eq!(present, there, "{result}");
     assert_eq!(hub.files("org/demo", "main"), local(&place.path("out")));
     let again = hub.seen().iter().filter(|seen| seen.request.contains("PUT /object/")).count();
     assert_eq!(again + there, 2 + usize::from(there > 2), "{there}");
 }
 
-/// Runs `line`, and does something once a request with `part` in it has come.
-fn meanwhile(place: &Place, hub: &HubServer, line: &str, part: &str, act: impl Fn(u32)) -> Ran {
+/// Runs `line`, which must fail, and calls `act` once a request that contains `part` has arrived.
+fn run_and_act(place: &Place, hub: &HubServer, line: &str, part: &str, act: impl Fn(u32)) -> Ran {
     let mut command = command(place, hub, line);
     let piped = std::process::Stdio::piped;
     let child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
     let begun = || hub.state().seen.iter().any(|seen| seen.request.contains(part));
     let start = Instant::now();
     while !begun() {
-        assert!(start.elapsed().as_secs() < 60, "{part} does not come");
+        assert!(start.elapsed().as_secs() < 60, "no request with {part} arrived");
         std::thread::sleep(Duration::from_millis(20));
     }
     act(child.id());
@@ -207,21 +210,21 @@ fn meanwhile(place: &Place, hub: &HubServer, line: &str, part: &str, act: impl F
 }
 
 #[test]
-fn hub_uploads_notice_that_files_change() {
+fn hub_uploads_fail_if_files_change() {
     let (place, hub) = (place(), HubServer::new());
     hub.fault("PUT /part/0/1", Fault::Stall(1));
     let line = "publish out org/demo";
     let path = place.path("out/report.html");
     let change = |_| fs::write(&path, "other").unwrap();
-    let ran = meanwhile(&place, &hub, line, "PUT /part/0/1", change);
-    fails_as(ran, line, &["out/report.html: was changed meanwhile"]);
+    let ran = run_and_act(&place, &hub, line, "PUT /part/0/1", change);
+    fails_as(ran, line, &["out/report.html: changed during the upload"]);
     assert!(hub.files("org/demo", "main").is_empty());
 }
 
 #[test]
 fn hub_uploads_can_be_interrupted() {
     let (place, hub) = (place(), HubServer::new());
-    // A server that keeps silent keeps nobody.
+    // An interruption does not wait for a server that is silent.
     for part in ["PUT /part/0/1", "PUT /part/0/2", "PUT /part/0/3", "PUT /part/0/4"] {
         hub.fault(part, Fault::Stall(30));
     }
@@ -232,7 +235,7 @@ fn hub_uploads_can_be_interrupted() {
         assert!(kill.success());
         start.set(Instant::now());
     };
-    let ran = meanwhile(&place, &hub, line, "PUT /part/0/", interrupt);
+    let ran = run_and_act(&place, &hub, line, "PUT /part/0/", interrupt);
     assert!(start.get().elapsed().as_secs() < 20, "{:?}", start.get().elapsed());
     fails_as(ran, line, &["interrupted"]);
     assert!(hub.files("org/demo", "main").is_empty());
@@ -241,7 +244,7 @@ fn hub_uploads_can_be_interrupted() {
 }
 
 #[test]
-fn hub_refusals_of_uploads_say_what_to_do() {
+fn hub_upload_errors_say_what_to_do() {
     let (place, hub) = (place(), HubServer::new());
     let line = "publish out org/demo --no-verify";
     let with = |variable: &str, value: &str| {
@@ -254,21 +257,21 @@ fn hub_refusals_of_uploads_say_what_to_do() {
         line,
         &["no token for http://127.0.0.1:", "HF_TOKEN", "hf auth login"],
     );
-    assert!(hub.seen().is_empty(), "nothing is asked without a token");
+    assert!(hub.seen().is_empty(), "no request is sent without a token");
     let mut offline = command(&place, &hub, line);
     offline.env("HF_HUB_OFFLINE", "1");
     fails_as(run(2, line, offline), line, &["HF_HUB_OFFLINE"]);
-    // This machine again, by an address that is not known to be it.
+    // 0.0.0.0 reaches this machine, but does not count as a local address.
     let mut open = command(&place, &hub, line);
     open.env("HF_ENDPOINT", hub.endpoint.replace("127.0.0.1", "0.0.0.0"));
     fails_as(run(2, line, open), line, &["HF_ENDPOINT is http://0.0.0.0:", "https only"]);
     for bad in ["nowhere", "http://", "http://127.0.0.1@evil.example"] {
         let mut none = command(&place, &hub, line);
         none.env("HF_ENDPOINT", bad);
-        fails_as(run(2, line, none), line, &["HF_ENDPOINT is no address"]);
+        fails_as(run(2, line, none), line, &["HF_ENDPOINT is not the address"]);
     }
     assert!(hub.seen().is_empty());
-    // The server repeats the token that it does not know; nobody is to read it.
+    // The server repeats the invalid token in its answer; the message must hide it.
     let wrong = "hf_anothersecret";
     let mut command = with("HF_TOKEN", wrong);
     let output = command.output().unwrap();
@@ -276,7 +279,7 @@ fn hub_refusals_of_uploads_say_what_to_do() {
     assert!(!ran.stderr.contains(wrong), "{}", ran.stderr);
     fails_as(ran, line, &["answered 401", "Invalid credentials: (token)", "not valid"]);
     hub.seen();
-    // Tokens of other places than HF_TOKEN.
+    // Tokens from other places than HF_TOKEN.
     fs::write(place.path("token"), format!("{SECRET}\n")).unwrap();
     fs::create_dir_all(place.path("hf")).unwrap();
     run(0, line, with("HUGGING_FACE_HUB_TOKEN", SECRET));
@@ -284,17 +287,17 @@ fn hub_refusals_of_uploads_say_what_to_do() {
     fs::rename(place.path("token"), place.path("hf/token")).unwrap();
     run(0, line, with("X", ""));
 
-    fails(&place, &hub, 1, "publish out somebody/demo", &["answered 403", "the right to write"]);
+    fails(&place, &hub, 1, "publish out somebody/demo", &["answered 403", "lacks write access"]);
     let text = "{\"error\":\"Bad\\u001b[31m news\\nfor you.\"}".to_string();
     hub.fault("/preupload/", Fault::Answer(400, Vec::new(), text));
     fails(&place, &hub, 1, line, &["the server answered 400: Bad [31m news for you"]);
-    // Elsewhere nobody is asked, with or without a token.
+    // A redirect of a POST to another server is not followed.
     let other = HubServer::new();
     let target: &'static str = format!("{}/api/repos/create", other.endpoint).leak();
     hub.fault("/api/repos/create", Fault::Answer(307, vec![("Location", target)], String::new()));
-    fails(&place, &hub, 1, line, &["answered 307", "another name"]);
+    fails(&place, &hub, 1, line, &["answered 307", "was renamed"]);
     assert!(other.seen().is_empty());
-    // What the hub finds wrong with the whole is told, and nothing committed.
+    // Unusable answers are errors, and nothing is committed.
     hub.fault("/objects/batch", Fault::Answer(200, vec![], "{\"objects\": []}".to_string()));
     fails(&place, &hub, 1, "publish out org/new", &["answers about another file"]);
     let json = "{\"transfer\": \"xet\", \"objects\": []}".to_string();
@@ -304,12 +307,12 @@ fn hub_refusals_of_uploads_say_what_to_do() {
     fresh.fault("/api/lfs/verify", answer(404));
     fails(&place, &fresh, 1, "publish out org/new", &[".gguf'", "answered 404"]);
     hub.fault("/preupload/", Fault::Answer(200, vec![], "{\"files\": []}".to_string()));
-    fails(&place, &hub, 1, "publish out org/new", &["no answer about"]);
+    fails(&place, &hub, 1, "publish out org/new", &["the answer omits"]);
     assert!(hub.files("org/new", "main").is_empty());
 }
 
 #[test]
-fn hub_folders_go_with_what_is_in_them() {
+fn hub_uploads_include_subfolders_and_honour_exclusions() {
     let (place, hub) = (place(), HubServer::new());
     fs::create_dir(place.path("out/demo-stack")).unwrap();
     fs::write(place.path("out/demo-stack/config.json"), "{}").unwrap();
@@ -326,11 +329,11 @@ fn hub_folders_go_with_what_is_in_them() {
     }
 }
 
-/// The hub's own program takes the server of these tests for the hub, and the command that a build without the feature
-/// prints is one of its commands.
+/// Validates the mock server and the command that a build without the feature prints, with the
+/// official client.
 #[test]
 #[ignore = "needs hf, of the package huggingface_hub, in PATH"]
-fn hub_server_and_command_are_those_of_the_hubs_own_program() {
+fn hub_mock_and_printed_command_work_with_the_official_client() {
     use aqueduct::build::publish::{Options, hf_command};
     use aqueduct::hub::HubName;
     let (place, hub) = (place(), HubServer::new());
@@ -350,7 +353,7 @@ fn hub_server_and_command_are_those_of_the_hubs_own_program() {
         .env("HF_ENDPOINT", &hub.endpoint)
         .env("HF_HOME", place.path("hf"))
         .env("HF_TOKEN", SECRET);
-    // What Xet stores, this server does not.
+    // The mock does not implement Xet.
     let output = hf.env("HF_HUB_DISABLE_XET", "1").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut expected = local(&place.path("out"));
@@ -361,8 +364,8 @@ fn hub_server_and_command_are_those_of_the_hubs_own_program() {
         let repository = &state.repositories["org/demo"];
         assert!(repository.private && repository.commits[0].summary == "It's a demo");
     }
-    // What it sent need not be sent again.
+    // Files that the client uploaded are not sent again.
     let result = json(&place, &hub, "publish out org/demo");
-    let fates = fates(&result);
-    assert_eq!(fates.values().filter(|fate| *fate == "sent").count(), 1, "{fates:?}");
+    let outcomes = outcomes(&result);
+    assert_eq!(outcomes.values().filter(|outcome| *outcome == "sent").count(), 1, "{outcomes:?}");
 }

@@ -1,10 +1,11 @@
-//! Names and addresses of the hub as SOURCE and as members: from its cache, else with the command that gets them.
+//! Names and addresses on the hub as SOURCE and as members: found in the cache, else an error with
+//! the command that downloads them.
 
 use crate::support::program::{Place, Ran, arguments, finished};
 use std::fs;
 use std::path::Path;
 
-/// Files in the cache as `hf download` puts them there, in the snapshot of `main` and of the tag `v1`.
+/// Copies files into the cache as `hf download` does, for the revisions `main` and `v1`.
 fn cached(place: &Place, name: &str, from: &Path, files: &[&str]) {
     let repository = place.path("hub").join(format!("models--{}", name.replace('/', "--")));
     let snapshot = repository.join("snapshots/0a1b2c");
@@ -58,7 +59,7 @@ fn sources_are_found_in_the_cache_by_name_and_by_address() {
 }
 
 #[test]
-fn paths_come_before_names_of_the_hub() {
+fn paths_take_precedence_over_names_on_the_hub() {
     let place = with_clerk();
     fs::create_dir_all(place.path("org/clerk")).unwrap();
     let ran = run(&place, 1, "convert org/clerk -o out.gguf");
@@ -66,7 +67,7 @@ fn paths_come_before_names_of_the_hub() {
 }
 
 #[test]
-fn what_is_nowhere_is_told_with_its_command() {
+fn missing_sources_name_the_download_command() {
     let place = Place::new();
     for (line, part) in [
         ("convert org/name -o out.gguf", "hf download org/name"),
@@ -86,7 +87,7 @@ fn what_is_nowhere_is_told_with_its_command() {
         assert!(ran.stderr.contains("there is no such file or folder"), "{line}\n{}", ran.stderr);
         assert!(ran.stderr.contains(part), "{line}\n{}", ran.stderr);
     }
-    // What is a path by its looks is none of the hub's.
+    // A text that looks like a path is not taken for a name on the hub.
     for source in ["out/model.gguf", "./org/name", "recipes/mine.yml"] {
         let ran = run(&place, 1, &format!("convert {source} -o out.gguf"));
         assert!(!ran.stderr.contains("hf download"), "{}", ran.stderr);
@@ -121,7 +122,7 @@ fn members_and_adapters_may_be_addresses() {
 }
 
 #[test]
-fn folders_of_gguf_files_are_their_only_model() {
+fn a_folder_with_one_gguf_model_is_that_model() {
     let place = with_clerk();
     fs::create_dir(place.path("one")).unwrap();
     run(&place, 0, "convert org/clerk -o one/clerk-F16.gguf");
@@ -138,7 +139,7 @@ fn folders_of_gguf_files_are_their_only_model() {
         "quantize https://huggingface.co/org/clerk-GGUF/blob/main/clerk-F16.gguf Q8_0 -o file.gguf",
     );
     assert!(place.read("file.gguf") == place.read("expected.gguf"));
-    // Shards are one model, two models are a choice.
+    // The shards of a model count as one; two models are ambiguous.
     run(&place, 0, "split one/clerk-F16.gguf --max-shard-size 200K -o shards/clerk");
     run(&place, 0, "quantize shards Q8_0 -o joined.gguf");
     fs::copy(place.path("one/clerk-F16.gguf"), place.path("one/other.gguf")).unwrap();

@@ -1,18 +1,19 @@
-//! A small HTTP server on this machine, for tests of what talks to one. Each connection carries one request.
+//! A small HTTP server for tests of HTTP clients. Each connection carries one request.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// A request of which the head was read.
+/// A request whose head was read, and its connection.
 pub(crate) struct Exchange {
     pub method: String,
-    /// With the query.
+    /// The path with the query.
     pub path: String,
     headers: Vec<(String, String)>,
     reader: BufReader<TcpStream>,
 }
 
 impl Exchange {
+    /// Reads the head of a request.
     fn begin(stream: TcpStream) -> io::Result<Exchange> {
         let mut reader = BufReader::new(stream);
         let mut lines = Vec::new();
@@ -33,21 +34,21 @@ impl Exchange {
         Ok(Exchange { method, path, headers: headers.collect(), reader })
     }
 
-    /// A header's value, empty if there is none.
+    /// The value of the header `name`; empty if it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map_or("", |(_, value)| value)
     }
 
-    /// The next `len` bytes of what was sent along, fewer if the client goes away.
+    /// Reads the next `len` bytes of the body; fewer if the client closes the connection.
     pub(crate) fn read(&mut self, len: usize) -> Vec<u8> {
         let mut body = Vec::new();
-        // What is missing, the caller sees.
+        // The caller checks the length.
         let _ = (&mut self.reader).take(len as u64).read_to_end(&mut body);
         body
     }
 
-    /// All that was sent along: with a length, or in chunks.
+    /// Reads the whole body, of known length or in chunks.
     pub(crate) fn body(&mut self) -> Vec<u8> {
         if let Ok(len) = self.header("content-length").parse() {
             return self.read(len);
@@ -66,7 +67,7 @@ impl Exchange {
         body
     }
 
-    /// Answers; of the body only the first `cut` bytes, if told.
+    /// Sends an answer. With `cut`, only that many bytes of the body.
     pub(crate) fn answer(
         &mut self,
         status: u16,
@@ -81,13 +82,13 @@ impl Exchange {
             body.len()
         );
         let stream = self.reader.get_mut();
-        // A client that goes away is no matter.
+        // The client may have closed the connection.
         let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(&body[..cut.unwrap_or(usize::MAX).min(body.len())]);
     }
 }
 
-/// Serves on a port of its own for as long as the test runs, each request in a thread; gives the address.
+/// Serves requests on a free port until the test ends, each in a thread. Returns the address.
 pub(crate) fn serve(handle: impl Fn(&mut Exchange) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

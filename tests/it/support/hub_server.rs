@@ -1,9 +1,9 @@
-//! A hub that models can be published to: what a client sees of huggingface.co and of its store of objects, on two ports
-//! of this machine.
+//! A mock of the hub that models can be published to: its API and its object store, on two ports.
 //!
-//! It checks what the hub checks: the token (which the store, as S3 does, refuses to be shown), sizes and sums, that what
-//! a commit names is there, that a card has front matter. `hf` of huggingface_hub uploads to it, too, see
-//! `hub_publish`. Faults are injected into single requests.
+//! It checks what the hub checks: the token (which the store rejects, as S3 does), sizes and
+//! hashes, that the content of a commit was uploaded, and that a model card has front matter. Tests
+//! inject faults into single requests. The official `hf` client can upload to it as well, see
+//! `hub_publish`.
 
 use crate::support::http::{Exchange, serve};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Variables that tell programs of the hub where and who: those of whoever runs the tests must not come to them.
+/// Environment variables of the hub's programs, which tests remove from the commands they run.
 pub(crate) const HUB_VARIABLES: &[&str] = &[
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
@@ -29,33 +29,37 @@ pub(crate) const HUB_VARIABLES: &[&str] = &[
     "all_proxy",
 ];
 
+/// The token that the mock accepts.
 pub(crate) const SECRET: &str = "hf_secretsecretsecret";
-/// Larger objects go in parts.
+/// The largest object that is sent in one piece.
 const BASIC: usize = 1_500_000;
+/// The size of the parts of larger objects.
 const PART: usize = 400_000;
-/// Texts beyond that are large files.
+/// The largest text file that is part of the commit.
 const INLINE: usize = 10 << 20;
 
-/// What goes wrong with a request.
+/// A fault that is injected into a request.
 #[derive(Clone)]
 pub(crate) enum Fault {
-    /// It is answered so, without a look at it.
+    /// The server sends this answer without reading the request.
     Answer(u16, Vec<(&'static str, &'static str)>, String),
-    /// The connection ends after so many bytes of what is sent.
+    /// The server closes the connection after this number of bytes of the body.
     Drop(usize),
-    /// It is done, and the connection ends before the answer.
+    /// The server executes the request, but closes the connection before the answer.
     LoseAnswer,
-    /// Nothing is read, and nothing answered, for so many seconds.
+    /// The server does not react for this number of seconds.
     Stall(u64),
 }
 
+/// A fault that answers with `status` alone.
 pub(crate) fn answer(status: u16) -> Fault {
     Fault::Answer(status, Vec::new(), String::new())
 }
 
-/// A request that was seen.
+/// A request that reached the server.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SeenRequest {
+    /// Whether it went to the object store.
     pub store: bool,
     pub request: String,
     pub authorization: String,
@@ -66,44 +70,44 @@ pub(crate) struct Seen {
 pub(crate) struct Commit {
     pub branch: String,
     pub summary: String,
-    /// Paths in the order of the commit.
+    /// The paths, in the order of the commit.
     pub paths: Vec<String>,
 }
 
-/// A file of a branch: its content and whether it is stored apart.
-type Files = BTreeMap<String, (Vec<u8>, bool)>;
+/// The files of a branch by path: content, and whether it is in the object store.
+type BranchFiles = BTreeMap<String, (Vec<u8>, bool)>;
 
 #[derive(Default)]
 pub(crate) struct Repository {
     pub private: bool,
-    pub branches: BTreeMap<String, Files>,
+    pub branches: BTreeMap<String, BranchFiles>,
     pub commits: Vec<Commit>,
 }
 
-/// An object on its way in parts.
-struct Parts {
+/// An object that is being uploaded in parts.
+struct MultipartUpload {
     oid: String,
     parts: BTreeMap<usize, Vec<u8>>,
 }
 
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct HubState {
     pub repositories: BTreeMap<String, Repository>,
     pub objects: BTreeMap<String, Vec<u8>>,
-    uploads: Vec<Parts>,
-    pub seen: Vec<Seen>,
-    /// Faults for the next requests that have the text in them.
+    uploads: Vec<MultipartUpload>,
+    pub seen: Vec<SeenRequest>,
+    /// Faults, each for the next request that contains the text.
     faults: Vec<(&'static str, Fault)>,
     pub gitignore: Vec<String>,
 }
 
-/// The server.
+/// The running server.
 pub(crate) struct HubServer {
     pub endpoint: String,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<HubState>>,
 }
 
-type Answer = (u16, Json);
+type HubAnswer = (u16, Json);
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -114,13 +118,14 @@ pub(crate) fn git_blob(bytes: &[u8]) -> String {
     sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn refused(status: u16, text: &str) -> Answer {
+/// An answer with an error message.
+fn refused(status: u16, text: &str) -> HubAnswer {
     (status, json!({ "error": text }))
 }
 
 impl HubServer {
     pub(crate) fn new() -> HubServer {
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(HubState::default()));
         let shared = Arc::clone(&state);
         let store = serve(move |exchange| respond(&shared, exchange, None));
         let shared = Arc::clone(&state);
@@ -128,21 +133,21 @@ impl HubServer {
         HubServer { endpoint, state }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, HubState> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The next request that has `part` in its method and path fails so.
+    /// Injects `fault` into the next request with `part` in its method and path.
     pub(crate) fn fault(&self, part: &'static str, fault: Fault) {
         self.state().faults.push((part, fault));
     }
 
-    /// Requests since the last call.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    /// Returns the requests since the last call.
+    pub(crate) fn seen(&self) -> Vec<SeenRequest> {
         std::mem::take(&mut self.state().seen)
     }
 
-    /// The files of `branch` of `repository`.
+    /// The files of a branch of a repository.
     pub(crate) fn files(&self, repository: &str, branch: &str) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
         let files = &state.repositories[repository].branches[branch];
@@ -150,13 +155,14 @@ impl HubServer {
     }
 }
 
-/// Answers a request to the store or, where `store` is its address, to the hub.
-fn respond(state: &Mutex<State>, exchange: &mut Exchange, store: Option<&str>) {
+/// Answers a request to the hub; without `store`, the address of the store, a request to the store
+/// itself.
+fn respond(state: &Mutex<HubState>, exchange: &mut Exchange, store: Option<&str>) {
     let request = format!("{} {}", exchange.method, exchange.path);
     let authorization = exchange.header("authorization").to_string();
     let fault = {
         let mut state = state.lock().unwrap();
-        let seen = Seen { store: store.is_none(), request: request.clone(), authorization };
+        let seen = SeenRequest { store: store.is_none(), request: request.clone(), authorization };
         state.seen.push(seen);
         let found = state.faults.iter().position(|(part, _)| request.contains(part));
         found.map(|at| state.faults.remove(at).1)
@@ -195,15 +201,16 @@ fn respond(state: &Mutex<State>, exchange: &mut Exchange, store: Option<&str>) {
     }
 }
 
-impl State {
-    /// The store: `PUT /object/OID` and `PUT /part/UPLOAD/NUMBER`, with a signature that is the permission.
+impl HubState {
+    /// Handles `PUT /object/OID` and `PUT /part/UPLOAD/NUMBER` in the store. The signature grants
+    /// access.
     fn store(
         &mut self,
         method: &str,
         path: &str,
         head: &[String],
         body: &[u8],
-    ) -> (String, Answer) {
+    ) -> (String, HubAnswer) {
         let fail = |status, text: &str| (String::new(), refused(status, text));
         let Some(place) = path.strip_suffix("?signature=private").filter(|_| method == "PUT")
         else {
@@ -225,11 +232,12 @@ impl State {
                     (upload.parse().unwrap(), number.parse().unwrap());
                 self.uploads[upload].parts.insert(number, body.to_vec());
             }
-            _ => return fail(400, "another content"),
+            _ => return fail(400, "the content has another hash"),
         }
         (format!("\"{}\"", &sha256(body)[..32]), (200, json!({})))
     }
 
+    /// Handles a request to the API of the hub.
     fn hub(
         &mut self,
         method: &str,
@@ -237,7 +245,7 @@ impl State {
         store: &str,
         head: &[String],
         body: &[u8],
-    ) -> Answer {
+    ) -> HubAnswer {
         if path.starts_with("/api/complete_multipart/") {
             return self.complete(path, body);
         }
@@ -302,7 +310,8 @@ impl State {
         }
     }
 
-    fn create(&mut self, text: &Json) -> Answer {
+    /// Creates a repository.
+    fn create(&mut self, text: &Json) -> HubAnswer {
         let word = |key: &str| text[key].as_str().unwrap_or("").to_string();
         let name = format!("{}/{}", word("organization"), word("name"));
         if word("type") != "model" || word("organization") != "org" {
@@ -314,14 +323,15 @@ impl State {
         if self.repositories.contains_key(&name) {
             return refused(409, "You already created this model repo");
         }
-        let branches = BTreeMap::from([("main".to_string(), Files::new())]);
+        let branches = BTreeMap::from([("main".to_string(), BranchFiles::new())]);
         let private = word("visibility") == "private";
         self.repositories
             .insert(name.clone(), Repository { private, branches, ..Repository::default() });
         (200, json!({ "url": format!("https://huggingface.co/{name}"), "name": name }))
     }
 
-    fn batch(&mut self, text: &Json, store: &str) -> Answer {
+    /// Answers with the addresses to send objects to.
+    fn batch(&mut self, text: &Json, store: &str) -> HubAnswer {
         assert_eq!((&text["operation"], &text["hash_algo"]), (&"upload".into(), &"sha256".into()));
         let mut transfer = "basic";
         let mut objects = Vec::new();
@@ -331,7 +341,7 @@ impl State {
             let mut answer = json!({ "oid": oid, "size": size });
             let verify = json!({ "href": "https://huggingface.co/api/lfs/verify" });
             if self.objects.contains_key(oid) {
-                // Nothing is to be done.
+                // The content is there already, so the answer has no actions.
             } else if size <= BASIC {
                 let href = format!("{store}/object/{oid}?signature=private");
                 answer["actions"] =
@@ -339,7 +349,7 @@ impl State {
             } else {
                 transfer = "multipart";
                 let upload = self.uploads.len();
-                self.uploads.push(Parts { oid: oid.to_string(), parts: BTreeMap::new() });
+                self.uploads.push(MultipartUpload { oid: oid.to_string(), parts: BTreeMap::new() });
                 let mut header = json!({ "chunk_size": PART.to_string() });
                 for number in 1..=size.div_ceil(PART) {
                     let url = format!("{store}/part/{upload}/{number}?signature=private");
@@ -354,7 +364,8 @@ impl State {
         (200, json!({ "transfer": transfer, "objects": objects }))
     }
 
-    fn complete(&mut self, path: &str, body: &[u8]) -> Answer {
+    /// Joins the parts of an object.
+    fn complete(&mut self, path: &str, body: &[u8]) -> HubAnswer {
         let number: usize = path.rsplit('/').next().unwrap().parse().unwrap();
         let text: Json = serde_json::from_slice(body).unwrap();
         let upload = &self.uploads[number];
@@ -363,18 +374,19 @@ impl State {
             let bytes = &upload.parts[&(index + 1)];
             let tag = format!("\"{}\"", &sha256(bytes)[..32]);
             if part["partNumber"] != index + 1 || part["etag"] != tag {
-                return refused(400, "a part is another one");
+                return refused(400, "a part has another number or tag");
             }
             content.extend_from_slice(bytes);
         }
         if sha256(&content) != upload.oid || text["oid"] != upload.oid {
-            return refused(400, "another content");
+            return refused(400, "the content has another hash");
         }
         self.objects.insert(upload.oid.clone(), content);
         (200, json!({}))
     }
 
-    fn commit(&mut self, name: &str, branch: &str, body: &[u8]) -> Answer {
+    /// Adds a commit to a branch.
+    fn commit(&mut self, name: &str, branch: &str, body: &[u8]) -> HubAnswer {
         let text = String::from_utf8(body.to_vec()).unwrap();
         let lines: Vec<Json> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -383,7 +395,7 @@ impl State {
         if header["key"] != "header" || summary.is_empty() || rest.is_empty() {
             return refused(400, "no commit");
         }
-        let mut files = Files::new();
+        let mut files = BranchFiles::new();
         let mut paths = Vec::new();
         for line in rest {
             let value = &line["value"];
@@ -418,7 +430,8 @@ impl State {
     }
 }
 
-fn preupload(files: &Files, text: &Json, ignored: &[String]) -> Answer {
+/// Answers how each file is to be sent.
+fn preupload(files: &BranchFiles, text: &Json, ignored: &[String]) -> HubAnswer {
     let answer = |file: &Json| {
         let (path, size) =
             (file["path"].as_str().unwrap(), file["size"].as_u64().unwrap() as usize);
