@@ -1,7 +1,7 @@
 //! What a build adds to its files so that people can use them: lists of types, names, figures, checksums,
 //! where everything comes from.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::Place;
 use aqueduct::formats::gguf;
 use serde_json::Value as Json;

@@ -168,7 +168,7 @@ fn hub_names_are_downloaded_into_the_cache_once() {
     let repository = place.path("hf/hub/models--org--clerk");
     assert_eq!(fs::read_to_string(repository.join("refs/main")).unwrap(), COMMIT);
     let snapshot = repository.join("snapshots").join(COMMIT);
-    assert_eq!(crate::support::hostile_files::entries(&snapshot).len(), 6);
+    assert_eq!(crate::support::files::entries(&snapshot).len(), 6);
     for (name, bytes) in &hub.files {
         match fs::read(snapshot.join(name)) {
             Ok(there) => assert!(there == *bytes, "{name}"),
@@ -229,11 +229,7 @@ fn hub_files_that_differ_from_the_listing_are_refused() {
         merge(&small, &small_endpoint, "org/clerk", &[]),
         &["'tokenizer.json' has the git object name", "try again"],
     );
-    assert!(
-        !crate::support::hostile_files::entries(&blobs)
-            .iter()
-            .any(|name| name.starts_with(&weights))
-    );
+    assert!(!crate::support::files::entries(&blobs).iter().any(|name| name.starts_with(&weights)));
     assert!(!place.path("hf/hub/models--org--clerk/refs/main").exists());
     // The download fails when attempts bring no more bytes.
     let place = Place::new();

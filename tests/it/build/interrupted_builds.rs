@@ -1,7 +1,7 @@
 //! Builds that are killed, repeated and changed: what is continued, what is made again and why, and that the files
 //! are those of a build without interruption.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::{Place, Ran, finished, shipped};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;

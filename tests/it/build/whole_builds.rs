@@ -1,7 +1,7 @@
 //! The whole flow through the program: stages chained and in one go give the same bytes from any
 //! source at any thread count, and what is interrupted or finds no space leaves nothing behind.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::{Place, arguments, finished, one_error, shipped};
 use aqueduct::formats::gguf::{self, GgufModel};
 use aqueduct::measure::imatrix::ImportanceMatrix;

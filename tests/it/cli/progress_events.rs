@@ -1,6 +1,6 @@
 //! How runs are told: events for scripts, the log, colours, the line on a terminal, the summary.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::{Place, Ran, finished, shipped};
 use regex::Regex;
 use serde_json::Value as Json;

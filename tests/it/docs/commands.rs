@@ -2,7 +2,7 @@
 //!
 //! To renew the pages: `AQUEDUCT_UPDATE_DOCS=1 cargo test --locked --test it docs::commands`.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::shipped;
 use clap::{Arg, Command};
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 //! program or the network; `text` are lines of the output, with `...` for what varies. Pictures that a
 //! page draws are compared with docs/images. Needs a shell.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::{finished, shipped};
 use aqueduct::quantize::presets::PRESETS;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! LoRA adapters merged on the fly: PEFT's own results, values by hand, and adapters that do not
 //! fit.
 
-use crate::formats::pytorch;
 use crate::support::program::Place;
+use crate::support::pytorch_file as pytorch;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::progress::Silent;
 use aqueduct::formats::checkpoint::{self, Checkpoint, WriteOptions, with_adapter};

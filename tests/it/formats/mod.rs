@@ -1,7 +1,9 @@
 //! Files read and written: GGUF, safetensors, PyTorch, adapters, quantized checkpoints.
 
+pub(crate) mod folders;
 pub(crate) mod foreign_files;
 pub(crate) mod gguf_bytes;
+pub(crate) mod hostile_files;
 pub(crate) mod json_dialect;
 pub(crate) mod lora;
 pub(crate) mod lora_kinds;

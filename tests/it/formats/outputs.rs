@@ -1,7 +1,7 @@
 //! Outputs that may not or cannot be finished: one clear error each, and nothing is left.
 
-use crate::support::folders;
-use crate::support::hostile_files::{assert_error, entries, sharded};
+use crate::support::files::{assert_error, entries};
+use crate::support::folders::{self, sharded};
 use aqueduct::Result;
 use aqueduct::base::dtype::DType;
 use aqueduct::base::output::{self, OutputDir, OutputFile};

@@ -3,8 +3,8 @@
 //!
 //! The models are in tests/data/quantized, whose README.md says what made them.
 
-use crate::model::conversion::digest;
 use crate::support::program::{Place, shipped};
+use crate::support::tiny_llama::digest;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf::{self, GgufModel};

@@ -1,9 +1,9 @@
 //! Quantized checkpoints as sources: values are the reference dequantizers', rows read in parts are
 //! those of the whole, and what cannot be read is one error.
 
-use crate::model::conversion as convert;
+use crate::support::files::assert_error;
 use crate::support::folders;
-use crate::support::hostile_files::assert_error;
+use crate::support::tiny_llama as convert;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::{Checkpoint, SafetensorsFile};
 use aqueduct::formats::source::{PART_BYTES, TensorInfo, TensorSource};

@@ -186,8 +186,10 @@ fn shards_may_be_called_otherwise() {
 #[test]
 fn pytorch_files_serve_where_safetensors_are_incomplete() {
     let bytes = 7f32.to_le_bytes();
-    let listed: Vec<crate::formats::pytorch::Tensor<'_>> = vec![("a", DType::F32, &[1], &bytes)];
-    let file = crate::formats::pytorch::zip(&crate::formats::pytorch::archive(&listed), false);
+    let listed: Vec<crate::support::pytorch_file::Tensor<'_>> =
+        vec![("a", DType::F32, &[1], &bytes)];
+    let file =
+        crate::support::pytorch_file::zip(&crate::support::pytorch_file::archive(&listed), false);
     let incomplete = Folder::new(&[], &[("a", ONE)]);
     incomplete.fails(&["is missing"]);
     fs::write(incomplete.0.path().join("pytorch_model.bin"), &file).unwrap();

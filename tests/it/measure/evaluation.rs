@@ -176,7 +176,7 @@ fn every_type_of_file_is_evaluated_and_less_is_worse() {
     place.ok(&format!("{quantize} -o q {}", types.join(" ")));
     // Only experts get it by themselves.
     place.ok(&format!("{quantize} Q8_0 --tensor-type ffn_=mxfp4 -o q/clerk-MXFP4.gguf"));
-    let files = crate::support::hostile_files::entries(&place.path("q"));
+    let files = crate::support::files::entries(&place.path("q"));
     assert_eq!(files.len(), types.len() + 1);
     let dtypes: BTreeSet<DType> = files
         .iter()
@@ -311,7 +311,7 @@ fn changed_clerk(place: &Place, name: &str, change: impl Fn(&mut Json)) {
     let to = place.path(name);
     fs::create_dir(&to).unwrap();
     let from = shipped("recipes/demo/clerk");
-    for file in crate::support::hostile_files::entries(&from) {
+    for file in crate::support::files::entries(&from) {
         fs::copy(from.join(&file), to.join(&file)).unwrap();
     }
     let path = to.join("tokenizer.json");
@@ -427,7 +427,7 @@ fn a_full_disk_leaves_nothing() {
         assert_eq!(ran.stdout, "", "{line}");
         one_error(&line, &ran.stderr, &[part]);
         assert_eq!(place.entries(), left);
-        assert!(crate::support::hostile_files::entries(&place.path("tmp")).is_empty());
+        assert!(crate::support::files::entries(&place.path("tmp")).is_empty());
     }
     let mut command = place.command(&eval);
     let output = command.env("TMPDIR", place.path("nowhere")).output().unwrap();

@@ -1,6 +1,6 @@
 //! Text that models write themselves, and the decoding it comes from.
 
-use crate::model::architectures::{NAMES, checkpoint, converted, golden};
+use crate::support::golden_models::{NAMES, checkpoint, converted, golden};
 use crate::support::program::{Place, shipped};
 use aqueduct::Result;
 use aqueduct::base::progress::Silent;

@@ -282,7 +282,7 @@ fn differences_are_told_worst_first() {
 fn tools_and_sources_are_told_apart() {
     let place = Place::new();
     fs::create_dir(place.path("show")).unwrap();
-    for file in crate::support::hostile_files::entries(&shipped("recipes/demo/clerk")) {
+    for file in crate::support::files::entries(&shipped("recipes/demo/clerk")) {
         let from = shipped("recipes/demo/clerk").join(&file);
         fs::copy(from, place.path("show").join(&file)).unwrap();
     }

@@ -1,6 +1,6 @@
 //! What an importance matrix is computed from: special tokens, conversations, and texts that will not do.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::{Place, shipped};
 use aqueduct::base::progress::Silent;
 use aqueduct::build::Source;

@@ -113,7 +113,7 @@ fn the_card_of_a_build_names_the_texts_that_were_read() {
     let card = String::from_utf8(place.read("b/README.md")).unwrap();
     assert!(card.contains("long.txt") && card.contains("short.txt"), "{card}");
     assert!(!card.contains("tiny.txt"), "{card}");
-    let file = crate::support::hostile_files::entries(&place.path("b"))
+    let file = crate::support::files::entries(&place.path("b"))
         .into_iter()
         .find(|name| name.ends_with("Q8_0.gguf"))
         .unwrap();

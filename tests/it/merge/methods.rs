@@ -1,6 +1,6 @@
 //! What recipes say of merge methods: parameters, their limits and words, numbers of models, seeds.
 
-use crate::recipe::language::{error, plan, problems, warning};
+use crate::support::recipe_checks::{error, plan, problems, warning};
 use aqueduct::merge;
 use aqueduct::recipe::{Folders, ParamDefault, plan_text};
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Merges that are interrupted and continued: what stays, what is made again, and that the bytes are
 //! those of a run without interruption.
 
+use crate::support::files::{assert_error, entries};
 use crate::support::folders;
-use crate::support::hostile_files::{assert_error, entries};
 use crate::support::program::{Place, finished};
 use aqueduct::Result;
 use aqueduct::base::dtype::DType;

@@ -3,7 +3,7 @@
 //! Expected: llama.cpp's `get_vocab_base` (October 2026, transformers 5.24) on the demo's tokenizer with such
 //! tokens added.
 
-use crate::model::conversion::{CONFIG, checkpoint, tensors, tokenizer_json};
+use crate::support::tiny_llama::{CONFIG, checkpoint, tensors, tokenizer_json};
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::gguf::{Array, GgufModel, Value};
 use aqueduct::model::convert::{ConvertOptions, convert};

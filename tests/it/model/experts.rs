@@ -3,7 +3,7 @@
 //! and logits are in `architectures`.
 
 use crate::measure::imatrix_resume::interrupt;
-use crate::model::architectures::{checkpoint, write_folder};
+use crate::support::golden_models::{checkpoint, write_folder};
 use crate::support::program::{Place, shipped};
 use aqueduct::base::error::Result;
 use aqueduct::base::progress::Silent;

@@ -1,8 +1,8 @@
 //! The text models of multimodal checkpoints: read as if they were alone, with a sentence about what is left out.
 
-use crate::model::architectures::{checkpoint, converted, golden, write_folder};
-use crate::model::conversion::digest;
+use crate::support::golden_models::{checkpoint, converted, golden, write_folder};
 use crate::support::program::Place;
+use crate::support::tiny_llama::digest;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::{Checkpoint, Config};
 use aqueduct::formats::source::{MemorySource, TensorData, TensorInfo};

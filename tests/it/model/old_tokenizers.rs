@@ -130,7 +130,7 @@ fn merges_carry_the_old_form_and_replace_it_where_tokens_change() {
     let tokens = "tokenizer: {source: union, tokens: {'<new>': {source: {kind: zero}}}}\n";
     fs::write(place.path("r.yml"), recipe(tokens)).unwrap();
     place.ok("merge r.yml -o grown --quiet");
-    let names = crate::support::hostile_files::entries(&place.path("grown"));
+    let names = crate::support::files::entries(&place.path("grown"));
     assert!(names.contains(&"tokenizer.json".to_string()), "{names:?}");
     assert!(!names.contains(&"vocab.json".to_string()), "{names:?}");
     place.ok("convert grown -o g.gguf --quiet");

@@ -1,8 +1,8 @@
 //! GGUF files as members of a merge: there and back again, and what cannot go back.
 
-use crate::model::conversion;
-use crate::support::hostile_files::assert_error;
+use crate::support::files::assert_error;
 use crate::support::program::{Place, shipped};
+use crate::support::tiny_llama as conversion;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::{Checkpoint, SideFile};
 use aqueduct::formats::gguf::{self, Array, GgufModel, Metadata, Value};

@@ -1,6 +1,6 @@
 //! Text to ids: special tokens, BOS and EOS, errors, and a real model's ids where one is at hand.
 
-use crate::model::conversion::smollm2;
+use crate::support::tiny_llama::smollm2;
 use aqueduct::formats::gguf::{Array, Metadata, Value};
 use aqueduct::model::convert::{ConvertOptions, convert};
 use aqueduct::model::tokenizer::{Detokenizer, Role, TokenKind, Tokenizer};

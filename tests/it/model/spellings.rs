@@ -3,7 +3,7 @@
 //! What is expected is what transformers 5.24 reads: `AutoConfig.from_pretrained` of the same keys, and for the original
 //! context the frequencies of the model made of it.
 
-use crate::model::architectures::{checkpoint, converted, golden, write_folder};
+use crate::support::golden_models::{checkpoint, converted, golden, write_folder};
 use crate::support::program::Place;
 use aqueduct::formats::checkpoint::Config;
 use aqueduct::formats::source::TensorTable;

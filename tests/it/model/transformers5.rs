@@ -2,9 +2,9 @@
 //!
 //! tests/data/transformers5/README.md says what made the data. Weights follow from the names of version 4's tensors.
 
-use crate::model::architectures::{NAMES, checkpoint, converted, golden, shown, write_folder};
-use crate::model::conversion::digest;
+use crate::support::golden_models::{NAMES, checkpoint, converted, golden, shown, write_folder};
 use crate::support::program::{Place, shipped};
+use crate::support::tiny_llama::digest;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::{Checkpoint, SideFile};
 use aqueduct::formats::gguf::GgufModel;

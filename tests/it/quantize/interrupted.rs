@@ -1,6 +1,6 @@
 //! Quantizing that is interrupted and resumed: the same bytes, and reasons where it starts anew.
 
-use crate::support::hostile_files::entries;
+use crate::support::files::entries;
 use crate::support::program::{Place, finished, one_error};
 use serde_json::Value as Json;
 use std::fs;

@@ -1,7 +1,7 @@
 //! Habits of recipes in the wild: what the peer's YAML library and schema let through, understood the same
 //! way here.
 
-use crate::recipe::language::{error, linear, plan, problems, slices, warning};
+use crate::support::recipe_checks::{error, linear, plan, problems, slices, warning};
 use aqueduct::recipe::{MergePlan, render};
 
 #[track_caller]

@@ -1,7 +1,7 @@
 //! `embeddings`, `final_norm` and `head`: ends of a stack that are merged apart from its slices.
 
 use crate::merge::golden_merges::{made, plan_made};
-use crate::recipe::language::{error, plan, problems, warning};
+use crate::support::recipe_checks::{error, plan, problems, warning};
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::merge;

@@ -3,8 +3,8 @@
 //! Keys: `options.py` and `config.py` of mergekit 0.0.2 to 0.1.5. Nulls, `slices: []`, int8_mask, random_seed and unknown keys
 //! were tried with `MergeConfiguration` of 0.1.5, 0.1.4, 0.0.6 and 0.0.5.
 
-use crate::recipe::language::{linear, plan, problems};
 use crate::support::program::Place;
+use crate::support::recipe_checks::{linear, plan, problems};
 use aqueduct::recipe::{MergePlan, Severity};
 
 fn planned(text: &str) -> MergePlan {

@@ -3,10 +3,10 @@
 //! first line of a recipe says which command is run. `AQUEDUCT_BLESS=1` writes the answers anew, to be
 //! read by somebody before they are committed.
 
-use crate::formats::pytorch::{Pickle, zip};
+use crate::support::files::entries;
 use crate::support::folders;
-use crate::support::hostile_files::entries;
 use crate::support::program::{Place, shipped};
+use crate::support::pytorch_file::{Pickle, zip};
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::{Checkpoint, Config};
 use aqueduct::formats::source::{MemorySource, TensorInfo};

@@ -1,6 +1,6 @@
 //! Chat templates of merges, and what is refused or warned of where vocabularies differ.
 
-use crate::model::tokenizers::{
+use crate::support::tokenizer_members::{
     HEAD, Members, data, json_file, linear, member_rows, rows, to_gguf,
 };
 use aqueduct::merge;

@@ -1,7 +1,7 @@
 //! `report::inspect`: what is in a file, told apart by content.
 
+use crate::support::files::assert_error;
 use crate::support::folders;
-use crate::support::hostile_files::assert_error;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::gguf::{self, Array, GgufWriter, Metadata, Value};
 use aqueduct::formats::source::TensorInfo;

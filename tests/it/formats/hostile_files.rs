@@ -1,37 +1,13 @@
 //! Files that lie: one clear error each, no panic. The hostile bytes are built here.
 
+use crate::support::files::{assert_error, entries};
 use crate::support::folders;
-use aqueduct::Result;
+use crate::support::folders::sharded;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::{Checkpoint, SafetensorsFile};
 use aqueduct::formats::gguf;
 use std::fs;
-use std::path::{Path, PathBuf};
-
-/// Asserts that `result` is an error whose text, causes included, has all of `parts`.
-#[track_caller]
-pub(crate) fn assert_error<T>(result: Result<T>, parts: &[&str]) {
-    let error = result.err().expect("must fail");
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    assert!(parts.iter().all(|part| text.contains(part)), "{text:?} lacks some of {parts:?}");
-}
-
-/// The names in a folder, sorted.
-pub(crate) fn entries(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
-// --- GGUF ---
+use std::path::Path;
 
 /// Builds GGUF bytes piece by piece, without any check.
 #[derive(Clone)]
@@ -343,14 +319,6 @@ fn safetensors_of_other_programs_quantized_weights() {
 }
 
 // --- folders ---
-
-/// A good sharded folder.
-pub(crate) fn sharded() -> (tempfile::TempDir, PathBuf) {
-    let temp = tempfile::tempdir().unwrap();
-    let dir = temp.path().join("model");
-    assert!(folders::write(&folders::model(), &dir, 700).shards >= 2);
-    (temp, dir)
-}
 
 fn edit_index(dir: &Path, edit: impl FnOnce(String) -> String) {
     let path = dir.join("model.safetensors.index.json");
