@@ -68,6 +68,9 @@ impl OutputJournals {
         let infos = model.tensors.table().infos();
         let source = GgufLayout::new(model.origin(), &Metadata::new(), infos)?;
         common.push(Fingerprint::new("the types of the source's tensors", source.header()));
+        for output in outputs {
+            OutputJournal::check_before(output, force)?;
+        }
         let open = |output: &Output| {
             let mut fingerprints = common.clone();
             fingerprints.extend(output.plan.fingerprints(model.origin())?);
@@ -78,8 +81,9 @@ impl OutputJournals {
         Ok(OutputJournals { outputs, every: checkpointing.every, force })
     }
 
-    /// Ends a pass with this result: gives whole files their names. After an error, whole tensors stay for
-    /// a later run, and a warning says where; files without any are removed.
+    /// Ends a pass with this result: gives whole files their names. After an interruption or a failure of
+    /// the system (a full disk), whole tensors stay for a later run, and a warning says where. Other
+    /// errors come again in every run, so nothing stays.
     ///
     /// # Errors
     /// The pass's; if a file cannot get its name.
@@ -88,7 +92,12 @@ impl OutputJournals {
         written: Result<Vec<Written>>,
         progress: &dyn Progress,
     ) -> Result<Vec<Written>> {
-        if written.is_ok() {
+        if let Err(error) = &written {
+            match error {
+                Error::Interrupted | Error::Io { .. } => self.report_kept(progress),
+                _ => self.outputs.iter().for_each(OutputJournal::remove_parts),
+            }
+        } else {
             for output in &self.outputs {
                 output.place(self.force)?;
                 output.paths.iter().for_each(|path| {
@@ -98,8 +107,6 @@ impl OutputJournals {
             for output in &self.outputs {
                 output::remove_if_exists(output.journal.path())?;
             }
-        } else {
-            self.report_kept(progress);
         }
         written
     }
@@ -139,6 +146,23 @@ impl TensorJournal for OutputJournals {
 }
 
 impl OutputJournal {
+    /// Returns the path of the journal of `output`.
+    fn path(output: &Output) -> Result<PathBuf> {
+        let mut name = output.path.file_name().unwrap_or_default().to_os_string();
+        name.push(".tensors");
+        part_path(&output.path.with_file_name(name))
+    }
+
+    /// Fails if `output` exists and may not be replaced, before any hidden file is made. Where an earlier
+    /// run left a journal, [`OutputJournal::open`] decides.
+    fn check_before(output: &Output, force: bool) -> Result<()> {
+        if OutputJournal::path(output)?.exists() {
+            return Ok(());
+        }
+        let paths = shard_paths(&output.path, &output.plan.shards);
+        paths.iter().try_for_each(|path| output::check_file_target(path, force))
+    }
+
     fn open(
         output: &Output,
         checkpointing: Checkpointing,
@@ -146,9 +170,7 @@ impl OutputJournal {
         progress: &dyn Progress,
     ) -> Result<OutputJournal> {
         let paths = shard_paths(&output.path, &output.plan.shards);
-        let mut name = output.path.file_name().unwrap_or_default().to_os_string();
-        name.push(".tensors");
-        let journal = Journal::new(part_path(&output.path.with_file_name(name))?, VERSION);
+        let journal = Journal::new(OutputJournal::path(output)?, VERSION);
         for path in &paths {
             refuse_foreign(&part_path(path)?)?;
         }

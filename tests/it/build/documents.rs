@@ -118,7 +118,7 @@ fn files_are_measured_as_eval_measures_them() {
     assert!(shown.contains("KL divergence") && shown.contains("+-"), "{shown}");
 
     fs::write(place.path("short.txt"), "Once.").unwrap();
-    let parts = ["short.txt", "no chunk of 64"];
+    let parts = ["short.txt", "less than one chunk of 64"];
     place.fails(2, &format!("{build} --force --eval short.txt"), &parts);
     place.fails(2, &format!("{build} --force --eval-chunks 2"), &["--eval"]);
 }

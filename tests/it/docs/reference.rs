@@ -78,7 +78,7 @@ fn keys_of_recipes_are_listed() {
         for key in known_keys(&text) {
             let name = format!("`{key}`");
             let listed = |row: &&str| row.split(" | ").next().is_some_and(|c| c.contains(&name));
-            assert!(rows.iter().any(|row| listed(row)), "{page_name} does not list {key}");
+            assert!(rows.iter().any(listed), "{page_name} does not list {key}");
         }
     }
 }

@@ -388,7 +388,7 @@ fn files_of_log_probabilities_that_lie_are_refused() {
         ("no tokens", int(8, 2), none),
         ("negative", int(12, -512), none),
         ("no chunks", int(16, 0), none),
-        ("large", all_large, &["more than any file holds"]),
+        ("large", all_large, &["more than a file can hold"]),
         ("many chunks", int(16, i32::MAX), wrong_size),
         ("cut", good[..good.len() - 1].to_vec(), &["1 chunks are whole", "make it again"]),
         ("long", [&good[..], b"x"].concat(), wrong_size),
