@@ -1,9 +1,9 @@
 //! SIMD levels: the instruction sets that numeric code is compiled for, and the choice at run time.
 //!
-//! Code is written once, in plain Rust over arrays, and inlined into one wrapper per level, where the
-//! compiler vectorizes it: a [`Work`], or a function defined by [`levels`]. Rust neither fuses nor
-//! reorders float operations, so such code gives the same bits at every level.
-//! Not here: code in intrinsics, which `kernels` selects by [`Level::instructions`].
+//! Code is written once, in plain Rust over arrays, and inlined into one wrapper per level, where
+//! the compiler vectorizes it: a [`Work`], or a function defined by [`levels`]. Rust neither fuses
+//! nor reorders float operations, so such code gives the same bits at every level. Not here: code
+//! in intrinsics, which `kernels` selects by [`Level::instructions`].
 
 use std::sync::OnceLock;
 
@@ -53,8 +53,8 @@ impl Level {
         all.into_iter().filter(move |set| *set <= best).map(Level)
     }
 
-    /// The level in use: the best that this CPU supports, or a lower one that `AQUEDUCT_SIMD` names.
-    /// Decided at the first call.
+    /// The level in use: the best that this CPU supports, or a lower one that `AQUEDUCT_SIMD`
+    /// names. Decided at the first call.
     pub(crate) fn current() -> Level {
         static CURRENT: OnceLock<Level> = OnceLock::new();
         *CURRENT.get_or_init(|| {
@@ -126,8 +126,8 @@ fn run_avx512<W: Work>(work: W) -> W::Output {
     work.run()
 }
 
-/// Defines a function whose body, another function that is `#[inline(always)]`, is compiled for every
-/// level and runs at [`Level::current`].
+/// Defines a function whose body, another function that is `#[inline(always)]`, is compiled for
+/// every level and runs at [`Level::current`].
 macro_rules! levels {
     ($(#[$doc:meta])* $visibility:vis fn $name:ident ($($arg:ident: $type:ty),*) $(-> $ret:ty)? = $body:ident;) => {
         $(#[$doc])*

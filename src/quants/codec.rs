@@ -1,32 +1,35 @@
-//! What a tensor type must provide, and the loops over blocks that types share.
+//! The interface of a tensor type, and the loops over blocks that types share.
 
 use crate::base::dtype::DType;
 use crate::base::simd::{Level, Work};
 
-/// One tensor type: its line in the registry.
+/// The functions of one tensor type. The registry has one for each type.
 pub(super) struct Codec {
+    /// The tensor type.
     pub dtype: DType,
-    /// Decodes whole blocks; the lengths have been checked against each other.
+    /// Decodes whole blocks. The caller has checked both lengths.
     pub decode: fn(Level, &[u8], &mut [f32]),
-    /// Writes whole rows of whole blocks, lengths checked; `None` for types that are only read.
+    /// Writes whole rows of whole blocks. The caller has checked the lengths. `None` for types that
+    /// are only read.
     pub quantize: Option<fn(Level, Rows<'_>, &mut [u8])>,
-    /// Whether one block's scales are finite.
+    /// Returns whether the scales of one block are finite.
     pub is_valid: fn(&[u8]) -> bool,
 }
 
 /// Rows to quantize.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// Row after row.
+    /// The values of all rows, one row after the other.
     pub values: &'a [f32],
+    /// Values in a row.
     pub row_len: usize,
-    /// One value a column, shared by all rows.
+    /// One value for each column, shared by all rows.
     pub importance: Option<&'a [f32]>,
 }
 
-/// A format of `LEN` weights in `BYTES` bytes that decodes block by block.
+/// A format of `LEN` weights in `BYTES` bytes whose blocks are decoded one by one.
 pub(super) trait DecodeBlock<const LEN: usize, const BYTES: usize> {
-    /// Must be `#[inline(always)]`, see [`Work`].
+    /// Decodes one block. Implementations must be `#[inline(always)]`, see [`Work`].
     fn decode_block(block: &[u8; BYTES], out: &mut [f32; LEN]);
 }
 
@@ -52,7 +55,7 @@ where
     }
 }
 
-/// [`Codec::decode`] for a format that decodes block by block.
+/// [`Codec::decode`] for a [`DecodeBlock`].
 pub(super) fn decode_blocks<F, const LEN: usize, const BYTES: usize>(
     level: Level,
     bytes: &[u8],
@@ -63,9 +66,9 @@ pub(super) fn decode_blocks<F, const LEN: usize, const BYTES: usize>(
     level.run(DecodeAll::<F, LEN, BYTES> { format: std::marker::PhantomData, bytes, out });
 }
 
-/// A format of `LEN` weights in `BYTES` bytes that writes a block from its weights alone.
+/// A format of `LEN` weights in `BYTES` bytes whose blocks are encoded without importance.
 pub(super) trait EncodeBlock<const LEN: usize, const BYTES: usize> {
-    /// Must be `#[inline(always)]`, see [`Work`].
+    /// Encodes one block. Implementations must be `#[inline(always)]`, see [`Work`].
     fn encode_block(weights: &[f32; LEN], out: &mut [u8; BYTES]);
 }
 
@@ -91,7 +94,7 @@ where
     }
 }
 
-/// [`Codec::quantize`] for a format that writes a block from its weights alone, ignoring importance.
+/// [`Codec::quantize`] for an [`EncodeBlock`]. Ignores importance.
 pub(super) fn encode_blocks<F, const LEN: usize, const BYTES: usize>(
     level: Level,
     rows: Rows<'_>,
@@ -103,7 +106,7 @@ pub(super) fn encode_blocks<F, const LEN: usize, const BYTES: usize>(
     level.run(EncodeAll::<F, LEN, BYTES> { format, values: rows.values, out });
 }
 
-/// Whether the F16 at `offset` of a block is finite.
+/// Returns whether the F16 at `offset` of a block is finite.
 pub(super) fn finite_f16(block: &[u8], offset: usize) -> bool {
     block[offset + 1] & 0x7c != 0x7c
 }

@@ -1,9 +1,9 @@
-//! Sixteen blocks at a time: the loop under every quantizer that searches for scales.
+//! The loop of every quantizer that searches for scales, over sixteen blocks at a time.
 //!
-//! Blocks are independent, so sixteen of them are transposed into lanes and searched together: lane k
-//! of every value belongs to block k, and no operation mixes lanes. Each lane does exactly the
-//! operations of the scalar algorithm in their order, which keeps bytes equal to it. A type writes
-//! its blocks transposed too, as byte columns, and the loop here puts them in place.
+//! Blocks are independent, so sixteen of them are transposed into lanes and searched together: lane
+//! k of every value belongs to block k, and no operation mixes lanes. Each lane performs the
+//! operations of the scalar algorithm in their order, so the bytes are equal. A type also writes
+//! its blocks transposed, as columns of bytes; the loop here transposes them back.
 
 use super::codec::Rows;
 use super::floats::f16::f32_to_f16;
@@ -14,7 +14,7 @@ use std::ops::{Index, IndexMut};
 /// Blocks searched together: one AVX-512 register of f32, two of AVX2.
 pub(super) const LANES: usize = 16;
 
-/// One value for each of the blocks. Aligned to a cache line so that no load crosses one.
+/// One value for each of the blocks. Aligned to a cache line, so that no load crosses two lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(super) struct F32s(pub [f32; LANES]);
@@ -25,10 +25,12 @@ pub(super) struct F32s(pub [f32; LANES]);
 pub(super) struct Mask(pub [i32; LANES]);
 
 impl Mask {
+    /// The condition that holds in no lane.
     pub(super) const NONE: Mask = Mask([0; LANES]);
 
-    /// `yes` where the condition holds, `no` elsewhere. A loop of its own for each choice: several in one
-    /// loop stay scalar.
+    /// Returns `yes` in the lanes where the condition holds, `no` elsewhere.
+    ///
+    /// Each choice is a separate loop: the compiler does not vectorize a loop with several choices.
     #[inline(always)]
     pub(super) fn choose(&self, yes: &F32s, no: &F32s) -> F32s {
         let mut chosen = F32s::ZERO;
@@ -38,6 +40,7 @@ impl Mask {
         chosen
     }
 
+    /// Sets the condition of one lane.
     #[inline(always)]
     pub(super) fn set(&mut self, lane: usize, condition: bool) {
         self.0[lane] = -i32::from(condition);
@@ -48,6 +51,7 @@ impl Mask {
 pub(super) type U8s = [u8; LANES];
 
 impl F32s {
+    /// Zero in every lane.
     pub(super) const ZERO: F32s = F32s([0.0; LANES]);
 }
 
@@ -68,24 +72,27 @@ impl IndexMut<usize> for F32s {
 
 /// Sixteen blocks of `LEN` weights, transposed.
 pub(super) struct Panel<const LEN: usize> {
+    /// The weights to quantize.
     pub weights: [F32s; LEN],
-    /// The importance of the weights' columns; meaningful if `weighted`.
+    /// The importance of each weight's column. Valid only if `weighted`.
     pub importance: [F32s; LEN],
+    /// Whether there is an importance matrix.
     pub weighted: bool,
-    /// Mean square of the whole row that a block is part of; only for types that ask for it.
+    /// Mean square of the row that a block is part of. Valid only if the type sets
+    /// [`QuantizePanel::NEEDS_ROW_MEAN_SQUARE`].
     pub row_mean_square: F32s,
 }
 
-/// A format of `LEN` weights in `BYTES` bytes that is searched sixteen blocks at a time.
+/// A format of `LEN` weights in `BYTES` bytes that quantizes sixteen blocks at a time.
 pub(super) trait QuantizePanel<const LEN: usize, const BYTES: usize> {
-    /// Whether [`Panel::row_mean_square`] is needed.
+    /// Whether the type reads [`Panel::row_mean_square`].
     const NEEDS_ROW_MEAN_SQUARE: bool = false;
 
-    /// Fills all of `out`. Must be `#[inline(always)]`, see [`Work`].
+    /// Fills all of `out`. Implementations must be `#[inline(always)]`, see [`Work`].
     fn quantize_panel(panel: &Panel<LEN>, out: &mut [U8s; BYTES]);
 }
 
-/// [`super::codec::Codec::quantize`] for a format that is searched sixteen blocks at a time.
+/// [`super::codec::Codec::quantize`] for a [`QuantizePanel`].
 pub(super) fn quantize_panels<F, const LEN: usize, const BYTES: usize>(
     level: Level,
     rows: Rows<'_>,
@@ -125,7 +132,7 @@ where
         let mut bytes = [[0; LANES]; BYTES];
         for (group, outs) in outs.chunks_mut(LANES).enumerate() {
             let first = group * LANES;
-            // Lanes past the last block repeat it; their bytes are not stored.
+            // Lanes past the last block repeat the last one; their bytes are not stored.
             let block_of = |lane: usize| first + lane.min(outs.len() - 1);
             transpose(&mut panel.weights, |lane| &blocks[block_of(lane)]);
             if let Some(columns) = columns {
@@ -146,6 +153,7 @@ where
     }
 }
 
+/// Fills `out` with one block in each lane.
 #[inline(always)]
 fn transpose<'a, const LEN: usize>(out: &mut [F32s; LEN], block: impl Fn(usize) -> &'a [f32; LEN]) {
     let blocks: [&[f32; LEN]; LANES] = std::array::from_fn(block);
@@ -156,7 +164,8 @@ fn transpose<'a, const LEN: usize>(out: &mut [F32s; LEN], block: impl Fn(usize) 
     }
 }
 
-/// Mean square of each row, summed left to right; several rows at once hide the additions' latency.
+/// The mean square of each row, summed left to right. Several rows are summed side by side, which
+/// hides the latency of the additions.
 #[inline(always)]
 fn row_mean_squares(rows: Rows<'_>) -> Vec<f32> {
     const TOGETHER: usize = 8;
@@ -190,6 +199,28 @@ pub(super) fn sum_of_squares(weights: &[F32s]) -> F32s {
     sums
 }
 
+/// Twice the mean square of each lane's block of 256.
+#[inline(always)]
+pub(super) fn twice_mean_square(weights: &[F32s; 256]) -> F32s {
+    let mut sigma2 = sum_of_squares(weights);
+    for k in 0..LANES {
+        sigma2[k] = 2.0 * sigma2[k] / 256.0;
+    }
+    sigma2
+}
+
+/// The square of each value.
+#[inline(always)]
+pub(super) fn squares<const N: usize>(x: &[F32s; N]) -> [F32s; N] {
+    let mut squares = *x;
+    for square in &mut squares {
+        for k in 0..LANES {
+            square[k] *= square[k];
+        }
+    }
+    squares
+}
+
 /// The sum of each lane's values, left to right.
 #[inline(always)]
 pub(super) fn sum(values: &[F32s]) -> F32s {
@@ -202,8 +233,7 @@ pub(super) fn sum(values: &[F32s]) -> F32s {
     sums
 }
 
-/// The search's weight of each value: its column's importance times sqrt(`sigma2` + x^2), so that
-/// columns matter by their activations and values by their size.
+/// The weight of each value in a search: the importance of its column times sqrt(`sigma2` + x^2).
 #[inline(always)]
 pub(super) fn importance_weights<const N: usize>(
     x: &[F32s; N],
@@ -219,7 +249,7 @@ pub(super) fn importance_weights<const N: usize>(
     weights
 }
 
-/// Rounds scales to F16 as two byte columns.
+/// Rounds values to F16 and stores them in two columns of bytes.
 #[inline(always)]
 pub(super) fn store_f16(values: &F32s, out: &mut [U8s]) {
     for k in 0..LANES {
@@ -229,7 +259,7 @@ pub(super) fn store_f16(values: &F32s, out: &mut [U8s]) {
     }
 }
 
-/// What [`store_f16`] stored.
+/// Reads the values that [`store_f16`] stored.
 #[inline(always)]
 pub(super) fn load_f16(columns: &[U8s]) -> F32s {
     let mut values = F32s::ZERO;

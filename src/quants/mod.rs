@@ -1,14 +1,12 @@
-//! Block formats: what the bytes of each tensor type mean, and how to write them.
+//! Block formats: the layout of each tensor type, with its decoder and its quantizer.
 //!
-//! Sources call [`decode`] to get f32 out of any type; the quantizing driver calls [`quantize`] to write
-//! rows of a type. Each type lives in a file of its own and has one line in `REGISTRY`. Output is
-//! byte for byte that of llama.cpp's stock x86-64 build: plain IEEE f32, left to right, never fused.
-//! Rows are independent of each other, so a caller may split them over threads as it likes.
-//!
-//! Deliberately absent: files, threads, progress, and the choice of a type for a tensor. Tensor names
-//! are unknown here, so errors speak of lengths and types; callers add the name.
+//! Sources call [`decode`], the quantizing run calls [`quantize`]. Each type has a file in the
+//! folder of its family and a line in `REGISTRY`. Output equals that of llama.cpp's x86-64 build
+//! byte for byte: IEEE f32, left to right, never fused. Rows are independent, so callers may split
+//! them over threads. Not here: files, threads, progress, the choice of types. Callers add tensor
+//! names to errors.
 
-// Code over lanes indexes several arrays by the same two numbers; iterators would hide that.
+// Code over lanes indexes several arrays with the same two numbers, which iterators would hide.
 #![allow(clippy::needless_range_loop)]
 
 mod codec;
@@ -33,7 +31,7 @@ use crate::base::error::{Error, Result};
 use crate::base::simd::Level;
 use codec::{Codec, Rows};
 
-/// Every type that can be read here, and how; see [`Codec`].
+/// The functions of every type that can be decoded.
 const REGISTRY: &[Codec] = &[
     floats::f32::CODEC,
     floats::f16::CODEC,
@@ -65,29 +63,32 @@ const REGISTRY: &[Codec] = &[
     fp4::nvfp4::CODEC,
 ];
 
+/// The functions of `dtype`, if it can be decoded.
 fn codec(dtype: DType) -> Option<&'static Codec> {
     REGISTRY.iter().find(|codec| codec.dtype == dtype)
 }
 
-/// Whether [`decode`] knows the type.
+/// Returns whether [`decode`] supports the type.
 pub fn can_decode(dtype: DType) -> bool {
     codec(dtype).is_some()
 }
 
-/// Whether [`quantize`] can write the type. Floats count.
+/// Returns whether [`quantize`] supports the type. True for floats as well.
 pub fn can_quantize(dtype: DType) -> bool {
     codec(dtype).is_some_and(|codec| codec.quantize.is_some())
 }
 
-/// Whether [`quantize`] writes the type only with importance: too few bits to go without.
+/// Returns whether [`quantize`] requires importance values to write the type.
 pub fn requires_importance(dtype: DType) -> bool {
     matches!(dtype, DType::IQ1_S | DType::IQ2_XXS | DType::IQ2_XS)
 }
 
 /// Decodes `bytes` of type `dtype`, any number of whole blocks at any alignment, into `out`.
 ///
-/// Exact: the f32 values are those the format defines. Fails if the type cannot be decoded or if
-/// `bytes` is not exactly what `out.len()` elements take.
+/// The f32 values are exactly those that the format defines.
+///
+/// # Errors
+/// The type cannot be decoded, or the length of `bytes` is not that of `out.len()` elements.
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let codec =
         codec(dtype).ok_or_else(|| Error::Usage(format!("cannot decode tensor type {dtype}")))?;
@@ -96,25 +97,30 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Encodes `values` as F32, F16 or BF16, rounding to nearest even: [`quantize`] for types without
-/// blocks, where rows do not matter.
+/// Encodes `values` as F32, F16 or BF16, rounding to nearest, ties to even: [`quantize`] for types
+/// whose rows need no whole number of blocks.
+///
+/// # Errors
+/// `dtype` is not a float type, or `out` has the wrong length.
 pub fn encode_float(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<()> {
     if !dtype.is_float() {
-        return Err(Error::Usage(format!("{dtype} is no float type")));
+        return Err(Error::Usage(format!("tensor type {dtype} is not a float type")));
     }
     quantize(dtype, values, values.len(), None, out)
 }
 
-/// Writes whole rows of `row_len` values as `dtype`.
+/// Quantizes whole rows of `row_len` values to `dtype`.
 ///
-/// `importance` has `row_len` values, one a column, shared by all rows: the importance matrix's mean
-/// squared activations. Types that have no use for it (floats, Q8_0, ternary types and others that search
-/// nothing) ignore it. Values should be finite, see [`first_non_finite`]; others give meaningless blocks,
-/// not a panic. Finite ones may be too large for a type, which [`first_invalid_block`] finds in `out`.
+/// `importance` has `row_len` values, one for each column, shared by all rows: the mean squared
+/// activations of the importance matrix. Types without a search (floats, Q8_0, ternary types, FP4
+/// types) ignore it. Values should be finite, see [`first_non_finite`]: others give meaningless
+/// blocks, but no panic. Finite values may be too large for a type; [`first_invalid_block`] finds
+/// them in `out`.
 ///
-/// Fails if the type cannot be written, if it [requires importance](requires_importance) and there is
-/// none, if `row_len` is no whole number of blocks, if `values` is no whole number of rows, or if
-/// `importance` or `out` has the wrong length.
+/// # Errors
+/// The type cannot be written, or [requires importance](requires_importance) and there is none;
+/// `row_len` is not a multiple of the block length, or `values` not of `row_len`; or `importance`
+/// or `out` has the wrong length.
 pub fn quantize(
     dtype: DType,
     values: &[f32],
@@ -125,7 +131,7 @@ pub fn quantize(
     quantize_at(Level::current(), dtype, values, row_len, importance, out)
 }
 
-/// [`quantize`] at a given SIMD level, which never changes a byte.
+/// [`quantize`] at a given SIMD level. The level does not change any byte.
 fn quantize_at(
     level: Level,
     dtype: DType,
@@ -138,26 +144,26 @@ fn quantize_at(
         .and_then(|codec| codec.quantize)
         .ok_or_else(|| Error::Usage(format!("cannot quantize to tensor type {dtype}")))?;
     if importance.is_none() && requires_importance(dtype) {
-        return Err(Error::Usage(format!("{dtype} cannot be written without importance values")));
+        return Err(Error::Usage(format!("cannot quantize to {dtype} without importance values")));
     }
     if dtype.row_bytes(row_len).is_none() {
         let block = dtype.block_len();
         let detail =
-            format!("rows of {row_len} values are no whole number of {dtype} blocks of {block}");
+            format!("rows of {row_len} values cannot be divided into {dtype} blocks of {block}");
         return Err(Error::Usage(detail));
     }
     if values.is_empty() && out.is_empty() {
         return Ok(());
     }
     if row_len == 0 || !values.len().is_multiple_of(row_len) {
-        let detail = format!("{} values are no whole number of rows of {row_len}", values.len());
+        let detail = format!("{} values cannot be divided into rows of {row_len}", values.len());
         return Err(Error::Usage(detail));
     }
     if let Some(importance) = importance
         && importance.len() != row_len
     {
         let given = importance.len();
-        let detail = format!("{given} importance values do not fit rows of {row_len} columns");
+        let detail = format!("{given} importance values were given for rows of {row_len} values");
         return Err(Error::Usage(detail));
     }
     check_length(dtype, values.len(), out.len())?;
@@ -165,11 +171,11 @@ fn quantize_at(
     Ok(())
 }
 
-/// Index of the first NaN or infinity, if there is one. Both must be refused before quantizing, as
-/// they would poison the scale of their whole block.
+/// Returns the index of the first NaN or infinity. Either would make the scale of its whole block
+/// invalid, so callers refuse them before quantizing.
 pub fn first_non_finite(values: &[f32]) -> Option<usize> {
-    // Whole chunks first: this is run over every weight, and a search that may stop at any element
-    // does not vectorize.
+    // Whole chunks first: this runs over every weight, and a loop that may stop at any element is
+    // not vectorized.
     const CHUNK: usize = 64;
     let any = |chunk: &[f32]| chunk.iter().fold(false, |any, v| any | !v.is_finite());
     let chunk = values.chunks(CHUNK).position(any)?;
@@ -177,11 +183,11 @@ pub fn first_non_finite(values: &[f32]) -> Option<usize> {
     values[start..].iter().position(|v| !v.is_finite()).map(|offset| start + offset)
 }
 
-/// Index of the first block of `bytes` whose scale (or value, for floats) is NaN or infinite, if there
-/// is one. Infinite scales come from finite weights above what F16 can hold.
+/// Returns the index of the first block of `bytes` whose scale (for floats: value) is NaN or
+/// infinite. A scale is infinite if its weights are too large for F16.
 ///
-/// Covers the types that [`decode`] knows, for which it checks what llama.cpp's `ggml_validate_row_data`
-/// checks; for others, and for a trailing partial block, it says nothing.
+/// Checks the same as `ggml_validate_row_data` of llama.cpp. Returns `None` for types that
+/// [`decode`] does not support, and ignores a trailing partial block.
 pub fn first_invalid_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
     if dtype.is_float() {
         return floats::finite::first_non_finite(Level::current(), dtype, bytes);
@@ -190,14 +196,15 @@ pub fn first_invalid_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
     bytes.chunks_exact(dtype.block_bytes()).position(|block| !(codec.is_valid)(block))
 }
 
+/// Checks that `elements` of type `dtype` take `bytes` bytes.
 fn check_length(dtype: DType, elements: usize, bytes: usize) -> Result<()> {
     match dtype.row_bytes(elements) {
         Some(expected) if expected == bytes => Ok(()),
         Some(expected) => Err(Error::Usage(format!(
-            "{elements} elements of type {dtype} take {expected} bytes, not {bytes}"
+            "{elements} elements of type {dtype} take {expected} bytes, but {bytes} were given"
         ))),
         None => Err(Error::Usage(format!(
-            "{elements} elements are no whole number of {dtype} blocks of {}",
+            "{elements} elements cannot be divided into {dtype} blocks of {}",
             dtype.block_len()
         ))),
     }
@@ -221,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn registry_lines_are_unique_and_can_do_what_the_public_functions_say() {
+    fn registry_entries_are_unique_and_can_decode_and_quantize() {
         for (i, codec) in REGISTRY.iter().enumerate() {
             assert!(REGISTRY[..i].iter().all(|other| other.dtype != codec.dtype));
             assert!(can_decode(codec.dtype) && can_quantize(codec.dtype), "{}", codec.dtype);

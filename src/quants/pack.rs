@@ -1,10 +1,11 @@
-//! Code layouts that several types share. Columns are bytes or codes of sixteen blocks, see [`super::lanes`].
+//! Code layouts that several types share. A column holds a byte or a code of each of sixteen
+//! blocks, see [`super::lanes`].
 
 use super::lanes::{F32s, LANES, U8s};
 use super::search::nearest_int;
 
-/// Rounds weights again, now to the sub-block's scale as it was stored: codes are
-/// `(x + min) / scale`, limited to `low..=high`, less `low`. A lane whose scale is zero keeps its codes.
+/// Quantizes weights again, with the scale as it was stored: codes are `(x + min) / scale`, clamped
+/// to `low..=high`, minus `low`. In lanes whose scale is zero, `codes` stay unchanged.
 #[inline(always)]
 pub(super) fn requantize<const N: usize>(
     x: &[F32s; N],
@@ -21,7 +22,8 @@ pub(super) fn requantize<const N: usize>(
     }
 }
 
-/// Two 4-bit codes a byte: `low`'s in the low nibble.
+/// Packs two 4-bit codes per byte: those of `low` in the low nibble, those of `high` in the high
+/// one.
 #[inline(always)]
 pub(super) fn nibbles(low: &[U8s], high: &[U8s], out: &mut [U8s]) {
     for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
@@ -31,7 +33,7 @@ pub(super) fn nibbles(low: &[U8s], high: &[U8s], out: &mut [U8s]) {
     }
 }
 
-/// Four 2-bit codes a byte, as Q2_K and Q3_K have them: byte l of each half of 128 codes holds the
+/// Packs four 2-bit codes per byte, as Q2_K and Q3_K do: byte l of each half of 128 codes holds the
 /// codes l, l + 32, l + 64 and l + 96, from the lowest bits up.
 #[inline(always)]
 pub(super) fn two_bits(codes: &[U8s; 256], out: &mut [U8s]) {
@@ -48,8 +50,8 @@ pub(super) fn two_bits(codes: &[U8s; 256], out: &mut [U8s]) {
     }
 }
 
-/// One bit of each code, eight codes a byte: bit j of byte l is that of code 32 j + l. `bit` is its place
-/// in the code.
+/// Packs bit number `bit` of every code, eight codes per byte: bit j of byte l is from code 32 j +
+/// l.
 #[inline(always)]
 pub(super) fn bit_planes(codes: &[U8s], bit: u32, out: &mut [U8s]) {
     for (l, out) in out.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! BF16: the upper half of an F32, rounded to nearest even.
+//! BF16: the upper half of an F32. Encoding rounds to nearest, ties to even.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};

@@ -1,8 +1,8 @@
-//! F16: IEEE half precision, little-endian. Also the conversions that block formats use for scales.
+//! F16: IEEE half precision, little-endian; and the conversions that block formats use for scales.
 //!
-//! The conversions are written out, without branches, so that they vectorize inside [`crate::base::simd`]
-//! wrappers; the `half` crate's detect the CPU at each call. They agree with it except on NaN, which
-//! always becomes 0x7E00 with the sign kept, as in llama.cpp (`ggml/src/ggml-impl.h`).
+//! The conversions have no branches, so that the compiler vectorizes them; those of the `half`
+//! crate detect the CPU at each call. The results are equal except for NaN, which always becomes
+//! 0x7E00 with its sign, as in llama.cpp (`ggml/src/ggml-impl.h`).
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
@@ -30,7 +30,7 @@ impl EncodeBlock<1, 2> for F16 {
     }
 }
 
-/// The F16 nearest to `value`, ties to even, as bits.
+/// The bits of the F16 nearest to `value`, ties to even.
 #[inline(always)]
 pub(crate) fn f32_to_f16(value: f32) -> u16 {
     const INFINITY: u32 = 0x7f80_0000;
@@ -39,17 +39,24 @@ pub(crate) fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16) & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
-    // The exponent is rebiased by 127 - 15; a carry out of the mantissa goes into it, as it should.
+    // The exponent's bias changes from 127 to 15. A carry out of the mantissa increments it.
     let odd = (magnitude >> 13) & 1;
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
-    // One unit in the last place of 0.5 is 2^-24, the step of F16's subnormals: the sum rounds there.
+    // A unit in the last place of 0.5 is 2^-24, the step of F16's subnormals, so the sum rounds to
+    // it.
     let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let finite = if magnitude < TWO_POW_MINUS_14 { subnormal } else { normal };
     let large = if magnitude > INFINITY { 0x7e00 } else { 0x7c00 };
     (sign | if magnitude >= TWO_POW_16 { large } else { finite }) as u16
 }
 
-/// The value of an F16 given as bits.
+/// The F16 nearest to `value` as little-endian bytes.
+#[inline(always)]
+pub(crate) fn f16_bytes(value: f32) -> [u8; 2] {
+    f32_to_f16(value).to_le_bytes()
+}
+
+/// The value of the F16 with the bits `half`.
 #[inline(always)]
 pub(crate) fn f16_to_f32(half: u16) -> f32 {
     let sign = (u32::from(half) & 0x8000) << 16;
@@ -61,7 +68,7 @@ pub(crate) fn f16_to_f32(half: u16) -> f32 {
     f32::from_bits(sign | if magnitude >= 0x7c00 { special } else { finite })
 }
 
-/// The F16 at `offset` of a block.
+/// The value of the F16 at `offset` of a block.
 #[inline(always)]
 pub(crate) fn read_f16<const BYTES: usize>(block: &[u8; BYTES], offset: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[offset], block[offset + 1]]))
@@ -85,7 +92,7 @@ mod tests {
 
     #[test]
     fn rounding_agrees_with_the_half_crate_except_on_nan() {
-        // Every 4,099th f32 of either sign, and the neighbourhood of every halfway point.
+        // Every 4,099th f32, and the values around every halfway point.
         let strided = (0..=u32::MAX).step_by(4099);
         let halfway = (0..=u16::MAX).flat_map(|h| {
             (-1..=1).map(move |d| ((u32::from(h) << 16) + 0x1000).wrapping_add_signed(d))

@@ -1,17 +1,18 @@
-//! Whether encoded floats are numbers, told from their bits at the speed of memory.
+//! Finds NaN and infinity in encoded F32, F16 and BF16 values, at the speed of memory.
 //!
-//! What is copied without being decoded must be checked all the same: a NaN or infinity has an exponent
-//! of ones, in F32, F16 and BF16 alike. A chunk is tested whole, in lanes; only one that holds such a
-//! value is searched for its place.
+//! Values that are copied without decoding must be checked as well. In all three types the exponent
+//! of NaN and infinity is all ones. Whole chunks are tested in lanes; only a chunk that holds such
+//! a value is searched for its position.
 
 use crate::base::dtype::DType;
 use crate::base::simd::{Level, Work};
 
-/// Bytes of a chunk: long enough to hide the dispatch, short enough that the search of one costs nothing.
+/// Bytes of a chunk: long enough to hide the cost of the dispatch, short enough that searching one
+/// is cheap.
 const CHUNK: usize = 1 << 14;
 
-/// Index of the first element of `bytes` that is NaN or infinite, for float types; a trailing partial
-/// element is ignored.
+/// The index of the first element of `bytes` that is NaN or infinite. Ignores a trailing partial
+/// element. Returns `None` for types that are not floats.
 pub(crate) fn first_non_finite(level: Level, dtype: DType, bytes: &[u8]) -> Option<usize> {
     match dtype {
         DType::F16 => first_of(level, bytes, |pair| is_full(pair, 0x7c00)),
@@ -24,6 +25,7 @@ pub(crate) fn first_non_finite(level: Level, dtype: DType, bytes: &[u8]) -> Opti
     }
 }
 
+/// Returns whether the bits of `exponent` are all ones.
 #[inline(always)]
 fn is_full(pair: &[u8; 2], exponent: u16) -> bool {
     u16::from_le_bytes(*pair) & exponent == exponent
@@ -41,6 +43,7 @@ fn first_of<const BYTES: usize>(
     chunk.iter().position(is_bad).map(|at| number * per_chunk + at)
 }
 
+/// Tests whether any element of a chunk is bad.
 struct Any<'a, F, const BYTES: usize> {
     elements: &'a [[u8; BYTES]],
     is_bad: F,
@@ -51,7 +54,7 @@ impl<F: Fn(&[u8; BYTES]) -> bool, const BYTES: usize> Work for Any<'_, F, BYTES>
 
     #[inline(always)]
     fn run(self) -> bool {
-        // No early end: a loop that may stop at any element does not vectorize.
+        // No early exit: a loop that may stop at any element is not vectorized.
         self.elements.iter().fold(false, |any, element| any | (self.is_bad)(element))
     }
 }
@@ -61,9 +64,10 @@ mod tests {
     use super::*;
     use crate::quants::{decode, encode_float};
 
-    /// Every half of both kinds, alone in a long row at awkward places: the decoder decides.
+    /// Compares with decoding, for 16-bit values alone and for bad values at several places of a
+    /// row.
     #[test]
-    fn bits_tell_what_decoding_tells_at_every_level() {
+    fn bits_and_decoded_values_agree_at_every_level() {
         for dtype in [DType::F16, DType::BF16] {
             for bits in (0..=u16::MAX).step_by(7).chain(0x7b00..0x7d00).chain(0xff00..=0xffff) {
                 let mut value = [0f32];

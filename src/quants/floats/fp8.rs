@@ -1,14 +1,15 @@
-//! Floats of eight bits, decoded to f32: what FP8 checkpoints and their scales hold. Every value is exact.
+//! Floats of eight bits, as FP8 checkpoints and their scales hold them, decoded exactly to f32.
 //!
-//! GGUF has no such type, so there is no codec. Layouts: OCP 8-bit Floating Point Specification (OFP8),
-//! E4M3 without infinities (torch's `float8_e4m3fn`), E5M2; OCP Microscaling Formats (MX), E8M0.
+//! GGUF has no type for them, so they are not in the registry. Layouts: OCP 8-bit Floating Point
+//! Specification (OFP8), E4M3 without infinities (torch's `float8_e4m3fn`), E5M2; OCP Microscaling
+//! Formats (MX), E8M0.
 
-/// The values of E4M3 by code.
+/// The value of each code of E4M3.
 pub const E4M3: [f32; 256] = table(4);
-/// The values of E5M2 by code.
+/// The value of each code of E5M2.
 pub const E5M2: [f32; 256] = table(5);
 
-/// The value of E8M0, a power of two without sign; 255 is not a number.
+/// The value of a code of E8M0: a power of two; NaN for 255.
 pub fn e8m0(code: u8) -> f32 {
     match code {
         0 => f32::from_bits(1 << 22), // 2^-127, below the smallest normal number.

@@ -1,14 +1,14 @@
-//! What MXFP4 and NVFP4 share: E2M1, a float of four bits whose scale is stored apart.
+//! FP4 types: four-bit floats (E2M1) with a scale for each block.
 //!
-//! Values are kept doubled, as integers, and scales halved.
+//! Values are stored doubled, as integers, and scales halved.
 
 pub(crate) mod mxfp4;
 pub(crate) mod nvfp4;
 
-/// The doubled values by code; the upper eight are the negative ones.
+/// The doubled value of each code. The upper eight are negative.
 const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// Halfway between neighbouring magnitudes.
+/// The midpoints of neighbouring magnitudes.
 const MIDPOINTS: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
 
 /// Decodes nibbles: value j from the low half of byte j, value j + bytes from the high half.
@@ -21,8 +21,8 @@ pub(crate) fn decode(bytes: &[u8], scale: f32, out: &mut [f32]) {
     }
 }
 
-/// Codes of the values nearest to the weights, packed as [`decode`] reads them. `magnitude` is that of
-/// the largest weight.
+/// Encodes weights as the nearest values, packed as [`decode`] reads them. `magnitude` is the
+/// largest |weight|.
 #[inline(always)]
 pub(crate) fn encode<const N: usize>(
     weights: &[f32; N],
@@ -31,8 +31,8 @@ pub(crate) fn encode<const N: usize>(
     out: &mut [u8],
 ) {
     let mut codes = [0u8; N];
-    // Within twice the extent of the values, differences to the nearest ones are exact, so that
-    // comparing with midpoints finds what a search for the least difference finds; of equals, the first.
+    // Up to twice the largest value, differences are exact, so comparing with midpoints gives the
+    // same code as a search for the least difference.
     if magnitude <= 24.0 * scale && 12.0 * scale < f32::INFINITY {
         for i in 0..N {
             codes[i] = nearest(weights[i], scale);
@@ -48,19 +48,20 @@ pub(crate) fn encode<const N: usize>(
     }
 }
 
+/// The code nearest to `weight` by comparison with midpoints.
 #[inline(always)]
 fn nearest(weight: f32, scale: f32) -> u8 {
     let mut above = 0;
     for midpoint in MIDPOINTS {
         above += i32::from(weight.abs() > midpoint * scale);
     }
-    // Code 8, minus zero, is never written.
+    // Code 8, minus zero, is never used.
     let negative = i32::from(weight < 0.0) & i32::from(above > 0);
     (above | negative << 3) as u8
 }
 
-/// The first code whose value is nearest as f32 sees it (`best_index_mxfp4`). Where weights are far
-/// beyond the values, or these overflow, rounding makes equals of different values.
+/// The first code of least difference in f32 (`best_index_mxfp4` of llama.cpp). If weights are far
+/// beyond all values, or values overflow, rounding makes differences equal.
 #[cold]
 #[inline(never)]
 fn nearest_by_search(weight: f32, scale: f32) -> u8 {
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn midpoints_find_what_the_search_finds() {
+    fn midpoints_agree_with_the_search() {
         // Every scale that NVFP4 has, down to its smallest, and some powers of two.
         let steps = (8..16).flat_map(|man| (-12..9).map(move |exp| man as f32 * 2f32.powi(exp)));
         for scale in steps.chain([2f32.powi(-128), 2f32.powi(-127), 2f32.powi(124)]) {

@@ -1,6 +1,6 @@
-//! MXFP4: 32 weights, a power of two as scale and 4-bit floats. An importance matrix has no use here.
+//! MXFP4: 32 weights, 4-bit floats with a power of two as their scale. Importance is ignored.
 //!
-//! Bytes: the scale's exponent, E8M0 (1), then 16 bytes with weight i in the low nibble and weight
+//! Bytes: exponent of the scale, E8M0 (1), then 16 bytes with weight i in the low nibble and weight
 //! i + 16 in the high one.
 
 use crate::base::dtype::DType;
@@ -23,36 +23,36 @@ impl DecodeBlock<32, 17> for MXFP4 {
     }
 }
 
-/// `quantize_row_mxfp4_ref`.
+/// As `quantize_row_mxfp4_ref` of llama.cpp.
 impl EncodeBlock<32, 17> for MXFP4 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 32], out: &mut [u8; 17]) {
         let magnitude = largest_magnitude(weights);
-        // The exponent of E2M1's largest value is 2. Blocks of denormals wrap around, as in C.
+        // The largest value of E2M1 has exponent 2. In blocks of denormals, this wraps around as in
+        // C.
         let exponent = (floor_log2(magnitude) - 2 + 127) as u8;
         out[0] = if magnitude > 0.0 && magnitude < f32::INFINITY { exponent } else { 0 };
         super::encode(weights, magnitude, half_of_e8m0(out[0]), &mut out[1..]);
     }
 }
 
-/// `2^(exponent - 128)`; the two smallest are denormal.
+/// `2^(exponent - 128)`. The two smallest are denormal.
 #[inline(always)]
 fn half_of_e8m0(exponent: u8) -> f32 {
     let normal = u32::from(exponent).wrapping_sub(1) << 23;
     f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { normal })
 }
 
-/// `floor(log2f(value))` of C for positive finite values: the exponent, but that just below a power of
-/// two the logarithm rounds to the next integer. Written out because `log2` may differ between C
-/// libraries.
+/// `floor(log2f(value))` of C for positive finite values: the exponent, except just below a power
+/// of two, where the logarithm rounds up. Does not call `log2`, which differs between C libraries.
 #[inline(always)]
 fn floor_log2(value: f32) -> i32 {
     const TWO_POW_24: f32 = 16_777_216.0;
     let denormal = value < f32::MIN_POSITIVE;
     let bits = (if denormal { value * TWO_POW_24 } else { value }).to_bits() as i32;
     let exponent = (bits >> 23) - 127 - if denormal { 24 } else { 0 };
-    // The logarithm of n units of 2^-24 below a power of two is n / ln 2 units below an integer; that
-    // rounds to the integer if less than half the spacing of floats there, a power of two of units.
+    // n units of 2^-24 below a power of two, the logarithm is n / ln 2 units below an integer. It
+    // rounds to the integer if that is less than half the spacing of floats there.
     let below = 0x0080_0000 - (bits & 0x007f_ffff);
     let size = (exponent ^ (exponent >> 31)) as u32;
     let spacing = if size > 0 { 1 << (31 - size.leading_zeros()) } else { 0 };

@@ -1,8 +1,8 @@
-//! NVFP4: 64 weights in 4 sub-blocks, 8-bit floats as scales and 4-bit floats. An importance matrix
-//! has no use here.
+//! NVFP4: 64 weights in 4 sub-blocks, 4-bit floats with 8-bit floats as scales. Importance is
+//! ignored.
 //!
-//! Bytes: a scale a sub-block, UE4M3 (4), then 8 bytes a sub-block with weight i in the low nibble and
-//! weight i + 8 in the high one.
+//! Bytes: a scale per sub-block, UE4M3 (4), then 8 bytes per sub-block with weight i in the low
+//! nibble and weight i + 8 in the high one.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
@@ -12,7 +12,7 @@ pub(crate) const CODEC: Codec = Codec {
     dtype: DType::NVFP4,
     decode: codec::decode_blocks::<NVFP4, 64, 36>,
     quantize: Some(codec::encode_blocks::<NVFP4, 64, 36>),
-    // No scale is infinite; the code of NaN counts as zero.
+    // UE4M3 has no infinity, and the code of NaN is decoded as zero.
     is_valid: |_| true,
 };
 
@@ -28,7 +28,7 @@ impl DecodeBlock<64, 36> for NVFP4 {
     }
 }
 
-/// `quantize_row_nvfp4_ref`.
+/// As `quantize_row_nvfp4_ref` of llama.cpp.
 impl EncodeBlock<64, 36> for NVFP4 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 64], out: &mut [u8; 36]) {
@@ -42,7 +42,7 @@ impl EncodeBlock<64, 36> for NVFP4 {
     }
 }
 
-/// Half the value of a UE4M3: four bits of exponent, three of mantissa. The highest bit means nothing.
+/// Half the value of a UE4M3: four bits of exponent, three of mantissa. The highest bit is ignored.
 #[inline(always)]
 fn half_of_ue4m3(code: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(code >> 3) & 15, u32::from(code) & 7);
@@ -52,17 +52,17 @@ fn half_of_ue4m3(code: u8) -> f32 {
     if code == 0x7f { 0.0 } else { value }
 }
 
-/// The UE4M3 nearest to `value`, which is not negative; halves are rounded up (`ggml_fp32_to_ue4m3`).
-/// What gets the highest exponent, from 248 on, becomes the largest value, 448.
+/// The UE4M3 nearest to `value`, which is not negative; ties are rounded up (`ggml_fp32_to_ue4m3`).
+/// From 248 on, where the exponent is the highest, the result is the largest value, 448.
 #[inline(always)]
 fn ue4m3(value: f32) -> u8 {
     const LARGEST: u32 = 0x7e;
     const TWO_POW_MINUS_6: f32 = 1.0 / 64.0;
-    // The mantissa's carry goes into the exponent, as it should.
+    // A carry out of the mantissa increments the exponent.
     let rounded = (value.to_bits() >> 19).wrapping_add(1) >> 1;
     let normal = rounded.wrapping_sub((127 - 7) << 3);
     let normal = if normal < 15 << 3 { normal } else { LARGEST };
-    // A value just below the smallest normal one stays subnormal.
+    // A value just below the smallest normal one stays subnormal, as in llama.cpp.
     let subnormal = ((value.min(1.0) * 512.0 + 0.5) as u32).min(7);
     (if value < TWO_POW_MINUS_6 { subnormal } else { normal }) as u8
 }

@@ -1,17 +1,17 @@
-//! The scales that the search tries, and the grid points of a group under each of them.
+//! The scales that a search tries, and the grid points of a group under each of them.
 //!
-//! The scales are lanes here, eight together: what is computed for all of them is the same but for
-//! the scale, and the scales that give a group the same code share one pass over its neighbours. Each
-//! lane does the operations of the scalar algorithm in their order.
+//! Here the scales are the lanes, eight at a time: they share all computations that do not depend
+//! on the scale, and scales under which a group has the same code share one pass over its
+//! neighbours. Each lane performs the operations of the scalar algorithm in their order.
 
 use super::{Grid, Neighbours, Place, TOGETHER};
 use crate::quants::search::nearest_int;
 
-/// Scales looked at together.
+/// The number of scales that are computed together.
 pub(super) const LANES: usize = 8;
-/// Most scales that are tried, and room for lanes past the last.
+/// The maximum number of scales, with room for lanes past the last.
 pub(super) const WIDTH: usize = 32 + LANES;
-/// Most levels of a grid.
+/// The maximum number of levels in a grid.
 pub(super) const LEVELS: usize = 8;
 
 /// A value for each of eight scales.
@@ -21,15 +21,18 @@ type Scales = [f32; WIDTH];
 /// A code for each scale that is tried.
 pub(super) type Codes = [u32; WIDTH];
 
-/// The scales that are tried, and what depends on them alone. Lanes past the last hold anything.
+/// The scales to try, and values that depend only on them. Lanes past the last are arbitrary.
 pub(super) struct Candidates {
+    /// The number of scales.
     pub count: usize,
+    /// The inverse of each scale.
     inverse: Scales,
-    /// Under each scale, what each level stands for.
+    /// The value of each level under each scale.
     values: [[f32; 64]; LEVELS],
 }
 
 impl Candidates {
+    /// Room for `steps` scales on either side of the middle.
     pub(super) fn new(steps: i32) -> Self {
         let count = (2 * steps + 1) as usize;
         Self { count, inverse: [0.0; WIDTH], values: [[0.0; 64]; LEVELS] }
@@ -55,21 +58,23 @@ impl Candidates {
         }
     }
 
-    /// Whole chunks of lanes that hold all scales.
+    /// The number of chunks of lanes that hold all scales.
     #[inline(always)]
     pub(super) fn chunks(&self) -> usize {
         self.count.div_ceil(LANES)
     }
 }
 
-/// A group's magnitudes and the roots of how much they matter.
+/// The magnitudes of a group and the square roots of their importance.
 #[derive(Clone, Copy)]
 pub(super) struct Group<'a, const N: usize> {
+    /// The magnitudes.
     pub x: &'a [f32; N],
+    /// The square roots of their importance.
     pub roots: &'a [f32; N],
 }
 
-/// The code of a group's rounded levels under each scale.
+/// Rounds the magnitudes of a group to levels, and computes their code, under each scale.
 #[inline(always)]
 pub(super) fn round<const N: usize>(x: &[f32; N], candidates: &Candidates, codes: &mut Codes) {
     let inverses = candidates.inverse.as_chunks::<LANES>().0;
@@ -89,8 +94,8 @@ pub(super) fn round<const N: usize>(x: &[f32; N], candidates: &Candidates, codes
     }
 }
 
-/// Goes from codes to grid points, each under its scale. As scales change little by little, a code
-/// mostly stays for several, and its neighbours are looked at under all of these together.
+/// Replaces codes by those of grid points, each under its scale. Neighbouring scales mostly have
+/// the same code, so its neighbours are examined under all of these together.
 #[inline(always)]
 pub(super) fn choose<const N: usize>(
     grid: &Grid<N>,
@@ -110,7 +115,7 @@ pub(super) fn choose<const N: usize>(
         changes &= changes.wrapping_sub(1);
         let code = rounded[start];
         let place = grid.place(code as usize);
-        // Lanes past the end are written anew by what follows.
+        // Later scales overwrite the lanes past the end.
         while start < end {
             let lanes = start.min(WIDTH - LANES);
             let used = (end - lanes).min(LANES);
@@ -130,8 +135,8 @@ pub(super) fn choose<const N: usize>(
     }
 }
 
-/// The code of the first neighbour of least loss under each of eight scales (`iq3_find_best_neighbour`); the
-/// first of all where no loss is a number.
+/// The code of the first neighbour of least loss under each of eight scales
+/// (`iq3_find_best_neighbour`). If all losses are NaN, the first neighbour.
 #[inline(always)]
 fn best_of<const N: usize>(
     list: Neighbours<'_>,
@@ -156,21 +161,21 @@ fn best_of<const N: usize>(
     best.code
 }
 
-/// What a bound is raised by before a neighbour's loss is held against it: far more than rounding can take
-/// from a sum of eight terms.
+/// The factor by which a bound is raised before losses are compared with it: far more than the
+/// rounding error of a sum of eight terms.
 const SLACK: f32 = 1.0 + 1.0 / 262_144.0;
 
-/// [`best_of`] for grids of 2-bit levels, whose lists are long (`iq2_find_best_neighbour`). Most neighbours
-/// are left out: one cannot be the best if one of its levels alone, with the best level everywhere else,
-/// loses more than some other neighbour does.
+/// [`best_of`] for grids of 2-bit levels, whose lists are long (`iq2_find_best_neighbour`).
 ///
-/// That is judged by sums in another order than the losses'. All terms are positive, so that either is
-/// within eight roundings of the true sum, which [`SLACK`] allows for; where a term is NaN or
-/// infinite, comparisons fail and leave nothing out.
+/// Most neighbours are skipped: a neighbour cannot be the best if one of its levels, with the best
+/// level everywhere else, has a greater loss than some other neighbour. The sums for this test have
+/// another order than the losses. All terms are positive, so both are within eight roundings of the
+/// true sum, which [`SLACK`] covers. If a term is NaN or infinite, comparisons fail and nothing is
+/// skipped.
 ///
-/// The bound is the loss of `guess`, if there is one: the neighbours kept under it prove it right if one of
-/// them is as good. If not, the best of them is the bound of a second round. Only the first `used`
-/// scales count.
+/// The bound is the loss of `guess`, if given. It is proven if a neighbour below it is as good;
+/// otherwise the best neighbour becomes the bound of a second round. Only the first `used` scales
+/// count.
 #[inline(always)]
 pub(super) fn best_of_long<const N: usize>(
     list: Neighbours<'_>,
@@ -214,16 +219,16 @@ pub(super) fn best_of_long<const N: usize>(
     best.code
 }
 
-/// Without a guess, so many neighbours give the bound.
+/// The number of neighbours that set the bound if there is no guess.
 const FIRST: usize = 4;
-/// Not more than so many further ones are looked at without a bound.
+/// If no more neighbours than these remain, all are examined without a bound.
 const SHORT: usize = 8;
 
-/// Levels of weights, as bits: of weight i, bits 2 i and 2 i + 1 are levels 1 and 2, which a code has there
-/// too, and bit 16 + 2 i is level 0.
+/// A set of levels of each weight, as bits. For weight i, bits 2 i and 2 i + 1 are levels 1 and 2,
+/// as in codes, and bit 16 + 2 i is level 0.
 type Levels = u32;
 
-/// The bits of neighbours that have none of the excluded levels.
+/// Returns one bit for each neighbour: whether it has none of the excluded levels.
 #[inline(always)]
 fn without(excluded: Levels, codes: &[u16; TOGETHER]) -> u32 {
     let (some, none) = (excluded as u16, (excluded >> 16) as u16);
@@ -240,7 +245,8 @@ fn without(excluded: Levels, codes: &[u16; TOGETHER]) -> u32 {
 pub(super) struct Losses<const N: usize>([[Lanes; 4]; N]);
 
 impl<const N: usize> Losses<N> {
-    /// Under the scales from `start` on of those that `values` gives each level's meaning for.
+    /// The losses under eight scales from `start` on. `values` has the value of each level under
+    /// each scale.
     #[inline(always)]
     pub(super) fn new<const W: usize>(
         group: Group<'_, N>,
@@ -261,7 +267,7 @@ impl<const N: usize> Losses<N> {
         Self(losses)
     }
 
-    /// The loss of a code: its levels', from the left.
+    /// The loss of a code: the sum over its levels, left to right.
     #[inline(always)]
     fn of(&self, code: u32) -> Lanes {
         let mut loss = [0.0; LANES];
@@ -274,7 +280,7 @@ impl<const N: usize> Losses<N> {
         loss
     }
 
-    /// The levels that lose more than `bound` under every used scale, whatever the others are.
+    /// The levels whose loss exceeds `bound` under every used scale, whatever the other levels are.
     #[inline(always)]
     fn levels_above(&self, bound: &Lanes, used: usize) -> Levels {
         let top = Grid::<N>::TOP as usize % 4;
@@ -309,7 +315,7 @@ impl<const N: usize> Losses<N> {
         for k in 0..LANES {
             all |= if k < used { within[k] } else { 0 };
         }
-        // Of the high half only even bits are levels.
+        // In the high half, only even bits are levels.
         !all & 0x5555_ffff
     }
 }
@@ -321,12 +327,14 @@ struct Choice {
 }
 
 impl Choice {
+    /// The first neighbour, with the greatest possible loss.
     #[inline(always)]
     fn new(list: Neighbours<'_>) -> Self {
         let first = list.codes().first().copied().unwrap_or(0);
         Self { least: [f32::MAX; LANES], code: [u32::from(first); LANES] }
     }
 
+    /// Adopts a code under the scales where its loss is less.
     #[inline(always)]
     fn offer(&mut self, code: u32, loss: &Lanes) {
         let mut less = [0u32; LANES];
@@ -347,7 +355,7 @@ mod tests {
     use super::super::{two_bit_256, two_bit_512};
     use super::*;
 
-    /// The first of least loss, scale by scale and without leaving any out.
+    /// The first neighbour of least loss, scale by scale, without skipping any.
     fn plain(list: Neighbours<'_>, losses: &Losses<8>) -> [u32; LANES] {
         std::array::from_fn(|k| {
             let loss = |code: &u16| losses.of(u32::from(*code))[k];
@@ -360,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_that_are_left_out_are_never_the_best() {
+    fn skipped_neighbours_are_never_the_best() {
         let mut state = 1u64;
         let mut uniform = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -1,5 +1,5 @@
-//! What the IQ types have in common: from rows of weights to sub-blocks, and from what was found for
-//! these to blocks. What they differ in is [`Lattice`] and [`Pack`].
+//! The common part of the IQ types on grids: splits rows into sub-blocks, searches these and writes
+//! blocks. The types differ in their implementations of [`Lattice`] and [`Pack`].
 
 use super::search::{GROUPS, Workspace, fit};
 use super::{Grid, signs};
@@ -8,30 +8,32 @@ use crate::quants::codec::Rows;
 use crate::quants::search::nearest_int;
 use std::marker::PhantomData;
 
-/// Sub-blocks that are prepared together: whole blocks.
+/// The number of sub-blocks that are prepared together; these are whole blocks.
 const BATCH: usize = 16;
 
-/// What is particular to a type: sub-blocks of `S` weights in groups of `N`.
+/// The parameters of a type's search: sub-blocks of `S` weights in groups of `N`.
 pub(crate) trait Lattice<const N: usize, const S: usize> {
-    /// Scales are tried up to this many steps from the middle, on either side.
+    /// The number of scales that are tried on either side of the middle.
     const STEPS: i32;
-    /// A step, in units of the highest level's 2 l + 1.
+    /// The distance of neighbouring scales, in units of 2 l + 1 of the highest level.
     const STEP: f32;
     /// A sub-block whose largest magnitude is below this counts as zero.
     const NEGLIGIBLE: f32;
-    /// How much of the block's mean square counts beside a weight's own square.
+    /// The factor of the block's mean square, which is added to the square of each weight.
     const SPREAD: f32;
-    /// Whether signs have even parity.
+    /// Whether the signs of a group have even parity.
     const EVEN_SIGNS: bool;
-    /// The final fit: whether points that were their group's own code are chosen again.
+    /// The groups whose points are chosen again under the fitted scale.
     const REFIT: Refit;
 
+    /// The grid of the type.
     fn grid() -> &'static Grid<N>;
 
-    /// The importance of a weight where no matrix gives it; `spread` is `SPREAD` times the mean square.
+    /// The importance of a weight without an importance matrix. `spread` is `SPREAD` times the
+    /// block's mean square.
     fn plain_importance(x: f32, spread: f32) -> f32;
 
-    /// Where the search of each sub-block of a batch starts.
+    /// The start of the search in each sub-block of a batch.
     #[inline(always)]
     fn starts(subs: &[SubBlock<S>; BATCH]) -> [Start; BATCH] {
         let top = (2 * Grid::<N>::TOP + 1) as f32;
@@ -43,50 +45,54 @@ pub(crate) trait Lattice<const N: usize, const S: usize> {
     }
 }
 
-/// Which groups have their point chosen again under the fitted scale.
+/// The groups whose points are chosen again under the fitted scale.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refit {
-    /// Those whose code was no point.
+    /// Groups whose rounded code was no point.
     Missed,
-    /// All, if one's code was no point.
+    /// All groups, if the rounded code of one was no point.
     AllIfMissed,
-    /// All.
+    /// All groups.
     All,
 }
 
-/// A sub-block's magnitudes and how much each matters.
+/// The magnitudes of a sub-block and the importance of each.
 #[derive(Clone, Copy)]
 pub(crate) struct SubBlock<const S: usize> {
+    /// The magnitudes. One is negative where [`signs::make_even`] flipped its sign.
     pub x: [f32; S],
+    /// The importance of each magnitude.
     pub importance: [f32; S],
+    /// The signs, eight per byte.
     pub signs: [u8; 4],
     /// The largest magnitude.
     pub max: f32,
 }
 
-/// Where the search starts.
+/// The start of a search.
 #[derive(Clone, Copy)]
 pub(crate) struct Start {
+    /// The scale if no candidate fits.
     pub scale: f32,
-    /// The magnitude that the middle of the range maps to the highest level.
+    /// The magnitude that the middle scale maps to the highest level.
     pub reach: f32,
 }
 
-/// What was found for a sub-block.
+/// The result of a search in a sub-block.
 #[derive(Clone, Copy)]
 pub(crate) struct Fit {
-    /// Not negative (nor is it surely a number).
+    /// The scale: not negative, but possibly NaN.
     pub scale: f32,
-    /// Index of each group's point.
+    /// The index of each group's point.
     pub indices: [u16; GROUPS],
-    /// Signs, eight a byte.
+    /// The signs, eight per byte.
     pub signs: [u8; 4],
 }
 
 impl<const S: usize> SubBlock<S> {
     const ZERO: Self = Self { x: [0.0; S], importance: [0.0; S], signs: [0; 4], max: 0.0 };
 
-    /// Sub-block `j` of a block whose spread is given.
+    /// Sub-block `j` of a block, prepared for the search.
     #[inline(always)]
     pub(crate) fn new<F: Lattice<N, S>, const N: usize>(
         block: &[f32; 256],
@@ -95,25 +101,25 @@ impl<const S: usize> SubBlock<S> {
         j: usize,
     ) -> Self {
         let weights = &block.as_chunks::<S>().0[j];
-        let mut own = [0.0; S];
+        let mut by_weight = [0.0; S];
         if let Some(importance) = importance {
             let columns = &importance.as_chunks::<S>().0[j];
             for i in 0..S {
-                own[i] = columns[i] * (spread + weights[i] * weights[i]).sqrt();
+                by_weight[i] = columns[i] * (spread + weights[i] * weights[i]).sqrt();
             }
         } else {
             for i in 0..S {
-                own[i] = F::plain_importance(weights[i], spread);
+                by_weight[i] = F::plain_importance(weights[i], spread);
             }
         }
-        let mut sub = Self { importance: own, ..Self::ZERO };
+        let mut sub = Self { importance: by_weight, ..Self::ZERO };
         let (weights, _) = weights.as_chunks::<8>();
         let (magnitudes, _) = sub.x.as_chunks_mut::<8>();
         for (k, (weights, magnitudes)) in weights.iter().zip(magnitudes).enumerate() {
             sub.signs[k] = signs::split(weights, magnitudes);
             if F::EVEN_SIGNS {
-                let own = &sub.importance.as_chunks::<8>().0[k];
-                sub.signs[k] = signs::make_even(weights, own, magnitudes, sub.signs[k]);
+                let importance = &sub.importance.as_chunks::<8>().0[k];
+                sub.signs[k] = signs::make_even(weights, importance, magnitudes, sub.signs[k]);
             }
         }
         sub.max = sub.x[1..].iter().fold(sub.x[0], |max, &x| if max > x { max } else { x });
@@ -121,15 +127,17 @@ impl<const S: usize> SubBlock<S> {
     }
 }
 
-/// A block's fits, `None` for a sub-block of zeros, and the scales' codes.
+/// The results of a block, ready to write.
 pub(crate) struct Block {
+    /// The fit of each sub-block; `None` for a sub-block of zeros.
     pub fits: [Option<Fit>; 16],
+    /// The code of each scale.
     pub scales: [u8; 16],
-    /// A 31st of the largest scale; `None` if that is zero.
+    /// 1/31 of the largest scale; `None` if that is zero.
     pub d: Option<f32>,
 }
 
-/// Searches the sub-blocks of a block.
+/// Searches all sub-blocks of a block.
 #[inline(always)]
 fn fit_block<F: Lattice<N, S>, const N: usize, const S: usize>(
     grid: &Grid<N>,
@@ -160,17 +168,18 @@ fn fit_block<F: Lattice<N, S>, const N: usize, const S: usize>(
     block
 }
 
+/// Searches and writes all blocks of some rows.
 struct Encode<'a, F, const N: usize, const S: usize, const BYTES: usize> {
     format: PhantomData<F>,
     rows: Rows<'a>,
     out: &'a mut [u8],
 }
 
-/// A type whose blocks are searched here and then written to `BYTES` bytes.
+/// A type on a grid whose blocks have `BYTES` bytes.
 pub(crate) trait Pack<const N: usize, const S: usize, const BYTES: usize>:
     Lattice<N, S>
 {
-    /// Fills all of `out`, which is zero.
+    /// Writes a block to `out`, which is filled with zeros.
     fn pack(block: &Block, out: &mut [u8; BYTES]);
 }
 
@@ -211,6 +220,7 @@ where
     }
 }
 
+/// The sum of squares, left to right.
 #[inline(always)]
 fn sum_of_squares(values: &[f32; 256]) -> f32 {
     let mut sum = 0.0;
@@ -220,7 +230,7 @@ fn sum_of_squares(values: &[f32; 256]) -> f32 {
     sum
 }
 
-/// [`crate::quants::codec::Codec::quantize`] for a type whose blocks are searched here.
+/// [`crate::quants::codec::Codec::quantize`] for a type on a grid.
 pub(crate) fn encode<F, const N: usize, const S: usize, const BYTES: usize>(
     level: Level,
     rows: Rows<'_>,

@@ -1,12 +1,9 @@
-//! Grids: the points that a group of codes may take in the IQ types, and the nearest points of all others.
+//! Grids: the combinations of levels, called points, that groups of weights may have in IQ types.
 //!
-//! A code packs the levels of a group, the first in the lowest bits: eight of 2 bits or four of 3. A
-//! file holds the index of a point among the codes of its grid, which ascend. A quantizer rounds each
-//! weight to a level; where their code is no point, it picks the best of the code's neighbours: all
-//! points at the few shortest distances (`iq2xs_init_impl`, `iq3xs_init_impl` of llama.cpp).
-//!
-//! The order of neighbours decides between equally good ones, so it is the reference's: by distance,
-//! then by index.
+//! A code packs the levels of a group, the first in the lowest bits: eight of 2 bits or four of 3.
+//! A file holds the index of a point in its grid. A quantizer rounds weights to levels; if their
+//! code is no point, it chooses among its neighbours: all points at the few shortest distances, by
+//! distance, then by index (`iq2xs_init_impl` and `iq3xs_init_impl` of llama.cpp).
 
 mod candidates;
 pub(super) mod lattice;
@@ -21,43 +18,46 @@ mod two_bit_512;
 
 use std::sync::OnceLock;
 
-/// A grid of `N` levels a point, with the neighbours of every code.
+/// A grid whose points have `N` levels, with the neighbours of every code.
 pub(super) struct Grid<const N: usize> {
+    /// The levels of each point.
     points: Vec<[u8; N]>,
-    /// For each code its point's index, or minus one minus where its list starts in `neighbours`.
+    /// For each code: the index of its point, or -1 minus the start of its list in `neighbours`.
     places: Vec<i32>,
-    /// Lists of codes, each after its length, and [`TOGETHER`] zeros at the end.
+    /// Lists of codes, each preceded by its length, and [`TOGETHER`] zeros at the end.
     neighbours: Vec<u16>,
 }
 
-/// Neighbours that can be looked at together: reading so many from within a list is always possible.
+/// The number of neighbours that are examined together. Reading as many from any place of a list is
+/// always possible.
 pub(super) const TOGETHER: usize = 16;
 
-/// Where a code is in relation to a grid.
+/// The relation of a code to a grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place<'a> {
-    /// It is the point of this index.
+    /// The code is the point with this index.
     Point(usize),
-    /// It is none; these are its neighbours.
+    /// The code is no point; these are its neighbours.
     Neighbours(Neighbours<'a>),
 }
 
-/// The codes of the neighbours of a code that is no point, nearest first.
+/// The neighbours of a code that is no point, nearest first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Neighbours<'a> {
+    /// The number of neighbours.
     count: usize,
-    /// They and what follows them.
+    /// The neighbours and all that follows them in [`Grid::neighbours`].
     rest: &'a [u16],
 }
 
 impl<'a> Neighbours<'a> {
+    /// The codes of the neighbours.
     #[inline(always)]
     pub(super) fn codes(self) -> &'a [u16] {
         &self.rest[..self.count]
     }
 
-    /// Those from `start` on that can be looked at together, and how many of them there are; what is past
-    /// the last is of no meaning.
+    /// The codes from `start` on, and how many of them are neighbours. The others are arbitrary.
     #[inline(always)]
     pub(super) fn from(self, start: usize) -> (&'a [u16; TOGETHER], usize) {
         let codes = self.rest[start..].first_chunk();
@@ -74,9 +74,9 @@ impl PartialEq for Neighbours<'_> {
 impl Eq for Neighbours<'_> {}
 
 impl<const N: usize> Grid<N> {
-    /// Bits of a level within a code.
+    /// The bits of a level in a code.
     pub(super) const BITS: usize = if N == 8 { 2 } else { 3 };
-    /// The highest level. Of 2 bits, grids use three levels.
+    /// The highest level. Grids with levels of 2 bits use three of the four.
     pub(super) const TOP: i32 = if N == 8 { 2 } else { 7 };
 
     /// The levels of each point.
@@ -84,7 +84,7 @@ impl<const N: usize> Grid<N> {
         &self.points
     }
 
-    /// Where `code` is. A code of levels that no point has is nowhere: it has no neighbours.
+    /// Looks up `code`. A code with a level above [`Grid::TOP`] has no neighbours.
     #[inline(always)]
     pub(super) fn place(&self, code: usize) -> Place<'_> {
         match self.places.get(code) {
@@ -108,16 +108,18 @@ impl<const N: usize> Grid<N> {
         code
     }
 
+    /// The levels of `code`.
     fn unpack(code: u16) -> [u8; N] {
         std::array::from_fn(|i| (code >> (Self::BITS * i)) as u8 & ((1 << Self::BITS) - 1))
     }
 
-    /// The grid of `codes`, where a code's neighbours are those at the `wanted` shortest distances.
-    fn build(codes: &'static [u16], wanted: usize) -> Self {
+    /// Builds the grid of `codes`. The neighbours of a code are the points at the `shells` shortest
+    /// distances.
+    fn build(codes: &'static [u16], shells: usize) -> Self {
         let points: Vec<[u8; N]> = codes.iter().map(|&code| Self::unpack(code)).collect();
         let top = Self::TOP as u8;
         let last = Self::pack(&[top; N]);
-        // The list at 0 is empty and serves codes with a level above all points'.
+        // The list at 0 is empty, for codes with a level above all points.
         let mut neighbours = vec![0u16];
         let mut places = vec![-1i32; last + 1];
         for (index, &code) in codes.iter().enumerate() {
@@ -134,7 +136,7 @@ impl<const N: usize> Grid<N> {
             let start = neighbours.len();
             neighbours.push(0);
             let present = half.distances(code, &mut distances);
-            for distance in (0..=u8::MAX).filter(|&d| present[usize::from(d)]).take(wanted) {
+            for distance in (0..=u8::MAX).filter(|&d| present[usize::from(d)]).take(shells) {
                 let at = distances.iter().zip(codes).filter(|&(&d, _)| d == distance);
                 neighbours.extend(at.map(|(_, &code)| code));
             }
@@ -145,9 +147,9 @@ impl<const N: usize> Grid<N> {
     }
 }
 
-/// Square distances between the halves of codes, in a table, so that a distance is two look-ups.
+/// Square distances between halves of codes, in a table: a distance takes two look-ups.
 struct Halves<const N: usize> {
-    /// Rows of distances from one half to all.
+    /// For each half, the distances to all halves.
     table: Vec<u8>,
     /// The low and the high half of each point.
     points: Vec<[u8; 2]>,
@@ -169,11 +171,12 @@ impl<const N: usize> Halves<N> {
         Self { table, points }
     }
 
+    /// The low and the high half of `code`.
     fn split(code: u16) -> [u8; 2] {
         [(code & ((1 << Self::BITS) - 1)) as u8, (code >> Self::BITS) as u8]
     }
 
-    /// The distance of every point from `code`; returns which distances there are.
+    /// Computes the distance of every point from `code`. Returns which distances occur.
     fn distances(&self, code: u16, out: &mut [u8]) -> [bool; 256] {
         let [low, high] = Self::split(code).map(|half| {
             let start = usize::from(half) << Self::BITS;
@@ -207,7 +210,6 @@ pub(super) fn two_bit_1024() -> &'static Grid<8> {
 }
 
 /// The grid of IQ1_S and IQ1_M.
-#[allow(dead_code)] // Until those types are there.
 pub(super) fn two_bit_2048() -> &'static Grid<8> {
     static GRID: OnceLock<Grid<8>> = OnceLock::new();
     GRID.get_or_init(|| Grid::build(&two_bit_2048::CODES, 3))
@@ -230,7 +232,7 @@ mod tests {
     use super::*;
 
     /// Compares every `stride`th code's neighbours with sorting all points by distance and index.
-    fn check<const N: usize>(grid: &Grid<N>, wanted: usize, stride: usize) {
+    fn check<const N: usize>(grid: &Grid<N>, shells: usize, stride: usize) {
         let top = *grid.points().iter().flatten().max().unwrap();
         for code in (0..=Grid::pack(&[top; N])).step_by(stride) {
             let levels = Grid::<N>::unpack(code as u16);
@@ -244,7 +246,7 @@ mod tests {
             sorted.sort();
             let mut nearest: Vec<i32> = sorted.iter().map(|entry| entry.0).collect();
             nearest.dedup();
-            sorted.retain(|entry| nearest[..wanted].contains(&entry.0));
+            sorted.retain(|entry| nearest[..shells].contains(&entry.0));
             let point = |entry: &(i32, u16)| &grid.points()[usize::from(entry.1)];
             let codes: Vec<u16> = sorted.iter().map(|e| Grid::pack(point(e)) as u16).collect();
             let expected = if levels.iter().any(|&level| level > top) {
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_those_of_sorting_all_points() {
+    fn neighbours_equal_those_of_sorting_all_points() {
         check(two_bit_256(), 2, 7);
         check(two_bit_512(), 2, 17);
         check(two_bit_1024(), 1, 37);

@@ -1,9 +1,9 @@
 //! The search for the scale and the grid points of a sub-block of an IQ type.
 //!
-//! A magnitude is approximated by `scale * (2 l + 1)`, l being a level of the group's point. A range of
-//! scales is tried; under each, levels are rounded to, and a group whose code is no point takes the
-//! best of its neighbours. A scale is then fitted to the codes by least squares. The best fit wins,
-//! and its points are looked for once more under the fitted scale.
+//! A magnitude is approximated by `scale * (2 l + 1)`, where l is a level of its group's point. For
+//! each of a range of scales, magnitudes are rounded to levels, groups whose code is no point move
+//! to the best neighbour, and a scale is fitted to the codes by least squares. The points of the
+//! best fit are then chosen again under the fitted scale.
 
 use super::candidates::{
     Candidates, Codes, Group, LANES, LEVELS, Lanes, Losses, WIDTH, best_of_long, choose, round,
@@ -12,19 +12,21 @@ use super::lattice::{Fit, Lattice, Refit, Start, SubBlock};
 use super::{Grid, Neighbours, Place};
 use crate::quants::search::nearest_int;
 
-/// Most groups in a sub-block.
+/// The maximum number of groups in a sub-block.
 pub(super) const GROUPS: usize = 8;
 
-/// What searching a sub-block fills anew, kept to save clearing it.
+/// Buffers that every search overwrites, reused to avoid clearing them.
 pub(super) struct Workspace {
+    /// The scales to try.
     candidates: Candidates,
-    /// The codes of all groups under each candidate.
+    /// The rounded codes of all groups under each candidate.
     rounded: [Codes; GROUPS],
-    /// And the grid points that they were taken to.
+    /// The codes of the points that the groups moved to.
     chosen: [Codes; GROUPS],
 }
 
 impl Workspace {
+    /// Buffers for searches with `steps` scales on either side of the middle.
     pub(super) fn new(steps: i32) -> Self {
         let codes = [[0; WIDTH]; GROUPS];
         Self { candidates: Candidates::new(steps), rounded: codes, chosen: codes }
@@ -67,6 +69,7 @@ pub(super) fn fit<F: Lattice<N, S>, const N: usize, const S: usize>(
     finish(grid, sub, scale, &codes)
 }
 
+/// The magnitudes of each group, with the roots of their importance.
 #[inline(always)]
 fn groups<'a, const N: usize, const S: usize>(
     x: &'a [f32; S],
@@ -75,8 +78,8 @@ fn groups<'a, const N: usize, const S: usize>(
     x.as_chunks::<N>().0.iter().zip(roots.as_chunks::<N>().0)
 }
 
-/// Fits a scale to the codes under each candidate. Returns the scale of the best and its number, or
-/// `scale` if there is none.
+/// Fits a scale to the codes under each candidate. Returns the best scale and the number of its
+/// candidate, or `scale` if no candidate fits.
 #[inline(always)]
 fn best_candidate<const N: usize, const S: usize>(
     sub: &SubBlock<S>,
@@ -98,7 +101,7 @@ fn best_candidate<const N: usize, const S: usize>(
     (scale, best)
 }
 
-/// Weighted sums of x q and of q^2 under each candidate of a chunk.
+/// The weighted sums of x q and of q^2 under each candidate of a chunk.
 #[inline(always)]
 fn sums<const N: usize, const S: usize>(
     sub: &SubBlock<S>,
@@ -125,14 +128,14 @@ fn sums<const N: usize, const S: usize>(
     (xq, q2)
 }
 
-/// 2 l + 1 of the level at `i` of a code.
+/// 2 l + 1, where l is level `i` of a code.
 #[inline(always)]
 fn odd<const N: usize>(code: u32, i: usize) -> f32 {
     let mask = (2 << Grid::<N>::BITS) - 2;
     ((code << 1 >> (Grid::<N>::BITS * i)) & mask | 1) as i32 as f32
 }
 
-/// Chooses the points of `missed` groups again, under the fitted scale, then fits the scale again.
+/// Chooses the points of `missed` groups again under the fitted scale, then fits the scale again.
 #[inline(always)]
 fn refit<const N: usize, const S: usize>(
     grid: &Grid<N>,
@@ -165,7 +168,7 @@ fn refit<const N: usize, const S: usize>(
     }
 }
 
-/// The best neighbour under a single scale. `guess` may well be it.
+/// The best neighbour under a single scale. `guess` is likely to be it.
 #[inline(always)]
 fn best_neighbour<const N: usize>(
     x: &[f32; N],
@@ -201,7 +204,7 @@ fn best_neighbour<const N: usize>(
     best
 }
 
-/// Makes the scale positive and looks up the points.
+/// Makes the scale positive and looks up the indices of the points.
 #[inline(always)]
 fn finish<const N: usize, const S: usize>(
     grid: &Grid<N>,

@@ -1,6 +1,7 @@
-//! Signs of IQ types: kept apart from magnitudes, eight a byte, or as seven bits of even parity.
+//! The signs of weights in IQ types: eight bits per group of eight weights, or seven if their
+//! parity is even, so that the eighth follows from them.
 
-/// Splits eight weights into magnitudes and a byte of signs.
+/// Splits eight weights into magnitudes and a byte of signs. NaN counts as negative.
 #[inline(always)]
 pub(crate) fn split(weights: &[f32; 8], magnitudes: &mut [f32; 8]) -> u8 {
     let mut signs = 0;
@@ -12,8 +13,8 @@ pub(crate) fn split(weights: &[f32; 8], magnitudes: &mut [f32; 8]) -> u8 {
     signs
 }
 
-/// Gives signs even parity: where it is odd, the weight that matters least is taken to have the other
-/// sign, which makes its magnitude negative.
+/// Makes the parity of signs even: if it is odd, flips the sign of the weight of least
+/// importance * x^2, which makes its magnitude negative. Returns the new signs.
 #[inline(always)]
 pub(crate) fn make_even(
     weights: &[f32; 8],
@@ -36,20 +37,20 @@ pub(crate) fn make_even(
     signs ^ 1 << least
 }
 
-/// The byte of signs of even parity whose low seven bits these are (`ksigns_iq2xs`).
+/// The byte of even parity with the low seven bits `low` (`ksigns_iq2xs` of llama.cpp).
 #[inline(always)]
 pub(crate) fn even(low: u8) -> u8 {
     let low = low & 127;
     low | (low.count_ones() as u8 & 1) << 7
 }
 
-/// Four bytes of even parity as four times seven bits.
+/// Packs four bytes of even parity as four times seven bits.
 #[inline(always)]
 pub(crate) fn even_word(signs: [u8; 4]) -> u32 {
     (0..4).fold(0, |word, k| word | u32::from(signs[k] & 127) << (7 * k))
 }
 
-/// `value`, negated if bit `i` is set.
+/// `value`, negated if bit `i` of `signs` is set.
 #[inline(always)]
 pub(crate) fn signed(value: f32, signs: u8, i: usize) -> f32 {
     f32::from_bits(value.to_bits() ^ (u32::from(signs) >> i & 1) << 31)

@@ -1,6 +1,8 @@
-//! The grid of IQ3_XXS: 4 levels of 3 bits a point, the first lowest. Carried over from `kgrid_256`
-//! in llama.cpp's `iq3xs_init_impl`, whose order is that of the indices in files.
+//! The grid of IQ3_XXS: each point has 4 levels of 3 bits, the first in the lowest bits.
+//!
+//! Source: `kgrid_256` in `iq3xs_init_impl` of llama.cpp. Files hold indices into this list.
 
+/// The codes of all points.
 #[rustfmt::skip]
 pub(super) const CODES: [u16; 256] = [
     0, 2, 4, 9, 11, 15, 16, 18, 25, 34, 59, 61, 65, 67, 72, 74, 81, 85, 88, 90, 97, 108, 120, 128,

@@ -1,6 +1,8 @@
-//! The grid of IQ3_S: 4 levels of 3 bits a point, the first lowest. Carried over from `kgrid_512`
-//! in llama.cpp's `iq3xs_init_impl`, whose order is that of the indices in files.
+//! The grid of IQ3_S: each point has 4 levels of 3 bits, the first in the lowest bits.
+//!
+//! Source: `kgrid_512` in `iq3xs_init_impl` of llama.cpp. Files hold indices into this list.
 
+/// The codes of all points.
 #[rustfmt::skip]
 pub(super) const CODES: [u16; 512] = [
     0, 1, 2, 5, 7, 8, 9, 10, 12, 14, 16, 17, 21, 27, 32, 34, 37, 39, 41, 43, 48, 50, 57, 60, 63, 64,

@@ -1,6 +1,8 @@
-//! The grid of IQ2_S: 8 levels of 2 bits a point, the first lowest. Carried over from `kgrid_2bit_1024`
-//! in llama.cpp's `iq2xs_init_impl`, whose order is that of the indices in files.
+//! The grid of IQ2_S: each point has 8 levels of 2 bits, the first in the lowest bits.
+//!
+//! Source: `kgrid_2bit_1024` in `iq2xs_init_impl` of llama.cpp. Files hold indices into this list.
 
+/// The codes of all points.
 #[rustfmt::skip]
 pub(super) const CODES: [u16; 1024] = [
     0, 2, 5, 8, 10, 17, 20, 22, 25, 32, 34, 37, 40, 65, 68, 70, 73, 80, 82, 85, 88, 97, 100, 102,

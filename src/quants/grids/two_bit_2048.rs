@@ -1,6 +1,8 @@
-//! The grid of IQ1_S and IQ1_M: 8 levels of 2 bits a point, the first lowest. Carried over from `kgrid_1bit_2048`
-//! in llama.cpp's `iq2xs_init_impl`, whose order is that of the indices in files.
+//! The grid of IQ1_S and IQ1_M: each point has 8 levels of 2 bits, the first in the lowest bits.
+//!
+//! Source: `kgrid_1bit_2048` in `iq2xs_init_impl` of llama.cpp. Files hold indices into this list.
 
+/// The codes of all points.
 #[rustfmt::skip]
 pub(super) const CODES: [u16; 2048] = [
     0, 2, 5, 8, 10, 17, 21, 32, 34, 40, 42, 69, 81, 84, 86, 101, 128, 130, 136, 138, 149, 160, 162,

@@ -1,6 +1,8 @@
-//! The grid of IQ2_XXS: 8 levels of 2 bits a point, the first lowest. Carried over from `kgrid_2bit_256`
-//! in llama.cpp's `iq2xs_init_impl`, whose order is that of the indices in files.
+//! The grid of IQ2_XXS: each point has 8 levels of 2 bits, the first in the lowest bits.
+//!
+//! Source: `kgrid_2bit_256` in `iq2xs_init_impl` of llama.cpp. Files hold indices into this list.
 
+/// The codes of all points.
 #[rustfmt::skip]
 pub(super) const CODES: [u16; 256] = [
     0, 2, 5, 8, 10, 17, 20, 32, 34, 40, 42, 65, 68, 80, 88, 97, 100, 128, 130, 138, 162, 257, 260,

@@ -1,10 +1,10 @@
 //! IQ1_M: 256 weights in 16 sub-blocks of 16, groups of eight on a grid of 2048 points.
 //!
-//! Bytes: low eight bits of each group's index (32), a nibble a group with the index's high three bits and
-//! one that is set where levels are shifted down (16), four 16-bit words (8) with four 3-bit scales s each
-//! and, in their top nibbles, the F16 `d`, lowest nibble first. A weight is
-//! `d * (2 s + 1) * (level - 1 +- 1/8)`. Encoding is `quantize_row_iq1_m_impl`, decoding
-//! `dequantize_row_iq1_m` of llama.cpp.
+//! Bytes: low eight bits of the index of each group (32), a nibble per group with the high three
+//! bits of the index and a bit that is set if levels are shifted down (16), four 16-bit words (8)
+//! with four 3-bit scales s each and, in their top nibbles, the F16 `d`, lowest nibble first. A
+//! weight is `d * (2 s + 1) * (level - 1 +- 1/8)`. Source: llama.cpp, `quantize_row_iq1_m_impl` and
+//! `dequantize_row_iq1_m`.
 
 use super::{Best, DELTA, DOWN, Trial, UP};
 use crate::base::dtype::DType;
@@ -12,7 +12,8 @@ use crate::quants::codec::{self, Codec, DecodeBlock};
 use crate::quants::floats::f16::{f16_to_f32, f32_to_f16};
 use crate::quants::grids;
 use crate::quants::lanes::{
-    F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, sum_of_squares,
+    F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, squares,
+    twice_mean_square,
 };
 
 pub(crate) const CODEC: Codec = Codec {
@@ -22,13 +23,13 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| block.first_chunk().is_none_or(|block| scale_bits(block) & 0x7c00 != 0x7c00),
 };
 
-/// Magnitudes below which a sub-block counts as zero.
+/// A sub-block whose largest magnitude is below this counts as zero.
 const NEGLIGIBLE: f32 = 1e-7;
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ1_M;
 
-/// The four words with scales.
+/// The four words that hold the scales.
 #[inline(always)]
 fn words(block: &[u8; 56]) -> [u16; 4] {
     std::array::from_fn(|w| u16::from_le_bytes([block[48 + 2 * w], block[49 + 2 * w]]))
@@ -62,7 +63,7 @@ impl DecodeBlock<256, 56> for IQ1_M {
 impl QuantizePanel<256, 56> for IQ1_M {
     #[inline(always)]
     fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 56]) {
-        let mut fit = Fit {
+        let mut fit = SuperBlockFit {
             scales: [F32s::ZERO; 16],
             downs: [[0; LANES]; 16],
             levels: [[0; LANES]; 256],
@@ -90,39 +91,29 @@ impl QuantizePanel<256, 56> for IQ1_M {
     }
 }
 
-/// What super-blocks are fitted to.
-struct Fit {
+/// The fits of all sub-blocks, from which `d` is computed.
+struct SuperBlockFit {
     scales: [F32s; 16],
-    /// Which groups are shifted down: bit 1 is the first's, bit 0 the second's.
+    /// The groups that are shifted down: bit 1 for the first, bit 0 for the second.
     downs: [U8s; 16],
     levels: [U8s; 256],
     weights: [F32s; 256],
 }
 
-/// The weights of the search: importance, or the values' squares where there is none.
+/// The weights of the search, see [`importance_weights`]; x^2 if there is no importance matrix.
 #[inline(always)]
 fn weights(panel: &Panel<256>) -> [F32s; 256] {
     let x = &panel.weights;
     if panel.weighted {
-        let mut sigma2 = sum_of_squares(x);
-        for k in 0..LANES {
-            sigma2[k] = 2.0 * sigma2[k] / 256.0;
-        }
-        return importance_weights(x, &panel.importance, &sigma2);
+        return importance_weights(x, &panel.importance, &twice_mean_square(x));
     }
-    let mut weights = *x;
-    for w in &mut weights {
-        for k in 0..LANES {
-            w[k] *= w[k];
-        }
-    }
-    weights
+    squares(x)
 }
 
-/// Writes scales, shifts, and `d` as it fits best to all points and scales. A super-block without
-/// scales has no shifts either.
+/// Writes scales, shifts and `d`, which is fitted to all points and scales. If all scales are zero,
+/// so are the shifts.
 #[inline(always)]
-fn store_scales(fit: &Fit, x: &[[F32s; 16]], max_scale: &F32s, out: &mut [U8s; 56]) {
+fn store_scales(fit: &SuperBlockFit, x: &[[F32s; 16]], max_scale: &F32s, out: &mut [U8s; 56]) {
     let (weights, levels) = (fit.weights.as_chunks::<16>().0, fit.levels.as_chunks::<16>().0);
     let (mut xq, mut q2, mut words) = (F32s::ZERO, F32s::ZERO, [[0u16; LANES]; 4]);
     for j in 0..16 {
@@ -141,7 +132,7 @@ fn store_scales(fit: &Fit, x: &[[F32s; 16]], max_scale: &F32s, out: &mut [U8s; 5
     }
     for k in 0..LANES {
         let d = if q2[k] > 0.0 { xq[k] / q2[k] } else { max_scale[k] / 15.0 };
-        // The reference's factor, found by trial.
+        // llama.cpp's empirical factor.
         let half = if max_scale[k] == 0.0 { 0 } else { f32_to_f16(d * 1.1125) };
         for w in 0..4 {
             let word = words[w][k] | ((half >> (4 * w)) & 15) << 12;
@@ -150,15 +141,16 @@ fn store_scales(fit: &Fit, x: &[[F32s; 16]], max_scale: &F32s, out: &mut [U8s; 5
     }
 }
 
-/// Sums over the weights of one group, by rank in the sub-block.
+/// Sums over the weights of one of the two groups, by rank in the sub-block.
 struct Half {
+    /// Prefix sums of weight * x.
     x: [F32s; 17],
-    /// For each shift the sums of q^2 that depend on the second boundary, and on the first: of neighbouring
-    /// values' squares, the differences count.
+    /// For each shift, the part of the sum of q^2 that depends on the second boundary.
     by_second: [[F32s; 17]; 2],
+    /// For each shift, the part that depends on the first boundary.
     by_first: [[F32s; 17]; 2],
-    /// For each shift the sum of x q if all had the highest level. Values differ by one, so lower levels take
-    /// away the sums up to both boundaries.
+    /// For each shift, the sum of x q if all weights had the highest level. Neighbouring levels
+    /// differ by one, so the sums up to both boundaries are subtracted from it.
     highest: [F32s; 2],
 }
 
@@ -173,7 +165,7 @@ impl Half {
                 sum_w[at][k] = weights[i][k];
             }
         }
-        // The other group's ranks add zero, which changes no sum.
+        // Ranks of the other group add zero.
         super::accumulate(&mut sum_x);
         super::accumulate(&mut sum_w);
         let mut by_second = [[F32s::ZERO; 17]; 2];
@@ -194,7 +186,7 @@ impl Half {
         Half { x: sum_x, by_second, by_first, highest }
     }
 
-    /// The sums of x q and of q^2 for both shifts.
+    /// The sums of x q and of q^2 of a split, for both shifts.
     #[inline(always)]
     fn sums(&self, first: usize, second: usize) -> [[F32s; 2]; 2] {
         let mut sums = [[F32s::ZERO; 2]; 2];
@@ -209,7 +201,7 @@ impl Half {
     }
 }
 
-/// Tries all boundaries and all four shifts.
+/// Tries all pairs of boundaries with all four combinations of shifts.
 #[inline(always)]
 fn best_split(x: &[F32s; 16], weights: &[F32s; 16], ranks: &[[i32; LANES]; 16]) -> Best {
     let a = Half::new(&x[..8], &weights[..8], &ranks[..8]);

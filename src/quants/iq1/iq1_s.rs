@@ -1,9 +1,9 @@
 //! IQ1_S: 256 weights in 8 sub-blocks of 32, groups of eight on a grid of 2048 points.
 //!
-//! Bytes: F16 `d` (2), low eight bits of each group's index (32), then 16 bits a sub-block (16): the high
-//! three bits of its four indices, a 3-bit scale s, and one bit that is set where levels are shifted
-//! down. A weight is `d * (2 s + 1) * (level - 1 +- 1/8)`. Encoding is `quantize_row_iq1_s_impl`, decoding
-//! `dequantize_row_iq1_s` of llama.cpp.
+//! Bytes: F16 `d` (2), low eight bits of the index of each group (32), then 16 bits per sub-block
+//! (16): the high three bits of its four indices, a 3-bit scale s, and a bit that is set if levels
+//! are shifted down. A weight is `d * (2 s + 1) * (level - 1 +- 1/8)`. Source: llama.cpp,
+//! `quantize_row_iq1_s_impl` and `dequantize_row_iq1_s`.
 
 use super::{Best, DOWN, Trial, UP};
 use crate::base::dtype::DType;
@@ -12,7 +12,7 @@ use crate::quants::floats::f16::read_f16;
 use crate::quants::grids;
 use crate::quants::lanes::{
     F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, store_f16,
-    sum_of_squares,
+    twice_mean_square,
 };
 
 pub(crate) const CODEC: Codec = Codec {
@@ -22,10 +22,10 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-/// Magnitudes below which a sub-block counts as zero.
+/// A sub-block whose largest magnitude is below this counts as zero.
 const NEGLIGIBLE: f32 = 1e-12;
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ1_S;
 
 impl DecodeBlock<256, 50> for IQ1_S {
@@ -51,10 +51,7 @@ impl DecodeBlock<256, 50> for IQ1_S {
 impl QuantizePanel<256, 50> for IQ1_S {
     #[inline(always)]
     fn quantize_panel(panel: &Panel<256>, out: &mut [U8s; 50]) {
-        let mut sigma2 = sum_of_squares(&panel.weights);
-        for k in 0..LANES {
-            sigma2[k] = 2.0 * sigma2[k] / 256.0;
-        }
+        let sigma2 = twice_mean_square(&panel.weights);
         let (x, importance) = (panel.weights.as_chunks::<32>().0, panel.importance.as_chunks().0);
         let (mut scales, mut downs, mut max_scale) = ([F32s::ZERO; 8], [[0; LANES]; 8], F32s::ZERO);
         for j in 0..8 {
@@ -78,13 +75,13 @@ impl QuantizePanel<256, 50> for IQ1_S {
     }
 }
 
-/// Writes `d`, and each sub-block's scale and shift. A super-block without scales has no shifts either.
+/// Writes `d` and the scale and shift of each sub-block. If all scales are zero, so are the shifts.
 #[inline(always)]
 fn store_scales(scales: &[F32s; 8], downs: &[U8s; 8], max_scale: &F32s, out: &mut [U8s; 50]) {
     let mut half = F32s::ZERO;
     for k in 0..LANES {
         let d = max_scale[k] / 15.0;
-        // The reference's factor, found by trial.
+        // llama.cpp's empirical factor.
         half[k] = d * 1.125;
         for j in 0..8 {
             let code = super::scale_code(1.0 / d, scales[j][k]) | u16::from(downs[j][k]) << 3;
@@ -94,7 +91,7 @@ fn store_scales(scales: &[F32s; 8], downs: &[U8s; 8], max_scale: &F32s, out: &mu
     store_f16(&half, &mut out[..2]);
 }
 
-/// Tries all boundaries and both shifts.
+/// Tries all pairs of boundaries with both shifts.
 #[inline(always)]
 fn best_split(x: &[F32s; 32], weights: &[F32s; 32], ranks: &[[i32; LANES]; 32]) -> Best {
     let (mut sum_x, mut sum_w) = ([F32s::ZERO; 33], [F32s::ZERO; 33]);
@@ -107,7 +104,7 @@ fn best_split(x: &[F32s; 32], weights: &[F32s; 32], ranks: &[[i32; LANES]; 32]) 
     }
     super::accumulate(&mut sum_x);
     super::accumulate(&mut sum_w);
-    // Of the weights above the second boundary, for both shifts.
+    // Sums of x q and q^2 over the weights above the second boundary, for both shifts.
     let above = [UP, DOWN].map(|v| {
         let mut above = [[F32s::ZERO; 2]; 33];
         for second in 0..33 {

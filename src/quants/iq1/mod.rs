@@ -1,12 +1,10 @@
-//! What IQ1_S and IQ1_M share: three levels a weight, shifted up or down, on the grid of 2048 points.
+//! IQ1 types: weights are -1, 0 or 1, plus or minus 1/8, times a scale, on the grid of 2048 points.
 //!
-//! A weight is -1, 0 or 1, plus or minus an eighth, times a scale. With three levels the best split can be
-//! found exactly: sort the weights, take sums from the left, and try every pair of boundaries
-//! (`quantize_row_iq1_s_impl` and `_m_impl` of llama.cpp). Groups of eight whose levels are no point of
-//! the grid move to the neighbour of least weighted square error (`iq1_find_best_neighbour2`).
-//!
-//! A trial replaces the best one only if it is strictly better than that by rounded sums, so the
-//! trials of a sub-block must follow each other; sixteen sub-blocks go side by side, one a lane.
+//! With three levels, the best split is found exactly: sort the weights, compute prefix sums and
+//! try every pair of boundaries (llama.cpp: `quantize_row_iq1_s_impl`, `_m_impl`). Groups of eight
+//! off the grid move to the neighbour of least weighted square error (`iq1_find_best_neighbour2`).
+//! A trial must beat the best one in rounded sums, so trials run in order, on sixteen sub-blocks in
+//! lanes.
 
 pub(crate) mod iq1_m;
 pub(crate) mod iq1_s;
@@ -14,14 +12,14 @@ pub(crate) mod iq1_s;
 use crate::quants::grids::{self, Grid, Neighbours, Place};
 use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
-/// How far levels are shifted.
+/// The distance by which levels are shifted.
 pub(crate) const DELTA: f32 = 0.125;
-/// What the levels stand for when they are shifted up.
+/// The values of the levels when shifted up.
 pub(crate) const UP: [f32; 3] = [-1.0 + DELTA, DELTA, 1.0 + DELTA];
-/// And down.
+/// The values of the levels when shifted down.
 pub(crate) const DOWN: [f32; 3] = [-1.0 - DELTA, -DELTA, 1.0 - DELTA];
 
-/// Each lane's largest magnitude.
+/// The largest magnitude of each lane.
 #[inline(always)]
 pub(crate) fn largest<const N: usize>(x: &[F32s; N]) -> F32s {
     let mut largest = F32s::ZERO;
@@ -33,9 +31,10 @@ pub(crate) fn largest<const N: usize>(x: &[F32s; N]) -> F32s {
     largest
 }
 
-/// Each value's rank in its lane's ascending order, equal ones in their order. By comparing all pairs,
-/// which needs no branches. Below `N` always, though not unique where there is NaN, which compares with
-/// nothing.
+/// The rank of each value in the ascending order of its lane; equal values stay in their order.
+///
+/// Compares all pairs, which needs no branches. Ranks are always below `N`, but not unique if a
+/// value is NaN.
 #[inline(always)]
 pub(crate) fn ranks<const N: usize>(x: &[F32s; N]) -> [[i32; LANES]; N] {
     let mut ranks = [[0; LANES]; N];
@@ -52,7 +51,7 @@ pub(crate) fn ranks<const N: usize>(x: &[F32s; N]) -> [[i32; LANES]; N] {
     ranks
 }
 
-/// Turns terms by rank into sums up to each rank.
+/// Replaces terms by their prefix sums.
 #[inline(always)]
 pub(crate) fn accumulate(terms: &mut [F32s]) {
     for at in 1..terms.len() {
@@ -62,29 +61,35 @@ pub(crate) fn accumulate(terms: &mut [F32s]) {
     }
 }
 
-/// The best split of each lane so far.
+/// The best split of each lane found so far.
 pub(crate) struct Best {
     score: F32s,
+    /// The scale fitted to the best split.
     pub scale: F32s,
-    /// See [`Trial`]; as floats, since all is chosen by one kind of mask.
+    /// The best [`Trial`] as one number; a float, because masks choose between floats. Negative:
+    /// none.
     trial: F32s,
 }
 
-/// What is tried: the ranks of the first weights of level 1 and of level 2, and which groups are shifted
-/// down, a bit each.
+/// A split to try.
 #[derive(Clone, Copy)]
 pub(crate) struct Trial {
+    /// The rank of the first weight with level 1.
     pub first: usize,
+    /// The rank of the first weight with level 2.
     pub second: usize,
+    /// The groups that are shifted down, one bit for each.
     pub down: usize,
 }
 
 impl Best {
+    /// No split yet.
     pub(crate) fn new() -> Best {
         Best { score: F32s([f32::MIN; LANES]), scale: F32s::ZERO, trial: F32s([-1.0; LANES]) }
     }
 
-    /// Takes a trial in the lanes where it is better, given sums of x q and of q^2.
+    /// Adopts a trial in the lanes where it is better. `xq` and `q2` are its sums of x q and of
+    /// q^2.
     #[inline(always)]
     pub(crate) fn offer(&mut self, xq: &F32s, q2: &F32s, trial: Trial) {
         let (mut scale, mut score, mut better) = (F32s::ZERO, F32s::ZERO, Mask::NONE);
@@ -101,7 +106,7 @@ impl Best {
         self.trial = better.choose(&F32s([number as f32; LANES]), &self.trial);
     }
 
-    /// The lane's best trial, if any weight counts there.
+    /// The best trial of a lane; `None` if all of its weights in the search are zero.
     #[inline(always)]
     pub(crate) fn trial(&self, lane: usize) -> Option<Trial> {
         let number = self.trial[lane];
@@ -111,20 +116,22 @@ impl Best {
     }
 }
 
-/// Sub-blocks of `N` weights in `G` groups as they are written: all zero, and on the grid's first
-/// point, where no weight counts.
+/// Sub-blocks of `N` weights in `G` groups, ready to write. Lanes in which no weight counts have
+/// scale zero and the first point of the grid.
 pub(crate) struct Fitted<const N: usize, const G: usize> {
+    /// The scale of each sub-block.
     pub scale: F32s,
-    /// Which groups are shifted down, as in [`Trial`].
+    /// The groups that are shifted down, as in [`Trial`].
     pub down: U8s,
+    /// The level of each weight.
     pub levels: [U8s; N],
-    /// The point of each group.
+    /// The index of the point of each group.
     pub indices: [[u16; LANES]; G],
 }
 
-/// Makes sub-blocks of their best splits: turned round where the scale is negative, with every group on
-/// the grid, and with the scale fitted to the points where a group had to move. `bits` has the bit of
-/// [`Trial::down`] that is each group's.
+/// Makes sub-blocks of their best splits. Mirrors splits with a negative scale, moves every group
+/// to the grid, and fits the scale again where a group moved. `bits` has the bit of [`Trial::down`]
+/// for each group.
 #[inline(always)]
 pub(crate) fn fit<const N: usize, const G: usize>(
     best: &Best,
@@ -168,7 +175,7 @@ pub(crate) fn fit<const N: usize, const G: usize>(
     fitted
 }
 
-/// Moves every group to the point with its levels or, where there is none, to the best neighbour.
+/// Moves every group to the point with its levels or, if there is none, to the best neighbour.
 #[inline(always)]
 fn place<const N: usize, const G: usize>(
     fitted: &mut Fitted<N, G>,
@@ -218,7 +225,7 @@ fn place<const N: usize, const G: usize>(
     fitted.scale = moved.choose(&refitted, &fitted.scale);
 }
 
-/// The index of the neighbour of least error in lane `k`; the first of equals.
+/// The index of the neighbour of least error in lane `k`; of equally good ones, the first.
 #[inline(always)]
 fn best_neighbour(grid: &Grid<8>, list: Neighbours<'_>, lanes: &[[F32s; 3]; 8], k: usize) -> u16 {
     let mut costs = [[0f32; 4]; 8];
@@ -228,7 +235,7 @@ fn best_neighbour(grid: &Grid<8>, list: Neighbours<'_>, lanes: &[[F32s; 3]; 8], 
         }
     }
     let halves = first_halves(&costs);
-    // Should no error be finite, the nearest neighbour serves.
+    // If no error is finite, take the nearest neighbour.
     let list = list.codes();
     let (mut best, mut found) = (f32::MAX, list.first().copied().unwrap_or(0));
     for &point in list {
@@ -247,7 +254,7 @@ fn best_neighbour(grid: &Grid<8>, list: Neighbours<'_>, lanes: &[[F32s; 3]; 8], 
     }
 }
 
-/// The costs of the first four of eight levels, summed from the left, for every code of theirs.
+/// The costs of the first four of eight levels, summed left to right, for each code of the four.
 #[inline(always)]
 fn first_halves(costs: &[[f32; 4]; 8]) -> [f32; 256] {
     let mut sums = [0f32; 256];
@@ -264,8 +271,8 @@ fn first_halves(costs: &[[f32; 4]; 8]) -> [f32; 256] {
     sums
 }
 
-/// Adds weight * x * q and weight * q^2 to the sums, from the left, where q is what a level stands for,
-/// `times` so much.
+/// Adds weight * x * q and weight * q^2 to the sums, left to right, where q is the value of a
+/// level, multiplied by `times`.
 #[inline(always)]
 pub(crate) fn add_fit<const N: usize, const G: usize>(
     xq: &mut F32s,
@@ -286,7 +293,7 @@ pub(crate) fn add_fit<const N: usize, const G: usize>(
     }
 }
 
-/// The 3-bit code of a scale in units of `1 / inverse`, which stands for twice the code plus one.
+/// The 3-bit code c of a scale: the scale is about (2 c + 1) / `inverse`.
 #[inline(always)]
 pub(crate) fn scale_code(inverse: f32, scale: f32) -> u16 {
     crate::quants::search::nearest_int(0.5 * (inverse * scale - 1.0)).clamp(0, 7) as u16
@@ -297,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_ascend_and_keep_the_order_of_equals() {
+    fn ranks_ascend_and_equal_values_stay_in_order() {
         let mut x = [F32s::ZERO; 16];
         for (i, x) in x.iter_mut().enumerate() {
             for k in 0..LANES {

@@ -1,13 +1,14 @@
 //! IQ2_S: 256 weights in 16 sub-blocks, groups of eight on a grid of 1,024 points.
 //!
-//! Bytes: F16 `d` (2), the low eight bits of each group's index (32), signs, a bit a weight (32), the high
-//! two bits of indices, four groups a byte from the lowest bits up (8), 4-bit scales s, two a byte,
-//! low nibble first (8). A weight is `d / 4 * (s + 1/2) * level`, signed. Encoding is
-//! `quantize_row_iq2_s_impl`, decoding `dequantize_row_iq2_s` of llama.cpp.
+//! Bytes: F16 `d` (2), the low eight bits of the index of each group (32), one sign bit per weight
+//! (32), the high two bits of indices, four groups per byte from the lowest bits up (8), 4-bit
+//! scales s, two per byte, low nibble first (8). A weight is `d / 4 * (s + 1/2) * level`, signed.
+//! Source: llama.cpp, `quantize_row_iq2_s_impl` and `dequantize_row_iq2_s`.
 
+use super::LEVELS;
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
-use crate::quants::floats::f16::{f32_to_f16, read_f16};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 use crate::quants::grids::lattice::{Block, Lattice, Pack, Refit, encode};
 use crate::quants::grids::{self, Grid, signs};
 
@@ -18,11 +19,8 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ2_S;
-
-/// What each level stands for. There are three; a fourth makes the table as large as two bits are.
-const LEVELS: [f32; 4] = [8.0, 25.0, 43.0, 43.0];
 
 impl DecodeBlock<256, 82> for IQ2_S {
     #[inline(always)]
@@ -63,8 +61,8 @@ impl Lattice<8, 16> for IQ2_S {
 impl Pack<8, 16, 82> for IQ2_S {
     #[inline(always)]
     fn pack(block: &Block, out: &mut [u8; 82]) {
-        // The factor makes up for what rounding scales does to the error.
-        out[..2].copy_from_slice(&f32_to_f16(block.d.unwrap_or(0.0) * 0.9875).to_le_bytes());
+        // llama.cpp's empirical factor, which compensates for the rounding of scales.
+        out[..2].copy_from_slice(&f16_bytes(block.d.unwrap_or(0.0) * 0.9875));
         for j in 0..16 {
             if let Some(fit) = &block.fits[j] {
                 for g in 0..2 {

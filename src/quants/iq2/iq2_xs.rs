@@ -1,12 +1,14 @@
 //! IQ2_XS: 256 weights in 16 sub-blocks, groups of eight on a grid of 512 points.
 //!
-//! Bytes: F16 `d` (2), 16 bits a group: its index and from bit 9 on seven signs of even parity (64), 4-bit
-//! scales s, two a byte, low nibble first (8). A weight is `d / 4 * (s + 1/2) * level`, signed.
-//! Encoding is `quantize_row_iq2_xs_impl`, decoding `dequantize_row_iq2_xs` of llama.cpp.
+//! Bytes: F16 `d` (2), 16 bits per group with its index and, from bit 9 on, seven signs of even
+//! parity (64), 4-bit scales s, two per byte, low nibble first (8). A weight is
+//! `d / 4 * (s + 1/2) * level`, signed. Source: llama.cpp, `quantize_row_iq2_xs_impl` and
+//! `dequantize_row_iq2_xs`.
 
+use super::LEVELS;
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
-use crate::quants::floats::f16::{f32_to_f16, read_f16};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 use crate::quants::grids::lattice::{Block, Lattice, Pack, Refit, encode};
 use crate::quants::grids::{self, Grid, signs};
 
@@ -17,11 +19,8 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ2_XS;
-
-/// What each level stands for. There are three; a fourth makes the table as large as two bits are.
-const LEVELS: [f32; 4] = [8.0, 25.0, 43.0, 43.0];
 
 impl DecodeBlock<256, 74> for IQ2_XS {
     #[inline(always)]
@@ -56,7 +55,7 @@ impl Lattice<8, 16> for IQ2_XS {
 
     #[inline(always)]
     fn plain_importance(x: f32, _: f32) -> f32 {
-        x * x // Not used: the type requires importance.
+        x * x // Unused: the type requires importance.
     }
 }
 
@@ -66,7 +65,7 @@ impl Pack<8, 16, 74> for IQ2_XS {
         let Some(d) = block.d else {
             return;
         };
-        out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+        out[..2].copy_from_slice(&f16_bytes(d));
         for j in 0..16 {
             if let Some(fit) = &block.fits[j] {
                 for g in 0..2 {

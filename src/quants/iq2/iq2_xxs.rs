@@ -1,12 +1,14 @@
 //! IQ2_XXS: 256 weights in 8 sub-blocks, groups of eight on a grid of 256 points.
 //!
-//! Bytes: F16 `d` (2), then for each sub-block an index a group (4) and 32 bits: four times seven signs of
-//! even parity, and from bit 28 on the scale s: a weight is `d / 4 * (s + 1/2) * level`, signed.
-//! Encoding is `quantize_row_iq2_xxs_impl`, decoding `dequantize_row_iq2_xxs` of llama.cpp.
+//! Bytes: F16 `d` (2), then for each sub-block one index per group (4) and 32 bits: four times
+//! seven signs of even parity, and from bit 28 on the scale s. A weight is
+//! `d / 4 * (s + 1/2) * level`, signed. Source: llama.cpp, `quantize_row_iq2_xxs_impl` and
+//! `dequantize_row_iq2_xxs`.
 
+use super::LEVELS;
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
-use crate::quants::floats::f16::{f32_to_f16, read_f16};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 use crate::quants::grids::lattice::{Block, Lattice, Pack, Refit, Start, SubBlock, encode};
 use crate::quants::grids::{self, Grid, signs};
 use crate::quants::lanes::{F32s, LANES};
@@ -19,11 +21,8 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ2_XXS;
-
-/// What each level stands for. There are three; a fourth makes the table as large as two bits are.
-const LEVELS: [f32; 4] = [8.0, 25.0, 43.0, 43.0];
 
 impl DecodeBlock<256, 66> for IQ2_XXS {
     #[inline(always)]
@@ -59,10 +58,10 @@ impl Lattice<8, 32> for IQ2_XXS {
 
     #[inline(always)]
     fn plain_importance(x: f32, _: f32) -> f32 {
-        x * x // Not used: the type requires importance.
+        x * x // Unused: the type requires importance.
     }
 
-    /// The middle is a scale that fits magnitudes to codes up to 4, as if there were no grid.
+    /// The search is centred on the scale that fits magnitudes to codes 0..=4, ignoring the grid.
     #[inline(always)]
     fn starts(subs: &[SubBlock<32>; 16]) -> [Start; 16] {
         let (mut x, mut weights) = ([F32s::ZERO; 32], [F32s::ZERO; 32]);
@@ -83,7 +82,7 @@ impl Pack<8, 32, 66> for IQ2_XXS {
         let Some(d) = block.d else {
             return;
         };
-        out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+        out[..2].copy_from_slice(&f16_bytes(d));
         for j in 0..8 {
             let mut word = u32::from(block.scales[j]) << 28;
             if let Some(fit) = &block.fits[j] {

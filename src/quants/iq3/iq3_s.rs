@@ -1,13 +1,13 @@
 //! IQ3_S: 256 weights in 8 sub-blocks, groups of four on a grid of 512 points.
 //!
-//! Bytes: F16 `d` (2), the low eight bits of each group's index (64), the ninth bits, a byte a
-//! sub-block (8), signs, a bit a weight (32), 4-bit scales s, two a byte, low nibble first (4). A
-//! weight is `d * (1 + 2 s) * level`, signed. Encoding is `quantize_row_iq3_s_impl`, decoding
-//! `dequantize_row_iq3_s` of llama.cpp.
+//! Bytes: F16 `d` (2), the low eight bits of the index of each group (64), their ninth bits, one
+//! byte per sub-block (8), one sign bit per weight (32), 4-bit scales s, two per byte, low nibble
+//! first (4). A weight is `d * (1 + 2 s) * level`, signed. Source: llama.cpp,
+//! `quantize_row_iq3_s_impl` and `dequantize_row_iq3_s`.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
-use crate::quants::floats::f16::{f32_to_f16, read_f16};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 use crate::quants::grids::lattice::{Block, Lattice, Pack, Refit, encode};
 use crate::quants::grids::{self, Grid, signs};
 
@@ -18,7 +18,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ3_S;
 
 impl DecodeBlock<256, 110> for IQ3_S {
@@ -62,9 +62,9 @@ impl Lattice<4, 32> for IQ3_S {
 impl Pack<4, 32, 110> for IQ3_S {
     #[inline(always)]
     fn pack(block: &Block, out: &mut [u8; 110]) {
-        out[..2].copy_from_slice(&f32_to_f16(block.d.unwrap_or(0.0) * 1.033).to_le_bytes());
-        // The reference does not step over sub-blocks of zeros here: indices and signs of those that
-        // follow are where the decoder looks for earlier ones.
+        out[..2].copy_from_slice(&f16_bytes(block.d.unwrap_or(0.0) * 1.033));
+        // As in llama.cpp, a sub-block of zeros takes no place, so the indices and signs of later
+        // sub-blocks are stored where the decoder reads those of earlier ones.
         let fits = (0..8).filter_map(|j| Some((j, block.fits[j].as_ref()?)));
         for (place, (j, fit)) in fits.enumerate() {
             for (g, index) in fit.indices.iter().enumerate() {

@@ -1,12 +1,12 @@
 //! IQ3_XXS: 256 weights in 8 sub-blocks, groups of four on a grid of 256 points.
 //!
-//! Bytes: F16 `d` (2), an index a group (64), then for each sub-block 32 bits: four times seven signs of
-//! even parity, and from bit 28 on the scale s: a weight is `d / 2 * (s + 1/2) * level`, signed.
-//! Encoding is `quantize_row_iq3_xxs_impl`, decoding `dequantize_row_iq3_xxs` of llama.cpp.
+//! Bytes: F16 `d` (2), one index per group (64), then 32 bits per sub-block: four times seven signs
+//! of even parity, and from bit 28 on the scale s. A weight is `d / 2 * (s + 1/2) * level`, signed.
+//! Source: llama.cpp, `quantize_row_iq3_xxs_impl` and `dequantize_row_iq3_xxs`.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
-use crate::quants::floats::f16::{f32_to_f16, read_f16};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 use crate::quants::grids::lattice::{Block, Lattice, Pack, Refit, encode};
 use crate::quants::grids::{self, Grid, signs};
 
@@ -17,10 +17,10 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ3_XXS;
 
-/// What each level stands for.
+/// The magnitude of each level.
 const LEVELS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
 
 impl DecodeBlock<256, 98> for IQ3_XXS {
@@ -68,8 +68,8 @@ impl Pack<4, 32, 98> for IQ3_XXS {
         let Some(d) = block.d else {
             return;
         };
-        // The factor makes up for what rounding scales does to the error.
-        out[..2].copy_from_slice(&f32_to_f16(d * 1.0125).to_le_bytes());
+        // llama.cpp's empirical factor, which compensates for the rounding of scales.
+        out[..2].copy_from_slice(&f16_bytes(d * 1.0125));
         for j in 0..8 {
             let mut word = u32::from(block.scales[j]) << 28;
             if let Some(fit) = &block.fits[j] {

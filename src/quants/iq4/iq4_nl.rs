@@ -1,6 +1,7 @@
 //! IQ4_NL: 32 weights, an F16 scale and 4-bit codes of uneven levels: `d * LEVELS[q]`.
 //!
-//! Bytes: scale (2), then 16 bytes with weight i in the low nibble and weight i + 16 in the high one.
+//! Bytes: scale (2), then 16 bytes with weight i in the low nibble and weight i + 16 in the high
+//! one.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
@@ -15,7 +16,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ4_NL;
 
 impl DecodeBlock<32, 18> for IQ4_NL {
@@ -33,7 +34,7 @@ impl QuantizePanel<32, 18> for IQ4_NL {
         let importance = panel.weighted.then_some(&panel.importance);
         let scale = super::fit(x, &super::search_weights(x, importance, &sigma2));
         store_f16(&scale, &mut out[..2]);
-        // Codes are for the scale as it was before F16.
+        // Codes follow the scale before it is rounded to F16.
         let codes = super::codes(x, &super::inverse(&scale));
         nibbles(&codes[..16], &codes[16..], &mut out[2..]);
     }

@@ -1,8 +1,9 @@
-//! IQ4_XS: 256 weights in 8 sub-blocks, 4-bit codes of uneven levels: `d * (scale - 32) * LEVELS[q]`.
+//! IQ4_XS: 256 weights in 8 sub-blocks, 4-bit codes of uneven levels:
+//! `d * (scale - 32) * LEVELS[q]`.
 //!
-//! Bytes: F16 `d` (2), the high two bits of the sub-blocks' 6-bit scales, from the lowest bits up (2),
-//! their low four bits, two a byte (4), then 16 bytes a sub-block with weight i in the low nibble and
-//! weight i + 16 in the high one.
+//! Bytes: F16 `d` (2), the high two bits of the 6-bit scales of sub-blocks, from the lowest bits up
+//! (2), their low four bits, two per byte (4), then 16 bytes per sub-block with weight i in the low
+//! nibble and weight i + 16 in the high one.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
@@ -18,7 +19,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct IQ4_XS;
 
 impl DecodeBlock<256, 136> for IQ4_XS {
@@ -53,8 +54,8 @@ impl QuantizePanel<256, 136> for IQ4_XS {
     }
 }
 
-/// Rounds scales to multiples of a 32nd of the largest, which gets -32, and stores them. Returns the
-/// scales so rounded, but of `d` as it was before F16: that is what codes are for.
+/// Rounds scales to multiples of `d`, 1/32 of the largest, whose code is -32, and stores them.
+/// Returns the rounded scales, computed from `d` before it is rounded to F16: codes follow those.
 #[inline(always)]
 fn store_scales(scales: &[F32s; 8], head: &mut [U8s]) -> [F32s; 8] {
     let (largest, _) = crate::quants::search::largest(scales);

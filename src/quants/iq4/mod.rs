@@ -1,21 +1,21 @@
-//! What IQ4_NL and IQ4_XS share: 4-bit codes for sixteen levels, closer together near zero, and the
-//! search for the scale (`quantize_row_iq4_nl_impl`).
+//! IQ4 types: 4-bit codes of sixteen levels that are closer together near zero, and the search for
+//! the scale (`quantize_row_iq4_nl_impl` of llama.cpp).
 
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 
-use crate::quants::lanes::{F32s, LANES, Mask, U8s, importance_weights, sum_of_squares};
+use crate::quants::lanes::{F32s, LANES, Mask, U8s, importance_weights, squares, sum_of_squares};
 use crate::quants::search::{NEGLIGIBLE, largest};
 
-/// What the codes stand for, in units of the scale.
+/// The level of each code, in units of the scale.
 const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// Halfway between code i and the next.
+/// The midpoint of levels i and i + 1.
 const fn midpoint(i: usize) -> f32 {
     (LEVELS[i] as f32 + LEVELS[i + 1] as f32) / 2.0
 }
 
-/// Decodes nibbles: level j from the low half of byte j, level j + 16 from the high half.
+/// Decodes nibbles: value j from the low half of byte j, value j + 16 from the high half.
 #[inline(always)]
 pub(crate) fn decode(bytes: &[u8], scale: f32, out: &mut [f32]) {
     for i in 0..16 {
@@ -24,8 +24,8 @@ pub(crate) fn decode(bytes: &[u8], scale: f32, out: &mut [f32]) {
     }
 }
 
-/// The search's weights of a sub-block, see [`importance_weights`]; without importance, values weigh
-/// their square. `sigma2` is twice the mean square of the whole block.
+/// The weights of the search in a sub-block, see [`importance_weights`]; x^2 without importance.
+/// `sigma2` is twice the mean square of the whole block.
 #[inline(always)]
 pub(crate) fn search_weights(
     x: &[F32s; 32],
@@ -35,13 +35,7 @@ pub(crate) fn search_weights(
     if let Some(importance) = importance {
         return importance_weights(x, importance, sigma2);
     }
-    let mut weights = *x;
-    for w in &mut weights {
-        for k in 0..LANES {
-            w[k] *= w[k];
-        }
-    }
-    weights
+    squares(x)
 }
 
 /// Twice the mean square of each lane's block.
@@ -55,8 +49,8 @@ pub(crate) fn twice_mean_square(weights: &[F32s]) -> F32s {
 }
 
 /// Weighted search over inverse scales around the one that maps the value of largest magnitude to
-/// the outermost level, of either sign; at each, the scale is fitted to the levels by least squares.
-/// Returns the scale, 0 for a block of negligible values.
+/// the outermost level, with either sign. For each, the scale is fitted to the levels by least
+/// squares. Returns the best scale, or 0 for a block of negligible values.
 #[inline(always)]
 pub(crate) fn fit(x: &[F32s; 32], weights: &[F32s; 32]) -> F32s {
     let (largest, magnitude) = largest(x);
@@ -91,10 +85,10 @@ pub(crate) fn fit(x: &[F32s; 32], weights: &[F32s; 32]) -> F32s {
     scale
 }
 
-/// Inverse scales are tried this many steps to either side.
+/// The number of steps that are tried in each direction.
 const STEPS: i32 = 7;
 
-/// The inverse scale that maps `largest` to `step` beside the outermost level.
+/// The inverse scale that maps `largest` to the outermost level plus `step`.
 #[inline(always)]
 fn step_inverse(step: i32, largest: &F32s) -> F32s {
     let mut inverse = F32s::ZERO;
@@ -104,13 +98,13 @@ fn step_inverse(step: i32, largest: &F32s) -> F32s {
     inverse
 }
 
-/// What each value adds to the sums of a search, at its lower and its upper level.
+/// The terms of each value in the sums of a search, at its lower and its upper level.
 ///
-/// The inverse scales of a search differ by less than an eighth, neighbouring midpoints of the same
-/// sign by more than a fifth. So there is at most one midpoint that a value may be on either side of:
-/// two levels are all that need be told apart, and what they add is computed once.
+/// The inverse scales of a search differ by less than 1/8, neighbouring midpoints of the same sign
+/// by more than 1/5. So each value has at most two levels in a search, and their terms are computed
+/// once.
 struct Terms {
-    /// Values scaled to below this get the lower level.
+    /// A scaled value below this has the lower level.
     midpoint: [F32s; 32],
     /// Weight times level times value.
     xl: [Either; 32],
@@ -118,8 +112,10 @@ struct Terms {
     l2: [Either; 32],
 }
 
-/// One of two values for each of the blocks. As the bits of one and those that differ in the other: a
-/// choice between two values in memory would be compiled to a choice of address, and that is slow.
+/// One of two values for each of the blocks.
+///
+/// Stores the bits of one and those in which the other differs: a choice between two values in
+/// memory would be compiled to a choice of addresses, which is slow.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Either {
@@ -130,6 +126,7 @@ struct Either {
 impl Either {
     const ZERO: Either = Either { upper: [0; LANES], differing: [0; LANES] };
 
+    /// A choice between `lower` and `upper`.
     #[inline(always)]
     fn new(lower: &F32s, upper: &F32s) -> Either {
         let mut either = Either::ZERO;
@@ -140,7 +137,7 @@ impl Either {
         either
     }
 
-    /// The lower value in the lanes that `low` is set in.
+    /// The lower value in the lanes where `low` holds, the upper one elsewhere.
     #[inline(always)]
     fn choose(&self, low: &Mask) -> F32s {
         let mut chosen = F32s::ZERO;
@@ -152,7 +149,7 @@ impl Either {
 }
 
 impl Terms {
-    /// For inverse scales from `first` to `last`.
+    /// The terms for inverse scales from `first` to `last`.
     #[inline(always)]
     fn new(x: &[F32s; 32], weights: &[F32s; 32], first: &F32s, last: &F32s) -> Terms {
         let mut terms =
@@ -175,7 +172,7 @@ impl Terms {
         terms
     }
 
-    /// Weighted sums of x l and of l^2 over the levels that an inverse scale gives.
+    /// The weighted sums of x l and of l^2 over the levels l under an inverse scale.
     #[inline(always)]
     fn sums(&self, x: &[F32s; 32], inverse: &F32s) -> (F32s, F32s) {
         let (mut xl, mut l2) = (F32s::ZERO, F32s::ZERO);
@@ -221,6 +218,7 @@ fn sums(x: &[F32s; 32], weights: &[F32s; 32], inverse: &F32s) -> (F32s, F32s) {
     (xl, l2)
 }
 
+/// The level nearest to each scaled value.
 #[inline(always)]
 fn nearest_levels(x: &F32s, inverse: &F32s) -> F32s {
     let mut levels = F32s::ZERO;
@@ -230,7 +228,7 @@ fn nearest_levels(x: &F32s, inverse: &F32s) -> F32s {
     levels
 }
 
-/// The level nearest to `value`, as [`nearest_code`] has it, NaN included.
+/// The level of [`nearest_code`].
 #[inline(always)]
 fn nearest_level(value: f32) -> f32 {
     let mut level = f32::from(LEVELS[0]);
@@ -240,8 +238,8 @@ fn nearest_level(value: f32) -> f32 {
     level
 }
 
-/// The code of the level nearest to `value`, the higher one of two as near, 15 for NaN
-/// (`best_index_int8`): how many midpoints are not above it.
+/// The code of the level nearest to `value`: the number of midpoints that are not above it. Of two
+/// equally near levels, the higher; 15 for NaN (`best_index_int8`).
 #[inline(always)]
 fn nearest_code(value: f32) -> i32 {
     let mut code = 15;
@@ -251,7 +249,7 @@ fn nearest_code(value: f32) -> i32 {
     code
 }
 
-/// Codes of the values at an inverse scale.
+/// The codes of values under an inverse scale.
 #[inline(always)]
 pub(crate) fn codes(x: &[F32s; 32], inverse: &F32s) -> [U8s; 32] {
     let mut codes = [[0; LANES]; 32];
@@ -277,7 +275,7 @@ pub(crate) fn inverse(scale: &F32s) -> F32s {
 mod tests {
     use super::*;
 
-    /// The search by halving that midpoints replace.
+    /// llama.cpp's binary search, which comparing with midpoints replaces.
     fn searched(value: f32) -> usize {
         let level = |i: usize| f32::from(LEVELS[i]);
         if value <= level(0) {
@@ -291,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn midpoints_find_what_the_search_finds() {
+    fn midpoints_agree_with_the_binary_search() {
         let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 1e-45, -0.0];
         let halves = (-280..=280).map(|i| i as f32 / 2.0);
         let near = halves.flat_map(|half| {
@@ -306,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn two_levels_a_value_suffice_at_every_step() {
+    fn two_levels_per_value_suffice_at_every_step() {
         let mut state = 1u64;
         let mut uniform = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
@@ -317,7 +315,8 @@ mod tests {
                 let (mut x, mut weights) = ([F32s::ZERO; 32], [F32s::ZERO; 32]);
                 for k in 0..LANES {
                     for i in 0..32 {
-                        // Half of them very near to what some step maps to a midpoint.
+                        // Half of the values are very near to one that some step maps to a
+                        // midpoint.
                         let value = midpoint(i % 15) / (120 + (i + k) as i32 % 15) as f32;
                         let near = value * (1.0 + uniform() * 4e-7);
                         x[i][k] = size * if i < 15 { near } else { uniform() };

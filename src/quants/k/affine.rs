@@ -1,12 +1,14 @@
-//! What Q4_K and Q5_K share: eight sub-blocks of 32 with a six-bit scale and minimum each.
+//! The common part of Q4_K and Q5_K: eight sub-blocks of 32, each with a six-bit scale and minimum.
 //!
-//! Without an importance matrix the weights of the search are sqrt(mean x^2) + |x| within the sub-block
-//! and the scales are rounded; with one they follow it, and the scales are searched for as well
-//! (llama.cpp `ggml/src/ggml-quants.c`, `quantize_row_q4_K_ref` and `_impl`).
+//! Without an importance matrix, the weights of the search are sqrt(mean x^2) + |x| within the
+//! sub-block, and the scales are rounded. With one, the weights follow importance, and the scales
+//! are searched for. Source: llama.cpp `ggml/src/ggml-quants.c`, `quantize_row_q4_K_ref` and
+//! `_impl`.
 
 use super::packed_scales::{pack_scale_and_min, scale_and_min};
 use crate::quants::lanes::{
     F32s, LANES, Panel, U8s, importance_weights, load_f16, store_f16, sum, sum_of_squares,
+    twice_mean_square,
 };
 use crate::quants::pack::requantize;
 use crate::quants::search::{AffineGrid, fit_affine, fit_non_negative, nearest_int};
@@ -14,11 +16,11 @@ use crate::quants::search::{AffineGrid, fit_affine, fit_non_negative, nearest_in
 /// The largest six-bit scale.
 const TOP_SCALE: i32 = 63;
 
-/// Searches sixteen super-blocks. Fills `head`, the 16 bytes before the codes (`d`, `dmin`, packed scales),
-/// and returns the codes. `plain` is the grid without importance.
+/// Searches sixteen super-blocks. Fills `head`, the 16 bytes before the codes (`d`, `dmin`, packed
+/// scales), and returns the codes. `plain` is the grid without importance.
 ///
-/// A searched scale can come out negative where next to no weight has importance, and its code wraps as a
-/// byte; `scale_cap` is what codes are then capped to: 63 in Q5_K, not at all in Q4_K.
+/// If hardly any weight has importance, a scale can be negative; its code wraps as a byte. Codes
+/// are capped to `scale_cap`: 63 in Q5_K, no cap in Q4_K.
 #[inline(always)]
 pub(crate) fn quantize(
     panel: &Panel<256>,
@@ -35,10 +37,7 @@ pub(crate) fn quantize(
     if panel.weighted {
         let grid =
             AffineGrid { top: plain.top, start: -0.9, step: 0.05, steps: 36, absolute: false };
-        let mut sigma2 = sum_of_squares(&panel.weights);
-        for k in 0..LANES {
-            sigma2[k] = 2.0 * sigma2[k] / 256.0;
-        }
+        let sigma2 = twice_mean_square(&panel.weights);
         let mut weight_sums = [F32s::ZERO; 8];
         for j in 0..8 {
             let weights = importance_weights(&x[j], &importance[j], &sigma2);
@@ -81,7 +80,7 @@ fn deviation_weights(x: &[F32s; 32]) -> [F32s; 32] {
     weights
 }
 
-/// Rounds scales and minima to multiples of a 63rd of the largest.
+/// Rounds scales and minima to multiples of 1/63 of the largest.
 #[inline(always)]
 fn round_scales(scales: &[F32s; 8], mins: &[F32s; 8], head: &mut [U8s]) {
     let (max_scale, max_min) = (largest(scales), largest(mins));
@@ -99,18 +98,19 @@ fn round_scales(scales: &[F32s; 8], mins: &[F32s; 8], head: &mut [U8s]) {
     }
 }
 
+/// `values` as codes, in units of 1/63 of `max`.
 #[inline(always)]
 fn round_to_63(values: &F32s, max: &F32s) -> U8s {
     let mut codes = [0; LANES];
     for k in 0..LANES {
         let inverse = if max[k] > 0.0 { TOP_SCALE as f32 / max[k] } else { 0.0 };
-        // Through a byte first: a negative scale wraps, and is then capped.
+        // Through a byte first: a negative scale wraps and is then capped.
         codes[k] = (nearest_int(inverse * values[k]) as u8).min(TOP_SCALE as u8);
     }
     codes
 }
 
-/// The largest value, 0 at least.
+/// The largest value, but at least 0.
 #[inline(always)]
 pub(crate) fn largest<const N: usize>(values: &[F32s; N]) -> F32s {
     let mut max = F32s::ZERO;
@@ -122,7 +122,7 @@ pub(crate) fn largest<const N: usize>(values: &[F32s; N]) -> F32s {
     max
 }
 
-/// Searches `d` and `dmin` as the sub-blocks' scales were searched.
+/// Searches for `d` and `dmin`, and for the codes of the scales and minima of the sub-blocks.
 #[inline(always)]
 fn search_scales(
     scales: &[F32s; 8],

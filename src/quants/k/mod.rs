@@ -1,4 +1,4 @@
-//! K-quants: super-blocks of 256 weights in sub-blocks, whose scales are themselves quantized.
+//! K-quants: super-blocks of 256 weights in sub-blocks whose scales are quantized as well.
 
 mod affine;
 mod packed_scales;

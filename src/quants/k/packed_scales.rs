@@ -1,10 +1,10 @@
-//! Six-bit scales packed into 12 bytes, as Q4_K, Q5_K and Q3_K store those of their sub-blocks.
+//! Six-bit scales of sub-blocks, packed into 12 bytes as in Q3_K, Q4_K and Q5_K.
 //!
-//! Layout read from llama.cpp `ggml/src/ggml-quants.c`.
+//! Source of the layout: llama.cpp `ggml/src/ggml-quants.c`.
 
 use crate::quants::lanes::{LANES, U8s};
 
-/// Scale and minimum, each 0..64, of sub-block `j` of eight (Q4_K, Q5_K).
+/// The scale and minimum, each in 0..64, of sub-block `j` of eight (Q4_K, Q5_K).
 #[inline(always)]
 pub(crate) fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
@@ -16,7 +16,8 @@ pub(crate) fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
     }
 }
 
-/// Scale, -32..32, of sub-block `j` of sixteen (Q3_K): low four bits in bytes 0..8, high two in 8..12.
+/// The scale, in -32..32, of sub-block `j` of sixteen (Q3_K): low four bits in bytes 0..8, high two
+/// in bytes 8..12.
 #[inline(always)]
 pub(crate) fn signed_scale(packed: &[u8], j: usize) -> i32 {
     let low = if j < 8 { packed[j] & 15 } else { packed[j - 8] >> 4 };
@@ -24,8 +25,8 @@ pub(crate) fn signed_scale(packed: &[u8], j: usize) -> i32 {
     i32::from(low | high << 4) - 32
 }
 
-/// Packs `scale` and `min` of sub-block `j` of eight, for [`scale_and_min`] to read. In order of `j`: the
-/// later four borrow the high bits of the earlier four's bytes.
+/// Packs `scale` and `min` of sub-block `j` of eight, for [`scale_and_min`]. Must be called in
+/// order of `j`: the last four sub-blocks use the high bits of the bytes of the first four.
 #[inline(always)]
 pub(crate) fn pack_scale_and_min(packed: &mut [U8s], j: usize, scale: &U8s, min: &U8s) {
     for k in 0..LANES {
@@ -40,7 +41,7 @@ pub(crate) fn pack_scale_and_min(packed: &mut [U8s], j: usize, scale: &U8s, min:
     }
 }
 
-/// Packs the sixteen `codes`, scale + 32, for [`signed_scale`] to read.
+/// Packs sixteen `codes`, each scale + 32, for [`signed_scale`].
 #[inline(always)]
 pub(crate) fn pack_signed_scales(packed: &mut [U8s], codes: &[U8s; 16]) {
     for k in 0..LANES {

@@ -1,7 +1,8 @@
 //! Q2_K: 256 weights in 16 sub-blocks, 2-bit codes: `d * scale * q - dmin * min`.
 //!
-//! Bytes: a byte a sub-block with the scale in its low nibble and the minimum in its high one (16), codes
-//! (64), F16 `d` and `dmin` (4). Code byte l of each half of 128 holds the weights l, l + 32, l + 64, l + 96.
+//! Bytes: for each sub-block the scale in the low nibble and the minimum in the high one (16),
+//! codes (64), F16 `d` and `dmin` (4). Code byte l of each half of 128 weights holds the weights l,
+//! l + 32, l + 64 and l + 96.
 
 use super::affine::largest;
 use crate::base::dtype::DType;
@@ -21,7 +22,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 80) && codec::finite_f16(block, 82),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct Q2_K;
 
 impl DecodeBlock<256, 84> for Q2_K {
@@ -70,7 +71,7 @@ impl QuantizePanel<256, 84> for Q2_K {
     }
 }
 
-/// Scales and minima under importance, and then searched for themselves.
+/// Searches for scales and minima with importance, then for their codes, `d` and `dmin`.
 #[inline(always)]
 fn search_weighted(panel: &Panel<256>, codes: &mut [[U8s; 16]], out: &mut [U8s; 84]) {
     let grid = AffineGrid { top: 3, start: -0.9, step: 0.05, steps: 36, absolute: false };
@@ -100,7 +101,7 @@ fn search_weighted(panel: &Panel<256>, codes: &mut [[U8s; 16]], out: &mut [U8s; 
     }
 }
 
-/// Scales and minima by mean absolute deviation, values weighing their size, and then rounded.
+/// Searches for scales and minima by absolute deviation, weighted by |x|, then rounds them.
 #[inline(always)]
 fn search_plain(x: &[[F32s; 16]], codes: &mut [[U8s; 16]], out: &mut [U8s; 84]) {
     let grid = AffineGrid { top: 3, start: -0.5, step: 0.1, steps: 15, absolute: true };
@@ -131,6 +132,7 @@ fn search_plain(x: &[[F32s; 16]], codes: &mut [[U8s; 16]], out: &mut [U8s; 84]) 
     }
 }
 
+/// `value` as a code, in units of 1/15 of `max`.
 #[inline(always)]
 fn round_to_15(value: f32, max: f32) -> u8 {
     let code = nearest_int(TOP_SCALE as f32 / max * value) as u8;

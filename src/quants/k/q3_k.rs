@@ -1,7 +1,7 @@
 //! Q3_K: 256 weights in 16 sub-blocks, 3-bit codes: `d * (scale - 32) * (q - 4)`.
 //!
-//! Bytes: high bits (32; bit k of byte l is that of weight 32 k + l), low two bits as in Q2_K (64), packed
-//! six-bit scales (12), F16 `d` (2).
+//! Bytes: high bits (32; bit k of byte l is that of weight 32 k + l), low two bits as in Q2_K (64),
+//! packed six-bit scales (12), F16 `d` (2).
 
 use super::packed_scales::{pack_signed_scales, signed_scale};
 use crate::base::dtype::DType;
@@ -9,10 +9,10 @@ use crate::quants::codec::{self, Codec, DecodeBlock};
 use crate::quants::floats::f16::read_f16;
 use crate::quants::lanes::{
     F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, load_f16, quantize_panels,
-    store_f16, sum, sum_of_squares,
+    store_f16, sum, twice_mean_square,
 };
 use crate::quants::pack::{bit_planes, requantize, two_bits};
-use crate::quants::search::{fit_self_weighted, fit_symmetric, nearest_int};
+use crate::quants::search::{fit_self_weighted, fit_symmetric, largest, nearest_int};
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q3_K,
@@ -21,7 +21,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 108),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct Q3_K;
 
 impl DecodeBlock<256, 110> for Q3_K {
@@ -61,7 +61,7 @@ impl QuantizePanel<256, 110> for Q3_K {
                 let packed: [u8; 12] = std::array::from_fn(|byte| out[96 + byte][k]);
                 scale[k] = d[k] * signed_scale(&packed, j) as f32;
             }
-            // There is no minimum; adding minus zero costs nothing once compiled.
+            // No minimum: adding minus zero is optimized away.
             requantize(&x[j], &scale, &F32s([-0.0; LANES]), (-4, 3), &mut sub_codes[j]);
         }
         bit_planes(&codes, 2, &mut out[..32]);
@@ -69,15 +69,13 @@ impl QuantizePanel<256, 110> for Q3_K {
     }
 }
 
-/// Scales under importance, then searched for themselves. `tail` is packed scales and `d`.
+/// Searches for scales with importance, then for their codes and `d`. Fills `tail`, packed scales
+/// and `d`.
 #[inline(always)]
 fn search_weighted(panel: &Panel<256>, codes: &mut [[U8s; 16]], tail: &mut [U8s]) {
     let (x, _) = panel.weights.as_chunks::<16>();
     let (importance, _) = panel.importance.as_chunks::<16>();
-    let mut sigma2 = sum_of_squares(&panel.weights);
-    for k in 0..LANES {
-        sigma2[k] = 2.0 * sigma2[k] / 256.0;
-    }
+    let sigma2 = twice_mean_square(&panel.weights);
     let mut scales = [F32s::ZERO; 16];
     let mut weight_sums = [F32s::ZERO; 16];
     for j in 0..16 {
@@ -91,21 +89,15 @@ fn search_weighted(panel: &Panel<256>, codes: &mut [[U8s; 16]], tail: &mut [U8s]
     store_f16(&d, &mut tail[12..14]);
 }
 
-/// Scales by descent, then rounded to multiples of a 32nd of the largest, which gets code -32.
+/// Searches for scales by descent, then rounds them to multiples of 1/32 of the largest, whose code
+/// is -32. Fills `tail` as [`search_weighted`] does.
 #[inline(always)]
 fn search_plain(x: &[[F32s; 16]], codes: &mut [[U8s; 16]], tail: &mut [U8s]) {
     let mut scales = [F32s::ZERO; 16];
     for j in 0..16 {
         scales[j] = fit_self_weighted(&x[j], 4, &mut codes[j]);
     }
-    let (mut largest, mut magnitude) = (F32s::ZERO, F32s::ZERO);
-    for scale in &scales {
-        for k in 0..LANES {
-            let larger = scale[k].abs() > magnitude[k];
-            magnitude[k] = if larger { scale[k].abs() } else { magnitude[k] };
-            largest[k] = if larger { scale[k] } else { largest[k] };
-        }
-    }
+    let (largest, _) = largest(&scales);
     let mut scale_codes = [[0; LANES]; 16];
     let mut d = F32s::ZERO;
     for k in 0..LANES {

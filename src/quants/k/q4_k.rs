@@ -1,7 +1,7 @@
 //! Q4_K: 256 weights in 8 sub-blocks, 4-bit codes: `d * scale * q - dmin * min`.
 //!
-//! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), codes (128). Code byte l of each
-//! quarter of 64 weights holds the weights l and l + 32.
+//! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), codes (128). Code byte l
+//! of each quarter of 64 weights holds the weights l and l + 32.
 
 use super::affine;
 use super::packed_scales::scale_and_min;
@@ -19,7 +19,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct Q4_K;
 
 impl DecodeBlock<256, 144> for Q4_K {

@@ -1,7 +1,7 @@
 //! Q5_K: 256 weights in 8 sub-blocks, 5-bit codes: `d * scale * q - dmin * min`.
 //!
-//! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), fifth bits (32; bit j of byte l is
-//! that of weight 32 j + l), low nibbles as in Q4_K (128).
+//! Bytes: F16 `d` and `dmin` (4), packed six-bit scales and minima (12), fifth bits (32; bit j of
+//! byte l is that of weight 32 j + l), low nibbles as in Q4_K (128).
 
 use super::affine;
 use super::packed_scales::scale_and_min;
@@ -19,7 +19,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct Q5_K;
 
 impl DecodeBlock<256, 176> for Q5_K {

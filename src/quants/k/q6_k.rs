@@ -1,17 +1,17 @@
 //! Q6_K: 256 weights in 16 sub-blocks, 6-bit codes: `d * scale * (q - 32)`.
 //!
-//! Bytes: low nibbles (128), high two bits (64), a signed scale a sub-block (16), F16 `d` (2). In each half
-//! of 128 weights, low byte l of 64 holds the weights l and l + 64; high byte l of 32 holds the
-//! weights l, l + 32, l + 64 and l + 96.
+//! Bytes: low nibbles (128), high two bits (64), a signed scale for each sub-block (16), F16 `d`
+//! (2). In each half of 128 weights, low byte l of 64 holds the weights l and l + 64; high byte l
+//! of 32 holds the weights l, l + 32, l + 64 and l + 96.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock};
 use crate::quants::floats::f16::read_f16;
 use crate::quants::lanes::{
-    F32s, LANES, Panel, QuantizePanel, U8s, load_f16, quantize_panels, store_f16,
+    F32s, LANES, Panel, QuantizePanel, U8s, load_f16, quantize_panels, squares, store_f16,
 };
 use crate::quants::pack::requantize;
-use crate::quants::search::{NEGLIGIBLE, fit_symmetric, nearest_int};
+use crate::quants::search::{NEGLIGIBLE, fit_symmetric, largest, nearest_int};
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q6_K,
@@ -20,7 +20,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 208),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct Q6_K;
 
 impl DecodeBlock<256, 210> for Q6_K {
@@ -49,25 +49,12 @@ impl QuantizePanel<256, 210> for Q6_K {
         let (x, _) = panel.weights.as_chunks::<16>();
         let (importance, _) = panel.importance.as_chunks::<16>();
         let (sub_codes, _) = codes.as_chunks_mut::<16>();
-        let (mut largest, mut magnitude) = (F32s::ZERO, F32s::ZERO);
         let mut scales = [F32s::ZERO; 16];
         for j in 0..16 {
-            // Importance is the weight as it stands; without it, values weigh their square.
-            let mut weights = if panel.weighted { importance[j] } else { x[j] };
-            if !panel.weighted {
-                for w in &mut weights {
-                    for k in 0..LANES {
-                        w[k] *= w[k];
-                    }
-                }
-            }
+            let weights = if panel.weighted { importance[j] } else { squares(&x[j]) };
             scales[j] = fit_symmetric(&x[j], &weights, 32, &mut sub_codes[j]);
-            for k in 0..LANES {
-                let larger = scales[j][k].abs() > magnitude[k];
-                magnitude[k] = if larger { scales[j][k].abs() } else { magnitude[k] };
-                largest[k] = if larger { scales[j][k] } else { largest[k] };
-            }
         }
+        let (largest, magnitude) = largest(&scales);
         store_scales(&scales, &largest, &magnitude, &mut out[192..]);
 
         let d = load_f16(&out[208..]);
@@ -76,7 +63,7 @@ impl QuantizePanel<256, 210> for Q6_K {
             for k in 0..LANES {
                 scale[k] = d[k] * f32::from(out[192 + j][k] as i8);
             }
-            // There is no minimum; adding minus zero costs nothing once compiled.
+            // No minimum: adding minus zero is optimized away.
             requantize(&x[j], &scale, &F32s([-0.0; LANES]), (-32, 31), &mut sub_codes[j]);
         }
         for column in &mut codes {
@@ -88,8 +75,8 @@ impl QuantizePanel<256, 210> for Q6_K {
     }
 }
 
-/// Rounds scales to multiples of a 128th of the largest, which gets code -128. A super-block of
-/// negligible ones is zero throughout.
+/// Rounds scales to multiples of 1/128 of the largest, whose code is -128. If all scales are
+/// negligible, codes and `d` are zero.
 #[inline(always)]
 fn store_scales(scales: &[F32s; 16], largest: &F32s, magnitude: &F32s, tail: &mut [U8s]) {
     let mut d = F32s::ZERO;
@@ -105,6 +92,7 @@ fn store_scales(scales: &[F32s; 16], largest: &F32s, magnitude: &F32s, tail: &mu
     store_f16(&d, &mut tail[16..18]);
 }
 
+/// Packs the low four bits of all codes, then their high two bits.
 #[inline(always)]
 fn pack_codes(codes: &[U8s; 256], out: &mut [U8s]) {
     let (low, high) = out.split_at_mut(128);

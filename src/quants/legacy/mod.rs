@@ -1,8 +1,8 @@
-//! What Q4_0, Q4_1, Q5_0 and Q5_1 share: blocks of 32, spread evenly over the extent of the weights
-//! without an importance matrix, searched with one.
+//! Legacy types: blocks of 32 weights with an F16 scale. Without an importance matrix, codes divide
+//! the range of the weights evenly; with one, the scale is searched for.
 //!
-//! Conversions to integers truncate as x86-64 does it, which is what C compiles to: what does not fit
-//! becomes i32::MIN and then loses its upper bits. Only blocks of denormals come to that.
+//! Floats are converted to integers as compiled C does on x86-64: a value that does not fit becomes
+//! i32::MIN, of which the low bits remain. Only blocks of denormals have such values.
 
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
@@ -10,12 +10,27 @@ pub(crate) mod q5_0;
 pub(crate) mod q5_1;
 pub(crate) mod q8_0;
 
-use crate::quants::floats::f16::f32_to_f16;
-use crate::quants::lanes::{F32s, LANES, Panel, U8s, importance_weights, store_f16};
+use crate::base::simd::Level;
+use crate::quants::codec::{EncodeBlock, Rows, encode_blocks};
+use crate::quants::lanes::{
+    F32s, LANES, Panel, QuantizePanel, U8s, importance_weights, quantize_panels, store_f16,
+};
 use crate::quants::search::{AffineGrid, fit_affine, fit_symmetric, nearest_int};
 
-/// `value` truncated to an integer. By way of [`nearest_int`], because Rust's own conversion saturates,
-/// which keeps it from being vectorized.
+/// [`Codec::quantize`](crate::quants::codec::Codec::quantize) for a type that searches only if
+/// there is an importance matrix.
+fn quantize<F, const BYTES: usize>(level: Level, rows: Rows<'_>, out: &mut [u8])
+where
+    F: EncodeBlock<32, BYTES> + QuantizePanel<32, BYTES>,
+{
+    match rows.importance {
+        None => encode_blocks::<F, 32, BYTES>(level, rows, out),
+        Some(_) => quantize_panels::<F, 32, BYTES>(level, rows, out),
+    }
+}
+
+/// `value` truncated to an integer. Uses [`nearest_int`], because the conversion of Rust saturates
+/// and is not vectorized.
 #[inline(always)]
 fn truncate(value: f32) -> i32 {
     let nearest = nearest_int(value);
@@ -25,8 +40,8 @@ fn truncate(value: f32) -> i32 {
     if value.abs() < 4_194_304.0 { whole } else { i32::MIN }
 }
 
-/// The largest |x|. As integers, whose order is that of the floats they stand for: reductions of integers
-/// are vectorized, those of floats are not.
+/// The largest |x|. Compares bits as integers, which have the same order: a maximum of integers is
+/// vectorized, one of floats is not.
 #[inline(always)]
 pub(crate) fn largest_magnitude<const N: usize>(weights: &[f32; N]) -> f32 {
     let mut bits = 0i32;
@@ -48,7 +63,7 @@ fn largest(weights: &[f32; 32]) -> f32 {
     match (positive, negative) {
         (true, false) => magnitude,
         (false, true) => -magnitude,
-        // Both signs occur at this magnitude: the first one counts; or all are zero.
+        // Both signs occur at this magnitude: take the first. Or all weights are zero.
         _ if magnitude > 0.0 => {
             weights.iter().copied().find(|w| w.abs() == magnitude).unwrap_or(magnitude)
         }
@@ -56,10 +71,10 @@ fn largest(weights: &[f32; 32]) -> f32 {
     }
 }
 
-/// The smallest and the largest weight; of zeros of either sign, the first for the smallest.
+/// The smallest and the largest weight. If the smallest is zero, it has the sign of the first zero.
 #[inline(always)]
 fn extent(weights: &[f32; 32]) -> (f32, f32) {
-    // Flipping the lower bits of negative floats makes integers of the same order.
+    // With the lower bits of negative floats flipped, the bits as integers have the same order.
     let key = |bits: i32| bits ^ ((bits >> 31) & 0x7fff_ffff);
     let (mut low, mut high) = (i32::MAX, i32::MIN);
     for w in weights {
@@ -74,8 +89,8 @@ fn extent(weights: &[f32; 32]) -> (f32, f32) {
     (low, high)
 }
 
-/// Scale such that the weight of largest magnitude gets code 0 and zero gets code `half`; and what the
-/// codes truncate: `x / scale + half + 0.5`.
+/// The scale for which the weight of largest magnitude has code 0 and zero has code `half`; and the
+/// codes, `x / scale + half + 0.5` truncated.
 #[inline(always)]
 pub(crate) fn spread_symmetric(weights: &[f32; 32], half: f32) -> (f32, [i32; 32]) {
     let d = largest(weights) / -half;
@@ -87,8 +102,8 @@ pub(crate) fn spread_symmetric(weights: &[f32; 32], half: f32) -> (f32, [i32; 32
     (d, codes)
 }
 
-/// Scale and minimum such that the codes 0 and `top` are the smallest and the largest weight; and what
-/// the codes truncate: `(x - min) / scale + 0.5`.
+/// The scale and minimum for which codes 0 and `top` are the smallest and the largest weight; and
+/// the codes, `(x - min) / scale + 0.5` truncated.
 #[inline(always)]
 pub(crate) fn spread_affine(weights: &[f32; 32], top: f32) -> (f32, f32, [i32; 32]) {
     let (low, high) = extent(weights);
@@ -101,12 +116,8 @@ pub(crate) fn spread_affine(weights: &[f32; 32], top: f32) -> (f32, f32, [i32; 3
     (d, low, codes)
 }
 
-#[inline(always)]
-pub(crate) fn f16_bytes(value: f32) -> [u8; 2] {
-    f32_to_f16(value).to_le_bytes()
-}
-
-/// Low nibbles: weight i in the low half of byte i, weight i + 16 in the high half.
+/// Packs the low four bits of codes: code i in the low half of byte i, code i + 16 in the high
+/// half.
 #[inline(always)]
 pub(crate) fn low_nibbles(codes: &[i32; 32], out: &mut [u8]) {
     for i in 0..16 {
@@ -114,7 +125,7 @@ pub(crate) fn low_nibbles(codes: &[i32; 32], out: &mut [u8]) {
     }
 }
 
-/// Bit i is the fifth bit of code i.
+/// Packs the fifth bits of codes: bit i is that of code i.
 #[inline(always)]
 pub(crate) fn fifth_bits(codes: &[i32; 32]) -> [u8; 4] {
     let mut bits = 0u32;
@@ -137,7 +148,7 @@ pub(crate) fn fifth_bit_columns(codes: &[U8s; 32], out: &mut [U8s]) {
     }
 }
 
-/// Searches the scale under importance and stores it; returns the codes.
+/// Searches for the scale with importance, stores it and returns the codes.
 #[inline(always)]
 pub(crate) fn search_symmetric(panel: &Panel<32>, half: i32, out: &mut [U8s]) -> [U8s; 32] {
     let mut codes = [[0; LANES]; 32];
@@ -147,7 +158,7 @@ pub(crate) fn search_symmetric(panel: &Panel<32>, half: i32, out: &mut [U8s]) ->
     codes
 }
 
-/// Searches scale and minimum under importance and stores them; returns the codes.
+/// Searches for scale and minimum with importance, stores them and returns the codes.
 #[inline(always)]
 pub(crate) fn search_affine(panel: &Panel<32>, top: i32, out: &mut [U8s]) -> [U8s; 32] {
     let grid = AffineGrid { top, start: -0.9, step: 0.05, steps: 36, absolute: false };
@@ -168,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn truncation_is_that_of_a_cast() {
+    fn truncation_equals_a_cast() {
         for i in -1_000_000..=1_000_000 {
             let value = i as f32 / 8192.0;
             assert_eq!(truncate(value), value as i32, "{value}");
@@ -180,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_keep_the_first_of_equals() {
+    fn extremes_are_the_first_of_equal_values() {
         let mut weights = [0.0f32; 32];
         assert_eq!(largest(&weights).to_bits(), 0);
         weights[0] = -0.0;

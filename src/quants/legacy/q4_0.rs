@@ -1,19 +1,19 @@
 //! Q4_0: 32 weights, an F16 scale and 4-bit codes: `d * (q - 8)`.
 //!
-//! Bytes: scale (2), then 16 bytes with weight i in the low nibble and weight i + 16 in the high one.
+//! Bytes: scale (2), then 16 bytes with weight i in the low nibble and weight i + 16 in the high
+//! one.
 
-use super::{f16_bytes, search_symmetric, spread_symmetric};
+use super::{search_symmetric, spread_symmetric};
 use crate::base::dtype::DType;
-use crate::base::simd::Level;
-use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
+use crate::quants::lanes::{Panel, QuantizePanel, U8s};
 use crate::quants::pack::nibbles;
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q4_0,
     decode: codec::decode_blocks::<Q4_0, 32, 18>,
-    quantize: Some(quantize),
+    quantize: Some(super::quantize::<Q4_0, 18>),
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
@@ -31,19 +31,12 @@ impl DecodeBlock<32, 18> for Q4_0 {
     }
 }
 
-fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
-    match rows.importance {
-        None => codec::encode_blocks::<Q4_0, 32, 18>(level, rows, out),
-        Some(_) => quantize_panels::<Q4_0, 32, 18>(level, rows, out),
-    }
-}
-
 impl EncodeBlock<32, 18> for Q4_0 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 32], out: &mut [u8; 18]) {
         let (d, codes) = spread_symmetric(weights, 8.0);
         out[..2].copy_from_slice(&f16_bytes(d));
-        // Through a signed byte, as the peer does it; only blocks of denormals give codes below zero.
+        // Through a signed byte, as in llama.cpp; only blocks of denormals have codes below zero.
         let code = |i: usize| i32::from(codes[i] as i8).min(15) as u8;
         for i in 0..16 {
             out[2 + i] = code(i) | code(i + 16) << 4;

@@ -2,18 +2,17 @@
 //!
 //! Bytes: scale (2), minimum (2), then nibbles as in Q4_0.
 
-use super::{f16_bytes, search_affine, spread_affine};
+use super::{search_affine, spread_affine};
 use crate::base::dtype::DType;
-use crate::base::simd::Level;
-use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
+use crate::quants::lanes::{Panel, QuantizePanel, U8s};
 use crate::quants::pack::nibbles;
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q4_1,
     decode: codec::decode_blocks::<Q4_1, 32, 20>,
-    quantize: Some(quantize),
+    quantize: Some(super::quantize::<Q4_1, 20>),
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
@@ -32,20 +31,13 @@ impl DecodeBlock<32, 20> for Q4_1 {
     }
 }
 
-fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
-    match rows.importance {
-        None => codec::encode_blocks::<Q4_1, 32, 20>(level, rows, out),
-        Some(_) => quantize_panels::<Q4_1, 32, 20>(level, rows, out),
-    }
-}
-
 impl EncodeBlock<32, 20> for Q4_1 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 32], out: &mut [u8; 20]) {
         let (d, min, codes) = spread_affine(weights, 15.0);
         out[..2].copy_from_slice(&f16_bytes(d));
         out[2..4].copy_from_slice(&f16_bytes(min));
-        // Through a signed byte, as the peer does it; only blocks of denormals give codes below zero.
+        // Through a signed byte, as in llama.cpp; only blocks of denormals have codes below zero.
         let code = |i: usize| i32::from(codes[i] as i8).min(15) as u8;
         for i in 0..16 {
             out[4 + i] = code(i) | code(i + 16) << 4;

@@ -1,21 +1,18 @@
 //! Q5_0: 32 weights, an F16 scale and 5-bit codes: `d * (q - 16)`.
 //!
-//! Bytes: scale (2), the fifth bits of all 32 codes (4), then the low nibbles as in Q4_0.
+//! Bytes: scale (2), the fifth bits of all codes (4), then the low nibbles as in Q4_0.
 
-use super::{
-    f16_bytes, fifth_bit_columns, fifth_bits, low_nibbles, search_symmetric, spread_symmetric,
-};
+use super::{fifth_bit_columns, fifth_bits, low_nibbles, search_symmetric, spread_symmetric};
 use crate::base::dtype::DType;
-use crate::base::simd::Level;
-use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
+use crate::quants::lanes::{Panel, QuantizePanel, U8s};
 use crate::quants::pack::nibbles;
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q5_0,
     decode: codec::decode_blocks::<Q5_0, 32, 22>,
-    quantize: Some(quantize),
+    quantize: Some(super::quantize::<Q5_0, 22>),
     is_valid: |block| codec::finite_f16(block, 0),
 };
 
@@ -33,13 +30,6 @@ impl DecodeBlock<32, 22> for Q5_0 {
             out[i] = (low_half as i32 - 16) as f32 * d;
             out[i + 16] = (high_half as i32 - 16) as f32 * d;
         }
-    }
-}
-
-fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
-    match rows.importance {
-        None => codec::encode_blocks::<Q5_0, 32, 22>(level, rows, out),
-        Some(_) => quantize_panels::<Q5_0, 32, 22>(level, rows, out),
     }
 }
 

@@ -1,19 +1,18 @@
 //! Q5_1: 32 weights, an F16 scale and minimum and 5-bit codes: `d * q + m`.
 //!
-//! Bytes: scale (2), minimum (2), the fifth bits of all 32 codes (4), then the low nibbles as in Q4_0.
+//! Bytes: scale (2), minimum (2), the fifth bits of all codes (4), then the low nibbles as in Q4_0.
 
-use super::{f16_bytes, fifth_bit_columns, fifth_bits, low_nibbles, search_affine, spread_affine};
+use super::{fifth_bit_columns, fifth_bits, low_nibbles, search_affine, spread_affine};
 use crate::base::dtype::DType;
-use crate::base::simd::Level;
-use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock, Rows};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::lanes::{Panel, QuantizePanel, U8s, quantize_panels};
+use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
+use crate::quants::lanes::{Panel, QuantizePanel, U8s};
 use crate::quants::pack::nibbles;
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q5_1,
     decode: codec::decode_blocks::<Q5_1, 32, 24>,
-    quantize: Some(quantize),
+    quantize: Some(super::quantize::<Q5_1, 24>),
     is_valid: |block| codec::finite_f16(block, 0) && codec::finite_f16(block, 2),
 };
 
@@ -32,13 +31,6 @@ impl DecodeBlock<32, 24> for Q5_1 {
             out[i] = low_half as f32 * d + m;
             out[i + 16] = high_half as f32 * d + m;
         }
-    }
-}
-
-fn quantize(level: Level, rows: Rows<'_>, out: &mut [u8]) {
-    match rows.importance {
-        None => codec::encode_blocks::<Q5_1, 32, 24>(level, rows, out),
-        Some(_) => quantize_panels::<Q5_1, 32, 24>(level, rows, out),
     }
 }
 

@@ -1,11 +1,11 @@
-//! Q8_0: 32 weights, an F16 scale and signed bytes: `d * q`. An importance matrix has no use here.
+//! Q8_0: 32 weights, an F16 scale and signed bytes: `d * q`. Importance is ignored.
 //!
 //! Bytes: scale (2), then the 32 codes in order.
 
 use super::largest_magnitude;
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::quants::floats::f16::{f32_to_f16, read_f16};
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 use crate::quants::search::nearest_int;
 
 pub(crate) const CODEC: Codec = Codec {
@@ -32,15 +32,15 @@ impl EncodeBlock<32, 34> for Q8_0 {
     fn encode_block(weights: &[f32; 32], out: &mut [u8; 34]) {
         let d = largest_magnitude(weights) / 127.0;
         let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
-        out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+        out[..2].copy_from_slice(&f16_bytes(d));
         for i in 0..32 {
             out[2 + i] = round_half_away(weights[i] * inverse) as u8;
         }
     }
 }
 
-/// C's `roundf`, ties away from zero, as an integer; `f32::round` would be a library call a weight on the
-/// baseline. What does not fit, which only blocks of denormals give, is i32::MIN as on x86-64.
+/// `roundf` of C as an integer: nearest, ties away from zero. `f32::round` would be a library call
+/// for every weight at the baseline. A value that does not fit becomes i32::MIN, as on x86-64.
 #[inline(always)]
 fn round_half_away(value: f32) -> i32 {
     let even = nearest_int(value);

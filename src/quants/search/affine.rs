@@ -1,18 +1,21 @@
-//! Scale and minimum: x is approximated by `scale * q - min`, q in 0..=top.
+//! Search for scale and minimum: x is approximated by `scale * q - min`, q in 0..=top.
 
 use super::nearest_int;
 use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
-/// The inverse scales to try, `(top + start + step * i) / extent` for i in 0..=steps, and how to
-/// measure them.
+/// The inverse scales to try, `(top + start + step * i) / range` for i in 0..=steps, and the
+/// measure of their error.
 #[derive(Clone, Copy)]
 pub(crate) struct AffineGrid {
     /// The largest code.
     pub top: i32,
+    /// The first offset from `top`.
     pub start: f32,
+    /// The distance of neighbouring offsets.
     pub step: f32,
+    /// The number of steps.
     pub steps: i32,
-    /// Whether the error is the mean absolute deviation rather than the mean square.
+    /// Whether the error is the absolute deviation instead of its square.
     pub absolute: bool,
 }
 
@@ -21,15 +24,15 @@ struct Best {
     error: F32s,
     scale: F32s,
     min: F32s,
-    /// What the codes follow from: inverse scale and minimum that they were rounded with, which
-    /// are not the scale and minimum that were then fitted to them.
+    /// The inverse scale and minimum that codes are computed with. `scale` and `min` are then
+    /// fitted to the codes.
     code_inverse: F32s,
     code_min: F32s,
 }
 
-/// Weighted search over a grid of inverse scales; at each, scale and minimum are fitted to the codes
-/// by least squares (`make_qkx2_quants`, `make_qkx3_quants`). Returns scale and minimum; the minimum
-/// is to be subtracted and never negative.
+/// Weighted search over a grid of inverse scales. For each, scale and minimum are fitted to the
+/// codes by least squares (`make_qkx2_quants`, `make_qkx3_quants`). Returns the scale and the
+/// minimum, which is subtracted and never negative.
 #[inline(always)]
 pub(crate) fn fit_affine<const N: usize>(
     x: &[F32s; N],
@@ -78,7 +81,7 @@ pub(crate) fn fit_affine<const N: usize>(
     (scale, min)
 }
 
-/// Codes spread evenly over the extent.
+/// The fit whose codes divide the range evenly.
 #[inline(always)]
 fn first_guess<const N: usize>(
     x: &[F32s; N],
@@ -104,7 +107,7 @@ fn first_guess<const N: usize>(
     Best { error, scale, min: *low, code_inverse: inverse, code_min: *low }
 }
 
-/// What stays the same from step to step.
+/// The inputs that all steps share.
 struct Problem<'a, const N: usize> {
     x: &'a [F32s; N],
     weights: &'a [F32s; N],
@@ -116,7 +119,7 @@ struct Problem<'a, const N: usize> {
 }
 
 impl<const N: usize> Problem<'_, N> {
-    /// One inverse scale of the grid. `levels` is scratch space.
+    /// Tries one inverse scale of the grid. `levels` is scratch space.
     #[inline(always)]
     fn try_step(&self, step: i32, best: &mut Best, levels: &mut [F32s; N]) {
         let Problem { x, weights, grid, high, sum_w, sum_x } = self;
@@ -159,15 +162,17 @@ impl<const N: usize> Problem<'_, N> {
     }
 }
 
-/// Least squares of x = scale * l + min; of no meaning unless the determinant is positive.
+/// The least-squares fit of x = scale * l + min. Valid only if the determinant is positive.
 struct Line {
     determinant: F32s,
     scale: F32s,
     min: F32s,
 }
 
-/// Each loop has operations of one kind and no condition over a division: loops that mix them stay
-/// scalar.
+/// Fits a line, given the sums over weights and values and those over levels.
+///
+/// Each loop has one kind of operation and no condition on a division: the compiler does not
+/// vectorize loops that mix them.
 #[inline(always)]
 fn fit_line(
     (sum_w, sum_x): (&F32s, &F32s),
@@ -185,7 +190,7 @@ fn fit_line(
         line.scale[k] /= line.determinant[k];
         line.min[k] /= line.determinant[k];
     }
-    // A minimum above zero cannot be stored; the best scale without one takes its place.
+    // A minimum above zero cannot be stored; use the best scale without a minimum.
     let mut positive = Mask::NONE;
     for k in 0..LANES {
         positive.set(k, line.min[k] > 0.0);

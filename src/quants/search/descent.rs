@@ -1,33 +1,36 @@
-//! Scale alone, by coordinate descent: codes change one at a time as long as the fit gets better.
+//! Search for a scale without minimum, by coordinate descent: codes change one at a time while the
+//! fit improves.
 //!
-//! The scale is never explicit on the way: with A = sum w x l and B = sum w l^2 the best scale is A/B
-//! and the error falls as A^2/B grows.
+//! With A = sum w x l and B = sum w l^2, the best scale is A/B, and the error falls as A^2/B grows.
 
 use super::symmetric::largest;
 use super::{NEGLIGIBLE, nearest_int};
 use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
-/// Passes over the codes, at most.
+/// The maximum number of passes over the codes.
 const PASSES: usize = 5;
 
-/// Codes being improved, with their A and B.
+/// The state of a descent: codes with their A and B.
 struct Descent<const N: usize> {
     levels: [[i32; LANES]; N],
     xl: F32s,
     l2: F32s,
 }
 
-/// Which codes there are, and small differences between the two searches.
+/// The range of codes, and a difference between the two searches.
 #[derive(Clone, Copy)]
 struct Codes {
+    /// The smallest code.
     low: i32,
+    /// The largest code.
     high: i32,
-    /// Codes are kept as bytes, so a negative one wraps; and a code that is alone in having a
-    /// weight stays as it is.
+    /// Whether codes are stored as bytes, so that negative ones wrap. A code then also stays if no
+    /// other code has a weight.
     bytes: bool,
 }
 
 impl<const N: usize> Descent<N> {
+    /// Improves codes until a pass changes none, or for [`PASSES`] passes.
     #[inline(always)]
     fn improve(&mut self, x: &[F32s; N], weights: &[F32s; N], codes: Codes) {
         for _ in 0..PASSES {
@@ -50,13 +53,14 @@ impl<const N: usize> Descent<N> {
                     changed[k] |= i32::from(take);
                 }
             }
-            // A lane without a change is settled: another pass over it changes nothing.
+            // A lane without a change would not change in another pass either.
             if changed.iter().fold(0, |any, c| any | c) == 0 {
                 break;
             }
         }
     }
 
+    /// The best scale for the codes; 0 in negligible lanes.
     #[inline(always)]
     fn scale(&self, negligible: &[bool; LANES]) -> F32s {
         let mut scale = F32s::ZERO;
@@ -68,8 +72,8 @@ impl<const N: usize> Descent<N> {
     }
 }
 
-/// x is approximated by `scale * (q - half)`, q in 0..2 half, values weighing their square
-/// (`make_q3_quants`). Returns the scale; a block of negligible values gets scale 0 and codes 0.
+/// Approximates x by `scale * (q - half)`, q in 0..2 half, with weights x^2 (`make_q3_quants`).
+/// Returns the scale. A block of negligible values gets scale 0 and codes 0.
 #[inline(always)]
 pub(crate) fn fit_self_weighted<const N: usize>(
     x: &[F32s; N],
@@ -108,8 +112,8 @@ pub(crate) fn fit_self_weighted<const N: usize>(
     descent.scale(&negligible)
 }
 
-/// x, which is not negative, is approximated by `scale * q`, q in 0..=top: nine inverse scales are tried,
-/// then the codes of the best improved (`make_qp_quants`). Returns the scale.
+/// Approximates x, which is not negative, by `scale * q`, q in 0..=top. Tries nine inverse scales,
+/// then improves the codes of the best (`make_qp_quants`). Returns the scale.
 #[inline(always)]
 pub(crate) fn fit_non_negative<const N: usize>(
     x: &[F32s; N],
@@ -164,8 +168,8 @@ pub(crate) fn fit_non_negative<const N: usize>(
     descent.scale(&negligible)
 }
 
-/// Weighted square error of the codes that an inverse scale gives, capped at `top`, `mask`ed to the
-/// bits that are kept of them.
+/// The weighted square error of the codes under an inverse scale, capped at `top` and reduced to
+/// the bits of `mask`.
 #[inline(always)]
 fn square_error<const N: usize>(
     x: &[F32s; N],

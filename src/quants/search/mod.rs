@@ -1,9 +1,9 @@
 //! Searches for the scale, the minimum and the codes of a block, sixteen blocks at a time.
 //!
-//! Formulas, constants and the order of operations are those of llama.cpp's `ggml/src/ggml-quants.c`,
-//! whose name for a search stands with it here; they decide the bytes of a file. Branches of the
-//! scalar algorithms are selections here: a lane that would have left early goes on computing values
-//! that are then not used, NaN and infinity included.
+//! Formulas, constants and the order of operations are those of llama.cpp's
+//! `ggml/src/ggml-quants.c`: they decide the bytes of a file. Each search gives the name of its
+//! original. Branches of the scalar algorithms become selections: a lane that would exit early
+//! continues with values that are not used and may be NaN or infinite.
 
 mod affine;
 mod descent;
@@ -15,22 +15,22 @@ pub(super) use affine::{AffineGrid, fit_affine};
 pub(super) use descent::{fit_non_negative, fit_self_weighted};
 pub(super) use symmetric::{fit_symmetric, largest};
 
-/// A block whose largest magnitude is below this counts as zero (`GROUP_MAX_EPS`).
+/// A block whose largest magnitude is below this counts as zero (`GROUP_MAX_EPS` of llama.cpp).
 pub(super) const NEGLIGIBLE: f32 = 1e-15;
 
-/// The integer nearest to `value`, ties to even, for magnitudes up to 2^22; beyond, the low bits of
-/// the sum's mantissa, which is what files hold then (`nearest_int`).
+/// The integer nearest to `value`, ties to even, for magnitudes up to 2^22. Beyond, the low bits of
+/// a mantissa, which llama.cpp writes as well (`nearest_int`).
 #[inline(always)]
 pub(super) fn nearest_int(value: f32) -> i32 {
-    // 1.5 * 2^23: the sum's last place is 1, so adding rounds, and its mantissa holds the integer.
+    // 1.5 * 2^23: adding it rounds to an integer, which the mantissa of the sum holds.
     let bits = (value + 12_582_912.0).to_bits();
     (bits & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
-/// [`nearest_int`], capped, as a float; of no meaning for magnitudes beyond 2^22.
+/// [`nearest_int`] clamped to `low..=high`, as a float. Undefined for magnitudes beyond 2^22.
 ///
-/// The sum's bits ascend with the integer, so that they can be capped as they are: fewer operations, and
-/// those on integers, which are cheaper than caps of floats.
+/// The bits of the sum ascend with the integer, so they are clamped directly: fewer operations, on
+/// integers, which are cheaper to clamp than floats.
 #[inline(always)]
 fn nearest_within(value: f32, low: i32, high: i32) -> f32 {
     let zero = 12_582_912f32;

@@ -1,4 +1,4 @@
-//! The searches once more, for one block and in the plainest way, to test the lanes against.
+//! Plain scalar versions of the searches, for one block, against which the lanes are tested.
 
 use super::{
     AffineGrid, NEGLIGIBLE, fit_affine, fit_non_negative, fit_self_weighted, fit_symmetric,
@@ -175,8 +175,8 @@ fn non_negative(x: &[f32], w: &[f32], top: i32) -> (f32, Vec<u8>) {
     (scale, codes.iter().map(|&code| code as u8).collect())
 }
 
-/// A panel whose lanes differ in kind: zero, constant of either sign, one-signed, one spike, few levels,
-/// tiny, huge, denormal, and bell-shaped for the rest. `seed` varies all of them.
+/// A panel whose lanes differ in kind: zero, constant, one-signed, one spike, few levels, tiny,
+/// huge, denormal, and bell-shaped for the rest. `seed` varies all of them.
 fn panel<const N: usize>(seed: u64) -> [F32s; N] {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut uniform = || {
@@ -207,7 +207,7 @@ fn panel<const N: usize>(seed: u64) -> [F32s; N] {
     values
 }
 
-/// Weights of the search: positive, but zero for a fifth of the values and for all of lane 12.
+/// Weights of a search: positive, but zero for a fifth of the values and for all of lane 12.
 fn weights<const N: usize>(seed: u64) -> [F32s; N] {
     let mut weights = panel::<N>(seed);
     for i in 0..N {
@@ -223,7 +223,7 @@ fn lane<const N: usize>(values: &[F32s; N], lane: usize) -> Vec<f32> {
     values.iter().map(|v| v[lane]).collect()
 }
 
-/// Bits, with all NaN equal: which NaN an operation gives is not specified.
+/// The bits of `value`, the same for every NaN: which NaN an operation returns is not specified.
 fn bits(value: f32) -> u32 {
     if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
 }

@@ -1,10 +1,10 @@
-//! Scale alone: x is approximated by `scale * (q - half)`, q in 0..2 half.
+//! Search for a scale without minimum: x is approximated by `scale * (q - half)`, q in 0..2 half.
 
 use super::{NEGLIGIBLE, nearest_int, nearest_within};
 use crate::quants::lanes::{F32s, LANES, Mask, U8s};
 
 /// Weighted search over nineteen inverse scales around the one that maps the value of largest
-/// magnitude to -half; at each, the scale is fitted to the codes by least squares
+/// magnitude to -half. For each, the scale is fitted to the codes by least squares
 /// (`make_qx_quants` with weights). Returns the scale.
 ///
 /// A block of negligible values gets scale 0 and codes 0, not `half`.
@@ -56,7 +56,7 @@ pub(crate) fn fit_symmetric<const N: usize>(
     scale
 }
 
-/// The value of largest magnitude, the first of equals, and its magnitude.
+/// The value of largest magnitude, the first if several are equal, and its magnitude.
 #[inline(always)]
 pub(crate) fn largest<const N: usize>(x: &[F32s; N]) -> (F32s, F32s) {
     let (mut value, mut magnitude) = (F32s::ZERO, F32s::ZERO);
@@ -70,10 +70,10 @@ pub(crate) fn largest<const N: usize>(x: &[F32s; N]) -> (F32s, F32s) {
     (value, magnitude)
 }
 
-/// Weighted sums of x l and of l^2 over the codes that an inverse scale gives.
+/// The weighted sums of x l and of l^2 over the codes l under an inverse scale.
 ///
-/// Codes are rounded and capped as floats. Where magnitudes are not negligible, scaled values are far
-/// below 2^22, so that this is [`nearest_int`], in fewer operations.
+/// Codes are rounded and clamped as floats. If magnitudes are not negligible, scaled values are far
+/// below 2^22, and the result equals that of [`nearest_int`], with fewer operations.
 #[inline(always)]
 fn sums<const N: usize>(
     x: &[F32s; N],

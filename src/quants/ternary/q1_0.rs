@@ -1,11 +1,11 @@
-//! Q1_0: 128 weights, an F16 scale and signs: `d` or `-d`. An importance matrix has no use here.
+//! Q1_0: 128 weights, an F16 scale and one sign each: `d` or `-d`. Importance is ignored.
 //!
-//! Bytes: scale (2), then 16 bytes of eight signs each, in order from the lowest bit up; 1 is plus.
+//! Bytes: scale (2), then 16 bytes of eight signs each, in order from the lowest bit up; 1 means
+//! positive.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::legacy::f16_bytes;
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q1_0,
@@ -21,13 +21,13 @@ impl DecodeBlock<128, 18> for Q1_0 {
     fn decode_block(block: &[u8; 18], out: &mut [f32; 128]) {
         let d = read_f16(block, 0);
         for i in 0..128 {
-            let plus = (block[2 + i / 8] >> (i % 8)) & 1 != 0;
-            out[i] = if plus { d } else { -d };
+            let positive = (block[2 + i / 8] >> (i % 8)) & 1 != 0;
+            out[i] = if positive { d } else { -d };
         }
     }
 }
 
-/// `quantize_row_q1_0_ref`: the scale is the mean magnitude, summed left to right.
+/// As `quantize_row_q1_0_ref` of llama.cpp: the scale is the mean magnitude, summed left to right.
 impl EncodeBlock<128, 18> for Q1_0 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 128], out: &mut [u8; 18]) {

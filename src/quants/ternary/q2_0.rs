@@ -1,12 +1,11 @@
-//! Q2_0: 64 weights, an F16 scale and 2-bit codes: `d * (q - 1)`. An importance matrix has no use here.
+//! Q2_0: 64 weights, an F16 scale and 2-bit codes: `d * (q - 1)`. Importance is ignored.
 //!
-//! Bytes: scale (2), then 16 bytes of four codes each, in order from the lowest bits up. Code 3, which
-//! stands for twice the scale, is never written.
+//! Bytes: scale (2), then 16 bytes of four codes each, in order from the lowest bits up. Code 3,
+//! twice the scale, is never written.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::legacy::f16_bytes;
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::Q2_0,
@@ -28,7 +27,7 @@ impl DecodeBlock<64, 18> for Q2_0 {
     }
 }
 
-/// `quantize_row_q2_0_ref`.
+/// As `quantize_row_q2_0_ref` of llama.cpp.
 impl EncodeBlock<64, 18> for Q2_0 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 64], out: &mut [u8; 18]) {

@@ -1,14 +1,13 @@
-//! TQ1_0: 256 weights, an F16 scale and ternary codes, five a byte: `d * (q - 1)`. An importance matrix
-//! has no use here.
+//! TQ1_0: 256 weights, an F16 scale and ternary codes, five per byte: `d * (q - 1)`. Importance is
+//! ignored.
 //!
-//! Bytes: 32 of five codes, 16 of five codes, 4 of four codes, F16 `d` (2). Byte l of a run of n holds
-//! the weights l, l + n, l + 2 n and so on, as digits after the point of a number in base 3, rounded
-//! up to eight bits.
+//! Bytes: a run of 32 bytes and one of 16 with five codes each, one of 4 with four codes each, F16
+//! `d` (2). Byte l of a run of n holds the weights l, l + n, l + 2 n and so on: the digits of a
+//! fraction in base 3, rounded up to eight bits.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::legacy::f16_bytes;
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::TQ1_0,
@@ -17,13 +16,13 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 52),
 };
 
-/// Runs of bytes: the first byte, how many, the first weight.
+/// Runs of bytes: first byte, number of bytes, first weight.
 const RUNS: [(usize, usize, usize); 3] = [(0, 32, 0), (32, 16, 160), (48, 4, 240)];
 
-/// Places of the digits: the fractions are of 243, 3 to the fifth.
+/// The value of each digit in units of 1/243, which is 3 to the power of -5.
 const PLACES: [u16; 5] = [81, 27, 9, 3, 1];
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct TQ1_0;
 
 impl DecodeBlock<256, 54> for TQ1_0 {
@@ -36,7 +35,8 @@ impl DecodeBlock<256, 54> for TQ1_0 {
             let mut power = 1u8;
             for out in out[first..][..bytes * digits].chunks_exact_mut(bytes) {
                 for (out, fraction) in out.iter_mut().zip(fractions) {
-                    // Multiplying moves the digit to the point; what is before the point drops out.
+                    // Multiplying by the power drops the digits before this one; by 3, moves it to
+                    // bit 8.
                     let digit = (u16::from(fraction.wrapping_mul(power)) * 3) >> 8;
                     *out = (i32::from(digit) - 1) as f32 * d;
                 }
@@ -46,7 +46,7 @@ impl DecodeBlock<256, 54> for TQ1_0 {
     }
 }
 
-/// `quantize_row_tq1_0_ref`.
+/// As `quantize_row_tq1_0_ref` of llama.cpp.
 impl EncodeBlock<256, 54> for TQ1_0 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 256], out: &mut [u8; 54]) {

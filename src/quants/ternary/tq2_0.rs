@@ -1,13 +1,12 @@
-//! TQ2_0: 256 weights, an F16 scale and ternary codes of 2 bits: `d * (q - 1)`. An importance matrix
-//! has no use here.
+//! TQ2_0: 256 weights, an F16 scale and ternary codes of 2 bits: `d * (q - 1)`. Importance is
+//! ignored.
 //!
 //! Bytes: codes (64), F16 `d` (2). In each half of 128 weights, byte l of 32 holds the weights l,
 //! l + 32, l + 64 and l + 96, from the lowest bits up.
 
 use crate::base::dtype::DType;
 use crate::quants::codec::{self, Codec, DecodeBlock, EncodeBlock};
-use crate::quants::floats::f16::read_f16;
-use crate::quants::legacy::f16_bytes;
+use crate::quants::floats::f16::{f16_bytes, read_f16};
 
 pub(crate) const CODEC: Codec = Codec {
     dtype: DType::TQ2_0,
@@ -16,7 +15,7 @@ pub(crate) const CODEC: Codec = Codec {
     is_valid: |block| codec::finite_f16(block, 64),
 };
 
-#[allow(non_camel_case_types)] // The type's own spelling.
+#[allow(non_camel_case_types)] // As GGUF spells it.
 struct TQ2_0;
 
 impl DecodeBlock<256, 66> for TQ2_0 {
@@ -34,7 +33,7 @@ impl DecodeBlock<256, 66> for TQ2_0 {
     }
 }
 
-/// `quantize_row_tq2_0_ref`.
+/// As `quantize_row_tq2_0_ref` of llama.cpp.
 impl EncodeBlock<256, 66> for TQ2_0 {
     #[inline(always)]
     fn encode_block(weights: &[f32; 256], out: &mut [u8; 66]) {
