@@ -1,8 +1,8 @@
-//! Speed of matrix products in each precision, on as many threads as `RAYON_NUM_THREADS` says;
-//! "elements" are floating-point operations, two for each multiply-add. `/pack`: weights packed a second.
+//! The speed of matrix products in each precision, on `RAYON_NUM_THREADS` threads.
 //!
-//! `cargo bench --bench products`. The environment variable `AQUEDUCT_SIMD` (`baseline`, `avx2`,
-//! `avx512`, which is without bf16) forces an instruction set.
+//! "Elements" are floating-point operations, two for each multiply-add; for `/pack`, packed
+//! weights. Run with `cargo bench --bench products`. The environment variable `AQUEDUCT_SIMD`
+//! forces an instruction set: `baseline`, `avx2` or `avx512`, which is without bf16.
 
 use aqueduct::kernels::{Multiply, PackedMatrix, Precision, Rows, Spare, multiply};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -10,9 +10,9 @@ use std::convert::Infallible;
 use std::hint::black_box;
 use std::time::Duration;
 
-/// Rows of a chunk.
+/// The rows of a chunk.
 const ROWS: usize = 512;
-/// Inputs and outputs: a 7B's attention and feed-forward parts, SmolLM2's feed-forward part.
+/// Inputs and outputs: attention and feed-forward part of a 7B model, feed-forward part of SmolLM2.
 const SHAPES: [(usize, usize); 4] = [(4096, 4096), (4096, 14336), (14336, 4096), (576, 1536)];
 
 /// Values between -0.5 and 0.5 from a linear congruential generator.

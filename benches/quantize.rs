@@ -1,7 +1,8 @@
-//! Weights a second of every type's quantizer and decoder, on one thread.
+//! The speed of the quantizer and the decoder of every type, in weights per second on one thread.
 //!
-//! `cargo bench --bench quantize`, or with a filter: `cargo bench --bench quantize -- Q4_K`. The environment
-//! variable `AQUEDUCT_SIMD` (`baseline`, `avx2`, `avx512`) forces an instruction set.
+//! Run with `cargo bench --bench quantize`, or with a filter:
+//! `cargo bench --bench quantize -- Q4_K`. The environment variable `AQUEDUCT_SIMD` (`baseline`,
+//! `avx2`, `avx512`) forces an instruction set.
 
 use aqueduct::base::dtype::DType;
 use aqueduct::quants;
@@ -9,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
 
-/// Rows as long as those of a 7B model's attention.
+/// The row length of attention in a 7B model.
 const ROW_LEN: usize = 4096;
 const ROWS: usize = 32;
 

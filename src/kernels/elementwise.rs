@@ -1,15 +1,15 @@
-//! Element-wise loops of the forward pass, written over independent lanes so that the compiler
-//! vectorizes them, and compiled three times: for the target's baseline, for AVX2 and for AVX-512.
+//! Element-wise loops of the forward pass, vectorized by the compiler for each SIMD level.
 //!
-//! No fused multiply-add and fixed lanes for sums, so all versions give the same bits.
+//! They use no fused multiply-add and a fixed number of lanes for sums, so that every level gives
+//! the same bits.
 
 use crate::base::simd::levels;
 
-/// Lanes of a sum; added pairwise at the end.
+/// The lanes of a sum, which are added pairwise at the end.
 const LANES: usize = 16;
 
 levels! {
-    /// Whether no value is NaN or infinite.
+    /// Returns whether all values are finite.
     pub fn all_finite(values: &[f32]) -> bool = all_finite_body;
 }
 
@@ -22,11 +22,11 @@ levels! {
 }
 
 levels! {
-    /// Takes another part of a row into its softmax: replaces `x` by `e^(scale * x - state.max)`, with
-    /// the largest value so far as `state.max`, and returns the factor for what was summed with earlier
-    /// parts' results, whose largest value may have been less. Without any `x` the factor is 1.
+    /// Adds a part of a row to its softmax: replaces `x` by `e^(scale * x - state.max)`, where
+    /// `state.max` is the largest value so far. Returns the factor by which results of earlier
+    /// parts must be multiplied, as their maximum may have been less; 1 if `x` is empty.
     ///
-    /// The softmax is what was so made of all parts, divided by `state.sum`; of exponentials within 2
+    /// The softmax is the results of all parts, divided by `state.sum`. Exponentials are within 2
     /// units in the last place. Source: Milakov and Gimelshein, "Online normalizer calculation for
     /// softmax", 2018.
     pub fn softmax_part(x: &mut [f32], scale: f32, state: &mut SoftmaxState) -> f32 = softmax_part_body;
@@ -46,7 +46,8 @@ levels! {
 }
 
 levels! {
-    /// `gate = gelu(gate) * up`, where `gelu(v) = v / 2 (1 + tanh(sqrt(2 / pi) (v + 0.044715 v^3)))`.
+    /// `gate = gelu(gate) * up`, where
+    /// `gelu(v) = v / 2 (1 + tanh(sqrt(2 / pi) (v + 0.044715 v^3)))`.
     ///
     /// # Panics
     /// If the slices differ in length.
@@ -67,34 +68,36 @@ levels! {
 }
 
 levels! {
-    /// Turns the pairs of `x[i]` and `x[i + n]`, where `n` is the number of `turns`: `(a, b)` becomes
-    /// `(a cos - b sin, a sin + b cos)` with the `i`-th turn, cosine and sine. What follows stays.
+    /// Rotates the pairs `(x[i], x[i + n])`, where `n` is the number of `turns`: `(a, b)` becomes
+    /// `(a cos - b sin, a sin + b cos)`, where cosine and sine are the `i`-th turn. Elements from
+    /// `2 n` on stay unchanged.
     ///
     /// # Panics
-    /// If `x` has less than `2 n` elements.
+    /// If `x` has fewer than `2 n` elements.
     pub fn rotate_halves(x: &mut [f32], turns: &[[f32; 2]]) = rotate_halves_body;
 }
 
 levels! {
-    /// Turns adjacent pairs of `x`: the `i`-th, `(a, b)`, becomes `(a cos - b sin, a sin + b cos)` with
-    /// the `i`-th of `turns`, cosine and sine. Pairs without a turn stay.
+    /// Rotates adjacent pairs of `x`: the `i`-th pair `(a, b)` becomes
+    /// `(a cos - b sin, a sin + b cos)`, where cosine and sine are the `i`-th turn. Pairs without a
+    /// turn stay unchanged.
     pub fn rotate_pairs(x: &mut [f32], turns: &[[f32; 2]]) = rotate_pairs_body;
 }
 
 levels! {
-    /// `sums[i] += x[i]^2`, as far as both go.
+    /// `sums[i] += x[i]^2`, up to the shorter length.
     pub fn add_squares(x: &[f32], sums: &mut [f32]) = add_squares_body;
 }
 
 levels! {
-    /// `log(sum of e^x)`, exponentials in f32 and their sum in f64.
+    /// `log(sum of e^x)`, with exponentials in f32 and their sum in f64.
     pub fn log_sum_exp(x: &[f32]) -> f64 = log_sum_exp_body;
 }
 
-/// The parts of a row that [`softmax_part`] has seen.
+/// The state of a softmax over the parts of a row, see [`softmax_part`].
 #[derive(Clone, Copy, Debug)]
 pub struct SoftmaxState {
-    /// The largest value times its scale.
+    /// The largest value so far, times its scale.
     pub max: f32,
     /// The sum of all exponentials, relative to `e^max`.
     pub sum: f32,
@@ -106,18 +109,19 @@ impl Default for SoftmaxState {
     }
 }
 
-/// `e^x` within 2 units in the last place, from 1.2e-38 up to infinity's edge; NaN stays NaN.
+/// `e^x` within 2 units in the last place. The argument is clamped so that results are between
+/// 1.2e-38 and 1.7e38; NaN stays NaN.
 ///
-/// `e^x = 2^n e^r` with `n` the integer nearest to `x / ln 2`, and the Taylor series of `e^r` to the
-/// seventh power: |r| <= ln 2 / 2, so what is cut off is less than 6e-9.
+/// `e^x = 2^n e^r`, where `n` is the integer nearest to `x / ln 2`, and `e^r` its Taylor series up
+/// to the seventh power: |r| <= ln 2 / 2, so the remainder is less than 6e-9.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    // Adding it leaves an integer in the low bits of the mantissa, rounded to nearest.
+    // Adding it rounds to the nearest integer, which the low bits of the mantissa hold.
     const ROUND: f32 = 12582912.0;
-    // ln 2 in two parts; n times the first is exact.
+    // ln 2 in two parts. n times the first part is exact.
     const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Comparisons, not min and max, which would lose a NaN.
+    // Comparisons, because min and max would replace NaN.
     let x = if x < -87.33 { -87.33 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -133,7 +137,7 @@ pub fn exp(x: f32) -> f32 {
 
 #[inline(always)]
 fn all_finite_body(values: &[f32]) -> bool {
-    // The exponent of NaN and infinity is all ones.
+    // The exponent of NaN and of infinity is all ones.
     const INFINITY: u32 = 0x7f80_0000;
     let worst = |values: &[f32]| {
         values.iter().fold(0u32, |worst, v| worst.max(v.to_bits() & INFINITY)) < INFINITY
@@ -164,7 +168,7 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// The largest value; NaN may be passed over.
+/// The largest value. NaN may be ignored.
 #[inline(always)]
 fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -214,7 +218,7 @@ fn swiglu_body(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `tanh x = 1 - 2 / (e^2x + 1)`; near 0 its absolute error is that of 1.
+/// `tanh x = 1 - 2 / (e^2x + 1)`. Near 0, the absolute error is that of a number near 1.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
@@ -267,7 +271,7 @@ fn add_squares_body(x: &[f32], sums: &mut [f32]) {
 #[inline(always)]
 fn log_sum_exp_body(x: &[f32]) -> f64 {
     let top = max(x);
-    // Short runs in f32, their sums in f64: as good as f64 throughout, and vectorized.
+    // Short runs in f32 and their sums in f64: as accurate as f64 throughout, and vectorized.
     let total: f64 = x.chunks(512).map(|part| sum(part, |v| exp(v - top)) as f64).sum();
     top as f64 + total.ln()
 }
@@ -280,9 +284,9 @@ mod tests {
     fn exp_is_close_everywhere() {
         for i in -8700..=8800 {
             let x = i as f32 * 0.01;
-            let want = (x as f64).exp();
-            let error = (exp(x) as f64 - want).abs() / want;
-            assert!(error < 2.5e-7, "e^{x}: {} for {want}", exp(x));
+            let expected = (x as f64).exp();
+            let error = (exp(x) as f64 - expected).abs() / expected;
+            assert!(error < 2.5e-7, "e^{x}: {} for {expected}", exp(x));
         }
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(1000.0) > 1e38);
@@ -318,26 +322,26 @@ mod tests {
         rotate_pairs(&mut a, &turns);
         rotate_pairs_body(&mut b, &turns);
         assert_eq!(a, b);
-        let want = x[2] * turns[1][1] + x[3] * turns[1][0];
-        assert!((a[3] - want).abs() < 1e-5 && a[600..] == x[600..]);
+        let expected = x[2] * turns[1][1] + x[3] * turns[1][0];
+        assert!((a[3] - expected).abs() < 1e-5 && a[600..] == x[600..]);
         let (mut a, mut b) = (x.clone(), x.clone());
         rotate_halves(&mut a, &turns);
         rotate_halves_body(&mut b, &turns);
         assert_eq!(a, b);
-        let want = x[1] * turns[1][1] + x[301] * turns[1][0];
-        assert!((a[301] - want).abs() < 1e-5 && a[600..] == x[600..]);
+        let expected = x[1] * turns[1][1] + x[301] * turns[1][0];
+        assert!((a[301] - expected).abs() < 1e-5 && a[600..] == x[600..]);
         let (mut a, mut b) = (vec![1.0; 1003], vec![1.0; 1003]);
         add_squares(&x, &mut a);
         add_squares_body(&x, &mut b);
         assert_eq!(a, b);
         assert_eq!(a[7], 1.0 + x[7] * x[7]);
         assert_eq!(log_sum_exp(&x).to_bits(), log_sum_exp_body(&x).to_bits());
-        let want = x.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
-        assert!((log_sum_exp(&x) - want).abs() < 1e-6);
+        let expected = x.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
+        assert!((log_sum_exp(&x) - expected).abs() < 1e-6);
     }
 
     #[test]
-    fn gelu_and_caps_are_what_their_formulas_say() {
+    fn gelu_and_caps_follow_their_formulas() {
         let x: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.05).collect();
         let (mut gelu, mut capped) = (x.clone(), x.clone());
         geglu(&mut gelu, &vec![2.0; x.len()]);
@@ -345,27 +349,30 @@ mod tests {
         for ((&v, gelu), capped) in x.iter().zip(gelu).zip(capped) {
             let v = v as f64;
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
-            let want = v * (1.0 + inner.tanh());
-            assert!((gelu as f64 - want).abs() < 4e-6 * (1.0 + v.abs()), "gelu {v}: {gelu} {want}");
-            let want = 7.0 * (3.0 * v / 7.0).tanh();
-            assert!((capped as f64 - want).abs() < 3e-6, "cap {v}: {capped} {want}");
+            let expected = v * (1.0 + inner.tanh());
+            assert!(
+                (gelu as f64 - expected).abs() < 4e-6 * (1.0 + v.abs()),
+                "gelu {v}: {gelu} {expected}"
+            );
+            let expected = 7.0 * (3.0 * v / 7.0).tanh();
+            assert!((capped as f64 - expected).abs() < 3e-6, "cap {v}: {capped} {expected}");
         }
     }
 
     #[test]
-    fn a_softmax_in_parts_is_the_softmax() {
+    fn a_softmax_in_parts_equals_the_whole_softmax() {
         let x: Vec<f32> = (0..300).map(|i| ((i * 89 % 307) as f32 - 150.0) * 0.5).collect();
         let exponentials: Vec<f64> = x.iter().map(|&v| (v as f64 * 0.25).exp()).collect();
         let total: f64 = exponentials.iter().sum();
         let (mut got, mut state) = (x.clone(), SoftmaxState::default());
-        // Parts in which the largest value rises, stays, and is missing.
+        // The largest value rises in one part and stays in another; one part is empty.
         for (start, end) in [(0, 1), (1, 70), (70, 70), (70, 300)] {
             let factor = softmax_part(&mut got[start..end], 0.25, &mut state);
             scale(&mut got[..start], factor);
         }
         scale(&mut got, 1.0 / state.sum);
-        for (got, want) in got.iter().zip(&exponentials) {
-            assert!((*got as f64 - want / total).abs() < 1e-6 * (want / total) + 1e-30);
+        for (got, expected) in got.iter().zip(&exponentials) {
+            assert!((*got as f64 - expected / total).abs() < 1e-6 * (expected / total) + 1e-30);
         }
     }
 
@@ -374,9 +381,9 @@ mod tests {
         let mut x = vec![1e38f32; 3000];
         assert!(all_finite(&x) && all_finite(&[]));
         for (at, value) in [(0, f32::NAN), (1500, f32::INFINITY), (2999, f32::NEG_INFINITY)] {
-            let kept = std::mem::replace(&mut x[at], value);
+            let finite = std::mem::replace(&mut x[at], value);
             assert!(!all_finite(&x));
-            x[at] = kept;
+            x[at] = finite;
         }
     }
 

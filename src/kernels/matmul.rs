@@ -1,10 +1,10 @@
-//! Matrix products `out = x . W^T` where `W`, as models store it, holds one output per row.
+//! Matrix products `out = x . W^T`, where `W` has one output per row, as models store it.
 //!
-//! `W` is packed in panels of 32 outputs (see `pack`). A micro-kernel takes 12 rows and one panel, so that
-//! 24 vectors of 16 accumulators stay in registers. A task copies a block of its rows' inputs, in the
-//! words of the pack, then takes every panel past all of them: the panel comes from memory once for 192
-//! rows, the copies stay in the second-level cache. Splits depend on the shape alone, so results do not
-//! depend on the number of threads, nor a row's result on the rows around it.
+//! `W` is packed in panels of 32 outputs (see `pack`). A micro-kernel multiplies 12 rows by one
+//! panel, with 24 vectors of 16 sums in registers. A task copies a block of inputs of up to 192
+//! rows, in words of the pack, to the second-level cache and reads each panel once for all of them.
+//! Tasks depend on the shape alone, so results depend neither on the number of threads nor on other
+//! rows.
 
 use super::elementwise::all_finite;
 use super::pack::{PANEL, PackedMatrix, Rows, Words, write_words};
@@ -12,44 +12,47 @@ use crate::base::simd::{InstructionSet, Level};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows that one micro-kernel call computes.
+/// The rows of one call of a micro-kernel.
 pub(super) const GROUP: usize = 12;
-/// Words of a row in a block: 12 rows of 512 are 24 kB, a panel of 512 is 64 kB.
+/// The maximum words of a row in a block: 12 rows of 512 words are 24 kB, a panel of them 64 kB.
 pub(super) const DEPTH: usize = 512;
-/// What separates the copies of rows of a block: rows at a distance of a power of two would compete
-/// for the same few cache lines.
+/// Unused words after each row of a block: at a distance of a power of two, rows would compete for
+/// the same few cache lines.
 const SKEW: usize = 16;
-/// A row of a block, with what separates it from the next.
+/// The words of a row in a block, with the unused ones.
 pub(super) const BLOCK: usize = DEPTH + SKEW;
-/// Rows and panels of one task, at most.
+/// The maximum rows of one task.
 const TASK_ROWS: usize = 16 * GROUP;
+/// The maximum panels of one task.
 const TASK_PANELS: usize = 64;
-/// Panels of a task of few rows, at least: less work would not be worth the copies of the rows.
+/// The minimum panels of a task with few rows: less work would not be worth copying the rows.
 const FEW_PANELS: usize = 4;
 
-/// Copies of rows, which tasks of a thread use one after the other.
+/// A buffer for copies of rows, reused by the tasks of a thread.
 #[derive(Default)]
 pub struct Scratch(Vec<[u32; BLOCK]>);
 
-/// What a product does besides the sum.
+/// Options of a product.
 #[derive(Clone, Copy, Default)]
 pub struct Multiply<'a> {
-    /// Added to every row; one element for each output.
+    /// Values to add to every row, one for each output.
     pub bias: Option<&'a [f32]>,
-    /// Add to what `out` holds instead of replacing it.
+    /// Whether to add the product to `out` instead of replacing its values.
     pub accumulate: bool,
 }
 
-/// A product holds a NaN or an infinity.
+/// The error of a product with a value that is NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NonFinite {
-    /// The first row that does.
+    /// The first row with such a value.
     pub row: usize,
 }
 
-/// `out = x . W^T (+ bias) (+ out)`, in parallel. `x` has rows of `weights.inputs()` elements,
-/// `out` as many dense rows of `weights.outputs()`. Fails if the result is not finite, after computing
-/// all of it.
+/// Computes `out = x . W^T (+ bias) (+ out)` in parallel. `x` has rows of `weights.inputs()`
+/// elements, `out` the same number of dense rows of `weights.outputs()`.
+///
+/// # Errors
+/// A result is not finite. All of `out` is computed nevertheless.
 ///
 /// # Panics
 /// If the slices do not fit the shapes.
@@ -60,8 +63,12 @@ pub fn multiply(
     out: &mut [f32],
 ) -> Result<(), NonFinite> {
     let rows = out.len() / weights.outputs;
-    assert_eq!(out.len(), rows * weights.outputs, "out holds no whole rows");
-    assert_eq!(x.width, weights.inputs, "inputs of x and of the weights");
+    assert_eq!(
+        out.len(),
+        rows * weights.outputs,
+        "the length of out is not a multiple of the outputs"
+    );
+    assert_eq!(x.width, weights.inputs, "x and the weights differ in inputs");
     let mut tasks = split(out, weights.outputs, rows);
     let finite: Vec<bool> = tasks
         .par_iter_mut()
@@ -88,16 +95,17 @@ pub fn multiply(
         return Ok(());
     }
     let row = out.chunks_exact(weights.outputs).position(|row| !all_finite(row));
-    Err(NonFinite { row: row.expect("a tile of it is not finite") })
+    Err(NonFinite { row: row.expect("one task reported a value that is not finite") })
 }
 
-/// `out = x . W^T (+ out)` on this thread with a part of `weights`, for row slices that need not be
-/// neighbours in memory: outputs from `outputs` on, as many as the slices of `out` are long, and inputs
-/// from `inputs` on, as many as `x` is wide. So attention computes no more than a tile.
+/// Computes `out = x . W^T (+ out)` on this thread with a part of `weights`: the outputs from
+/// `outputs` on, as many as the rows of `out` are long, and the inputs from `inputs` on, as many as
+/// `x` is wide. The rows of `out` may be anywhere in memory. Attention uses it to compute single
+/// tiles.
 ///
 /// # Panics
-/// If `outputs` begins no panel, the weights are in pairs, the slices of `out` differ in length, or a part
-/// goes beyond the weights.
+/// If `outputs` is not the start of a panel, the weights are pairs, the rows of `out` differ in
+/// length, or the part exceeds the weights.
 pub fn multiply_part(
     x: Rows<'_>,
     weights: &PackedMatrix,
@@ -107,7 +115,10 @@ pub fn multiply_part(
     out: &mut [&mut [f32]],
 ) {
     let width = out.first().map_or(0, |row| row.len());
-    assert!(outputs % PANEL == 0 && weights.words != Words::Pairs, "a part that cannot be cut out");
+    assert!(
+        outputs % PANEL == 0 && weights.words != Words::Pairs,
+        "a part must start at a panel of f32 words"
+    );
     assert!(outputs + width <= weights.outputs, "more outputs than the weights have");
     assert!(inputs + x.width <= weights.inputs, "more inputs than the weights have");
     assert!(out.iter().all(|row| row.len() == width), "rows of different lengths");
@@ -118,17 +129,18 @@ pub fn multiply_part(
     }
 }
 
-/// One task of a product: some rows by some panels.
+/// One task of a product: a range of rows by a range of panels.
 struct Task<'a> {
     first_row: usize,
     panels: Range<usize>,
     out: Vec<&'a mut [f32]>,
 }
 
-/// Cuts `out` into tasks; neighbours share panels, which then stay in a core's cache.
+/// Divides `out` into tasks. Neighbouring tasks share panels, which then stay in a core's cache.
 fn split(out: &mut [f32], outputs: usize, rows: usize) -> Vec<Task<'_>> {
     let panels = outputs.div_ceil(PANEL);
-    // Few rows, as where sequences are decoded, are cut finer across, or there would be a single task.
+    // With few rows, as in decoding, use fewer panels per task: otherwise there would be a single
+    // task.
     let most = (TASK_PANELS * rows / TASK_ROWS).clamp(FEW_PANELS, TASK_PANELS);
     let (across, down) = (panels.div_ceil(most), rows.div_ceil(TASK_ROWS));
     let width = panels.div_ceil(across);
@@ -150,19 +162,20 @@ fn split(out: &mut [f32], outputs: usize, rows: usize) -> Vec<Task<'_>> {
     tasks
 }
 
-/// A part of the weights.
+/// A part of the weights, and how to store its product.
 #[derive(Clone)]
 struct Part<'a> {
     weights: &'a PackedMatrix,
+    /// The panels of the part.
     panels: Range<usize>,
-    /// Words of each output.
+    /// The words of each output.
     depth: Range<usize>,
-    /// Add to what is there.
+    /// Whether to add to the values of `out`.
     accumulate: bool,
 }
 
-/// The product of rows of `x` by `part`, for each row of `out`; a row begins at the first panel's first
-/// output.
+/// Multiplies one row of `x` by `part` for each row of `out`, which begins at the first output of
+/// the first panel.
 fn multiply_tile(
     level: Level,
     x: Rows<'_>,
@@ -172,7 +185,8 @@ fn multiply_tile(
 ) {
     let Part { weights, panels, depth, accumulate } = part;
     let words = weights.words;
-    // Blocks of about the same depth; a thin last one would cost as much as a thick one to store.
+    // Blocks of about the same depth: storing sums of a thin last block would cost as much as any
+    // other.
     let step = depth.len().div_ceil(depth.len().div_ceil(DEPTH).max(1)).max(1);
     if scratch.0.len() < out.len() {
         scratch.0.resize(out.len(), [0; BLOCK]);
@@ -199,10 +213,13 @@ fn multiply_tile(
     }
 }
 
-/// Where a micro-kernel writes its sums, or adds them: 32 columns of some rows.
+/// The destination of a micro-kernel: 32 columns of some rows.
 pub(super) struct OutputTile<'t, 'r> {
+    /// The rows.
     pub rows: &'t mut [&'r mut [f32]],
+    /// The first column.
     pub column: usize,
+    /// Whether to add sums instead of replacing values.
     pub add: bool,
 }
 
@@ -215,7 +232,7 @@ impl OutputTile<'_, '_> {
     }
 }
 
-/// [`product`] for the last panel, where rows are shorter than that.
+/// [`product`] for the last panel, if rows end within it.
 #[cold]
 fn narrow_product(
     level: Level,
@@ -237,7 +254,8 @@ fn narrow_product(
     }
 }
 
-/// `target[r][c] = sum over k of x[r][k] * panel[k][c]` for the rows of `target`, at most 12.
+/// Computes `target[r][c] = sum over k of x[r][k] * panel[k][c]` for the rows of `target`, at most
+/// 12.
 fn product(
     level: Level,
     words: Words,
@@ -250,7 +268,7 @@ fn product(
     macro_rules! for_rows {
         ($rows:expr, $kernel:ident $args:tt, $($m:literal)*) => {
             match $rows {
-                // SAFETY: the level, or the words, exist only where the processor has what the kernel needs.
+                // SAFETY: the level and the words exist only if the CPU supports the kernel.
                 $($m => unsafe { super::x86::$kernel::<$m> $args },)*
                 rows => unreachable!("no kernel for {rows} rows"),
             }
@@ -275,10 +293,7 @@ fn product(
             }
         }
         _ => {
-            assert!(
-                words != Words::Pairs,
-                "pairs are made only where the processor multiplies them"
-            );
+            assert!(words != Words::Pairs, "pairs exist only if the CPU can multiply them");
             for (row, x) in x.iter().enumerate().take(target.rows.len()) {
                 let sums = product_baseline(x, panel);
                 let add = target.add;
@@ -289,7 +304,7 @@ fn product(
     }
 }
 
-/// One row by a panel; 32 accumulators are eight vectors of the smallest registers.
+/// One row by a panel. Its 32 sums are eight vectors of the smallest registers.
 fn product_baseline(x: &[u32], panel: &[[u32; PANEL]]) -> [f32; PANEL] {
     let mut sums = [0f32; PANEL];
     for (&a, columns) in x[..panel.len()].iter().zip(panel) {
@@ -353,7 +368,7 @@ mod tests {
             let budget = 1e-6 * (inputs as f64).sqrt() * 4.0;
             for level in Level::available() {
                 for precision in [Precision::F32, Precision::Bf16] {
-                    let want = match precision {
+                    let expected = match precision {
                         Precision::F32 => naive(&x, &w, inputs),
                         Precision::Bf16 => naive(&x16, &w16, inputs),
                     };
@@ -362,12 +377,12 @@ mod tests {
                     let mut slices: Vec<_> = out.chunks_exact_mut(outputs).collect();
                     let (panels, depth) = (0..outputs.div_ceil(PANEL), 0..weights.depth());
                     let part = Part { weights, panels, depth, accumulate: false };
-                    // What an earlier task left behind must not count.
+                    // Values of an earlier task in the buffer must have no effect.
                     let mut scratch = Scratch(vec![[u32::MAX; BLOCK]; 3]);
                     multiply_tile(level, Rows::dense(&x, inputs), part, &mut scratch, &mut slices);
-                    for (got, want) in out.iter().zip(&want) {
-                        let close = (*got as f64 - want).abs() <= budget;
-                        assert!(close, "{level:?} {precision:?}: {got} for {want}");
+                    for (got, expected) in out.iter().zip(&expected) {
+                        let close = (*got as f64 - expected).abs() <= budget;
+                        assert!(close, "{level:?} {precision:?}: {got} for {expected}");
                     }
                 }
             }
@@ -375,25 +390,25 @@ mod tests {
     }
 
     #[test]
-    fn products_add_a_bias_and_what_was_there() {
+    fn products_add_a_bias_and_accumulate() {
         for (rows, inputs, outputs) in SHAPES.into_iter().chain([(401, 30, 2100)]) {
             let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
-            let want = naive(&x, &w, inputs);
+            let expected = naive(&x, &w, inputs);
             let weights = packed(Level::current(), Precision::F32, outputs, &w);
             let mut out = vec![0.5f32; rows * outputs];
             let bias = values(outputs, 7);
             let extra = Multiply { bias: Some(&bias), accumulate: true };
             multiply(Rows::dense(&x, inputs), &weights, extra, &mut out).unwrap();
             let budget = 1e-6 * (inputs as f64).sqrt() * 4.0 + 1e-6;
-            for (index, (got, want)) in out.iter().zip(&want).enumerate() {
-                let want = want + 0.5 + bias[index % outputs] as f64;
-                assert!((*got as f64 - want).abs() <= budget, "{got} for {want}");
+            for (index, (got, expected)) in out.iter().zip(&expected).enumerate() {
+                let expected = expected + 0.5 + bias[index % outputs] as f64;
+                assert!((*got as f64 - expected).abs() <= budget, "{got} for {expected}");
             }
         }
     }
 
     #[test]
-    fn a_part_is_what_the_whole_has_there() {
+    fn a_part_equals_the_same_part_of_the_whole() {
         let (rows, inputs, outputs) = (200, 70, 100);
         let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
         let weights = packed(Level::current(), Precision::F32, outputs, &w);
@@ -402,18 +417,18 @@ mod tests {
             v.chunks_exact(inputs).skip(skip).flat_map(|row| row[20..50].to_vec()).collect()
         };
         let (x_part, w_part) = (part_of(&x, 0), part_of(&w, 64));
-        let want = naive(&x_part, &w_part, 30);
+        let expected = naive(&x_part, &w_part, 30);
         let mut out = vec![1f32; rows * 36];
         let mut slices: Vec<_> = out.chunks_exact_mut(36).collect();
         let x = Rows::dense(&x_part, 30);
         multiply_part(x, &weights, (64, 20), true, &mut Scratch::default(), &mut slices);
-        for (got, want) in out.iter().zip(&want) {
-            assert!((*got as f64 - want - 1.0).abs() < 1e-4, "{got} for {want}");
+        for (got, expected) in out.iter().zip(&expected) {
+            assert!((*got as f64 - expected - 1.0).abs() < 1e-4, "{got} for {expected}");
         }
     }
 
     #[test]
-    fn the_first_row_that_is_not_finite_is_named() {
+    fn the_first_row_that_is_not_finite_is_reported() {
         let (rows, inputs, outputs) = (400, 16, 700);
         let mut x = values(rows * inputs, 4);
         (x[333 * inputs + 3], x[250 * inputs]) = (f32::NAN, f32::INFINITY);

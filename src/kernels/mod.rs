@@ -1,10 +1,9 @@
 //! Arithmetic kernels: matrix products against packed weights, and element-wise loops.
 //!
-//! The bottom of the tolerant side of the arithmetic (see ARCHITECTURE.md, "two numeric classes"):
-//! f32 accumulation, results within an error budget of exact arithmetic, and equal at any number of
-//! threads, because work is split by shape alone and every output is summed by one task in one order.
-//! Results may differ in the last bits between instruction sets. Exact arithmetic (merging, quantizing)
-//! is not here. With the memory map, the only place for `unsafe`.
+//! The basis of the forward pass: f32 accumulation within an error budget. Results are equal at any
+//! number of threads: work is split by shape, and one task sums each output in a fixed order.
+//! Matrix products may differ in the last bits between instruction sets. `unsafe` is allowed here.
+//! Not here: exact arithmetic, which is in `merge` and `quants`.
 
 mod elementwise;
 mod matmul;

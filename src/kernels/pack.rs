@@ -1,33 +1,33 @@
-//! Weight matrices in the order in which the micro-kernels read them, and the rows they meet.
+//! Weight matrices in the order in which the micro-kernels read them.
 //!
-//! A pack is made of 32-bit words: one f32, or two inputs in bf16 where the processor multiplies those.
-//! Panels of 32 outputs follow each other, in a panel the words of all outputs for one input (or two),
-//! then for the next. Decoding, rounding and packing are one pass over the weights, panel by panel, so
-//! that no whole matrix exists besides its pack; a pack serves every row that goes through a layer.
+//! A pack consists of 32-bit words: one f32, or two inputs in bf16 if the CPU can multiply them. It
+//! is a sequence of panels of 32 outputs; a panel has the words of its outputs for one input (or
+//! two), then for the next. Weights are decoded, rounded and packed panel by panel, so that the
+//! unpacked matrix never exists as a whole.
 
 use crate::base::simd::{InstructionSet, Level, levels};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Outputs in a panel.
+/// The outputs of a panel.
 pub const PANEL: usize = 32;
-/// Inputs that are transposed together: 32 rows' cache lines and the panel's stay in the first-level cache.
+/// The inputs that are transposed together: few enough for the first-level cache.
 const TRANSPOSED: usize = 16;
 
-/// What the factors of a product are rounded to. Sums are f32 in either case.
+/// The precision of the factors of a product. Sums are f32 in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Not at all.
+    /// Not rounded.
     #[default]
     F32,
-    /// To bf16, 8 significant bits: twice as fast where the processor has AVX-512 BF16. Others multiply
-    /// the same rounded factors as f32, as fast as with [`Precision::F32`].
+    /// Rounded to bf16, 8 significant bits. Twice as fast on CPUs with AVX-512 BF16; others
+    /// multiply the same rounded factors as f32, at the speed of [`Precision::F32`].
     Bf16,
 }
 
 impl Precision {
-    /// [`Precision::Bf16`] where that is faster on this processor, [`Precision::F32`] elsewhere.
+    /// [`Precision::Bf16`] if it is faster on this CPU, [`Precision::F32`] otherwise.
     pub fn fastest() -> Precision {
         match Level::current().instructions() >= InstructionSet::Avx512Bf16 {
             true => Precision::Bf16,
@@ -36,18 +36,19 @@ impl Precision {
     }
 }
 
-/// What the words of a pack, and of the rows that meet it, hold.
+/// The content of the words of a pack, and of the rows that it is multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
-    /// An f32.
+    /// One f32.
     F32,
-    /// An f32 that bf16 can hold.
+    /// One f32, rounded to bf16.
     Rounded,
-    /// Two bf16, the one of the lower input in the low half.
+    /// Two bf16, that of the lower input in the low half.
     Pairs,
 }
 
 impl Words {
+    /// The words for `precision` at `level`.
     fn of(precision: Precision, level: Level) -> Words {
         match precision {
             Precision::F32 => Words::F32,
@@ -56,7 +57,7 @@ impl Words {
         }
     }
 
-    /// Inputs in a word.
+    /// The inputs of a word.
     pub(super) fn inputs(self) -> usize {
         if self == Words::Pairs { 2 } else { 1 }
     }
@@ -85,7 +86,7 @@ impl Words {
 fn bf16(value: f32) -> u32 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    // Set a bit that is kept: those of a NaN might all lie in the half that is dropped.
+    // Set a bit of the upper half: all bits of a NaN's mantissa may be in the half that is dropped.
     let nan = bits >> 16 | 0x40;
     if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
 }
@@ -95,9 +96,9 @@ pub struct PackedMatrix {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
     pub(super) words: Words,
-    /// Panel after panel; in a panel, for each input or pair of inputs the words of its outputs.
+    /// All panels. In a panel, the words of its outputs for each input or pair of inputs.
     panels: Vec<[u32; PANEL]>,
-    /// Where the panels go when the pack is dropped.
+    /// The owner of the memory after the pack is dropped.
     spare: Option<Spare>,
 }
 
@@ -109,40 +110,44 @@ impl Drop for PackedMatrix {
     }
 }
 
-/// Memory of packs that are gone, for those to come: fresh memory comes from the system page by page, each filled
-/// with zeros first. Clones share it.
+/// Memory of dropped packs, reused for new ones: the system would fill each page of new memory with
+/// zeros first. Clones share the memory.
 #[derive(Clone, Default)]
 pub struct Spare(Arc<Mutex<Vec<Vec<[u32; PANEL]>>>>);
 
 impl Spare {
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<[u32; PANEL]>>> {
-        // The list is whole at any time, whoever panicked.
+        // The list is valid at any time, even if a thread panicked.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Memory of exactly `len` words of panels; their contents are arbitrary. Where there is none all that is kept is
-    /// freed, so that no more is ever held than packs were alive at once.
+    /// Takes memory of exactly `len` rows of a panel, with arbitrary contents. If there is none,
+    /// frees all spare memory and allocates, so that memory never exceeds that of the packs in use
+    /// at one time.
     fn take(&self, len: usize) -> Vec<[u32; PANEL]> {
-        let mut kept = self.lock();
-        match kept.iter().position(|panels| panels.len() == len) {
-            Some(at) => kept.swap_remove(at),
+        let mut spare = self.lock();
+        match spare.iter().position(|panels| panels.len() == len) {
+            Some(at) => spare.swap_remove(at),
             None => {
-                kept.clear();
+                spare.clear();
                 vec![[0; PANEL]; len]
             }
         }
     }
 
-    /// Frees what is kept.
+    /// Frees all spare memory.
     pub fn clear(&self) {
         self.lock().clear();
     }
 }
 
 impl PackedMatrix {
-    /// Packs the matrix `[outputs, inputs]` whose rows `fill(range, buffer)` writes, one after the
-    /// other, into `buffer`. Panels are filled in parallel; the first error in panel order is
-    /// returned. The pack's memory comes from `spare` and goes back there.
+    /// Packs the matrix `[outputs, inputs]`. `fill(rows, buffer)` writes a range of its rows to
+    /// `buffer`, one after the other. Panels are filled in parallel. The memory of the pack comes
+    /// from `spare` and returns there.
+    ///
+    /// # Errors
+    /// The first error of `fill`, in the order of panels.
     pub fn pack<E: Send>(
         precision: Precision,
         outputs: usize,
@@ -154,7 +159,7 @@ impl PackedMatrix {
         PackedMatrix::pack_at(level, precision, outputs, inputs, Some(spare), fill)
     }
 
-    /// [`PackedMatrix::pack`] for products at `level`, which the processor must have.
+    /// [`PackedMatrix::pack`] for products at `level`.
     pub(super) fn pack_at<E: Send>(
         level: Level,
         precision: Precision,
@@ -186,7 +191,7 @@ impl PackedMatrix {
         Ok(packed)
     }
 
-    /// Packs `weights`, `[outputs, inputs]` row after row at distance `stride`, in f32 on this thread.
+    /// Packs `weights`, one row for each output, in f32 on this thread.
     pub fn pack_rows(weights: Rows<'_>, outputs: usize) -> PackedMatrix {
         let mut packed = PackedMatrix::zeros(Words::F32, outputs, weights.width);
         for (index, panel) in packed.panels.chunks_exact_mut(weights.width).enumerate() {
@@ -202,7 +207,8 @@ impl PackedMatrix {
         packed
     }
 
-    /// Packs the transpose of `weights` in f32: row `i` of it holds what input `i` gives to each output.
+    /// Packs the transpose of `weights` in f32: row `i` has the weights of input `i`, one for each
+    /// output.
     pub fn pack_transposed(weights: Rows<'_>, inputs: usize) -> PackedMatrix {
         let mut packed = PackedMatrix::zeros(Words::F32, weights.width, inputs);
         for input in 0..inputs {
@@ -213,7 +219,7 @@ impl PackedMatrix {
         packed
     }
 
-    /// A matrix of zeros in f32, to be filled by [`PackedMatrix::set_output`] or [`PackedMatrix::set_input`].
+    /// A matrix of zeros in f32, for [`PackedMatrix::set_output`] and [`PackedMatrix::set_input`].
     pub fn empty(outputs: usize, inputs: usize) -> PackedMatrix {
         PackedMatrix::zeros(Words::F32, outputs, inputs)
     }
@@ -221,7 +227,8 @@ impl PackedMatrix {
     /// Writes the weights of one output, a row of the matrix in f32.
     ///
     /// # Panics
-    /// If there is no such output, or the weights are not one for each input in f32.
+    /// If `output` is out of range, the matrix is not f32, or there is not one weight for each
+    /// input.
     pub fn set_output(&mut self, output: usize, weights: &[f32]) {
         assert!(self.words == Words::F32 && output < self.outputs && weights.len() == self.inputs);
         let panel = &mut self.panels[output / PANEL * weights.len()..][..weights.len()];
@@ -233,7 +240,8 @@ impl PackedMatrix {
     /// Writes the weights of one input, a column of the matrix in f32.
     ///
     /// # Panics
-    /// If there is no such input, or the weights are not one for each output in f32.
+    /// If `input` is out of range, the matrix is not f32, or there is not one weight for each
+    /// output.
     pub fn set_input(&mut self, input: usize, weights: &[f32]) {
         assert!(self.words == Words::F32 && input < self.inputs && weights.len() == self.outputs);
         for (index, part) in weights.chunks(PANEL).enumerate() {
@@ -245,32 +253,34 @@ impl PackedMatrix {
         PackedMatrix::new(words, outputs, inputs, None)
     }
 
-    /// A pack whose words are arbitrary if there is `spare` memory, and zeros else.
+    /// A pack of words that are arbitrary if their memory comes from `spare`, and zero otherwise.
     fn new(words: Words, outputs: usize, inputs: usize, spare: Option<&Spare>) -> PackedMatrix {
         let len = outputs.div_ceil(PANEL) * inputs.div_ceil(words.inputs());
         let panels = spare.map_or_else(|| vec![[0; PANEL]; len], |spare| spare.take(len));
         PackedMatrix { outputs, inputs, words, panels, spare: spare.cloned() }
     }
 
-    /// Words of an output.
+    /// The words of one output.
     pub(super) fn depth(&self) -> usize {
         self.inputs.div_ceil(self.words.inputs())
     }
 
-    /// The words `depth` of the outputs of panel `index`.
+    /// The words `depth` of all outputs of panel `index`.
     pub(super) fn panel(&self, index: usize, depth: Range<usize>) -> &[[u32; PANEL]] {
         &self.panels[index * self.depth()..][depth]
     }
 
+    /// The number of outputs, rows of the matrix.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
+    /// The number of inputs, columns of the matrix.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Bytes that a packed matrix `[outputs, inputs]` takes on this processor.
+    /// The size in bytes of a packed matrix `[outputs, inputs]` on this CPU.
     pub fn bytes(precision: Precision, outputs: usize, inputs: usize) -> u64 {
         let depth = inputs.div_ceil(Words::of(precision, Level::current()).inputs());
         outputs.div_ceil(PANEL) as u64 * depth as u64 * size_of::<[u32; PANEL]>() as u64
@@ -288,7 +298,7 @@ fn write_words_body(words: Words, values: &[f32], out: &mut [u32]) {
 }
 
 levels! {
-    /// Fills a panel with the rows of `weights`, at most 32.
+    /// Fills a panel with the rows of `weights`, at most 32, transposed.
     fn transpose(words: Words, weights: Rows<'_>, panel: &mut [[u32; PANEL]]) = transpose_body;
 }
 
@@ -308,11 +318,14 @@ fn transpose_body(words: Words, weights: Rows<'_>, panel: &mut [[u32; PANEL]]) {
     }
 }
 
-/// Rows of `width` elements at a distance of `stride` in a slice.
+/// A matrix in a slice: rows of `width` elements at a distance of `stride`.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
+    /// The elements of all rows. The last row may end without its gap.
     pub data: &'a [f32],
+    /// The elements of a row.
     pub width: usize,
+    /// The distance of the starts of neighbouring rows.
     pub stride: usize,
 }
 
@@ -322,6 +335,7 @@ impl<'a> Rows<'a> {
         Rows { data, width, stride: width }
     }
 
+    /// The elements of a row.
     pub(super) fn row(&self, index: usize) -> &'a [f32] {
         &self.data[index * self.stride..][..self.width]
     }
@@ -353,7 +367,7 @@ mod tests {
     fn packs_agree_with_each_other() {
         let (outputs, inputs, stride) = (70, 41, 90);
         let w = values(outputs * inputs);
-        // The last row ends with its last element, as the last head of a chunk does.
+        // The last row has no gap after it, like the last head of a chunk.
         let mut wide = vec![f32::NAN; (outputs - 1) * stride + inputs];
         let mut transposed = vec![0.0; outputs * inputs];
         for o in 0..outputs {
@@ -383,7 +397,7 @@ mod tests {
     fn bf16_is_rounded_to_nearest_in_pairs_and_in_f32() {
         let mut w = values(40 * 7);
         (w[3], w[4], w[5]) = (f32::NAN, f32::INFINITY, -0.0);
-        let want = |v: f32| u32::from(half::bf16::from_f32(v).to_bits());
+        let expected = |v: f32| u32::from(half::bf16::from_f32(v).to_bits());
         let level = Level::available().last().unwrap();
         let pairs = packed(level, Precision::Bf16, 40, &w);
         let rounded = packed(Level::BASELINE, Precision::Bf16, 40, &w);
@@ -392,10 +406,10 @@ mod tests {
                 let at = |m: &PackedMatrix, word: usize| {
                     m.panel(output / PANEL, word..word + 1)[0][output % PANEL]
                 };
-                assert_eq!(at(&rounded, input), want(v) << 16, "{v}");
+                assert_eq!(at(&rounded, input), expected(v) << 16, "{v}");
                 if pairs.words == Words::Pairs {
                     let half = at(&pairs, input / 2) >> (input % 2 * 16) & 0xffff;
-                    assert_eq!(half, want(v), "{v}");
+                    assert_eq!(half, expected(v), "{v}");
                 }
             }
         }
@@ -413,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_an_earlier_pack_leaves_no_trace() {
+    fn memory_of_an_earlier_pack_has_no_effect() {
         let spare = Spare::default();
         let pack = |w: &[f32], spare: &Spare| {
             let fill = |rows: Range<usize>, buffer: &mut [f32]| -> Result<(), ()> {

@@ -1,15 +1,15 @@
-//! Micro-kernels of the matrix product for x86-64: as many accumulators as fit the registers.
+//! Micro-kernels of matrix products for x86-64, with as many sums as fit in the registers.
 //!
-//! Each computes `target[r][c] (+)= sum over k of x[r][k] * panel[k][c]`, each sum in order of `k` with
-//! fused multiply-add, so an element does not depend on which rows it is computed with. Words are f32, or,
-//! for [`product_bf16`], pairs of bf16.
+//! Each computes `target[r][c] (+)= sum over k of x[r][k] * panel[k][c]`, in order of `k` and with
+//! fused multiply-add, so that an element does not depend on the other rows. Words are f32; those
+//! of [`product_bf16`] are pairs of bf16.
 
 use super::matmul::{BLOCK, DEPTH, OutputTile};
 use super::pack::PANEL;
 use std::arch::x86_64::*;
 
-/// Defines a kernel for `M` rows by a panel of 32 columns in 2 M + 3 of the 32 registers of 512 bits:
-/// `$factor` makes factors of words, `$add` adds products to sums.
+/// Defines a kernel for `M` rows by a panel of 32 columns, which uses 2 M + 3 of the 32 registers
+/// of 512 bits. `$factor` converts words to factors, `$add` adds products to sums.
 macro_rules! kernel_512 {
     ($(#[$doc:meta])* $name:ident, $features:literal, $factor:expr, $add:expr) => {
         $(#[$doc])*
@@ -30,7 +30,8 @@ macro_rules! kernel_512 {
                     let start = columns.as_ptr().cast::<__m512i>();
                     [_mm512_loadu_si512(start), _mm512_loadu_si512(start.add(1))]
                 };
-                // Not `map`, which is compiled without the instructions and cannot inline them.
+                // Not `map`: its closure is compiled without the instruction set, so they are not
+                // inlined.
                 let b = [$factor(b[0]), $factor(b[1])];
                 for r in 0..M {
                     let a = $factor(_mm512_set1_epi32(x[r][k] as i32));
@@ -67,13 +68,13 @@ kernel_512! {
     /// Words are pairs of bf16: `vdpbf16ps` adds both products of a pair to an f32.
     product_bf16,
     "avx512f,avx512bf16",
-    // SAFETY: both types are 512 bits that mean what an instruction takes them for.
+    // SAFETY: both types have 512 bits, and every bit pattern is valid for either.
     |words: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(words) },
     |sum, a, b| _mm512_dpbf16_ps(sum, a, b)
 }
 
-/// `M` rows, of `target` those from `first` on, by one half (columns `16 * half ..`) of a panel in 2 M + 3
-/// of the 16 registers of 256 bits.
+/// Multiplies `M` rows, in `target` those from `first` on, by one half of a panel (16 columns from
+/// `16 * half` on). Uses 2 M + 3 of the 16 registers of 256 bits.
 ///
 /// # Panics
 /// If the panel is deeper than a block, `half` is over 1, or `x` or `target` has too few rows.
@@ -88,7 +89,8 @@ pub(super) fn product_avx2<const M: usize>(
     assert!(panel.len() <= DEPTH && half < 2 && x.len() >= M);
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (k, columns) in panel.iter().enumerate() {
-        // SAFETY: half is 0 or 1, so the 16 elements lie within the panel's row of 32; unaligned loads.
+        // SAFETY: half is 0 or 1, so the 16 elements lie within the panel's row of 32; unaligned
+        // loads.
         let b = unsafe {
             let start = columns.as_ptr().cast::<f32>().add(16 * half);
             [_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))]
