@@ -23,7 +23,7 @@ const PIECE: usize = 1 << 11;
 const KEPT_BYTES: usize = 256 << 20;
 
 /// The encoded result of a method.
-pub enum Output {
+pub enum MergedTensor {
     Whole(Vec<u8>),
     /// Part by part to the [`Job`]'s sink.
     Sent,
@@ -31,7 +31,7 @@ pub enum Output {
 
 /// Whether the inputs will be read again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
+enum ReadPass {
     Early,
     Last,
 }
@@ -142,7 +142,7 @@ impl JobInput<'_> {
 }
 
 /// The decoded values of some inputs, kept from chunk to chunk for their memory.
-type Buffers = Vec<Vec<f32>>;
+type ChunkValues = Vec<Vec<f32>>;
 
 /// Elements of a chunk of whole rows of `row` elements: as many as fit into [`CHUNK`], one at least.
 pub(super) fn step_of_rows(row: usize) -> usize {
@@ -185,10 +185,10 @@ impl Job<'_> {
         which: &[usize],
         start: usize,
         step: usize,
-        pass: Pass,
-        into: &mut Buffers,
+        pass: ReadPass,
+        into: &mut ChunkValues,
     ) -> Result<()> {
-        let release_pages = pass == Pass::Last || !self.keeps_pages();
+        let release_pages = pass == ReadPass::Last || !self.keeps_pages();
         let len = step.min(self.info.elements() - start);
         into.resize_with(which.len(), Vec::new);
         for (&at, values) in which.iter().zip(into) {
@@ -201,7 +201,7 @@ impl Job<'_> {
     /// Computes the result elementwise: `combine` gets the same elements of every input, in the order
     /// of the plan, and fills those of the result, which are 0 before. Rounds once, to the result's type.
     /// Runs at the CPU's SIMD level, in pieces that stay in the nearest cache.
-    pub fn map(&self, combine: impl Fn(&[Vec<f32>], &mut [f32]) + Sync) -> Result<Output> {
+    pub fn map(&self, combine: impl Fn(&[Vec<f32>], &mut [f32]) + Sync) -> Result<MergedTensor> {
         self.map_pieces(CHUNK, PIECE, |_, inputs, out| {
             Level::current().run(Combine { combine: &combine, inputs, out });
         })
@@ -213,7 +213,7 @@ impl Job<'_> {
         &self,
         step: usize,
         combine: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Sync,
-    ) -> Result<Output> {
+    ) -> Result<MergedTensor> {
         self.map_pieces(step, step, combine)
     }
 
@@ -224,25 +224,26 @@ impl Job<'_> {
         step: usize,
         piece: usize,
         combine: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Sync,
-    ) -> Result<Output> {
+    ) -> Result<MergedTensor> {
         let dtype = self.info.dtype;
         let bytes = self.info.bytes().filter(|_| dtype.is_float()).ok_or_else(|| {
             Error::tensor(self.origin, &self.info.name, format!("cannot be written as {dtype}"))
         })?;
         let width = dtype.block_bytes();
         let which = self.all();
-        let fill = |(inputs, values): &mut (Buffers, Vec<f32>), start: usize, out: &mut [u8]| {
-            for (number, out) in out.chunks_mut(piece * width).enumerate() {
-                let start = start + number * piece;
-                self.load(&which, start, piece, Pass::Last, inputs)?;
-                values.clear();
-                values.resize(out.len() / width, 0.0);
-                combine(start, inputs, values);
-                self.check_range(start, values)?;
-                quants::encode_float(dtype, values, out)?;
-            }
-            Ok(())
-        };
+        let fill =
+            |(inputs, values): &mut (ChunkValues, Vec<f32>), start: usize, out: &mut [u8]| {
+                for (number, out) in out.chunks_mut(piece * width).enumerate() {
+                    let start = start + number * piece;
+                    self.load(&which, start, piece, ReadPass::Last, inputs)?;
+                    values.clear();
+                    values.resize(out.len() / width, 0.0);
+                    combine(start, inputs, values);
+                    self.check_range(start, values)?;
+                    quants::encode_float(dtype, values, out)?;
+                }
+                Ok(())
+            };
         // Of several errors, that of the first in index order, whichever thread met one first.
         if let Some(sink) = self.sink.filter(|_| PART_BYTES.is_multiple_of(step * width)) {
             let part = |(scratch, part): &mut (_, Vec<u8>), number: usize| {
@@ -253,7 +254,7 @@ impl Job<'_> {
             };
             let parts = (0..bytes.div_ceil(PART_BYTES)).into_par_iter();
             let results: Vec<Result<()>> = parts.map_init(Default::default, part).collect();
-            return results.into_iter().collect::<Result<()>>().map(|()| Output::Sent);
+            return results.into_iter().collect::<Result<()>>().map(|()| MergedTensor::Sent);
         }
         let mut out = buffers::take(bytes);
         let chunks = out.par_chunks_mut(step * width).enumerate();
@@ -261,7 +262,7 @@ impl Job<'_> {
             .map_init(Default::default, |scratch, (chunk, out)| fill(scratch, chunk * step, out))
             .collect();
         results.into_iter().collect::<Result<()>>()?;
-        Ok(Output::Whole(out))
+        Ok(MergedTensor::Whole(out))
     }
 
     /// Goes over the inputs `which` elementwise, at the CPU's SIMD level: `add` adds elements to the state of their
@@ -275,11 +276,11 @@ impl Job<'_> {
         let elements = self.info.elements();
         let results: Vec<Result<T>> = (0..elements.div_ceil(CHUNK))
             .into_par_iter()
-            .map_init(Buffers::new, |inputs, chunk| {
+            .map_init(ChunkValues::new, |inputs, chunk| {
                 let mut state = new();
                 let end = elements.min((chunk + 1) * CHUNK);
                 for start in (chunk * CHUNK..end).step_by(PIECE) {
-                    self.load(which, start, PIECE, Pass::Early, inputs)?;
+                    self.load(which, start, PIECE, ReadPass::Early, inputs)?;
                     Level::current().run(Add { add: &add, state: &mut state, inputs });
                 }
                 Ok(state)
@@ -298,8 +299,8 @@ impl Job<'_> {
     ) -> Result<Vec<T>> {
         let results: Vec<Result<T>> = (0..self.info.elements().div_ceil(step))
             .into_par_iter()
-            .map_init(Buffers::new, |inputs, chunk| {
-                self.load(which, chunk * step, step, Pass::Early, inputs)?;
+            .map_init(ChunkValues::new, |inputs, chunk| {
+                self.load(which, chunk * step, step, ReadPass::Early, inputs)?;
                 Ok(partial(chunk * step, inputs))
             })
             .collect();
@@ -321,9 +322,9 @@ impl Job<'_> {
         let results: Vec<Result<T>> = (0..chunks.div_ceil(group))
             .into_par_iter()
             .map(|index| {
-                let (mut tally, mut inputs) = (new(), Buffers::new());
+                let (mut tally, mut inputs) = (new(), ChunkValues::new());
                 for chunk in index * group..((index + 1) * group).min(chunks) {
-                    self.load(which, chunk * step, step, Pass::Early, &mut inputs)?;
+                    self.load(which, chunk * step, step, ReadPass::Early, &mut inputs)?;
                     add(&mut tally, chunk * step, &inputs);
                 }
                 Ok(tally)

@@ -1,4 +1,4 @@
-//! Gathering the rows of an embedding or a head for the result's vocabulary, as [`Arranged`] says.
+//! Gathering the rows of an embedding or a head for the result's vocabulary, as [`RowArrangement`] says.
 //!
 //! A gathered tensor keeps its models' type where rows are only copied; means, of rows or for padding,
 //! make it f32, so that nothing is rounded but once, at the end. Sums run in the order of the rows, those
@@ -9,7 +9,7 @@ use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::formats::source::TensorData;
 use crate::quants;
-use crate::recipe::{Arranged, Row, RowAt};
+use crate::recipe::{ArrangedRow, RowArrangement, RowRef};
 use rayon::prelude::*;
 
 /// Rows that one task gathers.
@@ -18,8 +18,8 @@ const BLOCK: usize = 256;
 /// The rows `rows` of `arranged`, as one matrix with rows of `row_len` elements. `sources` are the tensors
 /// of `arranged.sources`.
 pub(super) fn gather(
-    arranged: &Arranged,
-    rows: &[Row],
+    arranged: &RowArrangement,
+    rows: &[ArrangedRow],
     sources: &[JobInput<'_>],
     row_len: usize,
 ) -> Result<TensorData<'static>> {
@@ -35,31 +35,31 @@ pub(super) fn gather(
 }
 
 struct Gathering<'a> {
-    arranged: &'a Arranged,
+    arranged: &'a RowArrangement,
     sources: &'a [JobInput<'a>],
     row_len: usize,
 }
 
 impl Gathering<'_> {
     /// The type of all sources of `rows`, if none is computed and zeros are all-zero bytes in it.
-    fn shared_type(&self, rows: &[Row]) -> Option<DType> {
+    fn shared_type(&self, rows: &[ArrangedRow]) -> Option<DType> {
         let mut shared = None;
         for row in rows {
             match row {
-                Row::Zero => {}
-                Row::Copy(at) => {
+                ArrangedRow::Zero => {}
+                ArrangedRow::Copy(at) => {
                     let dtype = self.sources[at.source as usize].data.dtype;
                     if *shared.get_or_insert(dtype) != dtype {
                         return None;
                     }
                 }
-                Row::Mean(_) | Row::Padding => return None,
+                ArrangedRow::Mean(_) | ArrangedRow::Padding => return None,
             }
         }
         shared.filter(|dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16))
     }
 
-    fn copy(&self, rows: &[Row], dtype: DType) -> Result<Vec<u8>> {
+    fn copy(&self, rows: &[ArrangedRow], dtype: DType) -> Result<Vec<u8>> {
         let row_bytes = self.row_len * dtype.block_bytes();
         let mut out = vec![0u8; rows.len() * row_bytes];
         let blocks = out.par_chunks_mut((BLOCK * row_bytes).max(1)).zip(rows.par_chunks(BLOCK));
@@ -67,7 +67,7 @@ impl Gathering<'_> {
             .map(|(out, rows)| {
                 let mut values = vec![0.0; self.row_len];
                 for (out, row) in out.chunks_mut(row_bytes.max(1)).zip(rows) {
-                    if let Row::Copy(at) = row {
+                    if let ArrangedRow::Copy(at) = row {
                         out.copy_from_slice(self.decode(*at, &mut values)?);
                     }
                 }
@@ -78,8 +78,8 @@ impl Gathering<'_> {
         Ok(out)
     }
 
-    fn compute(&self, rows: &[Row]) -> Result<Vec<f32>> {
-        let used = rows.iter().position(|row| *row == Row::Padding).unwrap_or(rows.len());
+    fn compute(&self, rows: &[ArrangedRow]) -> Result<Vec<f32>> {
+        let used = rows.iter().position(|row| *row == ArrangedRow::Padding).unwrap_or(rows.len());
         let mut out = vec![0.0f32; rows.len() * self.row_len];
         let (tokens, padding) = out.split_at_mut(used * self.row_len);
         let blocks =
@@ -104,11 +104,11 @@ impl Gathering<'_> {
     }
 
     /// One row that is no padding.
-    fn row(&self, row: Row, out: &mut [f32]) -> Result<()> {
+    fn row(&self, row: ArrangedRow, out: &mut [f32]) -> Result<()> {
         match row {
-            Row::Zero | Row::Padding => {}
-            Row::Copy(at) => drop(self.decode(at, out)?),
-            Row::Mean(mean) => {
+            ArrangedRow::Zero | ArrangedRow::Padding => {}
+            ArrangedRow::Copy(at) => drop(self.decode(at, out)?),
+            ArrangedRow::Mean(mean) => {
                 let of = &self.arranged.means[mean as usize];
                 let mut values = vec![0.0; self.row_len];
                 for at in of {
@@ -122,7 +122,7 @@ impl Gathering<'_> {
     }
 
     /// Decodes a row of a source to `out`; the row's bytes are returned.
-    fn decode(&self, at: RowAt, out: &mut [f32]) -> Result<&[u8]> {
+    fn decode(&self, at: RowRef, out: &mut [f32]) -> Result<&[u8]> {
         let source = &self.sources[at.source as usize];
         let fail = |detail: String| Err(Error::tensor(&source.origin, &source.tensor, detail));
         let row = at.row as usize;

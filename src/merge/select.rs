@@ -10,7 +10,7 @@ use crate::base::error::Result;
 
 /// Where selecting gets its scores: which inputs are needed, in chunks of which length, and how they are
 /// scored.
-pub(super) struct Scores<'a> {
+pub(super) struct ElementScores<'a> {
     pub which: &'a [usize],
     pub step: usize,
     pub score: &'a Score<'a>,
@@ -21,7 +21,7 @@ pub(super) type Score<'a> = dyn Fn(usize, &[Vec<f32>], &mut [f32]) + Sync + 'a;
 
 /// The `k` elements with the largest scores.
 #[derive(Clone, Debug)]
-pub(super) struct Cut {
+pub(super) struct TopSelection {
     /// Elements with a greater key belong.
     key: u32,
     /// Of those with this key, how many of each chunk belong, from its first on; all if absent.
@@ -40,7 +40,7 @@ fn value(key: u32) -> f32 {
 }
 
 /// A score by rank: how many elements are above it, and how many have it.
-struct Found {
+struct RankedScore {
     key: u32,
     above: u64,
     equal: u64,
@@ -48,7 +48,7 @@ struct Found {
 
 const BUCKETS: usize = 1 << 16;
 
-impl Scores<'_> {
+impl ElementScores<'_> {
     fn add(&self, start: usize, inputs: &[Vec<f32>], mut count: impl FnMut(u32)) {
         let mut scores = vec![0.0; inputs[0].len()];
         (self.score)(start, inputs, &mut scores);
@@ -85,7 +85,7 @@ impl Scores<'_> {
 
     /// The scores at `ranks`, counted from 1 at the largest; ranks must be from 1 to the number of
     /// elements.
-    fn find(&self, job: &Job<'_>, ranks: &[u64]) -> Result<Vec<Found>> {
+    fn find(&self, job: &Job<'_>, ranks: &[u64]) -> Result<Vec<RankedScore>> {
         let upper = self.histograms(job, 1, |_, key| Some((key >> 16) as u16))?;
         let halves: Vec<(u32, u64)> = ranks.iter().map(|&rank| reach(&upper[0], rank)).collect();
         let lower = self.histograms(job, ranks.len(), |list, key| {
@@ -94,7 +94,11 @@ impl Scores<'_> {
         let found =
             ranks.iter().zip(&halves).zip(&lower).map(|((&rank, &(high, above)), counts)| {
                 let (low, more) = reach(counts, rank - above);
-                Found { key: high << 16 | low, above: above + more, equal: counts[low as usize] }
+                RankedScore {
+                    key: high << 16 | low,
+                    above: above + more,
+                    equal: counts[low as usize],
+                }
             });
         Ok(found.collect())
     }
@@ -110,12 +114,12 @@ impl Scores<'_> {
     }
 
     /// The selections of the `k` largest for each of `sizes`, from none to all elements.
-    pub(super) fn largest(&self, job: &Job<'_>, sizes: &[usize]) -> Result<Vec<Cut>> {
+    pub(super) fn largest(&self, job: &Job<'_>, sizes: &[usize]) -> Result<Vec<TopSelection>> {
         let n = job.info.elements();
         let inner: Vec<u64> =
             sizes.iter().filter(|&&k| k > 0 && k < n).map(|&k| k as u64).collect();
         let found = if inner.is_empty() { Vec::new() } else { self.find(job, &inner)? };
-        let split = |(found, &k): (&Found, &u64)| found.above + found.equal > k;
+        let split = |(found, &k): (&RankedScore, &u64)| found.above + found.equal > k;
         let ties = match found.iter().zip(&inner).any(split) {
             true => job.each(self.which, self.step, |start, inputs| {
                 let mut counts = vec![0u64; found.len()];
@@ -137,11 +141,11 @@ impl Scores<'_> {
             };
             let partial = found.equal > k - found.above;
             let ties = partial.then(|| ties.iter().map(of_chunk).collect());
-            Cut { key: found.key, ties, step: self.step }
+            TopSelection { key: found.key, ties, step: self.step }
         });
         let cut = |&k: &usize| match k {
-            0 => Cut { key: u32::MAX, ties: None, step: self.step },
-            k if k >= n => Cut { key: 0, ties: None, step: self.step },
+            0 => TopSelection { key: u32::MAX, ties: None, step: self.step },
+            k if k >= n => TopSelection { key: 0, ties: None, step: self.step },
             _ => cuts.next().expect("one for each inner size"),
         };
         Ok(sizes.iter().map(cut).collect())
@@ -160,7 +164,7 @@ fn reach(counts: &[u64], rank: u64) -> (u32, u64) {
     unreachable!("ranks are no greater than the number of elements")
 }
 
-impl Cut {
+impl TopSelection {
     /// Whether each element of the chunk at `start` belongs, from its scores.
     pub(super) fn mask(&self, start: usize, scores: &[f32], mask: &mut Vec<bool>) {
         mask.clear();
@@ -188,7 +192,7 @@ mod tests {
             let score = |_: usize, inputs: &[Vec<f32>], out: &mut [f32]| {
                 out.copy_from_slice(&inputs[0]);
             };
-            let scores = Scores { which: &[0], step, score: &score };
+            let scores = ElementScores { which: &[0], step, score: &score };
             let cuts = scores.largest(job, sizes).unwrap();
             let all = cuts.iter().map(|cut| {
                 let mut mask = Vec::new();
@@ -234,7 +238,9 @@ mod tests {
             let score = |_: usize, inputs: &[Vec<f32>], out: &mut [f32]| {
                 out.copy_from_slice(&inputs[0]);
             };
-            Scores { which: &[0], step: CHUNK, score: &score }.ascending(job, &ranks).unwrap()
+            ElementScores { which: &[0], step: CHUNK, score: &score }
+                .ascending(job, &ranks)
+                .unwrap()
         });
         assert_eq!(found, ranks.map(|rank| sorted[rank]));
     }

@@ -4,12 +4,12 @@
 //! be numbers, and a writer gets them part by part.
 
 use super::buffers;
-use super::chunks::{Job, JobInput, Output};
+use super::chunks::{Job, JobInput, MergedTensor};
 use super::{methods, rows};
 use crate::base::error::Result;
 use crate::base::mmap;
 use crate::formats::source::{PartSink, TensorData, TensorSource, TensorTable, send_parts};
-use crate::recipe::{Arranged, Input, MergePlan, Row, TensorInput, TensorPlan};
+use crate::recipe::{ArrangedRow, MergePlan, PlanInput, RowArrangement, TensorInput, TensorPlan};
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl MergeSource {
     /// The tensor of a member that tensor `index` of stage `stage` equals, through however many stages.
     fn copied_member(&self, stage: usize, index: usize) -> Option<&TensorInput> {
         let mut input = self.copied(stage, index)?;
-        while let Input::Stage(stage) = input.from {
+        while let PlanInput::Stage(stage) = input.from {
             input = self.copied(stage, input.index)?;
         }
         Some(input)
@@ -93,7 +93,7 @@ impl MergeSource {
                 buffers::give_back(bytes);
             }
         }
-        let Output::Whole(bytes) = output else { return Ok(None) };
+        let MergedTensor::Whole(bytes) = output else { return Ok(None) };
         let bytes = Cow::Owned(bytes);
         Ok(Some(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes }))
     }
@@ -106,13 +106,17 @@ impl MergeSource {
     }
 
     /// The inputs of a tensor, those that need it brought to the rows of the result.
-    fn inputs(&self, plan: &TensorPlan, arranged: Option<&Arranged>) -> Result<Vec<JobInput<'_>>> {
+    fn inputs(
+        &self,
+        plan: &TensorPlan,
+        arranged: Option<&RowArrangement>,
+    ) -> Result<Vec<JobInput<'_>>> {
         let Some(arranged) = arranged else {
             return plan.inputs.iter().map(|i| self.input(i.from, i.index)).collect();
         };
         let sources = arranged.sources.iter().map(|&(from, index)| self.input(from, index));
         let sources = sources.collect::<Result<Vec<_>>>()?;
-        let arranged_input = |(input, rows): (&TensorInput, &Option<Vec<Row>>)| {
+        let arranged_input = |(input, rows): (&TensorInput, &Option<Vec<ArrangedRow>>)| {
             let Some(rows) = rows else { return self.input(input.from, input.index) };
             let info = &self.plan.table_of(input.from).infos()[input.index];
             let data = rows::gather(arranged, rows, &sources, info.row_len())?;
@@ -125,11 +129,11 @@ impl MergeSource {
     }
 
     /// Tensor `index` of `from`.
-    fn input(&self, from: Input, index: usize) -> Result<JobInput<'_>> {
+    fn input(&self, from: PlanInput, index: usize) -> Result<JobInput<'_>> {
         let tensor = self.plan.table_of(from).infos()[index].name.clone();
         let model = self.plan.label(from);
         Ok(match from {
-            Input::Member(m) => {
+            PlanInput::Member(m) => {
                 let member = &self.plan.members[m];
                 let source = &member.checkpoint.tensors;
                 let origin = format!("member '{}' ({})", member.reference, source.origin());
@@ -137,7 +141,7 @@ impl MergeSource {
                 mmap::will_need(&data.bytes);
                 JobInput { data, origin, tensor, model, check: true }
             }
-            Input::Stage(s) => {
+            PlanInput::Stage(s) => {
                 let origin = format!("stage '{}'", self.plan.stages[s].label());
                 let data = self.whole(s, index)?;
                 JobInput { data, origin, tensor, model, check: false }
@@ -190,8 +194,10 @@ impl TensorSource for MergeSource {
             return self.working_bytes[index];
         };
         match copied.from {
-            Input::Member(m) => self.plan.members[m].checkpoint.tensors.working_bytes(copied.index),
-            Input::Stage(_) => self.working_bytes[index],
+            PlanInput::Member(m) => {
+                self.plan.members[m].checkpoint.tensors.working_bytes(copied.index)
+            }
+            PlanInput::Stage(_) => self.working_bytes[index],
         }
     }
 

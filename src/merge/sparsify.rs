@@ -6,8 +6,8 @@
 //! selections is held: differences are computed anew in each pass.
 
 use super::chunks::Job;
-use super::random::{Chance, Stream};
-use super::select::{Cut, Scores};
+use super::random::{Probability, RandomStream};
+use super::select::{ElementScores, TopSelection};
 use super::sums;
 use crate::base::error::Result;
 
@@ -47,21 +47,21 @@ const DENSITY: f64 = 2.0;
 const SMALLEST_SUM: f64 = 1e-7;
 
 /// What is kept of one model's task vector.
-pub(super) struct Sparse {
-    kept: Kept,
+pub(super) struct SparseTaskVector {
+    kept: KeptElements,
     scale: f32,
 }
 
-enum Kept {
+enum KeptElements {
     All,
     Nothing,
     /// The elements in `within` that are not in `outliers`.
     Band {
-        within: Cut,
-        outliers: Option<Cut>,
+        within: TopSelection,
+        outliers: Option<TopSelection>,
     },
-    Random(Stream, Chance),
-    ByRank(Ranked),
+    Random(RandomStream, Probability),
+    ByRank(KeepByRank),
     /// One list of bits for each chunk of `step` elements.
     Drawn {
         step: usize,
@@ -69,8 +69,8 @@ enum Kept {
     },
 }
 
-struct Ranked {
-    stream: Stream,
+struct KeepByRank {
+    stream: RandomStream,
     row: usize,
     density: f64,
     epsilon: f64,
@@ -78,12 +78,17 @@ struct Ranked {
     unbiased: bool,
 }
 
-impl Sparse {
+impl SparseTaskVector {
     /// Decides what is kept of input `at`, whose task vector is its difference from the base model. All
     /// chunks, here and later, are of `step` elements; whole rows for [`Sparsify::RandomByRank`].
-    pub(super) fn decide(job: &Job<'_>, rule: Sparsify, at: usize, step: usize) -> Result<Sparse> {
+    pub(super) fn decide(
+        job: &Job<'_>,
+        rule: Sparsify,
+        at: usize,
+        step: usize,
+    ) -> Result<SparseTaskVector> {
         let params = &job.plan.inputs[at].params;
-        let whole = Sparse { kept: Kept::All, scale: 1.0 };
+        let whole = SparseTaskVector { kept: KeptElements::All, scale: 1.0 };
         let density = match rule {
             Sparsify::Never => return Ok(whole),
             _ => params.need("density"),
@@ -92,7 +97,7 @@ impl Sparse {
             return Ok(whole);
         }
         if density <= 0.0 {
-            return Ok(Sparse { kept: Kept::Nothing, ..whole });
+            return Ok(SparseTaskVector { kept: KeptElements::Nothing, ..whole });
         }
         let rescale = match job.plan.params.get("rescale") {
             Some(DENSITY) => Rescale::Density,
@@ -100,13 +105,13 @@ impl Sparse {
             _ => Rescale::No,
         };
         let input = &job.inputs[at];
-        let stream = || Stream::new(job.seed, &input.model, &input.tensor);
+        let stream = || RandomStream::new(job.seed, &input.model, &input.tensor);
         let kept = match rule {
-            Sparsify::Never => Kept::All,
+            Sparsify::Never => KeptElements::All,
             Sparsify::Smallest => band(job, at, step, density, 0.0)?,
             Sparsify::SmallestAndOutliers => band(job, at, step, density, params.need("gamma"))?,
-            Sparsify::Random => Kept::Random(stream(), Chance::new(density)),
-            Sparsify::RandomByRank => Kept::ByRank(Ranked {
+            Sparsify::Random => KeptElements::Random(stream(), Probability::new(density)),
+            Sparsify::RandomByRank => KeptElements::ByRank(KeepByRank {
                 stream: stream(),
                 row: job.row().max(1),
                 density,
@@ -114,24 +119,28 @@ impl Sparse {
                 unbiased: rescale == Rescale::Density,
             }),
         };
-        let sparse = Sparse { kept, scale: 1.0 };
+        let sparse = SparseTaskVector { kept, scale: 1.0 };
         match (rescale, &sparse.kept) {
-            (Rescale::No, _) | (Rescale::Density, Kept::ByRank(_)) => Ok(sparse),
-            (Rescale::Density, _) => Ok(Sparse { scale: (1.0 / density) as f32, ..sparse }),
+            (Rescale::No, _) | (Rescale::Density, KeptElements::ByRank(_)) => Ok(sparse),
+            (Rescale::Density, _) => {
+                Ok(SparseTaskVector { scale: (1.0 / density) as f32, ..sparse })
+            }
             (Rescale::L1, _) => sparse.with_l1(job, at, step),
         }
     }
 
     /// Measures the sums of magnitudes; what was costly to decide is noted down on the way.
-    fn with_l1(self, job: &Job<'_>, at: usize, step: usize) -> Result<Sparse> {
-        let costly = matches!(self.kept, Kept::ByRank(_) | Kept::Random(..));
+    fn with_l1(self, job: &Job<'_>, at: usize, step: usize) -> Result<SparseTaskVector> {
+        let costly = matches!(self.kept, KeptElements::ByRank(_) | KeptElements::Random(..));
         let chunks = job.each(&[at, job.base()], step, |start, inputs| {
             let (delta, base) = inputs.split_at_mut(1);
             sums::subtract(&mut delta[0], &base[0]);
             let before = sums::magnitudes(&delta[0]);
             let bits = match &self.kept {
-                Kept::ByRank(ranked) => ranked.draw(start, &delta[0]),
-                Kept::Random(stream, chance) => draw(*stream, *chance, start, delta[0].len()),
+                KeptElements::ByRank(ranked) => ranked.draw(start, &delta[0]),
+                KeptElements::Random(stream, chance) => {
+                    draw(*stream, *chance, start, delta[0].len())
+                }
                 _ => Vec::new(),
             };
             match costly {
@@ -149,16 +158,16 @@ impl Sparse {
         }
         let measurable = before >= SMALLEST_SUM && after >= SMALLEST_SUM;
         let scale = if measurable { (before / after) as f32 } else { 1.0 };
-        let kept = if costly { Kept::Drawn { step, masks } } else { self.kept };
-        Ok(Sparse { kept, scale })
+        let kept = if costly { KeptElements::Drawn { step, masks } } else { self.kept };
+        Ok(SparseTaskVector { kept, scale })
     }
 
     /// Makes what is dropped of a chunk zero and scales the rest.
     pub(super) fn apply(&self, start: usize, delta: &mut [f32]) {
         match &self.kept {
-            Kept::All => return,
-            Kept::Nothing => return delta.fill(0.0),
-            Kept::Band { within, outliers } => {
+            KeptElements::All => return,
+            KeptElements::Nothing => return delta.fill(0.0),
+            KeptElements::Band { within, outliers } => {
                 let scores: Vec<f32> = delta.iter().map(|d| d.abs()).collect();
                 let mut mask = Vec::new();
                 within.mask(start, &scores, &mut mask);
@@ -168,12 +177,12 @@ impl Sparse {
                     retain(delta, mask.iter().map(|outlier| !outlier));
                 }
             }
-            Kept::Random(stream, chance) => {
+            KeptElements::Random(stream, chance) => {
                 let draws = (start as u64..).map(|index| stream.draw(index, *chance));
                 retain(delta, draws);
             }
-            Kept::ByRank(ranked) => ranked.apply(start, delta),
-            Kept::Drawn { step, masks } => apply_bits(&masks[start / step], delta),
+            KeptElements::ByRank(ranked) => ranked.apply(start, delta),
+            KeptElements::Drawn { step, masks } => apply_bits(&masks[start / step], delta),
         }
         if self.scale != 1.0 {
             delta.iter_mut().for_each(|d| *d *= self.scale);
@@ -186,7 +195,7 @@ fn share(density: f64, elements: usize) -> usize {
     (density * elements as f64) as usize
 }
 
-fn band(job: &Job<'_>, at: usize, step: usize, density: f64, gamma: f64) -> Result<Kept> {
+fn band(job: &Job<'_>, at: usize, step: usize, density: f64, gamma: f64) -> Result<KeptElements> {
     let n = job.info.elements();
     let wanted = share(density, n).max(1).min(n);
     let outliers = share(gamma, n).min(n - wanted);
@@ -195,10 +204,10 @@ fn band(job: &Job<'_>, at: usize, step: usize, density: f64, gamma: f64) -> Resu
             *score = (x - base).abs();
         }
     };
-    let scores = Scores { which: &[at, job.base()], step, score: &score };
+    let scores = ElementScores { which: &[at, job.base()], step, score: &score };
     let mut cuts = scores.largest(job, &[outliers + wanted, outliers])?.into_iter();
     let within = cuts.next().expect("one for each size");
-    Ok(Kept::Band { within, outliers: cuts.next().filter(|_| outliers > 0) })
+    Ok(KeptElements::Band { within, outliers: cuts.next().filter(|_| outliers > 0) })
 }
 
 /// Makes the elements zero that are not kept.
@@ -209,7 +218,7 @@ fn retain(delta: &mut [f32], kept: impl Iterator<Item = bool>) {
 }
 
 /// One bit for each of `len` elements from `start` on: whether it is kept.
-fn draw(stream: Stream, chance: Chance, start: usize, len: usize) -> Vec<u64> {
+fn draw(stream: RandomStream, chance: Probability, start: usize, len: usize) -> Vec<u64> {
     let word = |at: usize| {
         let bits = 0..64.min(len - at);
         let kept = |bit: usize| stream.draw((start + at + bit) as u64, chance);
@@ -228,7 +237,7 @@ fn apply_bits(bits: &[u64], delta: &mut [f32]) {
     }
 }
 
-impl Ranked {
+impl KeepByRank {
     /// Calls `each` with the index in the chunk and the probability of every element.
     fn probabilities(&self, delta: &[f32], mut each: impl FnMut(usize, f64)) {
         let mut order: Vec<u64> = Vec::with_capacity(self.row);
@@ -251,7 +260,7 @@ impl Ranked {
     fn draw(&self, start: usize, delta: &[f32]) -> Vec<u64> {
         let mut bits = vec![0u64; delta.len().div_ceil(64)];
         self.probabilities(delta, |at, probability| {
-            let kept = self.stream.draw((start + at) as u64, Chance::new(probability));
+            let kept = self.stream.draw((start + at) as u64, Probability::new(probability));
             bits[at / 64] |= u64::from(kept) << (at % 64);
         });
         bits
@@ -260,7 +269,7 @@ impl Ranked {
     fn apply(&self, start: usize, delta: &mut [f32]) {
         let mut factors = vec![0f32; delta.len()];
         self.probabilities(delta, |at, probability| {
-            let kept = self.stream.draw((start + at) as u64, Chance::new(probability));
+            let kept = self.stream.draw((start + at) as u64, Probability::new(probability));
             let factor = if self.unbiased { (1.0 / probability) as f32 } else { 1.0 };
             factors[at] = if kept { factor } else { 0.0 };
         });

@@ -6,16 +6,16 @@
 //! whose elements agree under sign consensus, else of all. After mergekit's
 //! `merge_methods/generalized_task_arithmetic.py`, 0.1.5.
 
-use super::chunks::{CHUNK, Job, Output, step_of_rows};
+use super::chunks::{CHUNK, Job, MergedTensor, step_of_rows};
 use super::consensus;
-use super::sparsify::{RESCALE_WORDS, Sparse, Sparsify};
+use super::sparsify::{RESCALE_WORDS, SparseTaskVector, Sparsify};
 use super::sums;
 use crate::base::error::Result;
-use crate::recipe::{BaseRule, MethodSpec, Misfit, ParamDefault, ParamSpec, Values};
+use crate::recipe::{BaseRule, MethodSpec, ParamConflict, ParamDefault, ParamSpec, ParamValues};
 
 /// What a method of the family does.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rule {
+pub(super) struct TaskVectorRule {
     pub sparsify: Sparsify,
     /// Whether elements whose sign is not that of the sum are left out.
     pub consensus: bool,
@@ -51,13 +51,13 @@ pub(super) const fn rescale(default: bool) -> ParamSpec {
 }
 
 /// Keeping by rank needs probabilities between 0 and 1; at densities of 0 and 1 nothing is drawn.
-pub(super) fn check_probabilities(values: &Values) -> std::result::Result<(), Misfit> {
+pub(super) fn check_probabilities(values: &ParamValues) -> std::result::Result<(), ParamConflict> {
     let (density, epsilon) = (values.need("density"), values.need("epsilon"));
     let drawn = density > 0.0 && density < 1.0;
     if !drawn || (density - epsilon > 0.0 && density + epsilon < 1.0) {
         return Ok(());
     }
-    Err(Misfit {
+    Err(ParamConflict {
         message: "'density' less or plus 'epsilon' is not between 0 and 1 (epsilon is 0.15 if not \
                   given)",
         remedy: "give a smaller 'epsilon', or a 'density' farther from 0 and 1",
@@ -65,16 +65,16 @@ pub(super) fn check_probabilities(values: &Values) -> std::result::Result<(), Mi
 }
 
 /// The merged tensor.
-pub(super) fn combine(job: &Job<'_>, rule: Rule) -> Result<Output> {
+pub(super) fn combine(job: &Job<'_>, rule: TaskVectorRule) -> Result<MergedTensor> {
     let base = job.base();
     let tuned = job.tuned();
     let step = match rule.sparsify {
         Sparsify::RandomByRank => step_of_rows(job.row()),
         _ => CHUNK,
     };
-    let sparse: Vec<Sparse> = tuned
+    let sparse: Vec<SparseTaskVector> = tuned
         .iter()
-        .map(|&at| Sparse::decide(job, rule.sparsify, at, step))
+        .map(|&at| SparseTaskVector::decide(job, rule.sparsify, at, step))
         .collect::<Result<_>>()?;
     let weight = |&at: &usize| job.plan.inputs[at].params.need("weight") as f32;
     let weights: Vec<f32> = tuned.iter().map(weight).collect();

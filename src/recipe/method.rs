@@ -4,12 +4,11 @@
 //! [`MethodSpec`] with it, and the registry there is handed to [`super::load`]. So a method is added
 //! in one place, and recipes still know nothing of arithmetic.
 
-use super::plan::merge_plan::Values;
 use std::ops::RangeInclusive;
 
 /// Where a parameter is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum ParamScope {
     /// One value for each source: source, then slice, then recipe.
     Source,
     /// One value for the tensor: slice, then recipe.
@@ -18,7 +17,7 @@ pub enum Scope {
 
 /// What a parameter is when the recipe gives no value.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Default {
+pub enum ParamDefault {
     /// An error; the base model needs none.
     Required,
     /// This value.
@@ -31,8 +30,8 @@ pub enum Default {
 #[derive(Clone, Copy, Debug)]
 pub struct ParamSpec {
     pub name: &'static str,
-    pub scope: Scope,
-    pub default: Default,
+    pub scope: ParamScope,
+    pub default: ParamDefault,
     /// Accepted for the sake of recipes that give it, without effect on this method.
     pub ignored: bool,
     /// Whether an ignored parameter is passed over without a warning.
@@ -48,7 +47,7 @@ pub struct ParamSpec {
 const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 impl ParamSpec {
-    const fn new(name: &'static str, scope: Scope, default: Default) -> ParamSpec {
+    const fn new(name: &'static str, scope: ParamScope, default: ParamDefault) -> ParamSpec {
         ParamSpec {
             name,
             scope,
@@ -61,17 +60,20 @@ impl ParamSpec {
         }
     }
 
-    pub const fn source(name: &'static str, default: Default) -> ParamSpec {
-        ParamSpec::new(name, Scope::Source, default)
+    pub const fn source(name: &'static str, default: ParamDefault) -> ParamSpec {
+        ParamSpec::new(name, ParamScope::Source, default)
     }
 
-    pub const fn tensor(name: &'static str, default: Default) -> ParamSpec {
-        ParamSpec::new(name, Scope::Tensor, default)
+    pub const fn tensor(name: &'static str, default: ParamDefault) -> ParamSpec {
+        ParamSpec::new(name, ParamScope::Tensor, default)
     }
 
     /// A parameter that recipes give to this method although it has no use for it.
     pub const fn ignored(name: &'static str) -> ParamSpec {
-        ParamSpec { ignored: true, ..ParamSpec::new(name, Scope::Source, Default::Absent) }
+        ParamSpec {
+            ignored: true,
+            ..ParamSpec::new(name, ParamScope::Source, ParamDefault::Absent)
+        }
     }
 
     /// A parameter of the peer's method that says how it computes, not what: nothing here depends on
@@ -118,6 +120,37 @@ pub enum BaseRule {
     Required,
 }
 
+/// Evaluated parameters by name, in the order of the method's list.
+#[derive(Clone, Debug, Default)]
+pub struct ParamValues(pub Vec<ParamValue>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamValue {
+    pub name: &'static str,
+    pub value: f64,
+    /// The filter of the clause it came from.
+    pub filter: Option<String>,
+}
+
+impl ParamValues {
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|v| v.name == name).map(|v| v.value)
+    }
+
+    /// The value of a parameter that the method's list requires or gives a default.
+    ///
+    /// # Panics
+    /// If it is not there; a plan that exists has it.
+    pub fn need(&self, name: &str) -> f64 {
+        self.get(name).unwrap_or_else(|| panic!("the plan lacks parameter '{name}'"))
+    }
+
+    /// Whether the flag `name` is set.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|v| v != 0.0)
+    }
+}
+
 /// A merge method as recipes see it.
 #[derive(Debug)]
 pub struct MethodSpec {
@@ -141,11 +174,11 @@ pub struct MethodSpec {
 }
 
 /// Judges the values of one source.
-pub(super) type CheckSource = fn(&Values) -> Result<(), Misfit>;
+pub(super) type CheckSource = fn(&ParamValues) -> Result<(), ParamConflict>;
 
 /// Why values do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misfit {
+pub struct ParamConflict {
     /// Names no numbers, so that what is wrong with many tensors is said once.
     pub message: &'static str,
     pub remedy: &'static str,
@@ -172,7 +205,7 @@ impl MethodSpec {
 
 /// Parameters of any method of the peer, past and present: in a recipe for a method that has no such
 /// parameter they do nothing, which deserves a warning, not an error.
-pub(super) const PEER_PARAMS: &[&str] = &[
+pub(super) const MERGEKIT_PARAMS: &[&str] = &[
     "alpha",
     "density",
     "embed_slerp",

@@ -8,19 +8,26 @@
 
 mod members;
 mod method;
+mod place;
 mod plan;
 mod syntax;
 mod view;
 
-pub use members::{Folders, MemberLookup, Missing, ShapesOnly, locate_source, shape_checkpoint};
-pub use method::{BaseRule, Default as ParamDefault, MethodSpec, Misfit, ParamSpec, Scope};
+pub use members::{
+    Folders, MemberError, MemberLookup, ShapesOnly, locate_source, shape_checkpoint,
+};
+pub use method::{
+    BaseRule, MethodSpec, ParamConflict, ParamDefault, ParamScope, ParamSpec, ParamValue,
+    ParamValues,
+};
+pub use place::StackPlace;
 pub use plan::merge_plan::{
-    Donor, Input, Member, MergePlan, Place, Stage, TensorInput, TensorPlan, Value, Values,
+    Donor, Member, MergePlan, MergeStage, PlanInput, TensorInput, TensorPlan,
 };
 pub use plan::output_config::torch_name;
 pub use plan::planner::plan_text;
-pub use plan::rows::{Arranged, Row, RowAt};
-pub use plan::vocabulary::Vocabulary;
+pub use plan::rows::{ArrangedRow, RowArrangement, RowRef};
+pub use plan::vocabulary::MergedVocabulary;
 pub use syntax::build_settings::BuildSettings;
 pub use syntax::diagnostics::{Diagnostic, Severity, recipe_error, render};
 pub use syntax::model_ref::ModelRef;
@@ -63,5 +70,5 @@ pub fn check(
         let detail = "neither UTF-8 text nor a GGUF file, so neither a recipe nor a model";
         return Err(Error::format(path, detail));
     };
-    Ok(plan::planner::plan_seeded(path, &text, methods, lookup, seed))
+    Ok(plan::planner::plan_with_seed(path, &text, methods, lookup, seed))
 }

@@ -6,10 +6,10 @@
 //! <https://arcee.ai>; details as in mergekit's `merge_methods/arcee_fusion.py`, 0.1.5, which samples a
 //! million elements of larger tensors at random where all are counted here. Divergences are f64.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output, step_of_rows};
-use crate::merge::select::Scores;
+use crate::merge::chunks::{Job, MergedTensor, step_of_rows};
+use crate::merge::select::ElementScores;
 use crate::recipe::{BaseRule, MethodSpec};
 
 pub(super) struct ArceeFusion;
@@ -26,12 +26,12 @@ static SPEC: MethodSpec = MethodSpec {
 /// Added to probabilities, so that none is zero.
 const EPS: f64 = 1e-8;
 
-impl Method for ArceeFusion {
+impl MergeMethod for ArceeFusion {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let base = job.base();
         let other = 1 - base;
         let row = job.row().max(1);
@@ -54,7 +54,8 @@ impl Method for ArceeFusion {
         };
         let last = job.info.elements().saturating_sub(1);
         let ranks = [last / 4, last / 2, (0.75 * last as f64) as usize];
-        let quartiles = Scores { which: &all, step, score: &score }.ascending(job, &ranks)?;
+        let quartiles =
+            ElementScores { which: &all, step, score: &score }.ascending(job, &ranks)?;
         let threshold = quartiles[1] + 1.5 * (quartiles[2] - quartiles[0]);
         job.map_at(step, |start, inputs, out| {
             score(start, inputs, out);

@@ -6,11 +6,11 @@
 //! earlier versions made the whole difference zero where `gamma n` is less than 1, which is not done here.
 //! See [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::MethodSpec;
 
 pub(super) struct Breadcrumbs;
@@ -30,14 +30,15 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::SmallestAndOutliers, consensus: false };
+const RULE: TaskVectorRule =
+    TaskVectorRule { sparsify: Sparsify::SmallestAndOutliers, consensus: false };
 
-impl Method for Breadcrumbs {
+impl MergeMethod for Breadcrumbs {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

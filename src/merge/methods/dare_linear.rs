@@ -5,11 +5,11 @@
 //! `1 / density`: `rescale: density`. The default, `rescale: l1`, restores the sum of magnitudes, as
 //! mergekit does (`sparsify.py`, `bernoulli`, 0.1.5); see [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::MethodSpec;
 
 pub(super) struct DareLinear;
@@ -29,14 +29,14 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::Random, consensus: false };
+const RULE: TaskVectorRule = TaskVectorRule { sparsify: Sparsify::Random, consensus: false };
 
-impl Method for DareLinear {
+impl MergeMethod for DareLinear {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

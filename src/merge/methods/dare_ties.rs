@@ -4,11 +4,11 @@
 //! "Language models are Super Mario", Yu et al. 2023, <https://arxiv.org/abs/2311.03099>. As in mergekit's
 //! `generalized_task_arithmetic.py`, 0.1.5; see [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::MethodSpec;
 
 pub(super) struct DareTies;
@@ -28,14 +28,14 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::Random, consensus: true };
+const RULE: TaskVectorRule = TaskVectorRule { sparsify: Sparsify::Random, consensus: true };
 
-impl Method for DareTies {
+impl MergeMethod for DareTies {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

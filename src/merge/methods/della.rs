@@ -7,11 +7,11 @@
 //! probability: `rescale: density`. The default, `rescale: l1`, restores the sum of magnitudes, as
 //! mergekit does (`sparsify.py`, `della_magprune`, 0.1.5); see [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::MethodSpec;
 
 pub(super) struct Della;
@@ -33,14 +33,14 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::RandomByRank, consensus: true };
+const RULE: TaskVectorRule = TaskVectorRule { sparsify: Sparsify::RandomByRank, consensus: true };
 
-impl Method for Della {
+impl MergeMethod for Della {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

@@ -5,11 +5,11 @@
 //! Bhardwaj and Poria 2024, <https://arxiv.org/abs/2406.11617>. As in mergekit's
 //! `generalized_task_arithmetic.py`, 0.1.5; see [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::MethodSpec;
 
 pub(super) struct DellaLinear;
@@ -31,14 +31,14 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::RandomByRank, consensus: false };
+const RULE: TaskVectorRule = TaskVectorRule { sparsify: Sparsify::RandomByRank, consensus: false };
 
-impl Method for DellaLinear {
+impl MergeMethod for DellaLinear {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

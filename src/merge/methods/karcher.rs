@@ -8,9 +8,9 @@
 //! H. Karcher, "Riemannian center of mass and mollifier smoothing", 1977; as a merge
 //! <https://arxiv.org/abs/2603.04972>. Details as in mergekit's `merge_methods/karcher.py`, 0.1.5.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{CHUNK, Job, Output};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor};
 use crate::merge::sums;
 use crate::recipe::{MethodSpec, ParamDefault, ParamSpec};
 
@@ -34,12 +34,12 @@ const OPPOSITE: f64 = 1e-6;
 /// smaller ones are taken for zero, whatever `tol` is.
 const SHORTEST: f64 = 1e-7;
 
-impl Method for Karcher {
+impl MergeMethod for Karcher {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let n = job.inputs.len();
         let partials = job.each(&job.all(), CHUNK, |_, inputs| {
             let pairs = (0..n).flat_map(|i| (0..=i).map(move |j| (i, j)));

@@ -2,9 +2,9 @@
 //!
 //! "Model soups", Wortsman et al. 2022, <https://arxiv.org/abs/2203.05482>.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub(super) struct Linear;
@@ -23,12 +23,12 @@ static SPEC: MethodSpec = MethodSpec {
     ..MethodSpec::PLAIN
 };
 
-impl Method for Linear {
+impl MergeMethod for Linear {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let weights: Vec<f32> =
             job.plan.inputs.iter().map(|input| input.params.need("weight") as f32).collect();
         let sum: f32 = weights.iter().sum();

@@ -28,12 +28,12 @@ mod task_arithmetic;
 pub(super) mod testing;
 mod ties;
 
-use super::chunks::{Job, Output};
+use super::chunks::{Job, MergedTensor};
 use crate::base::error::Result;
 use crate::recipe::{MethodSpec, TensorPlan};
 
 /// Every method.
-static ALL: &[&dyn Method] = &[
+static ALL: &[&dyn MergeMethod] = &[
     &arcee_fusion::ArceeFusion,
     &breadcrumbs::Breadcrumbs,
     &breadcrumbs_ties::BreadcrumbsTies,
@@ -57,7 +57,7 @@ static ALL: &[&dyn Method] = &[
 ];
 
 /// A merge method.
-pub trait Method: Sync {
+pub trait MergeMethod: Sync {
     fn spec(&self) -> &'static MethodSpec;
 
     /// Which input the result equals, if it is one of them unchanged; its bytes are then handed through
@@ -67,7 +67,7 @@ pub trait Method: Sync {
     }
 
     /// The encoded result, or that it went to the job's sink.
-    fn combine(&self, job: &Job<'_>) -> Result<Output>;
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor>;
 }
 
 /// The specifications of all methods, for [`crate::recipe::load`].
@@ -79,7 +79,7 @@ pub fn specs() -> Vec<&'static MethodSpec> {
 ///
 /// # Panics
 /// If `spec` is none of [`specs`].
-pub fn find(spec: &MethodSpec) -> &'static dyn Method {
+pub fn find(spec: &MethodSpec) -> &'static dyn MergeMethod {
     *ALL.iter()
         .find(|method| method.spec().name == spec.name)
         .expect("plans use registered methods")

@@ -7,9 +7,9 @@
 //! the last dimension. Details as in mergekit's `merge_methods/model_stock.py`, 0.1.5: where the
 //! denominator vanishes the base stays.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
@@ -30,12 +30,12 @@ const SMALLEST_PRODUCT: f64 = 1e-6;
 /// Denominators smaller than this leave no estimate.
 const SINGULAR: f64 = 1e-6;
 
-impl Method for ModelStock {
+impl MergeMethod for ModelStock {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let tuned = job.tuned();
         if job.plan.params.flag("filter_wise") {
             let row = job.row().max(1);

@@ -8,9 +8,9 @@
 //! <https://goddard.blog/posts/multislerp-wow-what-a-cool-idea>; details as in mergekit's
 //! `merge_methods/multislerp.py`, 0.1.5.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::{Error, Result};
-use crate::merge::chunks::{CHUNK, Job, Output};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 
@@ -30,7 +30,7 @@ static SPEC: MethodSpec = MethodSpec {
     ..MethodSpec::PLAIN
 };
 
-impl Method for MultiSlerp {
+impl MergeMethod for MultiSlerp {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
@@ -45,7 +45,7 @@ impl Method for MultiSlerp {
         }
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let tuned = job.tuned();
         let weight = |&at: &usize| job.plan.inputs[at].params.need("weight");
         let mut weights: Vec<f64> = tuned.iter().map(weight).collect();

@@ -4,9 +4,9 @@
 //! <https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001>; details as in mergekit's
 //! `merge_methods/nearswap.py`, 0.1.5.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub(super) struct NearSwap;
@@ -24,12 +24,12 @@ static SPEC: MethodSpec = MethodSpec {
 /// Distances smaller than this count as this.
 const SMALLEST_DISTANCE: f32 = 1e-6;
 
-impl Method for NearSwap {
+impl MergeMethod for NearSwap {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let base = job.base();
         let other = 1 - base;
         let t = job.plan.params.need("t") as f32;

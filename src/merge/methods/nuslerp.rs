@@ -6,9 +6,9 @@
 //! dimension, or with `nuslerp_row_wise` each column, which runs along the first (mergekit's names).
 //! After mergekit's `merge_methods/nuslerp.py`, 0.1.5; angles are measured in f64.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{CHUNK, Job, Output, step_of_rows};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor, step_of_rows};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
@@ -38,12 +38,12 @@ const PARALLEL: f64 = 1e-8;
 /// the angle must be more than the rounding of sums.
 const OPPOSITE: f64 = 1e-6;
 
-impl Method for NuSlerp {
+impl MergeMethod for NuSlerp {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let tuned = job.tuned();
         let (first, second) = (tuned[0], tuned[1]);
         let weight = |at: usize| job.plan.inputs[at].params.need("weight");
@@ -84,7 +84,7 @@ impl Pair<'_> {
         &self,
         step: usize,
         blend: impl Fn(usize, &[f32], &[f32], &mut [f32]) + Sync,
-    ) -> Result<Output> {
+    ) -> Result<MergedTensor> {
         self.job.map_at(step, |start, inputs, out| {
             self.centre(inputs);
             blend(start, &inputs[self.first], &inputs[self.second], out);
@@ -94,7 +94,7 @@ impl Pair<'_> {
         })
     }
 
-    fn whole(&self) -> Result<Output> {
+    fn whole(&self) -> Result<MergedTensor> {
         let products = self.job.sums(&self.job.all(), CHUNK, |_, inputs| {
             self.centre(inputs);
             products(&inputs[self.first], &inputs[self.second])
@@ -103,7 +103,7 @@ impl Pair<'_> {
         self.map(CHUNK, |_, a, b, out| blend(s0, s1, a, b, out))
     }
 
-    fn rows(&self) -> Result<Output> {
+    fn rows(&self) -> Result<MergedTensor> {
         let row = self.job.row().max(1);
         self.map(step_of_rows(row), |_, a, b, out| {
             for ((a, b), out) in a.chunks(row).zip(b.chunks(row)).zip(out.chunks_mut(row)) {
@@ -113,7 +113,7 @@ impl Pair<'_> {
         })
     }
 
-    fn columns(&self) -> Result<Output> {
+    fn columns(&self) -> Result<MergedTensor> {
         let rows = self.job.info.shape[0].max(1);
         let width = (self.job.info.elements() / rows).max(1);
         let factors: Vec<(f32, f32)> =

@@ -1,8 +1,8 @@
 //! Passthrough: one model's tensor, times `scale` if that is given. What stacks are made of.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec, TensorPlan};
 
 pub(super) struct Passthrough;
@@ -17,7 +17,7 @@ static SPEC: MethodSpec = MethodSpec {
     ..MethodSpec::PLAIN
 };
 
-impl Method for Passthrough {
+impl MergeMethod for Passthrough {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
@@ -26,7 +26,7 @@ impl Method for Passthrough {
         plan.inputs[0].params.get("scale").is_none_or(|scale| scale == 1.0).then_some(0)
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let scale = job.plan.inputs[0].params.get("scale").unwrap_or(1.0) as f32;
         job.map(|inputs, out| {
             for (y, x) in out.iter_mut().zip(&inputs[0]) {

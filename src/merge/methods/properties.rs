@@ -4,12 +4,12 @@
 use super::testing::{Case, noise};
 use super::*;
 use crate::merge::chunks::CHUNK;
-use crate::recipe::{BaseRule, ParamDefault, Scope};
+use crate::recipe::{BaseRule, ParamDefault, ParamScope};
 
 /// Values for the parameters of `method`: `given`, else defaults; weights are 0.6 and 0.4.
 fn with_params<'a>(
     case: Case<'a>,
-    method: &dyn Method,
+    method: &dyn MergeMethod,
     count: usize,
     given: &[(&'static str, f64)],
 ) -> Case<'a> {
@@ -22,12 +22,12 @@ fn with_params<'a>(
             (None, ParamDefault::Absent) => continue,
         };
         case = match (param.scope, param.name) {
-            (Scope::Source, "weight") => {
+            (ParamScope::Source, "weight") => {
                 let weights: Vec<f64> = (0..count).map(|at| 0.4 + 0.2 * (at % 2) as f64).collect();
                 case.each("weight", &weights)
             }
-            (Scope::Source, name) => case.each(name, &vec![value; count]),
-            (Scope::Tensor, name) => case.params(&[(name, value)]),
+            (ParamScope::Source, name) => case.each(name, &vec![value; count]),
+            (ParamScope::Tensor, name) => case.params(&[(name, value)]),
         };
     }
     case
@@ -35,7 +35,7 @@ fn with_params<'a>(
 
 /// Merges as many of `tensors` as the method takes, the first being the base where it has one.
 fn merge(
-    method: &dyn Method,
+    method: &dyn MergeMethod,
     tensors: &[&[f32]],
     shape: &[usize],
     given: &[(&'static str, f64)],

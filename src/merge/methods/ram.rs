@@ -4,9 +4,9 @@
 //! Changed is what differs from the base by more than `epsilon`.
 //! <https://arxiv.org/abs/2601.13572>; details as in mergekit's `merge_methods/ram.py`, 0.1.5.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{CHUNK, Job, Output};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor};
 use crate::merge::sums;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
@@ -25,12 +25,12 @@ static SPEC: MethodSpec = MethodSpec {
 pub(super) const EPSILON: ParamSpec =
     ParamSpec::tensor("epsilon", ParamDefault::Value(1e-5)).within(0.0, f64::INFINITY);
 
-impl Method for Ram {
+impl MergeMethod for Ram {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         combine(job, &vec![1.0; job.tuned().len()])
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn contributions(job: &Job<'_>, tuned: &[usize], inputs: &mut [Vec<f3
 }
 
 /// The merge, with a factor for each model on what it alone has changed.
-pub(super) fn combine(job: &Job<'_>, unique: &[f32]) -> Result<Output> {
+pub(super) fn combine(job: &Job<'_>, unique: &[f32]) -> Result<MergedTensor> {
     let tuned = job.tuned();
     job.map_at(CHUNK, |_, inputs, out| {
         let counts = contributions(job, &tuned, inputs);

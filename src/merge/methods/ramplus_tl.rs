@@ -4,9 +4,9 @@
 //!
 //! <https://arxiv.org/abs/2601.13572>; details as in mergekit's `merge_methods/ram.py`, 0.1.5.
 
-use super::{Method, ram};
+use super::{MergeMethod, ram};
 use crate::base::error::Result;
-use crate::merge::chunks::{CHUNK, Job, Output};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub(super) struct RamPlusTl;
@@ -24,12 +24,12 @@ static SPEC: MethodSpec = MethodSpec {
     ..MethodSpec::PLAIN
 };
 
-impl Method for RamPlusTl {
+impl MergeMethod for RamPlusTl {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let tuned = job.tuned();
         let params = &job.plan.params;
         let (r, alpha) = (params.need("r"), params.need("alpha"));

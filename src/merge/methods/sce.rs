@@ -7,11 +7,11 @@
 //! "FuseChat: knowledge fusion of chat models", Wan et al. 2024, <https://arxiv.org/abs/2408.07990>.
 //! Details as in mergekit's `merge_methods/sce.py`, 0.1.5.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{CHUNK, Job, Output};
+use crate::merge::chunks::{CHUNK, Job, MergedTensor};
 use crate::merge::consensus;
-use crate::merge::select::{Cut, Scores};
+use crate::merge::select::{ElementScores, TopSelection};
 use crate::merge::sums;
 use crate::merge::task_vectors::INT8_MASK;
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
@@ -35,12 +35,12 @@ const SMALLEST_SUM: f64 = 1e-6;
 /// Sums of weights are at least this where they are divided by.
 const SMALLEST_DIVISOR: f32 = 1e-6;
 
-impl Method for Sce {
+impl MergeMethod for Sce {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let differences = Differences { job, tuned: job.tuned(), kept: select(job)? };
         let weights = differences.weights()?;
         job.map_at(CHUNK, |start, inputs, out| {
@@ -70,7 +70,7 @@ struct Differences<'a> {
     job: &'a Job<'a>,
     tuned: Vec<usize>,
     /// `None` for all.
-    kept: Option<Cut>,
+    kept: Option<TopSelection>,
 }
 
 impl Differences<'_> {
@@ -116,7 +116,7 @@ impl Differences<'_> {
 }
 
 /// The elements with the largest variances.
-fn select(job: &Job<'_>) -> Result<Option<Cut>> {
+fn select(job: &Job<'_>) -> Result<Option<TopSelection>> {
     let topk = job.plan.params.need("select_topk");
     if topk >= 1.0 {
         return Ok(None);
@@ -143,7 +143,7 @@ fn select(job: &Job<'_>) -> Result<Option<Cut>> {
         .into_iter()
         .sum();
     let wanted = (nonzero as f64 * topk) as usize;
-    let scores = Scores { which: &which, step: CHUNK, score: &score };
+    let scores = ElementScores { which: &which, step: CHUNK, score: &score };
     Ok(scores.largest(job, &[wanted])?.pop())
 }
 

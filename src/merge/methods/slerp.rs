@@ -6,9 +6,9 @@
 //! K. Shoemake, "Animating rotation with quaternion curves", 1985; thresholds as in mergekit's
 //! `merge_methods/slerp.py`, June 2026.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::recipe::{BaseRule, MethodSpec, ParamDefault, ParamSpec};
 
 pub(super) struct Slerp;
@@ -31,12 +31,12 @@ const PARALLEL: f64 = 0.9995;
 /// Shorter vectors are not divided by their length.
 const SHORTEST: f64 = 1e-8;
 
-impl Method for Slerp {
+impl MergeMethod for Slerp {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         let base = job.plan.base.unwrap_or(0);
         let other = 1 - base;
         let sums = job.fold(&[base, other], Products::default, Products::add)?;

@@ -3,11 +3,11 @@
 //! "Editing models with task arithmetic", Ilharco et al. 2022, <https://arxiv.org/abs/2212.04089>. As in
 //! mergekit's `generalized_task_arithmetic.py`, 0.1.5; see [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::{MethodSpec, ParamSpec};
 
 pub(super) struct TaskArithmetic;
@@ -26,14 +26,14 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::Never, consensus: false };
+const RULE: TaskVectorRule = TaskVectorRule { sparsify: Sparsify::Never, consensus: false };
 
-impl Method for TaskArithmetic {
+impl MergeMethod for TaskArithmetic {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

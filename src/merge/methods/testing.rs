@@ -1,10 +1,10 @@
 //! What the methods' tests share: merging slices without files, and values to merge.
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::dtype::DType;
 use crate::formats::source::{TensorData, TensorInfo};
-use crate::merge::chunks::{Job, JobInput, Output};
-use crate::recipe::{Input, Place, TensorInput, TensorPlan, Value, Values};
+use crate::merge::chunks::{Job, JobInput, MergedTensor};
+use crate::recipe::{ParamValue, ParamValues, PlanInput, StackPlace, TensorInput, TensorPlan};
 
 /// A tensor to be merged as F32.
 pub(crate) struct Case<'a> {
@@ -16,8 +16,10 @@ pub(crate) struct Case<'a> {
     seed: u64,
 }
 
-fn values(pairs: &[(&'static str, f64)]) -> Values {
-    Values(pairs.iter().map(|&(name, value)| Value { name, value, filter: None }).collect())
+fn values(pairs: &[(&'static str, f64)]) -> ParamValues {
+    ParamValues(
+        pairs.iter().map(|&(name, value)| ParamValue { name, value, filter: None }).collect(),
+    )
 }
 
 impl<'a> Case<'a> {
@@ -56,7 +58,7 @@ impl<'a> Case<'a> {
 
     /// Hands the job to `use_it`.
     pub(crate) fn run<R>(&self, use_it: impl FnOnce(&Job<'_>) -> R) -> R {
-        let from = Input::Member(0);
+        let from = PlanInput::Member(0);
         let inputs = self.each.iter().map(|each| TensorInput {
             from,
             index: 0,
@@ -64,7 +66,7 @@ impl<'a> Case<'a> {
             params: values(each),
         });
         let plan = TensorPlan {
-            place: Place::FinalNorm,
+            place: StackPlace::FinalNorm,
             inputs: inputs.collect(),
             base: self.base,
             params: values(&self.params),
@@ -92,16 +94,16 @@ impl<'a> Case<'a> {
         })
     }
 
-    pub(crate) fn merge(&self, method: &dyn Method) -> Vec<f32> {
+    pub(crate) fn merge(&self, method: &dyn MergeMethod) -> Vec<f32> {
         let made = self.run(|job| method.combine(job)).unwrap();
-        let Output::Whole(bytes) = made else { panic!("there is no sink") };
+        let MergedTensor::Whole(bytes) = made else { panic!("there is no sink") };
         TensorData { dtype: DType::F32, shape: self.shape.clone(), bytes: bytes.into() }
             .to_f32()
             .unwrap()
     }
 
     /// The message with which merging fails.
-    pub(crate) fn error(&self, method: &dyn Method) -> String {
+    pub(crate) fn error(&self, method: &dyn MergeMethod) -> String {
         self.run(|job| method.combine(job)).err().expect("an error").to_string()
     }
 }

@@ -5,11 +5,11 @@
 //! <https://arxiv.org/abs/2306.01708>. As in mergekit's `generalized_task_arithmetic.py` and
 //! `sparsify.py` (`magnitude`), 0.1.5; see [`crate::merge::task_vectors`].
 
-use super::Method;
+use super::MergeMethod;
 use crate::base::error::Result;
-use crate::merge::chunks::{Job, Output};
+use crate::merge::chunks::{Job, MergedTensor};
 use crate::merge::sparsify::Sparsify;
-use crate::merge::task_vectors::{self as family, Rule};
+use crate::merge::task_vectors::{self as family, TaskVectorRule};
 use crate::recipe::MethodSpec;
 
 pub(super) struct Ties;
@@ -28,14 +28,14 @@ static SPEC: MethodSpec = MethodSpec {
     ..family::PLAIN
 };
 
-const RULE: Rule = Rule { sparsify: Sparsify::Smallest, consensus: true };
+const RULE: TaskVectorRule = TaskVectorRule { sparsify: Sparsify::Smallest, consensus: true };
 
-impl Method for Ties {
+impl MergeMethod for Ties {
     fn spec(&self) -> &'static MethodSpec {
         &SPEC
     }
 
-    fn combine(&self, job: &Job<'_>) -> Result<Output> {
+    fn combine(&self, job: &Job<'_>) -> Result<MergedTensor> {
         family::combine(job, RULE)
     }
 }

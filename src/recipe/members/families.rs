@@ -9,7 +9,7 @@ use crate::model::arch::Architecture;
 use serde_json::json;
 
 /// A family: parts its name has (all of them, any one of each inner list), and its shape.
-struct Family {
+struct ModelFamily {
     name: &'static str,
     class: &'static str,
     parts: &'static [&'static [&'static str]],
@@ -29,37 +29,37 @@ const MISTRAL: &[&str] =
     &["mistral", "zephyr", "openchat", "neural-chat", "starling-lm", "westlake"];
 
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    Family { name: "SOLAR 10.7B", class: "LlamaForCausalLM", parts: &[&["10.7b", "11b"]], layers: 48, hidden: 4096, feed_forward: 14336, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 32000, tied: false },
-    Family { name: "Mistral 7B", class: "MistralForCausalLM", parts: &[MISTRAL, &["7b"]], layers: 32, hidden: 4096, feed_forward: 14336, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 32000, tied: false },
-    Family { name: "Llama 3.2 1B", class: "LlamaForCausalLM", parts: &[LLAMA3_2, &["1b"]], layers: 16, hidden: 2048, feed_forward: 8192, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: true },
-    Family { name: "Llama 3.2 3B", class: "LlamaForCausalLM", parts: &[LLAMA3_2, &["3b"]], layers: 28, hidden: 3072, feed_forward: 8192, heads: 24, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: true },
-    Family { name: "Llama 3 8B", class: "LlamaForCausalLM", parts: &[LLAMA3, &["8b"]], layers: 32, hidden: 4096, feed_forward: 14336, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: false },
-    Family { name: "Llama 3 70B", class: "LlamaForCausalLM", parts: &[LLAMA3, &["70b"]], layers: 80, hidden: 8192, feed_forward: 28672, heads: 64, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: false },
-    Family { name: "Llama 2 7B", class: "LlamaForCausalLM", parts: &[LLAMA2, &["7b"]], layers: 32, hidden: 4096, feed_forward: 11008, heads: 32, kv_heads: 32, head_dim: None, vocabulary: 32000, tied: false },
-    Family { name: "Llama 2 13B", class: "LlamaForCausalLM", parts: &[LLAMA2, &["13b"]], layers: 40, hidden: 5120, feed_forward: 13824, heads: 40, kv_heads: 40, head_dim: None, vocabulary: 32000, tied: false },
-    Family { name: "Llama 2 70B", class: "LlamaForCausalLM", parts: &[LLAMA2, &["70b"]], layers: 80, hidden: 8192, feed_forward: 28672, heads: 64, kv_heads: 8, head_dim: None, vocabulary: 32000, tied: false },
-    Family { name: "SmolLM2 135M", class: "LlamaForCausalLM", parts: &[&["smollm2"], &["135m"]], layers: 30, hidden: 576, feed_forward: 1536, heads: 9, kv_heads: 3, head_dim: None, vocabulary: 49152, tied: true },
-    Family { name: "SmolLM2 360M", class: "LlamaForCausalLM", parts: &[&["smollm2"], &["360m"]], layers: 32, hidden: 960, feed_forward: 2560, heads: 15, kv_heads: 5, head_dim: None, vocabulary: 49152, tied: true },
-    Family { name: "SmolLM2 1.7B", class: "LlamaForCausalLM", parts: &[&["smollm2"], &["1.7b"]], layers: 24, hidden: 2048, feed_forward: 8192, heads: 32, kv_heads: 32, head_dim: None, vocabulary: 49152, tied: true },
-    Family { name: "Qwen 2.5 0.5B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["0.5b"]], layers: 24, hidden: 896, feed_forward: 4864, heads: 14, kv_heads: 2, head_dim: None, vocabulary: 151936, tied: true },
-    Family { name: "Qwen 2.5 1.5B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["1.5b"]], layers: 28, hidden: 1536, feed_forward: 8960, heads: 12, kv_heads: 2, head_dim: None, vocabulary: 151936, tied: true },
-    Family { name: "Qwen 2.5 3B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["3b"]], layers: 36, hidden: 2048, feed_forward: 11008, heads: 16, kv_heads: 2, head_dim: None, vocabulary: 151936, tied: true },
-    Family { name: "Qwen 2.5 7B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["7b"]], layers: 28, hidden: 3584, feed_forward: 18944, heads: 28, kv_heads: 4, head_dim: None, vocabulary: 152064, tied: false },
-    Family { name: "Qwen 2.5 14B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["14b"]], layers: 48, hidden: 5120, feed_forward: 13824, heads: 40, kv_heads: 8, head_dim: None, vocabulary: 152064, tied: false },
-    Family { name: "Qwen 2.5 32B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["32b"]], layers: 64, hidden: 5120, feed_forward: 27648, heads: 40, kv_heads: 8, head_dim: None, vocabulary: 152064, tied: false },
-    Family { name: "Qwen 2.5 72B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["72b"]], layers: 80, hidden: 8192, feed_forward: 29568, heads: 64, kv_heads: 8, head_dim: None, vocabulary: 152064, tied: false },
-    Family { name: "Qwen 3 0.6B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["0.6b"]], layers: 28, hidden: 1024, feed_forward: 3072, heads: 16, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: true },
-    Family { name: "Qwen 3 1.7B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["1.7b"]], layers: 28, hidden: 2048, feed_forward: 6144, heads: 16, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: true },
-    Family { name: "Qwen 3 4B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["4b"]], layers: 36, hidden: 2560, feed_forward: 9728, heads: 32, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: true },
-    Family { name: "Qwen 3 8B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["8b"]], layers: 36, hidden: 4096, feed_forward: 12288, heads: 32, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: false },
-    Family { name: "Qwen 3 14B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["14b"]], layers: 40, hidden: 5120, feed_forward: 17408, heads: 40, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: false },
-    Family { name: "Qwen 3 32B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["32b"]], layers: 64, hidden: 5120, feed_forward: 25600, heads: 64, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: false },
-    Family { name: "Gemma 2 2B", class: "Gemma2ForCausalLM", parts: &[GEMMA2, &["2b"]], layers: 26, hidden: 2304, feed_forward: 9216, heads: 8, kv_heads: 4, head_dim: Some(256), vocabulary: 256000, tied: true },
-    Family { name: "Gemma 2 9B", class: "Gemma2ForCausalLM", parts: &[GEMMA2, &["9b"]], layers: 42, hidden: 3584, feed_forward: 14336, heads: 16, kv_heads: 8, head_dim: Some(256), vocabulary: 256000, tied: true },
-    Family { name: "Gemma 2 27B", class: "Gemma2ForCausalLM", parts: &[GEMMA2, &["27b"]], layers: 46, hidden: 4608, feed_forward: 36864, heads: 32, kv_heads: 16, head_dim: Some(128), vocabulary: 256000, tied: true },
-    Family { name: "Phi 3 mini", class: "Phi3ForCausalLM", parts: &[PHI3, &["mini"]], layers: 32, hidden: 3072, feed_forward: 8192, heads: 32, kv_heads: 32, head_dim: None, vocabulary: 32064, tied: false },
-    Family { name: "Phi 3 medium", class: "Phi3ForCausalLM", parts: &[PHI3, &["medium"]], layers: 40, hidden: 5120, feed_forward: 17920, heads: 40, kv_heads: 10, head_dim: None, vocabulary: 32064, tied: false },
+const FAMILIES: &[ModelFamily] = &[
+    ModelFamily { name: "SOLAR 10.7B", class: "LlamaForCausalLM", parts: &[&["10.7b", "11b"]], layers: 48, hidden: 4096, feed_forward: 14336, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 32000, tied: false },
+    ModelFamily { name: "Mistral 7B", class: "MistralForCausalLM", parts: &[MISTRAL, &["7b"]], layers: 32, hidden: 4096, feed_forward: 14336, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 32000, tied: false },
+    ModelFamily { name: "Llama 3.2 1B", class: "LlamaForCausalLM", parts: &[LLAMA3_2, &["1b"]], layers: 16, hidden: 2048, feed_forward: 8192, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: true },
+    ModelFamily { name: "Llama 3.2 3B", class: "LlamaForCausalLM", parts: &[LLAMA3_2, &["3b"]], layers: 28, hidden: 3072, feed_forward: 8192, heads: 24, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: true },
+    ModelFamily { name: "Llama 3 8B", class: "LlamaForCausalLM", parts: &[LLAMA3, &["8b"]], layers: 32, hidden: 4096, feed_forward: 14336, heads: 32, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: false },
+    ModelFamily { name: "Llama 3 70B", class: "LlamaForCausalLM", parts: &[LLAMA3, &["70b"]], layers: 80, hidden: 8192, feed_forward: 28672, heads: 64, kv_heads: 8, head_dim: None, vocabulary: 128256, tied: false },
+    ModelFamily { name: "Llama 2 7B", class: "LlamaForCausalLM", parts: &[LLAMA2, &["7b"]], layers: 32, hidden: 4096, feed_forward: 11008, heads: 32, kv_heads: 32, head_dim: None, vocabulary: 32000, tied: false },
+    ModelFamily { name: "Llama 2 13B", class: "LlamaForCausalLM", parts: &[LLAMA2, &["13b"]], layers: 40, hidden: 5120, feed_forward: 13824, heads: 40, kv_heads: 40, head_dim: None, vocabulary: 32000, tied: false },
+    ModelFamily { name: "Llama 2 70B", class: "LlamaForCausalLM", parts: &[LLAMA2, &["70b"]], layers: 80, hidden: 8192, feed_forward: 28672, heads: 64, kv_heads: 8, head_dim: None, vocabulary: 32000, tied: false },
+    ModelFamily { name: "SmolLM2 135M", class: "LlamaForCausalLM", parts: &[&["smollm2"], &["135m"]], layers: 30, hidden: 576, feed_forward: 1536, heads: 9, kv_heads: 3, head_dim: None, vocabulary: 49152, tied: true },
+    ModelFamily { name: "SmolLM2 360M", class: "LlamaForCausalLM", parts: &[&["smollm2"], &["360m"]], layers: 32, hidden: 960, feed_forward: 2560, heads: 15, kv_heads: 5, head_dim: None, vocabulary: 49152, tied: true },
+    ModelFamily { name: "SmolLM2 1.7B", class: "LlamaForCausalLM", parts: &[&["smollm2"], &["1.7b"]], layers: 24, hidden: 2048, feed_forward: 8192, heads: 32, kv_heads: 32, head_dim: None, vocabulary: 49152, tied: true },
+    ModelFamily { name: "Qwen 2.5 0.5B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["0.5b"]], layers: 24, hidden: 896, feed_forward: 4864, heads: 14, kv_heads: 2, head_dim: None, vocabulary: 151936, tied: true },
+    ModelFamily { name: "Qwen 2.5 1.5B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["1.5b"]], layers: 28, hidden: 1536, feed_forward: 8960, heads: 12, kv_heads: 2, head_dim: None, vocabulary: 151936, tied: true },
+    ModelFamily { name: "Qwen 2.5 3B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["3b"]], layers: 36, hidden: 2048, feed_forward: 11008, heads: 16, kv_heads: 2, head_dim: None, vocabulary: 151936, tied: true },
+    ModelFamily { name: "Qwen 2.5 7B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["7b"]], layers: 28, hidden: 3584, feed_forward: 18944, heads: 28, kv_heads: 4, head_dim: None, vocabulary: 152064, tied: false },
+    ModelFamily { name: "Qwen 2.5 14B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["14b"]], layers: 48, hidden: 5120, feed_forward: 13824, heads: 40, kv_heads: 8, head_dim: None, vocabulary: 152064, tied: false },
+    ModelFamily { name: "Qwen 2.5 32B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["32b"]], layers: 64, hidden: 5120, feed_forward: 27648, heads: 40, kv_heads: 8, head_dim: None, vocabulary: 152064, tied: false },
+    ModelFamily { name: "Qwen 2.5 72B", class: "Qwen2ForCausalLM", parts: &[QWEN2, &["72b"]], layers: 80, hidden: 8192, feed_forward: 29568, heads: 64, kv_heads: 8, head_dim: None, vocabulary: 152064, tied: false },
+    ModelFamily { name: "Qwen 3 0.6B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["0.6b"]], layers: 28, hidden: 1024, feed_forward: 3072, heads: 16, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: true },
+    ModelFamily { name: "Qwen 3 1.7B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["1.7b"]], layers: 28, hidden: 2048, feed_forward: 6144, heads: 16, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: true },
+    ModelFamily { name: "Qwen 3 4B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["4b"]], layers: 36, hidden: 2560, feed_forward: 9728, heads: 32, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: true },
+    ModelFamily { name: "Qwen 3 8B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["8b"]], layers: 36, hidden: 4096, feed_forward: 12288, heads: 32, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: false },
+    ModelFamily { name: "Qwen 3 14B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["14b"]], layers: 40, hidden: 5120, feed_forward: 17408, heads: 40, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: false },
+    ModelFamily { name: "Qwen 3 32B", class: "Qwen3ForCausalLM", parts: &[QWEN3, &["32b"]], layers: 64, hidden: 5120, feed_forward: 25600, heads: 64, kv_heads: 8, head_dim: Some(128), vocabulary: 151936, tied: false },
+    ModelFamily { name: "Gemma 2 2B", class: "Gemma2ForCausalLM", parts: &[GEMMA2, &["2b"]], layers: 26, hidden: 2304, feed_forward: 9216, heads: 8, kv_heads: 4, head_dim: Some(256), vocabulary: 256000, tied: true },
+    ModelFamily { name: "Gemma 2 9B", class: "Gemma2ForCausalLM", parts: &[GEMMA2, &["9b"]], layers: 42, hidden: 3584, feed_forward: 14336, heads: 16, kv_heads: 8, head_dim: Some(256), vocabulary: 256000, tied: true },
+    ModelFamily { name: "Gemma 2 27B", class: "Gemma2ForCausalLM", parts: &[GEMMA2, &["27b"]], layers: 46, hidden: 4608, feed_forward: 36864, heads: 32, kv_heads: 16, head_dim: Some(128), vocabulary: 256000, tied: true },
+    ModelFamily { name: "Phi 3 mini", class: "Phi3ForCausalLM", parts: &[PHI3, &["mini"]], layers: 32, hidden: 3072, feed_forward: 8192, heads: 32, kv_heads: 32, head_dim: None, vocabulary: 32064, tied: false },
+    ModelFamily { name: "Phi 3 medium", class: "Phi3ForCausalLM", parts: &[PHI3, &["medium"]], layers: 40, hidden: 5120, feed_forward: 17920, heads: 40, kv_heads: 10, head_dim: None, vocabulary: 32064, tied: false },
 ];
 
 const LLAMA3_2: &[&str] = &["llama-3.2", "llama3.2"];

@@ -22,22 +22,22 @@ use std::sync::Arc;
 
 /// Why a member could not be had, and what to do.
 #[derive(Clone, Debug)]
-pub struct Missing {
+pub struct MemberError {
     pub message: String,
     pub remedy: String,
 }
 
-impl Missing {
+impl MemberError {
     /// A model that is there but not right.
-    fn unusable(reference: &ModelRef, error: &Error, remedy: impl Into<String>) -> Missing {
+    fn unusable(reference: &ModelRef, error: &Error, remedy: impl Into<String>) -> MemberError {
         let message = format!("model '{reference}' cannot be used: {error}");
-        Missing { message, remedy: remedy.into() }
+        MemberError { message, remedy: remedy.into() }
     }
 }
 
 /// Gives the members that recipes name.
 pub trait MemberLookup {
-    fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing>;
+    fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, MemberError>;
 
     /// Whether members have shapes alone, so that nothing beside the weights, tokenizers above all, can
     /// be read either.
@@ -111,20 +111,20 @@ fn model_at(path: &Path) -> Result<PathBuf> {
 
 /// Where to look: folders in order, of which the first is the recipe's own, then the hub's cache.
 #[derive(Clone, Debug)]
-struct Roots {
+struct SearchPath {
     folders: Vec<PathBuf>,
     cache: Option<HubCache>,
 }
 
-impl Roots {
-    fn beside(recipe: &Path, more: &[PathBuf]) -> Roots {
+impl SearchPath {
+    fn beside(recipe: &Path, more: &[PathBuf]) -> SearchPath {
         let own = match recipe.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
         let mut folders = vec![own];
         folders.extend_from_slice(more);
-        Roots { folders, cache: HubCache::from_env() }
+        SearchPath { folders, cache: HubCache::from_env() }
     }
 
     /// The folder or file that `reference` means, without its adapter, if it is on disk. An absolute path
@@ -136,7 +136,7 @@ impl Roots {
             .or_else(|| self.cache.as_ref()?.find_reference(&hub_reference(reference)?))
     }
 
-    fn missing(&self, reference: &ModelRef) -> Missing {
+    fn missing(&self, reference: &ModelRef) -> MemberError {
         let first = self.folders[0].join(&reference.path);
         let path = first.display();
         let remedy = match hub_reference(reference).map(|found| found.download_command()) {
@@ -148,14 +148,14 @@ impl Roots {
                 "put its folder (config.json and weights) or GGUF file at {path}, or write another path"
             ),
         };
-        Missing { message: format!("model '{reference}' is not on disk"), remedy }
+        MemberError { message: format!("model '{reference}' is not on disk"), remedy }
     }
 }
 
 /// Members are models with weights: Hugging Face folders, GGUF files, adapters over either.
 #[derive(Clone)]
 pub struct Folders<'a> {
-    roots: Roots,
+    roots: SearchPath,
     /// Hears of downloads.
     progress: &'a dyn Progress,
 }
@@ -164,7 +164,7 @@ impl<'a> Folders<'a> {
     /// Paths are relative to the folder of `recipe`, then to each of `more`. Names of the hub are looked
     /// up in its standard cache.
     pub fn beside(recipe: &Path, more: &[PathBuf]) -> Folders<'a> {
-        Folders { roots: Roots::beside(recipe, more), progress: &Silent }
+        Folders { roots: SearchPath::beside(recipe, more), progress: &Silent }
     }
 
     /// The same, which tells `progress` of downloads.
@@ -173,10 +173,10 @@ impl<'a> Folders<'a> {
     }
 
     /// Gets `reference` from the hub, if it can be a name there and downloads are possible.
-    fn download(&self, reference: &ModelRef) -> Option<std::result::Result<PathBuf, Missing>> {
+    fn download(&self, reference: &ModelRef) -> Option<std::result::Result<PathBuf, MemberError>> {
         let named = hub_reference(reference)?;
         let downloaded = download(self.roots.cache.as_ref(), &named, self.progress)?;
-        Some(downloaded.map_err(|e| Missing {
+        Some(downloaded.map_err(|e| MemberError {
             message: format!("model '{reference}' is not on disk and cannot be downloaded: {e}"),
             remedy: "try again, which goes on where this ended; if a folder is meant, check its path"
                 .to_string(),
@@ -184,7 +184,7 @@ impl<'a> Folders<'a> {
     }
 
     /// The place of `reference`, whose adapter is left out of account.
-    fn locate(&self, reference: &ModelRef) -> std::result::Result<PathBuf, Missing> {
+    fn locate(&self, reference: &ModelRef) -> std::result::Result<PathBuf, MemberError> {
         if let Some(path) = self.roots.find(reference) {
             return Ok(path);
         }
@@ -196,19 +196,19 @@ impl<'a> Folders<'a> {
 }
 
 impl MemberLookup for Folders<'_> {
-    fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing> {
+    fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, MemberError> {
         let base = reference.base();
         let path = self.locate(&base)?;
         let model = open_path(&path).map_err(|e| {
-            Missing::unusable(&base, &e, remedy(&base, &path, "mend or replace it"))
+            MemberError::unusable(&base, &e, remedy(&base, &path, "mend or replace it"))
         })?;
         let Some(lora) = reference.lora.as_deref() else { return Ok(model) };
-        let dir = self.locate(lora).map_err(|missing| Missing {
+        let dir = self.locate(lora).map_err(|missing| MemberError {
             message: missing.message.replacen("model", "adapter", 1),
             remedy: missing.remedy.replacen("config.json", "adapter_config.json", 1),
         })?;
         checkpoint::with_adapter(&model, &dir).map_err(|e| {
-            Missing::unusable(reference, &e, "choose an adapter that was trained on this model")
+            MemberError::unusable(reference, &e, "choose an adapter that was trained on this model")
         })
     }
 }
@@ -239,12 +239,12 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
 /// Members are known by shape alone: from a folder's config.json, else from a table of model families
 /// keyed by name. Enough to plan a merge, not to run it: reading a tensor is an error.
 #[derive(Clone, Debug)]
-pub struct ShapesOnly(Roots);
+pub struct ShapesOnly(SearchPath);
 
 impl ShapesOnly {
     /// As [`Folders::beside`].
     pub fn beside(recipe: &Path, more: &[PathBuf]) -> ShapesOnly {
-        ShapesOnly(Roots::beside(recipe, more))
+        ShapesOnly(SearchPath::beside(recipe, more))
     }
 }
 
@@ -253,12 +253,12 @@ impl MemberLookup for ShapesOnly {
         true
     }
 
-    fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, Missing> {
-        let named = |e: Error| Missing::unusable(reference, &e, "mend its config.json");
+    fn open(&self, reference: &ModelRef) -> std::result::Result<Checkpoint, MemberError> {
+        let named = |e: Error| MemberError::unusable(reference, &e, "mend its config.json");
         let found = self.0.find(reference);
         if let Some(file) = found.as_ref().filter(|path| path.is_file()) {
             return open_path(file)
-                .map_err(|e| Missing::unusable(reference, &e, "replace the file"));
+                .map_err(|e| MemberError::unusable(reference, &e, "replace the file"));
         }
         let folder = found.map(|folder| folder.join("config.json"));
         if let Some(path) = folder.filter(|path| path.is_file()) {

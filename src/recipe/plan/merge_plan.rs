@@ -4,13 +4,14 @@
 //! shapes agree, all parameters are evaluated. What remains is arithmetic ([`crate::merge`]) or showing
 //! it ([`crate::recipe::view::summary`]).
 
-use super::rows::Arranged;
-use super::vocabulary::Vocabulary;
+use super::rows::RowArrangement;
+use super::vocabulary::MergedVocabulary;
 use crate::base::dtype::DType;
 use crate::formats::checkpoint::{Checkpoint, Config, SideFile};
 use crate::formats::source::{TensorInfo, TensorTable};
 use crate::model::arch::{Architecture, HyperParams};
-use crate::recipe::method::MethodSpec;
+use crate::recipe::method::{MethodSpec, ParamValues};
+use crate::recipe::place::StackPlace;
 use crate::recipe::syntax::build_settings::BuildSettings;
 use crate::recipe::syntax::diagnostics::Diagnostic;
 use crate::recipe::syntax::model_ref::ModelRef;
@@ -29,7 +30,7 @@ pub struct MergePlan {
     /// In the order in which the recipe first names them.
     pub members: Vec<Member>,
     /// The stages that the output needs, each after the stages it uses; the last one is the output.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<MergeStage>,
     /// The files beside the weights of the result.
     pub side_files: Vec<SideFile>,
     /// What the recipe says of the files to build.
@@ -50,7 +51,7 @@ pub struct Member {
 
 /// What a tensor can come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Input {
+pub enum PlanInput {
     /// An index into [`MergePlan::members`].
     Member(usize),
     /// An index into [`MergePlan::stages`].
@@ -67,12 +68,12 @@ pub struct Donor {
 }
 
 /// One merge of the recipe.
-pub struct Stage {
+pub struct MergeStage {
     pub name: Option<String>,
     /// Of the layers, and of each end that `ends` does not name.
     pub method: &'static MethodSpec,
-    /// Methods of the ends that the recipe merges apart from the slices; see [`Stage::method_at`].
-    pub ends: Vec<(Place, &'static MethodSpec)>,
+    /// Methods of the ends that the recipe merges apart from the slices; see [`MergeStage::method_at`].
+    pub ends: Vec<(StackPlace, &'static MethodSpec)>,
     /// As the recipe gives them. The result is rounded once, to `out_dtype`, else to `dtype`, else to
     /// the type that the inputs share.
     pub dtype: Option<DType>,
@@ -92,9 +93,9 @@ pub struct Stage {
     /// For each output layer, the number of the slice it belongs to.
     pub slice_of_layer: Vec<usize>,
     /// The result's tokens, where they are not those of the tokenizer's member as it is.
-    pub vocabulary: Option<Vocabulary>,
+    pub vocabulary: Option<MergedVocabulary>,
     /// Tensors of the table whose inputs have other rows than the result, and how they get them.
-    pub arranged: BTreeMap<usize, Arranged>,
+    pub arranged: BTreeMap<usize, RowArrangement>,
     /// The chat template, where it is not that of the tokenizer's member.
     pub chat_template: Option<String>,
 }
@@ -102,86 +103,46 @@ pub struct Stage {
 /// How one tensor is made.
 #[derive(Clone, Debug)]
 pub struct TensorPlan {
-    pub place: Place,
+    pub place: StackPlace,
     /// In the recipe's order, the base model where it stands or last.
     pub inputs: Vec<TensorInput>,
     /// Which input is the base model's.
     pub base: Option<usize>,
     /// Values of the method's tensor-scoped parameters.
-    pub params: Values,
-}
-
-/// Where in the stack a tensor stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    Embedding,
-    Layer(usize),
-    FinalNorm,
-    Head,
+    pub params: ParamValues,
 }
 
 /// A tensor that goes into another.
 #[derive(Clone, Debug)]
 pub struct TensorInput {
-    pub from: Input,
+    pub from: PlanInput,
     /// Index in the table of tensors of `from`.
     pub index: usize,
     /// The layer it belongs to there.
     pub layer: Option<usize>,
     /// Values of the method's source-scoped parameters.
-    pub params: Values,
-}
-
-/// Evaluated parameters by name, in the order of the method's list.
-#[derive(Clone, Debug, Default)]
-pub struct Values(pub Vec<Value>);
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Value {
-    pub name: &'static str,
-    pub value: f64,
-    /// The filter of the clause it came from.
-    pub filter: Option<String>,
-}
-
-impl Values {
-    pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|v| v.name == name).map(|v| v.value)
-    }
-
-    /// The value of a parameter that the method's list requires or gives a default.
-    ///
-    /// # Panics
-    /// If it is not there; a plan that exists has it.
-    pub fn need(&self, name: &str) -> f64 {
-        self.get(name).unwrap_or_else(|| panic!("the plan lacks parameter '{name}'"))
-    }
-
-    /// Whether the flag `name` is set.
-    pub fn flag(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|v| v != 0.0)
-    }
+    pub params: ParamValues,
 }
 
 impl MergePlan {
     /// The stage that is the result.
-    pub fn output(&self) -> &Stage {
+    pub fn output(&self) -> &MergeStage {
         self.stages.last().expect("a plan has a stage")
     }
 
     /// What the recipe calls `input`.
-    pub fn label(&self, input: Input) -> String {
+    pub fn label(&self, input: PlanInput) -> String {
         match input {
-            Input::Member(m) => self.members[m].reference.to_string(),
-            Input::Stage(s) => self.stages[s].label(),
+            PlanInput::Member(m) => self.members[m].reference.to_string(),
+            PlanInput::Stage(s) => self.stages[s].label(),
         }
     }
 
     /// The tensors of `input`.
-    pub fn table_of(&self, input: Input) -> &TensorTable {
+    pub fn table_of(&self, input: PlanInput) -> &TensorTable {
         match input {
-            Input::Member(m) => self.members[m].checkpoint.tensors.table(),
-            Input::Stage(s) => &self.stages[s].table,
+            PlanInput::Member(m) => self.members[m].checkpoint.tensors.table(),
+            PlanInput::Stage(s) => &self.stages[s].table,
         }
     }
 
@@ -219,12 +180,12 @@ impl MergePlan {
                 let inputs = plan.inputs.iter().map(|input| (input.from, input.index));
                 for (from, index) in inputs.chain(rows_from.copied()) {
                     match from {
-                        Input::Stage(s) => {
+                        PlanInput::Stage(s) => {
                             peak = peak.max(kept + held[s][index]);
                             kept += info_bytes(&self.stages[s].table.infos()[index]);
                         }
                         // Most are mapped; adapters and quantized files are computed.
-                        Input::Member(m) => {
+                        PlanInput::Member(m) => {
                             kept += self.members[m].checkpoint.tensors.working_bytes(index);
                         }
                     }
@@ -247,7 +208,7 @@ pub(crate) fn table_bytes(table: &TensorTable) -> u64 {
     table.infos().iter().map(info_bytes).sum()
 }
 
-impl Stage {
+impl MergeStage {
     /// Whether any of its methods draws at random.
     pub fn is_random(&self) -> bool {
         self.method.random || self.ends.iter().any(|(_, method)| method.random)
@@ -259,7 +220,7 @@ impl Stage {
     }
 
     /// The method that makes the tensors at `place`.
-    pub fn method_at(&self, place: Place) -> &'static MethodSpec {
+    pub fn method_at(&self, place: StackPlace) -> &'static MethodSpec {
         let end = self.ends.iter().find(|(end, _)| *end == place);
         end.map_or(self.method, |(_, method)| method)
     }

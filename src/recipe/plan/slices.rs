@@ -1,139 +1,153 @@
-//! Slices of a stage, with their members opened and their layer ranges checked.
+//! The slices of a stage, with their models found and their layer ranges checked.
 
-use super::merge_plan::{Input, Place};
-use super::planner::Planner;
+use super::merge_plan::PlanInput;
+use super::models::Models;
 use crate::recipe::method::{BaseRule, MethodSpec};
+use crate::recipe::place::StackPlace;
+use crate::recipe::syntax::diagnostics::Diagnostics;
 use crate::recipe::syntax::ends::End;
 use crate::recipe::syntax::model_ref::ModelRef;
-use crate::recipe::syntax::params::Settings;
-use crate::recipe::syntax::schema::{Document, Inputs, Range, Slice, Source};
-use crate::recipe::syntax::yaml::{At, Pos};
+use crate::recipe::syntax::params::ParamSettings;
+use crate::recipe::syntax::schema::{LayerRange, RecipeDocument, Slice, SourceEntry, StackInputs};
+use crate::recipe::syntax::yaml::{Located, Pos};
 
-/// One source of a slice, resolved.
-pub(crate) struct Part<'d> {
-    pub input: Input,
+/// A source of a [`ResolvedSlice`].
+pub(super) struct SliceSource<'d> {
+    pub input: PlanInput,
     /// Where the recipe names the model.
     pub pos: Pos,
-    /// First layer.
+    /// The first layer that the source provides.
     pub start: usize,
-    pub settings: &'d Settings,
+    pub settings: &'d ParamSettings,
 }
 
-/// A slice, resolved: every source gives `layers` layers from its start on. An end that is merged apart
-/// is a slice of no layers with a method and a document of its own.
-pub(crate) struct Parts<'d> {
+/// A slice whose models are known: every source provides `layers` layers, beginning at its `start`.
+/// An end that is merged separately is a slice without layers, with its own method and document.
+pub(super) struct ResolvedSlice<'d> {
     pub pos: Pos,
     pub spec: &'static MethodSpec,
-    /// The recipe, or the end's merge: where parameters are looked up last.
-    pub document: &'d Document,
-    pub list: Vec<Part<'d>>,
+    /// The stage, or the merge of an end.
+    pub document: &'d RecipeDocument,
+    pub sources: Vec<SliceSource<'d>>,
     pub layers: usize,
-    pub settings: &'d Settings,
-    /// Which of `list` is the base model.
+    pub settings: &'d ParamSettings,
+    /// Index of the base model in `sources`.
     pub base: Option<usize>,
 }
 
-static NO_SETTINGS: Settings = Vec::new();
+impl<'d> ResolvedSlice<'d> {
+    /// The widest places where parameters may be set: those of the module, then those of the stage.
+    pub(super) fn document_settings(&self) -> [&'d ParamSettings; 2] {
+        [&self.document.module_parameters, &self.document.parameters]
+    }
+}
 
-/// The slices of `document`; `None` in the place of each that has an error, all of which are reported.
-pub(crate) fn resolve<'d>(
-    planner: &mut Planner<'_>,
-    document: &'d Document,
+static NO_SETTINGS: ParamSettings = Vec::new();
+
+/// Resolves the slices of `document`; `None` in place of each slice with an error, all of which are
+/// reported.
+pub(super) fn resolve<'d>(
+    models: &Models<'_>,
+    document: &'d RecipeDocument,
     spec: &'static MethodSpec,
-) -> Vec<Option<Parts<'d>>> {
+    problems: &mut Diagnostics,
+) -> Vec<Option<ResolvedSlice<'d>>> {
     match &document.inputs {
-        Inputs::None => Vec::new(),
-        Inputs::Models(slice) => vec![whole_models(planner, document, slice, spec)],
-        Inputs::Slices(slices) => {
-            let resolved: Vec<_> =
-                slices.iter().map(|slice| ranges(planner, document, slice, spec)).collect();
-            warn_of_empty(planner, document, &resolved);
+        StackInputs::None => Vec::new(),
+        StackInputs::Models(slice) => vec![whole_models(models, document, slice, spec, problems)],
+        StackInputs::Slices(slices) => {
+            let resolved: Vec<_> = (slices.iter())
+                .map(|slice| layer_ranges(models, document, slice, spec, problems))
+                .collect();
+            warn_of_empty(document, &resolved, problems);
             resolved
         }
     }
 }
 
-/// The models of an end that is merged apart, resolved.
-pub(crate) fn resolve_end<'d>(
-    planner: &mut Planner<'_>,
+/// Resolves the models of an end that is merged separately.
+pub(super) fn resolve_end<'d>(
+    models: &Models<'_>,
     end: &'d End,
     spec: &'static MethodSpec,
-) -> Option<Parts<'d>> {
+    problems: &mut Diagnostics,
+) -> Option<ResolvedSlice<'d>> {
     match &end.document.inputs {
-        Inputs::Models(slice) => models(planner, &end.document, slice, spec),
-        Inputs::Slices(_) | Inputs::None => None,
+        StackInputs::Models(slice) => without_layers(models, &end.document, slice, spec, problems),
+        StackInputs::Slices(_) | StackInputs::None => None,
     }
 }
 
-/// Looks for the models of `document`; with `check_ranges` for faults of their layer ranges too, which
-/// [`resolve`] finds where the method is known.
-pub(crate) fn look_up(planner: &mut Planner<'_>, document: &Document, check_ranges: bool) {
-    if let Some(base) = &document.base_model {
-        planner.input(base);
-    }
-    let ranged = check_ranges && matches!(document.inputs, Inputs::Slices(_));
-    for source in document.inputs.slices().iter().flat_map(|slice| &slice.sources) {
-        let input = planner.input(&source.model);
-        if ranged {
-            checked_range(planner, source, input);
+/// Reports wrong layer ranges of a stage whose method is unknown, so that [`resolve`] cannot.
+pub(super) fn check_ranges(
+    models: &Models<'_>,
+    document: &RecipeDocument,
+    problems: &mut Diagnostics,
+) {
+    if let StackInputs::Slices(slices) = &document.inputs {
+        for source in slices.iter().flat_map(|slice| &slice.sources) {
+            checked_range(models, source, problems);
         }
     }
 }
 
-/// `models`: one slice over all layers.
+/// Resolves `models`: one slice over all layers.
 fn whole_models<'d>(
-    planner: &mut Planner<'_>,
-    document: &'d Document,
+    models: &Models<'_>,
+    document: &'d RecipeDocument,
     slice: &'d Slice,
     spec: &'static MethodSpec,
-) -> Option<Parts<'d>> {
-    let mut parts = models(planner, document, slice, spec)?;
-    let first = parts.list.first()?;
+    problems: &mut Diagnostics,
+) -> Option<ResolvedSlice<'d>> {
+    let mut resolved = without_layers(models, document, slice, spec, problems)?;
+    let first = resolved.sources.first()?;
+    let layers_of = |source: &SliceSource<'_>| models.view(source.input).hyper.n_layer;
     let mut ok = true;
-    parts.layers = planner.view(first.input).hyper.n_layer;
-    for part in &parts.list[1..] {
-        let own = planner.view(part.input).hyper.n_layer;
-        if own != parts.layers {
+    resolved.layers = layers_of(first);
+    for source in &resolved.sources[1..] {
+        let layers = layers_of(source);
+        if layers != resolved.layers {
             let message = format!(
-                "'{}' has {own} layers, '{}' has {}",
-                planner.label(part.input),
-                planner.label(first.input),
-                parts.layers
+                "'{}' has {layers} layers, '{}' has {}",
+                models.label(source.input),
+                models.label(first.input),
+                resolved.layers
             );
             let remedy = "use 'slices' with a 'layer_range' for each model";
-            planner.problems.error(part.pos, message, remedy);
+            problems.error(source.pos, message, remedy);
             ok = false;
         }
     }
-    // Recipes in the wild give ranges here too, where the peer does not read them.
-    for (source, part) in slice.sources.iter().zip(&parts.list) {
-        let own = planner.view(part.input).hyper.n_layer;
-        if let Range::Given(range) = &source.range
-            && range.value != (0, own)
+    // Some recipes give ranges here, where mergekit does not read them.
+    for (entry, source) in slice.sources.iter().zip(&resolved.sources) {
+        let layers = layers_of(source);
+        if let LayerRange::Given(range) = &entry.range
+            && range.value != (0, layers)
         {
-            let message = format!("'models' takes all {own} layers of '{}'", source.model.value);
-            let remedy = "use 'slices' for a part of them, or remove the range";
-            planner.problems.error(range.pos, message, remedy);
+            let message = format!("'models' takes all {layers} layers of '{}'", entry.model.value);
+            let remedy = "use 'slices' to select layers, or remove the range";
+            problems.error(range.pos, message, remedy);
             ok = false;
         }
     }
-    ok.then_some(parts)
+    ok.then_some(resolved)
 }
 
-/// The models of `slice`, without layers. A base model that the method needs is added at the end, as the
-/// peer does.
-fn models<'d>(
-    planner: &mut Planner<'_>,
-    document: &'d Document,
+/// Resolves the models of `slice` without their layers. A base model that the method needs is added
+/// at the end, as in mergekit.
+fn without_layers<'d>(
+    models: &Models<'_>,
+    document: &'d RecipeDocument,
     slice: &'d Slice,
     spec: &'static MethodSpec,
-) -> Option<Parts<'d>> {
+    problems: &mut Diagnostics,
+) -> Option<ResolvedSlice<'d>> {
     let mut ok = true;
-    let mut list = Vec::new();
-    for source in &slice.sources {
-        ok &= source.range != Range::Bad;
-        match planner.input(&source.model) {
-            Some(input) => list.push(part(source, input, 0)),
+    let mut sources = Vec::new();
+    for entry in &slice.sources {
+        ok &= entry.range != LayerRange::Bad;
+        match models.find(&entry.model.value) {
+            Some(input) => sources.push(slice_source(entry, input, 0)),
             None => ok = false,
         }
     }
@@ -142,10 +156,10 @@ fn models<'d>(
     if let Some(reference) = &document.base_model {
         let listed = position_of(&slice.sources, &reference.value);
         if spec.base != BaseRule::DonorOnly && listed.is_none() {
-            match planner.input(reference) {
+            match models.find(&reference.value) {
                 Some(input) => {
                     let (pos, settings) = (reference.pos, &NO_SETTINGS);
-                    list.push(Part { input, pos, start: 0, settings });
+                    sources.push(SliceSource { input, pos, start: 0, settings });
                 }
                 None => ok = false,
             }
@@ -155,27 +169,28 @@ fn models<'d>(
             base = listed;
         }
     }
-    ok &= check_count(planner, spec, slice.pos, count, base).is_some();
-    ok &= require_base(planner, document, spec, slice, count, base).is_some();
+    ok &= check_count(spec, slice.pos, count, base, problems);
+    ok &= check_base(document, spec, slice, count, base, problems);
     let (pos, settings) = (slice.pos, &slice.parameters);
-    ok.then_some(Parts { pos, spec, document, list, layers: 0, settings, base })
+    ok.then_some(ResolvedSlice { pos, spec, document, sources, layers: 0, settings, base })
 }
 
-/// One of `slices`: given ranges of equal length.
-fn ranges<'d>(
-    planner: &mut Planner<'_>,
-    document: &'d Document,
+/// Resolves one of `slices`, whose layer ranges must be equally long.
+fn layer_ranges<'d>(
+    models: &Models<'_>,
+    document: &'d RecipeDocument,
     slice: &'d Slice,
     spec: &'static MethodSpec,
-) -> Option<Parts<'d>> {
+    problems: &mut Diagnostics,
+) -> Option<ResolvedSlice<'d>> {
     let reference = slice.base_model.as_ref().or(document.base_model.as_ref());
     let base = reference.and_then(|r| position_of(&slice.sources, &r.value));
-    let mut ok = check_count(planner, spec, slice.pos, slice.sources.len(), base).is_some();
-    let mut list = Vec::new();
-    let mut layers: Option<(usize, &Source)> = None;
-    for source in &slice.sources {
-        let input = planner.input(&source.model);
-        let range = checked_range(planner, source, input);
+    let mut ok = check_count(spec, slice.pos, slice.sources.len(), base, problems);
+    let mut sources = Vec::new();
+    let mut layers: Option<(usize, &SourceEntry)> = None;
+    for entry in &slice.sources {
+        let input = models.find(&entry.model.value);
+        let range = checked_range(models, entry, problems);
         let (Some(input), Some((start, end))) = (input, range) else {
             ok = false;
             continue;
@@ -184,55 +199,57 @@ fn ranges<'d>(
         match layers {
             Some((count, first)) if count != own => {
                 let message = format!(
-                    "the sources of a slice must have equally many layers: '{}' gives {own}, '{}' {count}",
-                    source.model.value, first.model.value
+                    "the sources of a slice must have the same number of layers: '{}' gives {own}, \
+                     '{}' gives {count}",
+                    entry.model.value, first.model.value
                 );
-                planner.problems.error(source.pos, message, "make the layer ranges equally long");
+                problems.error(entry.pos, message, "make the layer ranges equally long");
                 ok = false;
             }
             Some(_) => {}
-            None => layers = Some((own, source)),
+            None => layers = Some((own, entry)),
         }
-        list.push(part(source, input, start));
+        sources.push(slice_source(entry, input, start));
     }
-    ok &= require_base(planner, document, spec, slice, slice.sources.len(), base).is_some();
+    ok &= check_base(document, spec, slice, slice.sources.len(), base, problems);
     let (layers, _) = layers?;
     let (pos, settings) = (slice.pos, &slice.parameters);
-    ok.then_some(Parts { pos, spec, document, list, layers, settings, base })
+    ok.then_some(ResolvedSlice { pos, spec, document, sources, layers, settings, base })
 }
 
-fn part<'d>(source: &'d Source, input: Input, start: usize) -> Part<'d> {
-    Part { input, pos: source.model.pos, start, settings: &source.parameters }
+fn slice_source<'d>(entry: &'d SourceEntry, input: PlanInput, start: usize) -> SliceSource<'d> {
+    SliceSource { input, pos: entry.model.pos, start, settings: &entry.parameters }
 }
 
-fn position_of(sources: &[Source], reference: &ModelRef) -> Option<usize> {
+fn position_of(sources: &[SourceEntry], reference: &ModelRef) -> Option<usize> {
     sources.iter().position(|source| source.model.value == *reference)
 }
 
-/// First layer and the one after the last, if they are a range of the model's layers.
+/// The first layer and the one after the last; `None` unless they are a range of the model's layers,
+/// as far as the model is known.
 fn checked_range(
-    planner: &mut Planner<'_>,
-    source: &Source,
-    input: Option<Input>,
+    models: &Models<'_>,
+    source: &SourceEntry,
+    problems: &mut Diagnostics,
 ) -> Option<(usize, usize)> {
-    let count = input.map(|input| planner.view(input).hyper.n_layer);
     let model = &source.model.value;
-    let At { value: (start, end), pos } = match &source.range {
-        Range::Given(range) => range,
-        Range::Bad => return None,
-        Range::All => {
+    let count = models.find(model).map(|input| models.view(input).hyper.n_layer);
+    let Located { value: (start, end), pos } = match &source.range {
+        LayerRange::Given(range) => range,
+        LayerRange::Bad => return None,
+        LayerRange::All => {
             let remedy = match count {
                 Some(n) => format!("add 'layer_range: [0, {n}]' for all layers of '{model}'"),
                 None => "add 'layer_range: [FIRST, END]'".to_string(),
             };
-            planner.problems.error(source.pos, "the source has no 'layer_range'", remedy);
+            problems.error(source.pos, "the source has no 'layer_range'", remedy);
             return None;
         }
     };
     if start > end {
         let message = format!("layer_range [{start}, {end}] runs backwards");
         let remedy = format!("write [{end}, {start}]: first layer, then the one after the last");
-        planner.problems.error(*pos, message, remedy);
+        problems.error(*pos, message, remedy);
         return None;
     }
     if let Some(count) = count
@@ -240,73 +257,71 @@ fn checked_range(
     {
         let message =
             format!("layer_range [{start}, {end}] goes beyond the {count} layers of '{model}'");
-        let remedy =
-            format!("the end is the layer after the last, so {count} is the greatest possible");
-        planner.problems.error(*pos, message, remedy);
+        let remedy = format!("the end is the layer after the last: it can be at most {count}");
+        problems.error(*pos, message, remedy);
         return None;
     }
     Some((*start, *end))
 }
 
-/// Whether the method takes `sources` models, the one at `base` among them.
+/// Whether the method accepts `sources` models, including the base model at `base`.
 fn check_count(
-    planner: &mut Planner<'_>,
     spec: &MethodSpec,
     pos: Pos,
     sources: usize,
     base: Option<usize>,
-) -> Option<()> {
-    let apart = spec.base == BaseRule::Optional && base.is_some();
-    let count = sources - usize::from(apart);
+    problems: &mut Diagnostics,
+) -> bool {
+    let separate_base = spec.base == BaseRule::Optional && base.is_some();
+    let count = sources - usize::from(separate_base);
     if spec.sources.contains(&count) || (sources == 1 && spec.lone_source_is_copied) {
-        return Some(());
+        return true;
     }
     if sources == 0 {
-        return None; // An empty list of sources has been reported, or its entries have.
+        return false; // The empty list or its entries have been reported.
     }
-    let (low, high) = (*spec.sources.start(), *spec.sources.end());
-    let takes = match (low, high) {
+    let accepted = match (*spec.sources.start(), *spec.sources.end()) {
         (1, 1) => "1 model".to_string(),
         (low, high) if low == high => format!("{low} models"),
         (low, usize::MAX) => format!("{low} or more models"),
         (low, high) => format!("{low} to {high} models"),
     };
-    let message = format!("merge_method '{}' takes {takes} at a time, here are {count}", spec.name);
-    let remedy = if high == 1 {
+    let message = format!("merge_method '{}' takes {accepted}, not {count}", spec.name);
+    let remedy = if *spec.sources.end() == 1 {
         "give each slice one source; use another method to combine models"
     } else if spec.base == BaseRule::Optional {
-        "change the list, or the method; the 'base_model' does not count, listed or not"
+        "change the list or the method; the 'base_model' does not count, even if it is listed"
     } else {
-        "change the list, or the method; a 'base_model' that is not listed counts as a model too"
+        "change the list or the method; a 'base_model' counts as a model, even if it is not listed"
     };
-    planner.problems.error(pos, message, remedy);
-    None
+    problems.error(pos, message, remedy);
+    false
 }
 
-fn require_base(
-    planner: &mut Planner<'_>,
-    document: &Document,
+/// Whether a base model that the method requires is there. Warns of a base model that an optional
+/// rule does not use.
+fn check_base(
+    document: &RecipeDocument,
     spec: &MethodSpec,
     slice: &Slice,
     count: usize,
     base: Option<usize>,
-) -> Option<()> {
-    let copied = count == 1 && spec.lone_source_is_copied;
-    if spec.base == BaseRule::Optional
-        && base.is_none()
-        && let Some(reference) = slice.base_model.as_ref().or(document.base_model.as_ref())
-    {
+    problems: &mut Diagnostics,
+) -> bool {
+    let reference = slice.base_model.as_ref().or(document.base_model.as_ref());
+    if let (BaseRule::Optional, None, Some(reference)) = (spec.base, base, reference) {
         let message = format!(
-            "the base model '{}' is no source of this slice, so '{}' does without it here",
+            "the base model '{}' is not a source of this slice, so '{}' does not use it here",
             reference.value, spec.name
         );
-        let remedy = "add it to the sources with a 'layer_range' if it shall count";
-        planner.problems.warn(slice.pos, message, remedy);
+        let remedy = "to use it, add it to the sources with a 'layer_range'";
+        problems.warn(slice.pos, message, remedy);
     }
-    if spec.base != BaseRule::Required || base.is_some() || copied || count == 0 {
-        return Some(());
+    let is_copy = count == 1 && spec.lone_source_is_copied;
+    if spec.base != BaseRule::Required || base.is_some() || is_copy || count == 0 {
+        return true;
     }
-    match slice.base_model.as_ref().or(document.base_model.as_ref()) {
+    match reference {
         Some(reference) => {
             let message = format!(
                 "merge_method '{}' needs the base model '{}' among the sources of this slice",
@@ -316,34 +331,36 @@ fn require_base(
                 "add '- {{model: {}, layer_range: [FIRST, END]}}' to the sources",
                 reference.value
             );
-            planner.problems.error(slice.pos, message, remedy);
+            problems.error(slice.pos, message, remedy);
         }
         None => {
             let pos = document.method.as_ref().map_or(document.pos, |method| method.pos);
             let message = format!("merge_method '{}' needs a 'base_model'", spec.name);
-            planner.problems.error(pos, message, "add 'base_model: NAME'");
+            problems.error(pos, message, "add 'base_model: NAME'");
         }
     }
-    None
+    false
 }
 
-fn warn_of_empty(planner: &mut Planner<'_>, document: &Document, slices: &[Option<Parts<'_>>]) {
-    let given = |place: Place| document.ends.iter().any(|end| end.place == place);
+/// Warns of slices without layers that provide no end of the stack either.
+fn warn_of_empty(
+    document: &RecipeDocument,
+    slices: &[Option<ResolvedSlice<'_>>],
+    problems: &mut Diagnostics,
+) {
+    let is_separate = |place: StackPlace| document.ends.iter().any(|end| end.place == place);
     let last = slices.len().saturating_sub(1);
     for (index, slice) in slices.iter().enumerate() {
         let Some(slice) = slice.as_ref().filter(|slice| slice.layers == 0) else { continue };
-        let gives_embedding = index == 0 && !given(Place::Embedding);
-        let head = !given(Place::Head) && document.tied_head.is_none();
-        let gives_rest = index == last && (head || !given(Place::FinalNorm));
+        let gives_embedding = index == 0 && !is_separate(StackPlace::Embedding);
+        let head = !is_separate(StackPlace::Head) && document.tied_head.is_none();
+        let gives_rest = index == last && (head || !is_separate(StackPlace::FinalNorm));
         if !gives_embedding && !gives_rest {
-            let message = "a slice without layers has no effect here: only the first gives the \
-                           embedding, only the last the final norm and head, unless the recipe \
-                           merges those apart";
-            planner.problems.warn(
-                slice.pos,
-                message,
-                "remove it, or move it to the start or the end",
-            );
+            let message = "a slice without layers has no effect here: the first slice gives the \
+                           embedding and the last the final norm and head, unless the recipe merges \
+                           these separately";
+            let remedy = "remove it, or move it to the start or the end";
+            problems.warn(slice.pos, message, remedy);
         }
     }
 }

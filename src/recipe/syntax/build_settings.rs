@@ -12,7 +12,7 @@
 
 use super::diagnostics::Diagnostics;
 use super::schema::{Mapping, text};
-use super::yaml::{Kind, Node, Pos};
+use super::yaml::{Node, Pos, YamlValue};
 use crate::base::size;
 
 const KEYS: &[&str] = &[
@@ -33,7 +33,7 @@ const KEYS: &[&str] = &[
     "base_model",
 ];
 
-/// Settings of `aqueduct build`; what is not told is left to it.
+/// ParamSettings of `aqueduct build`; what is not told is left to it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BuildSettings {
     pub name: Option<String>,
@@ -60,7 +60,7 @@ pub struct BuildSettings {
 /// The value of `build`, if `node` is a document with that key alone.
 pub(crate) fn of_document(node: &Node) -> Option<&Node> {
     match &node.value {
-        Kind::Map(entries) => match &entries[..] {
+        YamlValue::Map(entries) => match &entries[..] {
             [(key, value)] if key.value == "build" => Some(value),
             _ => None,
         },
@@ -70,7 +70,7 @@ pub(crate) fn of_document(node: &Node) -> Option<&Node> {
 
 /// Reads the value of `build`; errors are in `problems`.
 pub(crate) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
-    if node.value == Kind::Null {
+    if node.value == YamlValue::Null {
         return BuildSettings::default();
     }
     let remedy = "write settings below it, such as 'preset: publisher'";
@@ -80,7 +80,7 @@ pub(crate) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
     let names = |key: &str, problems: &mut Diagnostics| -> Vec<(String, Pos)> {
         let Some(node) = map.get(key) else { return Vec::new() };
         let nodes = match &node.value {
-            Kind::Seq(nodes) => nodes.iter().collect(),
+            YamlValue::Seq(nodes) => nodes.iter().collect(),
             _ => vec![node],
         };
         nodes
@@ -123,7 +123,7 @@ pub(crate) fn read(node: &Node, problems: &mut Diagnostics) -> BuildSettings {
 
 fn positive(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<usize> {
     match node.value {
-        Kind::Int(n @ 1..) => usize::try_from(n).ok(),
+        YamlValue::Int(n @ 1..) => usize::try_from(n).ok(),
         _ => {
             let message = format!("'{key}' is {}", node.value.describe());
             problems.error(node.pos, message, "write a number of 1 or more");
@@ -134,7 +134,7 @@ fn positive(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<usize>
 
 fn boolean(node: &Node, key: &str, problems: &mut Diagnostics) -> bool {
     match node.value {
-        Kind::Bool(value) => value,
+        YamlValue::Bool(value) => value,
         _ => {
             let message = format!("'{key}' is {}", node.value.describe());
             problems.error(node.pos, message, "write true or false");

@@ -5,28 +5,30 @@
 //! method, models, base model and parameters, that is used for the whole stack instead. The peer has no
 //! such keys; its authors put slices of zero layers at both ends, which gives the same tensors.
 //!
-//! An end is read into a [`Document`] like a recipe with `models`, so that the checks of recipes are the
+//! An end is read into a [`RecipeDocument`] like a recipe with `models`, so that the checks of recipes are the
 //! checks of ends. It takes no parameter and no base model from the recipe around it, whose method may
 //! mean something else by them.
 
 use super::diagnostics::Diagnostics;
-use super::inputs::{Inputs, whole_models};
-use super::params::Given;
-use super::schema::{Document, Mapping, list, model_ref, settings, text};
-use super::yaml::{At, Kind, Node, Pos};
-use crate::recipe::plan::merge_plan::Place;
-use crate::recipe::plan::planner::Planner;
+use super::inputs::{StackInputs, whole_models};
+use super::params::ClauseValue;
+use super::schema::{Mapping, RecipeDocument, list, model_ref, settings, text};
+use super::yaml::{Located, Node, Pos, YamlValue};
+use crate::recipe::place::StackPlace;
 
 /// One end and the merge that makes it.
 #[derive(Debug)]
 pub(crate) struct End {
-    pub place: Place,
-    /// Its inputs are [`Inputs::Models`] or nothing.
-    pub document: Document,
+    pub place: StackPlace,
+    /// Its inputs are [`StackInputs::Models`] or nothing.
+    pub document: RecipeDocument,
 }
 
-const KEYS: [(&str, Place); 3] =
-    [("embeddings", Place::Embedding), ("final_norm", Place::FinalNorm), ("head", Place::Head)];
+const KEYS: [(&str, StackPlace); 3] = [
+    ("embeddings", StackPlace::Embedding),
+    ("final_norm", StackPlace::FinalNorm),
+    ("head", StackPlace::Head),
+];
 
 const REMEDY: &str =
     "write '{merge_method: linear, models: [{model: NAME, parameters: {...}}, ...]}'";
@@ -39,7 +41,7 @@ pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Vec<End>, 
         let Some((key, node)) = map.given(name) else {
             continue;
         };
-        if place == Place::Head && node.value == Kind::Str("tied".to_string()) {
+        if place == StackPlace::Head && node.value == YamlValue::Str("tied".to_string()) {
             tied = Some(node.pos);
         } else if let Some(document) = merge(key, node, problems) {
             ends.push(End { place, document });
@@ -48,7 +50,7 @@ pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Vec<End>, 
     (ends, tied)
 }
 
-fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Document> {
+fn merge(key: &Located<String>, node: &Node, problems: &mut Diagnostics) -> Option<RecipeDocument> {
     const KEYS: &[&str] = &["merge_method", "models", "sources", "base_model", "parameters"];
     let map = Mapping::read(node, &format!("'{}'", key.value), REMEDY, KEYS, problems)?;
     if map.lacks("merge_method") {
@@ -59,17 +61,17 @@ fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Do
         (Some(_), Some((second, _))) => {
             let message = "both 'models' and 'sources' are given, which mean the same here";
             problems.error(second.pos, message, "keep one of them");
-            Inputs::None
+            StackInputs::None
         }
         (Some((models, list)), None) | (None, Some((models, list))) => {
             sources(models, list, problems)
         }
         (None, None) => {
             problems.error(key.pos, format!("'{}' has no 'models'", key.value), REMEDY);
-            Inputs::None
+            StackInputs::None
         }
     };
-    Some(Document {
+    Some(RecipeDocument {
         pos: key.pos,
         name: None,
         method: map.get("merge_method").and_then(|n| text(n, "merge_method", problems)),
@@ -88,25 +90,25 @@ fn merge(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Option<Do
     })
 }
 
-fn sources(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs {
+fn sources(key: &Located<String>, node: &Node, problems: &mut Diagnostics) -> StackInputs {
     let items = list(node, &key.value, "a list of '- model: NAME'", problems);
-    if items.is_empty() && matches!(node.value, Kind::Seq(_)) {
+    if items.is_empty() && matches!(node.value, YamlValue::Seq(_)) {
         problems.error(key.pos, format!("'{}' is empty", key.value), "list the models to merge");
     }
-    Inputs::Models(whole_models(key, items, &["model", "parameters"], problems))
+    StackInputs::Models(whole_models(key, items, &["model", "parameters"], problems))
 }
 
 /// Warns of gradients, which have no layers to run over here.
-pub(crate) fn warn_of_gradients(planner: &mut Planner<'_>, end: &End) {
+pub(crate) fn warn_of_gradients(end: &End, problems: &mut Diagnostics) {
     let slices = end.document.inputs.slices();
     let sources = slices.iter().flat_map(|slice| &slice.sources).map(|source| &source.parameters);
     let clauses = sources
         .chain([&end.document.parameters])
         .flatten()
         .flat_map(|(_, setting)| &setting.clauses)
-        .filter(|clause| matches!(&clause.given, Given::Numbers(values) if values.len() > 1));
+        .filter(|clause| matches!(&clause.given, ClauseValue::Numbers(values) if values.len() > 1));
     for clause in clauses {
         let message = "a gradient has no layers to run over here: only its first number counts";
-        planner.problems.warn(clause.pos, message, "write that number alone");
+        problems.warn(clause.pos, message, "write that number alone");
     }
 }

@@ -5,13 +5,13 @@
 
 use super::diagnostics::Diagnostics;
 use super::model_ref::ModelRef;
-use super::params::Settings;
+use super::params::ParamSettings;
 use super::schema::{Mapping, list, model_ref, settings};
-use super::yaml::{At, Kind, Node, Pos};
+use super::yaml::{Located, Node, Pos, YamlValue};
 
 /// What a stage is made of.
 #[derive(Debug)]
-pub(crate) enum Inputs {
+pub(crate) enum StackInputs {
     /// `models`: all layers of each.
     Models(Slice),
     Slices(Vec<Slice>),
@@ -19,13 +19,13 @@ pub(crate) enum Inputs {
     None,
 }
 
-impl Inputs {
+impl StackInputs {
     /// The slices; `models` are one.
     pub(crate) fn slices(&self) -> &[Slice] {
         match self {
-            Inputs::Models(slice) => std::slice::from_ref(slice),
-            Inputs::Slices(slices) => slices,
-            Inputs::None => &[],
+            StackInputs::Models(slice) => std::slice::from_ref(slice),
+            StackInputs::Slices(slices) => slices,
+            StackInputs::None => &[],
         }
     }
 }
@@ -34,24 +34,24 @@ impl Inputs {
 #[derive(Debug)]
 pub(crate) struct Slice {
     pub pos: Pos,
-    pub sources: Vec<Source>,
-    pub base_model: Option<At<ModelRef>>,
-    pub parameters: Settings,
+    pub sources: Vec<SourceEntry>,
+    pub base_model: Option<Located<ModelRef>>,
+    pub parameters: ParamSettings,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceEntry {
     pub pos: Pos,
-    pub model: At<ModelRef>,
-    pub range: Range,
-    pub parameters: Settings,
+    pub model: Located<ModelRef>,
+    pub range: LayerRange,
+    pub parameters: ParamSettings,
 }
 
 /// The layers of a source.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Range {
+pub(crate) enum LayerRange {
     /// First layer and the one after the last.
-    Given(At<(usize, usize)>),
+    Given(Located<(usize, usize)>),
     /// No `layer_range`: usual in `models`, an error in `slices`.
     All,
     /// Unusable, and reported.
@@ -59,11 +59,11 @@ pub(crate) enum Range {
 }
 
 /// What the recipe is made of, and the parameters of its module.
-pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Inputs, Settings) {
+pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (StackInputs, ParamSettings) {
     let mut given: Vec<_> =
         ["models", "slices", "modules"].iter().filter_map(|k| map.given(k)).collect();
     // As in mergekit, an empty list beside another is as good as none.
-    let is_empty = |node: &Node| matches!(&node.value, Kind::Seq(items) if items.is_empty());
+    let is_empty = |node: &Node| matches!(&node.value, YamlValue::Seq(items) if items.is_empty());
     if given.iter().any(|(_, node)| !is_empty(node)) {
         given.retain(|(_, node)| !is_empty(node));
     }
@@ -71,7 +71,7 @@ pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Inputs, Se
         [] => {
             let remedy = "add 'models' (whole models) or 'slices' (layer ranges)";
             problems.error(map.pos, "neither 'models' nor 'slices' is given", remedy);
-            (Inputs::None, Vec::new())
+            (StackInputs::None, Vec::new())
         }
         [(key, node)] if key.value == "models" => (models(key, node, problems), Vec::new()),
         [(key, node)] if key.value == "slices" => (slices(key, node, problems), Vec::new()),
@@ -80,22 +80,22 @@ pub(crate) fn read(map: &Mapping<'_>, problems: &mut Diagnostics) -> (Inputs, Se
             let message = format!("both '{}' and '{}' are given", first.value, key.value);
             let remedy = "keep one of them: 'models' for whole models, 'slices' for layer ranges";
             problems.error(key.pos, message, remedy);
-            (Inputs::None, Vec::new())
+            (StackInputs::None, Vec::new())
         }
     }
 }
 
-fn models(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs {
+fn models(key: &Located<String>, node: &Node, problems: &mut Diagnostics) -> StackInputs {
     let items = list(node, &key.value, "a list of '- model: NAME'", problems);
-    if items.is_empty() && matches!(node.value, Kind::Seq(_)) {
+    if items.is_empty() && matches!(node.value, YamlValue::Seq(_)) {
         problems.error(key.pos, format!("'{}' is empty", key.value), "list the models to merge");
     }
-    Inputs::Models(whole_models(key, items, KEYS_OF_SOURCE, problems))
+    StackInputs::Models(whole_models(key, items, KEYS_OF_SOURCE, problems))
 }
 
 /// A slice without layer ranges: `items` are models, each with `keys` at the most.
 pub(crate) fn whole_models(
-    key: &At<String>,
+    key: &Located<String>,
     items: &[Node],
     keys: &'static [&'static str],
     problems: &mut Diagnostics,
@@ -104,19 +104,23 @@ pub(crate) fn whole_models(
     Slice { pos: key.pos, sources, base_model: None, parameters: Vec::new() }
 }
 
-fn slices(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> Inputs {
+fn slices(key: &Located<String>, node: &Node, problems: &mut Diagnostics) -> StackInputs {
     let items = list(node, "slices", "a list of '- sources: [...]'", problems);
-    if items.is_empty() && matches!(node.value, Kind::Seq(_)) {
+    if items.is_empty() && matches!(node.value, YamlValue::Seq(_)) {
         problems.error(key.pos, "'slices' is empty", "list the slices of the stack");
     }
-    Inputs::Slices(items.iter().filter_map(|item| slice(item, problems)).collect())
+    StackInputs::Slices(items.iter().filter_map(|item| slice(item, problems)).collect())
 }
 
 /// `modules: {default: {slices or models, parameters}}`. Models of several modules (vision towers and the
 /// like) have other names there; the architectures here have one module, which the peer calls `default`
 /// (mergekit `architecture/json_definitions.py`).
-fn modules(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> (Inputs, Settings) {
-    const NONE: (Inputs, Settings) = (Inputs::None, Vec::new());
+fn modules(
+    key: &Located<String>,
+    node: &Node,
+    problems: &mut Diagnostics,
+) -> (StackInputs, ParamSettings) {
+    const NONE: (StackInputs, ParamSettings) = (StackInputs::None, Vec::new());
     let remedy = "write 'modules: {default: {slices: [...]}}', or 'slices' alone";
     let what = "'modules'";
     let Some(map) = Mapping::read(node, what, remedy, &["default"], problems) else { return NONE };
@@ -135,12 +139,12 @@ fn modules(key: &At<String>, node: &Node, problems: &mut Diagnostics) -> (Inputs
         (Some(_), Some((key, _))) => {
             let remedy = "keep one of them: 'models' for whole models, 'slices' for layer ranges";
             problems.error(key.pos, "both 'models' and 'slices' are given", remedy);
-            Inputs::None
+            StackInputs::None
         }
         (None, None) => {
             let message = "the module has neither 'models' nor 'slices'";
             problems.error(name.pos, message, remedy);
-            Inputs::None
+            StackInputs::None
         }
     };
     (inputs, parameters)
@@ -179,7 +183,7 @@ fn source(
     node: &Node,
     keys: &'static [&'static str],
     problems: &mut Diagnostics,
-) -> Option<Source> {
+) -> Option<SourceEntry> {
     let remedy = "write 'model: NAME', with 'parameters' beside it where needed";
     let map = Mapping::read(node, "a source", remedy, keys, problems)?;
     let Some(model_node) = map.get("model") else {
@@ -188,33 +192,33 @@ fn source(
         }
         return None;
     };
-    Some(Source {
+    Some(SourceEntry {
         pos: node.pos,
         model: model_ref(model_node, problems)?,
-        range: map.get("layer_range").map_or(Range::All, |n| layer_range(n, problems)),
+        range: map.get("layer_range").map_or(LayerRange::All, |n| layer_range(n, problems)),
         parameters: settings(map.get("parameters"), problems),
     })
 }
 
-fn layer_range(node: &Node, problems: &mut Diagnostics) -> Range {
+fn layer_range(node: &Node, problems: &mut Diagnostics) -> LayerRange {
     let ends: Option<Vec<usize>> = match &node.value {
-        Kind::Seq(items) if items.len() == 2 => items.iter().map(layer_number).collect(),
+        YamlValue::Seq(items) if items.len() == 2 => items.iter().map(layer_number).collect(),
         _ => None,
     };
     let Some([start, end]) = ends.as_deref() else {
         let message = format!("'layer_range' is {}, not two layer numbers", node.value.describe());
         let remedy = "write [FIRST, END]: layers FIRST up to and without END, counted from 0";
         problems.error(node.pos, message, remedy);
-        return Range::Bad;
+        return LayerRange::Bad;
     };
-    Range::Given(At::new((*start, *end), node.pos))
+    LayerRange::Given(Located::new((*start, *end), node.pos))
 }
 
 fn layer_number(node: &Node) -> Option<usize> {
     match &node.value {
-        Kind::Int(n) => usize::try_from(*n).ok(),
-        Kind::Float(x) if x.fract() == 0.0 && (0.0..1e6).contains(x) => Some(*x as usize),
-        Kind::Str(s) => s.trim().parse().ok(),
+        YamlValue::Int(n) => usize::try_from(*n).ok(),
+        YamlValue::Float(x) if x.fract() == 0.0 && (0.0..1e6).contains(x) => Some(*x as usize),
+        YamlValue::Str(s) => s.trim().parse().ok(),
         _ => None,
     }
 }

@@ -4,27 +4,27 @@
 //! conditional list takes its first clause that matches the tensor's name; a list of numbers is a
 //! gradient over the layers of a slice.
 
-use super::yaml::{At, Pos};
+use super::yaml::{Located, Pos};
 
 /// One entry of a conditional list; a plain setting is a single clause without a filter.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Clause {
+pub(crate) struct ParamClause {
     pub pos: Pos,
     /// A part of tensor names; `None` (or `*` in the recipe) matches all.
     pub filter: Option<String>,
-    pub given: Given,
+    pub given: ClauseValue,
 }
 
 /// The value of a clause.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Given {
+pub(crate) enum ClauseValue {
     /// One value, or the points of a gradient. Never empty.
     Numbers(Vec<f64>),
     /// A text that is no number; the method's parameter says whether it stands for one.
     Word(String),
 }
 
-impl Clause {
+impl ParamClause {
     fn matches(&self, tensor: &str) -> bool {
         self.filter.as_deref().is_none_or(|part| tensor.contains(part))
     }
@@ -32,25 +32,25 @@ impl Clause {
 
 /// What a recipe gives for one parameter in one place.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Setting {
+pub(crate) struct ParamSetting {
     pub pos: Pos,
     /// Empty if what the recipe gives is unusable, and reported.
-    pub clauses: Vec<Clause>,
+    pub clauses: Vec<ParamClause>,
 }
 
-impl Setting {
+impl ParamSetting {
     /// The clause that decides for `tensor`; `None` if none matches, whereupon the next wider place is
     /// asked.
-    pub(crate) fn deciding(&self, tensor: &str) -> Option<&Clause> {
+    pub(crate) fn deciding(&self, tensor: &str) -> Option<&ParamClause> {
         self.clauses.iter().find(|clause| clause.matches(tensor))
     }
 }
 
 /// The parameters of one place in the recipe (top, slice or source), by name.
-pub(crate) type Settings = Vec<(At<String>, Setting)>;
+pub(crate) type ParamSettings = Vec<(Located<String>, ParamSetting)>;
 
 /// The setting called `name`.
-pub(crate) fn find<'a>(settings: &'a Settings, name: &str) -> Option<&'a Setting> {
+pub(crate) fn find<'a>(settings: &'a ParamSettings, name: &str) -> Option<&'a ParamSetting> {
     settings.iter().find(|(key, _)| key.value == name).map(|(_, setting)| setting)
 }
 
@@ -93,12 +93,12 @@ mod tests {
 
     #[test]
     fn the_first_clause_that_matches_decides() {
-        let clause = |filter: Option<&str>, values: &[f64]| Clause {
+        let clause = |filter: Option<&str>, values: &[f64]| ParamClause {
             pos: Pos::default(),
             filter: filter.map(str::to_string),
-            given: Given::Numbers(values.to_vec()),
+            given: ClauseValue::Numbers(values.to_vec()),
         };
-        let setting = Setting {
+        let setting = ParamSetting {
             pos: Pos::default(),
             clauses: vec![clause(Some("mlp"), &[0.0, 1.0]), clause(Some("attn"), &[0.25])],
         };

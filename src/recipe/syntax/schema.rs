@@ -1,6 +1,6 @@
 //! The dialect: which keys a recipe may have and what their values must be.
 //!
-//! Turns YAML documents into [`Document`]s, reporting every unknown key and wrong type on the way and
+//! Turns YAML documents into [`RecipeDocument`]s, reporting every unknown key and wrong type on the way and
 //! carrying on. Whether names, ranges and numbers make sense together is not decided here but in
 //! [`crate::recipe::plan::stage`], which knows the members.
 //!
@@ -10,33 +10,33 @@
 use super::diagnostics::Diagnostics;
 use super::ends::{self, End};
 use super::inputs;
-pub(crate) use super::inputs::{Inputs, Range, Slice, Source};
+pub(crate) use super::inputs::{LayerRange, Slice, SourceEntry, StackInputs};
 use super::mergekit_keys;
 use super::model_ref::ModelRef;
-use super::params::{Clause, Given, Setting, Settings};
-use super::tokenizer::{self, ChatTemplate, TokenizerSpec};
-use super::yaml::{self, At, Kind, Node, Pos};
+use super::params::{ClauseValue, ParamClause, ParamSetting, ParamSettings};
+use super::tokenizer::{self, ChatTemplateChoice, TokenizerSpec};
+use super::yaml::{self, Located, Node, Pos, YamlValue};
 use crate::base::dtype::DType;
 use crate::base::spelling::nearest;
 
 /// One document: a stage.
 #[derive(Debug)]
-pub(crate) struct Document {
+pub(crate) struct RecipeDocument {
     /// The first key.
     pub pos: Pos,
-    pub name: Option<At<String>>,
-    pub method: Option<At<String>>,
-    pub base_model: Option<At<ModelRef>>,
-    pub dtype: Option<At<DType>>,
-    pub out_dtype: Option<At<DType>>,
+    pub name: Option<Located<String>>,
+    pub method: Option<Located<String>>,
+    pub base_model: Option<Located<ModelRef>>,
+    pub dtype: Option<Located<DType>>,
+    pub out_dtype: Option<Located<DType>>,
     pub tokenizer: Option<TokenizerSpec>,
-    pub chat_template: Option<At<ChatTemplate>>,
+    pub chat_template: Option<Located<ChatTemplateChoice>>,
     /// What random methods draw from.
     pub seed: Option<Seed>,
-    pub inputs: Inputs,
+    pub inputs: StackInputs,
     /// Of the module, between those of a slice and the recipe's.
-    pub module_parameters: Settings,
-    pub parameters: Settings,
+    pub module_parameters: ParamSettings,
+    pub parameters: ParamSettings,
     /// Ends of the stack that are merged apart from the slices.
     pub ends: Vec<End>,
     /// `head: tied`: the embedding is the head too.
@@ -47,7 +47,7 @@ pub(crate) struct Document {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Seed {
     /// The recipe, at this place.
-    Recipe(At<u64>),
+    Recipe(Located<u64>),
     /// The command line.
     Option(u64),
 }
@@ -83,14 +83,18 @@ const DOCUMENT_KEYS: &[&str] = &[
 
 /// Reads one document. Always yields something, so that later checks can go on; errors are in
 /// `problems`.
-pub(crate) fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> Option<Document> {
+pub(crate) fn document(
+    node: &Node,
+    text: &str,
+    problems: &mut Diagnostics,
+) -> Option<RecipeDocument> {
     let remedy = "a recipe is a mapping with 'merge_method' and 'models' or 'slices'";
     let node = &mergekit_keys::without(&without_anchor_holders(node, text), problems);
     let map = Mapping::read(node, "a recipe", remedy, DOCUMENT_KEYS, problems)?;
     let parameters = settings(map.get("parameters"), problems);
     let (inputs, module_parameters) = inputs::read(&map, problems);
     let (ends, tied_head) = ends::read(&map, problems);
-    let document = Document {
+    let document = RecipeDocument {
         pos: node.pos,
         name: map.get("name").and_then(|n| self::text(n, "name", problems)),
         method: map.get("merge_method").and_then(|n| self::text(n, "merge_method", problems)),
@@ -116,31 +120,33 @@ pub(crate) fn document(node: &Node, text: &str, problems: &mut Diagnostics) -> O
 /// `node` without entries that only hold something for aliases to repeat (`factor: &factor 0.7`), as many
 /// recipes have them under names of their own, often one name again and again.
 fn without_anchor_holders(node: &Node, text: &str) -> Node {
-    let Kind::Map(entries) = &node.value else { return node.clone() };
-    let holds = |key: &At<String>| {
+    let YamlValue::Map(entries) = &node.value else { return node.clone() };
+    let holds = |key: &Located<String>| {
         let known = DOCUMENT_KEYS.contains(&key.value.as_str());
         !known
             && !mergekit_keys::keys().any(|own| own == key.value)
             && yaml::is_anchored(text, key.pos)
     };
     let kept = entries.iter().filter(|(key, _)| !holds(key)).cloned().collect();
-    Node::new(Kind::Map(kept), node.pos)
+    Node::new(YamlValue::Map(kept), node.pos)
 }
 
 /// The text of a scalar: numbers and booleans are taken as they are spelled, for a stage may be called 7.
-pub(crate) fn scalar_text(kind: &Kind) -> Option<String> {
+pub(crate) fn scalar_text(kind: &YamlValue) -> Option<String> {
     match kind {
-        Kind::Str(s) => Some(s.clone()),
-        Kind::Int(n) => Some(n.to_string()),
-        Kind::Float(x) => Some(x.to_string()),
-        Kind::Bool(b) => Some(b.to_string()),
+        YamlValue::Str(s) => Some(s.clone()),
+        YamlValue::Int(n) => Some(n.to_string()),
+        YamlValue::Float(x) => Some(x.to_string()),
+        YamlValue::Bool(b) => Some(b.to_string()),
         _ => None,
     }
 }
 
-pub(crate) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<At<String>> {
+pub(crate) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option<Located<String>> {
     match scalar_text(&node.value) {
-        Some(text) if !text.trim().is_empty() => Some(At::new(text.trim().to_string(), node.pos)),
+        Some(text) if !text.trim().is_empty() => {
+            Some(Located::new(text.trim().to_string(), node.pos))
+        }
         _ => {
             let message = format!("'{key}' is {}, not a name", node.value.describe());
             problems.error(node.pos, message, format!("write '{key}: NAME'"));
@@ -149,10 +155,10 @@ pub(crate) fn text(node: &Node, key: &str, problems: &mut Diagnostics) -> Option
     }
 }
 
-pub(crate) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<ModelRef>> {
+pub(crate) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<Located<ModelRef>> {
     let remedy = "write a folder or a name such as 'org/model', or {model: {path: ...}}";
-    if !matches!(node.value, Kind::Map(_)) {
-        return short_ref(node, remedy, problems).map(|model| At::new(model, node.pos));
+    if !matches!(node.value, YamlValue::Map(_)) {
+        return short_ref(node, remedy, problems).map(|model| Located::new(model, node.pos));
     }
     let keys = &["model", "lora", "override_architecture"];
     let map = Mapping::read(node, "a model reference", remedy, keys, problems)?;
@@ -161,7 +167,7 @@ pub(crate) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<Mo
         problems.error(key.pos, message, "set 'architectures' in the model's config.json");
     }
     let mut model = located(map.get("model")?, remedy, problems)?;
-    if let Some(adapter) = map.get("lora").filter(|adapter| adapter.value != Kind::Null) {
+    if let Some(adapter) = map.get("lora").filter(|adapter| adapter.value != YamlValue::Null) {
         let remedy = "write 'lora: FOLDER' or 'lora: {path: ...}'";
         let lora = located(adapter, remedy, problems)?;
         if model.lora.is_some() || lora.lora.is_some() {
@@ -171,12 +177,12 @@ pub(crate) fn model_ref(node: &Node, problems: &mut Diagnostics) -> Option<At<Mo
         }
         model.lora = Some(Box::new(lora));
     }
-    Some(At::new(model, node.pos))
+    Some(Located::new(model, node.pos))
 }
 
 /// A path and a revision, in the short form or as a mapping.
 fn located(node: &Node, remedy: &str, problems: &mut Diagnostics) -> Option<ModelRef> {
-    if !matches!(node.value, Kind::Map(_)) {
+    if !matches!(node.value, YamlValue::Map(_)) {
         return short_ref(node, remedy, problems);
     }
     let map = Mapping::read(node, "a model reference", remedy, &["path", "revision"], problems)?;
@@ -209,21 +215,21 @@ fn seed(map: &Mapping<'_>, problems: &mut Diagnostics) -> Option<Seed> {
     own.or(other).map(Seed::Recipe)
 }
 
-fn number_from_0(key: &str, node: &Node, problems: &mut Diagnostics) -> Option<At<u64>> {
+fn number_from_0(key: &str, node: &Node, problems: &mut Diagnostics) -> Option<Located<u64>> {
     let seed = match &node.value {
-        Kind::Int(n) => u64::try_from(*n).ok(),
-        Kind::Str(text) => text.trim().parse().ok(),
+        YamlValue::Int(n) => u64::try_from(*n).ok(),
+        YamlValue::Str(text) => text.trim().parse().ok(),
         _ => None,
     };
     if seed.is_none() {
         let message = format!("'{key}' is {}, not a whole number", node.value.describe());
         problems.error(node.pos, message, format!("write a number from 0 on, as '{key}: 42'"));
     }
-    seed.map(|seed| At::new(seed, node.pos))
+    seed.map(|seed| Located::new(seed, node.pos))
 }
 
 /// PyTorch's names, as in recipes and config.json.
-fn dtype(node: &Node, problems: &mut Diagnostics) -> Option<At<DType>> {
+fn dtype(node: &Node, problems: &mut Diagnostics) -> Option<Located<DType>> {
     let name = scalar_text(&node.value).unwrap_or_default();
     let dtype = match name.strip_prefix("torch.").unwrap_or(&name) {
         "float32" => Some(DType::F32),
@@ -235,29 +241,31 @@ fn dtype(node: &Node, problems: &mut Diagnostics) -> Option<At<DType>> {
         let message = format!("unknown dtype: {}", node.value.describe());
         problems.error(node.pos, message, "use float32, float16 or bfloat16");
     }
-    dtype.map(|dtype| At::new(dtype, node.pos))
+    dtype.map(|dtype| Located::new(dtype, node.pos))
 }
 
-pub(crate) fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> Settings {
+pub(crate) fn settings(node: Option<&Node>, problems: &mut Diagnostics) -> ParamSettings {
     let Some(node) = node else { return Vec::new() };
-    let Kind::Map(entries) = &node.value else {
+    let YamlValue::Map(entries) = &node.value else {
         let message = format!("'parameters' is {}, not a mapping", node.value.describe());
         problems.error(node.pos, message, "write 'parameters: {weight: 0.5}'");
         return Vec::new();
     };
-    let mut settings = Settings::new();
+    let mut settings = ParamSettings::new();
     for (key, value) in last_of_each(entries, problems) {
         let clauses = clauses(&key.value, value, problems).unwrap_or_default();
-        settings.push((key.clone(), Setting { pos: value.pos, clauses }));
+        settings.push((key.clone(), ParamSetting { pos: value.pos, clauses }));
     }
     settings
 }
 
 /// A scalar, a gradient, a clause, or a list of clauses.
-fn clauses(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<Clause>> {
+fn clauses(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<ParamClause>> {
     Some(match &node.value {
-        Kind::Map(_) => vec![clause(name, node, problems)?],
-        Kind::Seq(items) if items.iter().any(|item| matches!(item.value, Kind::Map(_))) => {
+        YamlValue::Map(_) => vec![clause(name, node, problems)?],
+        YamlValue::Seq(items)
+            if items.iter().any(|item| matches!(item.value, YamlValue::Map(_))) =>
+        {
             let clauses: Vec<_> =
                 items.iter().filter_map(|item| clause(name, item, problems)).collect();
             if clauses.len() != items.len() {
@@ -265,11 +273,11 @@ fn clauses(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<Cl
             }
             clauses
         }
-        _ => vec![Clause { pos: node.pos, filter: None, given: given(name, node, problems)? }],
+        _ => vec![ParamClause { pos: node.pos, filter: None, given: given(name, node, problems)? }],
     })
 }
 
-fn clause(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Clause> {
+fn clause(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<ParamClause> {
     let remedy = "write '{filter: mlp, value: 0.5}', or '{value: 0.5}' for all other tensors";
     let what = format!("an entry of '{name}'");
     let map = Mapping::read(node, &what, remedy, &["filter", "value"], problems)?;
@@ -278,16 +286,16 @@ fn clause(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Clause>
         return None;
     };
     let filter = map.get("filter").and_then(|n| scalar_text(&n.value)).filter(|f| f != "*");
-    Some(Clause { pos: node.pos, filter, given: given(name, value, problems)? })
+    Some(ParamClause { pos: node.pos, filter, given: given(name, value, problems)? })
 }
 
 /// Numbers, or a single text that is none: whether that means something, the method decides.
-fn given(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Given> {
+fn given(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<ClauseValue> {
     match &node.value {
-        Kind::Str(text) if number(&node.value).is_none() => {
-            Some(Given::Word(text.trim().to_string()))
+        YamlValue::Str(text) if number(&node.value).is_none() => {
+            Some(ClauseValue::Word(text.trim().to_string()))
         }
-        _ => numbers(name, node, problems).map(Given::Numbers),
+        _ => numbers(name, node, problems).map(ClauseValue::Numbers),
     }
 }
 
@@ -297,7 +305,7 @@ pub(crate) const NUMBERS: &str = "give a finite number, a list of numbers (a gra
 
 fn numbers(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<f64>> {
     let items = match &node.value {
-        Kind::Seq(items) => items.as_slice(),
+        YamlValue::Seq(items) => items.as_slice(),
         _ => std::slice::from_ref(node),
     };
     if items.is_empty() {
@@ -319,12 +327,12 @@ fn numbers(name: &str, node: &Node, problems: &mut Diagnostics) -> Option<Vec<f6
 
 /// Numbers may be quoted; flags are 0 and 1, and YAML 1.1, in which recipes in the wild are written, has
 /// `yes` and `on` for true.
-fn number(kind: &Kind) -> Option<f64> {
+fn number(kind: &YamlValue) -> Option<f64> {
     let value = match kind {
-        Kind::Bool(b) => f64::from(u8::from(*b)),
-        Kind::Int(n) => *n as f64,
-        Kind::Float(x) => *x,
-        Kind::Str(s) => match s.trim() {
+        YamlValue::Bool(b) => f64::from(u8::from(*b)),
+        YamlValue::Int(n) => *n as f64,
+        YamlValue::Float(x) => *x,
+        YamlValue::Str(s) => match s.trim() {
             "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => 1.0,
             "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => 0.0,
             text => text.parse().ok()?,
@@ -341,7 +349,7 @@ pub(crate) fn list<'a>(
     problems: &mut Diagnostics,
 ) -> &'a [Node] {
     match &node.value {
-        Kind::Seq(items) => items,
+        YamlValue::Seq(items) => items,
         other => {
             let message = format!("'{key}' is {}, not a list", other.describe());
             problems.error(node.pos, message, format!("write {shape}"));
@@ -352,10 +360,10 @@ pub(crate) fn list<'a>(
 
 /// Of each key the last entry, as the peer's YAML library has it, with a warning for the others.
 pub(crate) fn last_of_each<'a>(
-    entries: &'a [(At<String>, Node)],
+    entries: &'a [(Located<String>, Node)],
     problems: &mut Diagnostics,
-) -> Vec<&'a (At<String>, Node)> {
-    let mut kept: Vec<&(At<String>, Node)> = Vec::with_capacity(entries.len());
+) -> Vec<&'a (Located<String>, Node)> {
+    let mut kept: Vec<&(Located<String>, Node)> = Vec::with_capacity(entries.len());
     for entry in entries {
         let Some(earlier) = kept.iter_mut().find(|e| e.0.value == entry.0.value) else {
             kept.push(entry);
@@ -374,7 +382,7 @@ pub(crate) fn last_of_each<'a>(
 /// A mapping whose keys have been checked.
 pub(crate) struct Mapping<'a> {
     pub pos: Pos,
-    pub entries: Vec<&'a (At<String>, Node)>,
+    pub entries: Vec<&'a (Located<String>, Node)>,
     /// The keys that it may have.
     known: &'static [&'static str],
 }
@@ -387,7 +395,7 @@ impl<'a> Mapping<'a> {
         known: &'static [&'static str],
         problems: &mut Diagnostics,
     ) -> Option<Mapping<'a>> {
-        let Kind::Map(entries) = &node.value else {
+        let YamlValue::Map(entries) = &node.value else {
             problems.error(node.pos, format!("{what} is {}", node.value.describe()), remedy);
             return None;
         };
@@ -406,14 +414,14 @@ impl<'a> Mapping<'a> {
     }
 
     /// Key and value of `name`; one that is null counts as missing, as in mergekit.
-    pub(crate) fn given(&self, name: &str) -> Option<(&'a At<String>, &'a Node)> {
+    pub(crate) fn given(&self, name: &str) -> Option<(&'a Located<String>, &'a Node)> {
         let mut entries = self.entries.iter().map(|(key, node)| (key, node));
-        entries.find(|(key, node)| key.value == name && node.value != Kind::Null)
+        entries.find(|(key, node)| key.value == name && node.value != YamlValue::Null)
     }
 
     /// Whether there is no `name`, nor a key that was reported as a slip for it.
     pub(crate) fn lacks(&self, name: &str) -> bool {
-        let slip = |key: &At<String>| {
+        let slip = |key: &Located<String>| {
             !self.known.contains(&key.value.as_str())
                 && nearest(&key.value, self.known.iter().copied()) == Some(name)
         };

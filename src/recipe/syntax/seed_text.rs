@@ -1,6 +1,6 @@
 //! `--seed`: a recipe's text with another seed, so that what is recorded of a merge makes the merge again.
 
-use super::yaml::{self, Kind, Node};
+use super::yaml::{self, Node, YamlValue};
 
 /// Keys that hold a seed: the dialect's own and mergekit's.
 pub(crate) const SEED_KEYS: [&str; 2] = ["seed", "random_seed"];
@@ -15,13 +15,13 @@ pub(crate) fn with_seed(text: &str, nodes: &[Node], seed: u64) -> Option<String>
     }
     let made = lines.join("\n") + "\n";
     let is_seed = |node: &Node| match &node.value {
-        Kind::Map(entries) => {
+        YamlValue::Map(entries) => {
             let mut seeds =
                 entries.iter().filter(|(key, _)| SEED_KEYS.contains(&key.value.as_str()));
             let number = seed.to_string();
             seeds.next().is_some_and(|(_, value)| match &value.value {
-                Kind::Int(n) => n.to_string() == number,
-                Kind::Str(text) => *text == number,
+                YamlValue::Int(n) => n.to_string() == number,
+                YamlValue::Str(text) => *text == number,
                 _ => false,
             }) && seeds.next().is_none()
         }
@@ -38,7 +38,7 @@ pub(crate) fn with_seed(text: &str, nodes: &[Node], seed: u64) -> Option<String>
 
 /// Puts `seed` into the document `node`: in the place of one that is there, or after its last line.
 fn write(lines: &mut Vec<String>, node: &Node, seed: u64) -> Option<()> {
-    let Kind::Map(entries) = &node.value else { return None };
+    let YamlValue::Map(entries) = &node.value else { return None };
     let found = entries.iter().find(|(key, _)| SEED_KEYS.contains(&key.value.as_str()));
     let at = |pos: yaml::Pos| ((pos.line.max(1) - 1) as usize, (pos.column.max(1) - 1) as usize);
     let byte = |line: &str, column| line.char_indices().nth(column).map_or(line.len(), |c| c.0);

@@ -7,7 +7,7 @@
 use super::diagnostics::Diagnostics;
 use super::model_ref::ModelRef;
 use super::schema::{Mapping, model_ref, scalar_text};
-use super::yaml::{At, Kind, Node, Pos};
+use super::yaml::{Located, Node, Pos, YamlValue};
 use crate::base::spelling::nearest;
 use crate::model::tokenizer::{chat_template_names, named_chat_template};
 
@@ -21,7 +21,7 @@ pub(crate) struct TokenizerSpec {
     pub pos: Pos,
     pub source: TokenizerSource,
     /// What is said of single tokens, in the order of the text.
-    pub tokens: Vec<(At<String>, TokenSpec)>,
+    pub tokens: Vec<(Located<String>, TokenSpec)>,
     /// The number of rows is brought to a multiple of this; at least 1.
     pub multiple: usize,
 }
@@ -31,7 +31,7 @@ pub(crate) struct TokenizerSpec {
 pub(crate) enum TokenizerSource {
     /// `base`: the base model.
     Base(Pos),
-    Model(At<ModelRef>),
+    Model(Located<ModelRef>),
     /// The base model's or the first model's, and the tokens of all others.
     Union,
 }
@@ -40,40 +40,40 @@ pub(crate) enum TokenizerSource {
 #[derive(Clone, Debug)]
 pub(crate) struct TokenSpec {
     /// Where the row of models without the token comes from; `None` for the usual rule.
-    pub source: Option<RowSource>,
+    pub source: Option<TokenRowSource>,
     /// Whether models that have the token get that row too.
     pub force: bool,
 }
 
 /// Where a row comes from.
 #[derive(Clone, Debug)]
-pub(crate) enum RowSource {
+pub(crate) enum TokenRowSource {
     /// That token's row in a model.
-    Model(At<ModelRef>),
+    Model(Located<ModelRef>),
     Zero,
     /// Another row of a model.
     Token {
-        model: At<ModelRef>,
+        model: Located<ModelRef>,
         token: WhichToken,
     },
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum WhichToken {
-    Text(At<String>),
-    Id(At<usize>),
+    Text(Located<String>),
+    Id(Located<usize>),
 }
 
 impl TokenizerSpec {
     /// Every model that is named.
-    pub(crate) fn references(&self) -> impl Iterator<Item = &At<ModelRef>> {
+    pub(crate) fn references(&self) -> impl Iterator<Item = &Located<ModelRef>> {
         let source = match &self.source {
             TokenizerSource::Model(model) => Some(model),
             TokenizerSource::Base(_) | TokenizerSource::Union => None,
         };
         let rows = self.tokens.iter().filter_map(|(_, spec)| match spec.source.as_ref()? {
-            RowSource::Model(model) | RowSource::Token { model, .. } => Some(model),
-            RowSource::Zero => None,
+            TokenRowSource::Model(model) | TokenRowSource::Token { model, .. } => Some(model),
+            TokenRowSource::Zero => None,
         });
         source.into_iter().chain(rows)
     }
@@ -105,8 +105,8 @@ pub(crate) fn tokenizer(map: &Mapping<'_>, problems: &mut Diagnostics) -> Option
 
 fn tokenizer_name(node: &Node, problems: &mut Diagnostics) -> Option<TokenizerSource> {
     match &node.value {
-        Kind::Str(s) if s == "union" => Some(TokenizerSource::Union),
-        Kind::Str(s) if s == "base" => Some(TokenizerSource::Base(node.pos)),
+        YamlValue::Str(s) if s == "union" => Some(TokenizerSource::Union),
+        YamlValue::Str(s) if s == "base" => Some(TokenizerSource::Base(node.pos)),
         _ => model_ref(node, problems).map(TokenizerSource::Model),
     }
 }
@@ -124,8 +124,8 @@ fn multiple(node: &Node, problems: &mut Diagnostics) -> Option<usize> {
     multiple
 }
 
-fn tokens(node: &Node, problems: &mut Diagnostics) -> Option<Vec<(At<String>, TokenSpec)>> {
-    let Kind::Map(entries) = &node.value else {
+fn tokens(node: &Node, problems: &mut Diagnostics) -> Option<Vec<(Located<String>, TokenSpec)>> {
+    let YamlValue::Map(entries) = &node.value else {
         let message = format!("'tokens' is {}, not a mapping", node.value.describe());
         problems.error(node.pos, message, "write 'tokens: {\"<|im_start|>\": {source: MODEL}}'");
         return None;
@@ -151,7 +151,7 @@ const TOKEN_REMEDY: &str = "write '{source: MODEL}', '{source: {kind: zero}}' or
                             '{source: {kind: model_token, model: MODEL, token: TEXT}}'";
 
 fn token(node: &Node, problems: &mut Diagnostics) -> Option<TokenSpec> {
-    if node.value == Kind::Null {
+    if node.value == YamlValue::Null {
         return Some(TokenSpec { source: None, force: false });
     }
     let map = Mapping::read(node, "a token", TOKEN_REMEDY, &["source", "force"], problems)?;
@@ -183,16 +183,16 @@ fn flag(node: &Node, problems: &mut Diagnostics) -> Option<bool> {
     }
 }
 
-fn row_source(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
+fn row_source(node: &Node, problems: &mut Diagnostics) -> Option<TokenRowSource> {
     let kind = match &node.value {
-        Kind::Map(entries) => entries.iter().rev().find(|(key, _)| key.value == "kind"),
+        YamlValue::Map(entries) => entries.iter().rev().find(|(key, _)| key.value == "kind"),
         _ => None,
     };
-    let Some((_, kind)) = kind else { return model_ref(node, problems).map(RowSource::Model) };
+    let Some((_, kind)) = kind else { return model_ref(node, problems).map(TokenRowSource::Model) };
     match scalar_text(&kind.value).as_deref() {
         Some("zero") => {
             Mapping::read(node, "a token's source", TOKEN_REMEDY, &["kind"], problems)?;
-            Some(RowSource::Zero)
+            Some(TokenRowSource::Zero)
         }
         Some("model_token") => model_token(node, problems),
         _ => {
@@ -203,7 +203,7 @@ fn row_source(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
     }
 }
 
-fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
+fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<TokenRowSource> {
     const KEYS: &[&str] = &["kind", "model", "token", "token_id"];
     let map = Mapping::read(node, "a token's source", TOKEN_REMEDY, KEYS, problems)?;
     let Some(model) = map.get("model") else {
@@ -213,11 +213,11 @@ fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
     let model = model_ref(model, problems)?;
     let token = match (map.get("token"), map.get("token_id")) {
         (Some(text), None) => {
-            scalar_text(&text.value).map(|t| WhichToken::Text(At::new(t, text.pos)))
+            scalar_text(&text.value).map(|t| WhichToken::Text(Located::new(t, text.pos)))
         }
         (None, Some(id)) => {
             let number = scalar_text(&id.value).and_then(|text| text.trim().parse().ok());
-            number.map(|n| WhichToken::Id(At::new(n, id.pos)))
+            number.map(|n| WhichToken::Id(Located::new(n, id.pos)))
         }
         _ => None,
     };
@@ -227,12 +227,12 @@ fn model_token(node: &Node, problems: &mut Diagnostics) -> Option<RowSource> {
         problems.error(node.pos, message, TOKEN_REMEDY);
         return None;
     };
-    Some(RowSource::Token { model, token })
+    Some(TokenRowSource::Token { model, token })
 }
 
 /// `chat_template`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum ChatTemplate {
+pub(crate) enum ChatTemplateChoice {
     /// That which most of the models have.
     Auto,
     /// A known one's or the recipe's own text.
@@ -242,16 +242,16 @@ pub(crate) enum ChatTemplate {
 pub(crate) fn chat_template(
     map: &Mapping<'_>,
     problems: &mut Diagnostics,
-) -> Option<At<ChatTemplate>> {
+) -> Option<Located<ChatTemplateChoice>> {
     let node = map.get("chat_template")?;
     let text = scalar_text(&node.value).unwrap_or_default();
     let name = text.trim();
     let template = if name == "auto" {
-        ChatTemplate::Auto
+        ChatTemplateChoice::Auto
     } else if let Some(known) = named_chat_template(name) {
-        ChatTemplate::Text(known.to_string())
+        ChatTemplateChoice::Text(known.to_string())
     } else if text.contains("{{") || text.contains("{%") {
-        ChatTemplate::Text(text)
+        ChatTemplateChoice::Text(text)
     } else {
         let names: Vec<&str> = ["auto"].into_iter().chain(chat_template_names()).collect();
         let remedy = match nearest(name, names.iter().copied()) {
@@ -261,11 +261,11 @@ pub(crate) fn chat_template(
             }
         };
         let message = match &node.value {
-            Kind::Str(_) => format!("unknown chat template '{name}'"),
+            YamlValue::Str(_) => format!("unknown chat template '{name}'"),
             other => format!("'chat_template' is {}", other.describe()),
         };
         problems.error(node.pos, message, remedy);
         return None;
     };
-    Some(At::new(template, node.pos))
+    Some(Located::new(template, node.pos))
 }

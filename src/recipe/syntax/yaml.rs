@@ -32,23 +32,23 @@ impl fmt::Display for Pos {
 
 /// A value and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct At<T> {
+pub(crate) struct Located<T> {
     pub value: T,
     pub pos: Pos,
 }
 
-impl<T> At<T> {
-    pub(crate) fn new(value: T, pos: Pos) -> At<T> {
-        At { value, pos }
+impl<T> Located<T> {
+    pub(crate) fn new(value: T, pos: Pos) -> Located<T> {
+        Located { value, pos }
     }
 }
 
 /// A YAML value with its position.
-pub(crate) type Node = At<Kind>;
+pub(crate) type Node = Located<YamlValue>;
 
 /// What a YAML value is.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum YamlValue {
     Null,
     Bool(bool),
     Int(i64),
@@ -56,20 +56,20 @@ pub(crate) enum Kind {
     Str(String),
     Seq(Vec<Node>),
     /// In the order of the text; keys may repeat.
-    Map(Vec<(At<String>, Node)>),
+    Map(Vec<(Located<String>, Node)>),
 }
 
-impl Kind {
+impl YamlValue {
     /// What to call the value in a message: "a list", "the number 3".
     pub(crate) fn describe(&self) -> String {
         match self {
-            Kind::Null => "nothing".to_string(),
-            Kind::Bool(b) => format!("the boolean {b}"),
-            Kind::Int(n) => format!("the number {n}"),
-            Kind::Float(x) => format!("the number {x}"),
-            Kind::Str(s) => format!("the text '{s}'"),
-            Kind::Seq(_) => "a list".to_string(),
-            Kind::Map(_) => "a mapping".to_string(),
+            YamlValue::Null => "nothing".to_string(),
+            YamlValue::Bool(b) => format!("the boolean {b}"),
+            YamlValue::Int(n) => format!("the number {n}"),
+            YamlValue::Float(x) => format!("the number {x}"),
+            YamlValue::Str(s) => format!("the text '{s}'"),
+            YamlValue::Seq(_) => "a list".to_string(),
+            YamlValue::Map(_) => "a mapping".to_string(),
         }
     }
 }
@@ -82,7 +82,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Diagnostic> {
         strict_booleans: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
-    let parsed = serde_yaml::from_multiple_with_options::<Spanned<Raw>>(text, options);
+    let parsed = serde_yaml::from_multiple_with_options::<Spanned<RawYaml>>(text, options);
     match parsed {
         Ok(documents) => Ok(documents.into_iter().map(node).collect()),
         Err(e) => {
@@ -105,15 +105,15 @@ pub(crate) fn meaning(documents: &[Node]) -> String {
     fn value(node: &Node) -> serde_json::Value {
         use serde_json::{Value, json};
         match &node.value {
-            Kind::Null => Value::Null,
-            Kind::Bool(b) => json!(b),
-            Kind::Int(n) => json!(n),
+            YamlValue::Null => Value::Null,
+            YamlValue::Bool(b) => json!(b),
+            YamlValue::Int(n) => json!(n),
             // As text, for JSON has no infinite numbers.
-            Kind::Float(x) => json!({"float": x.to_string()}),
-            Kind::Str(s) => json!(s),
-            Kind::Seq(nodes) => nodes.iter().map(value).collect(),
+            YamlValue::Float(x) => json!({"float": x.to_string()}),
+            YamlValue::Str(s) => json!(s),
+            YamlValue::Seq(nodes) => nodes.iter().map(value).collect(),
             // As pairs, for keys may repeat.
-            Kind::Map(entries) => {
+            YamlValue::Map(entries) => {
                 let pairs = entries.iter().map(|(key, node)| json!([key.value, value(node)]));
                 json!({"map": pairs.collect::<Vec<_>>()})
             }
@@ -130,15 +130,15 @@ pub(crate) fn is_anchored(text: &str, key: Pos) -> bool {
     rest.split_once(':').is_some_and(|(_, value)| value.trim_start().starts_with('&'))
 }
 
-fn node(raw: Spanned<Raw>) -> Node {
+fn node(raw: Spanned<RawYaml>) -> Node {
     let pos = Pos::of(&raw);
     let kind = match raw.value {
-        Raw::Plain(kind) => kind,
-        Raw::Seq(items) => Kind::Seq(items.into_iter().map(node).collect()),
-        Raw::Map(entries) => Kind::Map(
+        RawYaml::Plain(kind) => kind,
+        RawYaml::Seq(items) => YamlValue::Seq(items.into_iter().map(node).collect()),
+        RawYaml::Map(entries) => YamlValue::Map(
             entries
                 .into_iter()
-                .map(|(k, v)| (At::new(k.value.clone(), Pos::of(&k)), node(v)))
+                .map(|(k, v)| (Located::new(k.value.clone(), Pos::of(&k)), node(v)))
                 .collect(),
         ),
     };
@@ -146,14 +146,14 @@ fn node(raw: Spanned<Raw>) -> Node {
 }
 
 /// What the parser delivers: positions hang on every level through [`Spanned`].
-enum Raw {
-    Plain(Kind),
-    Seq(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+enum RawYaml {
+    Plain(YamlValue),
+    Seq(Vec<Spanned<RawYaml>>),
+    Map(Vec<(Spanned<String>, Spanned<RawYaml>)>),
 }
 
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+impl<'de> Deserialize<'de> for RawYaml {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawYaml, D::Error> {
         deserializer.deserialize_any(RawVisitor)
     }
 }
@@ -161,55 +161,55 @@ impl<'de> Deserialize<'de> for Raw {
 struct RawVisitor;
 
 impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
+    type Value = RawYaml;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a YAML value")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Plain(Kind::Null))
+    fn visit_unit<E: de::Error>(self) -> Result<RawYaml, E> {
+        Ok(RawYaml::Plain(YamlValue::Null))
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
+    fn visit_none<E: de::Error>(self) -> Result<RawYaml, E> {
         self.visit_unit()
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Plain(Kind::Bool(value)))
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<RawYaml, E> {
+        Ok(RawYaml::Plain(YamlValue::Bool(value)))
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Plain(Kind::Int(value)))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<RawYaml, E> {
+        Ok(RawYaml::Plain(YamlValue::Int(value)))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Raw, E> {
-        let kind = i64::try_from(value).map_or(Kind::Float(value as f64), Kind::Int);
-        Ok(Raw::Plain(kind))
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<RawYaml, E> {
+        let kind = i64::try_from(value).map_or(YamlValue::Float(value as f64), YamlValue::Int);
+        Ok(RawYaml::Plain(kind))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Plain(Kind::Float(value)))
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<RawYaml, E> {
+        Ok(RawYaml::Plain(YamlValue::Float(value)))
     }
 
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
-        Ok(Raw::Plain(Kind::Str(value.to_string())))
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<RawYaml, E> {
+        Ok(RawYaml::Plain(YamlValue::Str(value.to_string())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<RawYaml, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = access.next_element()? {
             items.push(item);
         }
-        Ok(Raw::Seq(items))
+        Ok(RawYaml::Seq(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<RawYaml, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = access.next_entry()? {
             entries.push(entry);
         }
-        Ok(Raw::Map(entries))
+        Ok(RawYaml::Map(entries))
     }
 }
 
@@ -217,8 +217,8 @@ impl<'de> Visitor<'de> for RawVisitor {
 mod tests {
     use super::*;
 
-    fn map(node: &Node) -> &[(At<String>, Node)] {
-        let Kind::Map(entries) = &node.value else { panic!("not a mapping: {node:?}") };
+    fn map(node: &Node) -> &[(Located<String>, Node)] {
+        let YamlValue::Map(entries) = &node.value else { panic!("not a mapping: {node:?}") };
         entries
     }
 
@@ -229,9 +229,9 @@ mod tests {
         let top = map(&documents[0]);
         assert_eq!(top[1].0.pos, Pos { line: 2, column: 1 });
         let (_, list) = &map(&top[1].1)[0];
-        let Kind::Seq(items) = &list.value else { panic!("no list") };
-        assert_eq!(items[1], Node::new(Kind::Float(2.5), Pos { line: 1, column: 15 }));
-        assert_eq!(map(&map(&documents[1])[0].1)[0].1.value, Kind::Bool(true));
+        let YamlValue::Seq(items) = &list.value else { panic!("no list") };
+        assert_eq!(items[1], Node::new(YamlValue::Float(2.5), Pos { line: 1, column: 15 }));
+        assert_eq!(map(&map(&documents[1])[0].1)[0].1.value, YamlValue::Bool(true));
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         let text =
             "a: &x {k: 1, l: 1}\nb: &y {l: 2, m: 2}\nc: {k: 3, <<: *x}\nd: {<<: [*x, *y], k: 3}\n";
         let documents = parse(text).unwrap();
-        let at = |index: usize| -> Vec<(String, Kind)> {
+        let at = |index: usize| -> Vec<(String, YamlValue)> {
             let mut all: Vec<_> = map(&map(&documents[0])[index].1)
                 .iter()
                 .map(|(key, node)| (key.value.clone(), node.value.clone()))
@@ -254,7 +254,7 @@ mod tests {
             all.sort_by(|a, b| a.0.cmp(&b.0));
             all
         };
-        let pair = |key: &str, n| (key.to_string(), Kind::Int(n));
+        let pair = |key: &str, n| (key.to_string(), YamlValue::Int(n));
         assert_eq!(at(2), [pair("k", 3), pair("l", 1)]);
         assert_eq!(at(3), [pair("k", 3), pair("l", 1), pair("m", 2)]);
     }

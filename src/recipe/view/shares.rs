@@ -6,7 +6,8 @@
 //! from the weights themselves (and have no parameter to tell) divide evenly.
 
 use crate::recipe::method::{BaseRule, MethodSpec};
-use crate::recipe::plan::merge_plan::{Input, MergePlan, Place, Stage, TensorPlan};
+use crate::recipe::place::StackPlace;
+use crate::recipe::plan::merge_plan::{MergePlan, MergeStage, PlanInput, TensorPlan};
 use serde::Serialize;
 
 /// Methods whose parameter `t` leads from the base model (0) to the other one (1). Others have a `t` too,
@@ -15,7 +16,7 @@ const INTERPOLATIONS: &[&str] = &["slerp"];
 
 /// What one input gives to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Part {
+pub(crate) struct InputShare {
     /// From 0 to 1; those of a tensor add up to 1.
     pub share: f64,
     /// Whether it is the difference to the base model that is added, not the model itself.
@@ -36,8 +37,8 @@ pub struct MemberShare {
 }
 
 /// The inputs' parts in `plan`'s tensor, in their order.
-pub(crate) fn parts(method: &MethodSpec, plan: &TensorPlan) -> Vec<Part> {
-    let whole = |share: f64| Part { share, delta: false };
+pub(crate) fn parts(method: &MethodSpec, plan: &TensorPlan) -> Vec<InputShare> {
+    let whole = |share: f64| InputShare { share, delta: false };
     let count = plan.inputs.len();
     if count == 1 {
         return vec![whole(1.0)];
@@ -55,14 +56,14 @@ pub(crate) fn parts(method: &MethodSpec, plan: &TensorPlan) -> Vec<Part> {
     let lambda = plan.params.get("lambda").map_or(1.0, f64::abs);
     let part = |at: usize| match base {
         Some(base) if base == at => whole(1.0),
-        Some(_) => Part { share: lambda * weight(at) / divisor, delta: true },
+        Some(_) => InputShare { share: lambda * weight(at) / divisor, delta: true },
         None => whole(weight(at)),
     };
     over_sum((0..count).map(part).collect())
 }
 
 /// Divides by the sum; evenly where that is impossible.
-fn over_sum(mut parts: Vec<Part>) -> Vec<Part> {
+fn over_sum(mut parts: Vec<InputShare>) -> Vec<InputShare> {
     let sum: f64 = parts.iter().map(|part| part.share).sum();
     let even = 1.0 / parts.len() as f64;
     for part in &mut parts {
@@ -82,10 +83,10 @@ pub(crate) struct RowShares {
 }
 
 /// What every tensor of every stage is made of, down to the members.
-pub(crate) struct Shares(Vec<Vec<Vec<MemberShare>>>);
+pub(crate) struct PlanShares(Vec<Vec<Vec<MemberShare>>>);
 
-impl Shares {
-    pub(crate) fn of(plan: &MergePlan) -> Shares {
+impl PlanShares {
+    pub(crate) fn of(plan: &MergePlan) -> PlanShares {
         let mut stages: Vec<Vec<Vec<MemberShare>>> = Vec::with_capacity(plan.stages.len());
         for stage in &plan.stages {
             // Stages come after those they use.
@@ -95,11 +96,11 @@ impl Shares {
                 .map(|tensor| resolve(stage.method_at(tensor.place), tensor, &stages));
             stages.push(tensors.collect());
         }
-        Shares(stages)
+        PlanShares(stages)
     }
 
     /// The mean over the tensors of stage number `index` at `place`, by their size.
-    pub(crate) fn row(&self, index: usize, stage: &Stage, place: Place) -> RowShares {
+    pub(crate) fn row(&self, index: usize, stage: &MergeStage, place: StackPlace) -> RowShares {
         let mut row = RowShares { inputs: Vec::new(), members: Vec::new(), parameters: 0 };
         let sizes = stage.table.infos().iter().map(|info| info.elements() as u64);
         for ((tensor, made), size) in stage.tensors.iter().zip(&self.0[index]).zip(sizes) {
@@ -131,12 +132,12 @@ fn resolve(
 ) -> Vec<MemberShare> {
     let mut made = Vec::new();
     for (input, part) in tensor.inputs.iter().zip(parts(method, tensor)) {
-        let Part { share, delta } = part;
+        let InputShare { share, delta } = part;
         match input.from {
-            Input::Member(member) => {
+            PlanInput::Member(member) => {
                 add(&mut made, &MemberShare { member, layer: input.layer, share, delta });
             }
-            Input::Stage(stage) => {
+            PlanInput::Stage(stage) => {
                 for given in &earlier[stage][input.index] {
                     let (share, delta) = (share * given.share, delta || given.delta);
                     add(&mut made, &MemberShare { share, delta, ..given.clone() });

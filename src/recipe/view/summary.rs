@@ -1,10 +1,12 @@
 //! The plan as plain data, for tables and JSON: stages, members, and what makes each layer.
 
-use super::shares::{MemberShare, RowShares, Shares};
+use super::shares::{MemberShare, PlanShares, RowShares};
 use crate::model::arch::Settings;
-use crate::recipe::method::{Default, MethodSpec};
+use crate::recipe::method::ParamValues;
+use crate::recipe::method::{MethodSpec, ParamDefault};
+use crate::recipe::place::StackPlace;
 use crate::recipe::plan::merge_plan::{
-    Donor, Input, MergePlan, Place, Stage, TensorPlan, Values, table_bytes,
+    Donor, MergePlan, MergeStage, PlanInput, TensorPlan, table_bytes,
 };
 use crate::recipe::plan::output_config::torch_name;
 use crate::recipe::syntax::diagnostics::Diagnostic;
@@ -154,7 +156,7 @@ impl MergePlan {
     /// The plan as plain data.
     pub fn summary(&self) -> PlanSummary {
         let output = self.output();
-        let shares = Shares::of(self);
+        let shares = PlanShares::of(self);
         let stages = self.stages.iter().enumerate();
         let stages: Vec<_> = stages.map(|(at, _)| self.stage_summary(at, &shares)).collect();
         let of_output = stages.last().map_or(Vec::new(), member_shares);
@@ -190,13 +192,13 @@ impl MergePlan {
     /// An end of a stage; a tied head has no tensors.
     fn end_row(
         &self,
-        stage: &Stage,
-        place: Place,
+        stage: &MergeStage,
+        place: StackPlace,
         tensors: &[&TensorPlan],
         shares: RowShares,
     ) -> EndRow {
         let method = stage.method_at(place);
-        let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
+        let params: Vec<&ParamValues> = tensors.iter().map(|plan| &plan.params).collect();
         EndRow {
             method: method.name,
             apart: stage.ends.iter().any(|(end, _)| *end == place),
@@ -207,23 +209,24 @@ impl MergePlan {
         }
     }
 
-    fn stage_summary(&self, index: usize, shares: &Shares) -> StageSummary {
+    fn stage_summary(&self, index: usize, shares: &PlanShares) -> StageSummary {
         let stage = &self.stages[index];
-        let at = |place: Place| -> Vec<&TensorPlan> {
+        let at = |place: StackPlace| -> Vec<&TensorPlan> {
             stage.tensors.iter().filter(|plan| plan.place == place).collect()
         };
         let row = |layer: usize| {
-            let place = Place::Layer(layer);
+            let place = StackPlace::Layer(layer);
             let (tensors, shares) = (at(place), shares.row(index, stage, place));
-            let params: Vec<&Values> = tensors.iter().map(|plan| &plan.params).collect();
+            let params: Vec<&ParamValues> = tensors.iter().map(|plan| &plan.params).collect();
             let params = cells(stage.method, &params);
             let slice = stage.slice_of_layer[layer];
             let sources = self.sources(stage.method, &tensors, &shares.inputs);
             let (made_of, parameters) = (shares.members, shares.parameters);
             LayerRow { layer, slice, sources, params, made_of, parameters }
         };
-        let end =
-            |place: Place| self.end_row(stage, place, &at(place), shares.row(index, stage, place));
+        let end = |place: StackPlace| {
+            self.end_row(stage, place, &at(place), shares.row(index, stage, place))
+        };
         StageSummary {
             name: stage.label(),
             method: stage.method.name,
@@ -232,10 +235,10 @@ impl MergePlan {
             seed: stage.is_random().then_some(stage.seed),
             config_donor: self.donor_summary(&stage.config_donor),
             tokenizer_donor: self.donor_summary(&stage.tokenizer_donor),
-            embedding: end(Place::Embedding),
+            embedding: end(StackPlace::Embedding),
             layers: (0..stage.slice_of_layer.len()).map(row).collect(),
-            final_norm: end(Place::FinalNorm),
-            head: end(Place::Head),
+            final_norm: end(StackPlace::FinalNorm),
+            head: end(StackPlace::Head),
             parameters: stage.table.infos().iter().map(|info| info.elements() as u64).sum(),
             bytes: table_bytes(&stage.table),
         }
@@ -255,11 +258,12 @@ impl MergePlan {
     ) -> Vec<SourceCell> {
         let Some(first) = tensors.first() else { return Vec::new() };
         let cell = |at: usize| {
-            let values: Vec<&Values> = tensors.iter().map(|plan| &plan.inputs[at].params).collect();
+            let values: Vec<&ParamValues> =
+                tensors.iter().map(|plan| &plan.inputs[at].params).collect();
             let from = first.inputs[at].from;
             let (is_stage, index) = match from {
-                Input::Stage(index) => (true, index),
-                Input::Member(index) => (false, index),
+                PlanInput::Stage(index) => (true, index),
+                PlanInput::Member(index) => (false, index),
             };
             SourceCell {
                 from: self.label(from),
@@ -295,7 +299,7 @@ fn member_shares(stage: &StageSummary) -> Vec<f64> {
 }
 
 /// One cell for each parameter of `method` that any of the tensors has.
-fn cells(method: &MethodSpec, tensors: &[&Values]) -> Vec<ParamCell> {
+fn cells(method: &MethodSpec, tensors: &[&ParamValues]) -> Vec<ParamCell> {
     let mut cells: Vec<ParamCell> = Vec::new();
     for value in tensors.iter().flat_map(|values| &values.0) {
         let given = FilterValue { filter: value.filter.clone(), value: value.value };
@@ -321,7 +325,7 @@ fn cells(method: &MethodSpec, tensors: &[&Values]) -> Vec<ParamCell> {
         if cell.min == cell.max {
             cell.by_filter.clear();
             let spec = method.param(cell.name);
-            cell.is_default = spec.map(|p| p.default) == Some(Default::Value(cell.min));
+            cell.is_default = spec.map(|p| p.default) == Some(ParamDefault::Value(cell.min));
             cell.word = spec.and_then(|param| param.word_of(cell.min));
         }
     }

@@ -4,7 +4,7 @@ use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::source::{MemorySource, PART_BYTES, TensorData, TensorInfo, TensorSource};
 use aqueduct::merge;
-use aqueduct::recipe::{Folders, MemberLookup, MergePlan, Missing, ModelRef, plan_text};
+use aqueduct::recipe::{Folders, MemberError, MemberLookup, MergePlan, ModelRef, plan_text};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -214,9 +214,9 @@ fn the_parts_of_a_stream_make_what_is_read() {
 struct Made(BTreeMap<&'static str, Checkpoint>);
 
 impl MemberLookup for Made {
-    fn open(&self, reference: &ModelRef) -> Result<Checkpoint, Missing> {
+    fn open(&self, reference: &ModelRef) -> Result<Checkpoint, MemberError> {
         let found = self.0.get(reference.path.as_str()).cloned();
-        found.ok_or_else(|| Missing { message: "no such model".into(), remedy: String::new() })
+        found.ok_or_else(|| MemberError { message: "no such model".into(), remedy: String::new() })
     }
 }
 

@@ -5,7 +5,8 @@ use aqueduct::formats::checkpoint::{Checkpoint, Config};
 use aqueduct::formats::source::{MemorySource, TensorInfo, TensorSource};
 use aqueduct::merge;
 use aqueduct::recipe::{
-    Diagnostic, MemberLookup, MergePlan, Missing, ModelRef, Severity, plan_text, shape_checkpoint,
+    Diagnostic, MemberError, MemberLookup, MergePlan, ModelRef, Severity, plan_text,
+    shape_checkpoint,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -42,10 +43,10 @@ impl MemberLookup for Zoo {
         true
     }
 
-    fn open(&self, reference: &ModelRef) -> Result<Checkpoint, Missing> {
+    fn open(&self, reference: &ModelRef) -> Result<Checkpoint, MemberError> {
         let Some(config) = config(&reference.path) else {
             let message = format!("model '{reference}' is not on disk");
-            return Err(Missing { message, remedy: "download it".to_string() });
+            return Err(MemberError { message, remedy: "download it".to_string() });
         };
         let plain = config.architecture().unwrap() == "FooForCausalLM";
         let shapes = if plain {
