@@ -322,7 +322,7 @@ fn a_tied_last_slice_under_a_foreign_embedding_gets_a_head() {
                 - sources: [{model: one, layer_range: [0, 1]}]\n\
                 - sources: [{model: two, layer_range: [0, 1]}]\n";
     let plan = plan_made(vec![("one", one), ("two", two)], text);
-    assert!(plan.warnings.iter().any(|w| w.message.contains("no head of their own")));
+    assert!(plan.warnings.iter().any(|w| w.message.contains("have no output head")));
     let merged = merge::open(plan);
     assert_eq!(merged.tensors.read_name("lm_head.weight").unwrap().to_f32().unwrap()[0], 2.0);
     assert_eq!(merged.config.bool("tie_word_embeddings"), Some(false));

@@ -100,8 +100,8 @@ fn rescaling_has_names() {
     error(
         &with("rescale: l3"),
         "4:23",
-        "'rescale' is the text 'l3', not a number or none, l1, density",
-        "one of these",
+        "'rescale' is the text 'l3', not a number or a known word",
+        "one of: none, l1, density",
     );
     error(&with("normalize: l1"), "4:25", "'normalize' is the text 'l1', not a number", "finite");
     let summary = plan(&with("rescale: density")).map_err(|_| ()).unwrap().summary();
@@ -149,20 +149,20 @@ fn an_optional_base_does_not_count_as_a_model() {
     assert_eq!(sources(&nuslerp(two, "base_model: a\n")), (3, Some(2)));
     let listed = nuslerp("{model: a}, {model: b}, {model: b@2}", "base_model: a\n");
     assert_eq!(sources(&listed), (3, Some(0)));
-    let message = "takes 2 models at a time, here are 1";
+    let message = "takes 2 models, not 1";
     error(&nuslerp(two, "base_model: b\n"), "3:1", message, "the 'base_model' does not count");
     error(&nuslerp("{model: b}", "base_model: a\n"), "3:1", message, "does not count");
     let slices = "merge_method: nuslerp\nbase_model: a\nparameters: {weight: 1}\nslices:\n\
                   - sources: [{model: b, layer_range: [0, 6]}, {model: b@2, layer_range: [0, 6]}]\n";
-    warning(slices, "5:3", "'a' is no source of this slice", "add it to the sources");
+    warning(slices, "5:3", "the base model 'a' is not a source of this slice", "add it to the sources");
 }
 
 #[test]
 fn numbers_of_models_are_those_that_the_method_takes() {
     let stock = "merge_method: model_stock\nbase_model: a\nmodels: [{model: b}]\n";
-    error(stock, "3:1", "takes 3 or more models at a time, here are 2", "counts as a model");
+    error(stock, "3:1", "takes 3 or more models, not 2", "counts as a model");
     let near = "merge_method: nearswap\nbase_model: a\nparameters: {t: 0.1}\nmodels: [{model: b}, {model: b@2}]\n";
-    error(near, "4:1", "takes 2 models at a time, here are 3", "change the list");
+    error(near, "4:1", "takes 2 models, not 3", "change the list");
     let zero = "merge_method: multislerp\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n";
     error(zero, "2:1", "add up to 0", "normalize_weights: false");
 }

@@ -176,7 +176,7 @@ fn a_condition_without_a_match_asks_the_next_wider_place() {
     assert_eq!(t("model.layers.1.input_layernorm.weight"), 0.25);
     assert_eq!(t("lm_head.weight"), 0.5);
     let unmatched = text.replace("filter: mlp", "filter: expert");
-    warning(&unmatched, "4:19", "the filter 'expert' matches no tensor", "part of names");
+    warning(&unmatched, "4:19", "the filter 'expert' matches no tensor", "a part of tensor names");
     assert!(plan.warnings.is_empty());
 }
 

@@ -111,7 +111,7 @@ fn tied_members_give_their_embeddings_to_a_head_and_the_output_is_untied() {
 
     let plan = plan_made(members(true), &stack);
     let [warning] = plan.warnings.as_slice() else { panic!("{:?}", plan.warnings) };
-    assert!(warning.message.contains("no head of their own"), "{warning}");
+    assert!(warning.message.contains("have no output head"), "{warning}");
     assert!(warning.remedy.contains("head: tied"), "{warning}");
     assert!(!plan.output().hyper.tied);
 }
@@ -157,7 +157,7 @@ fn ends_are_checked_like_recipes() {
     at(
         "head: {merge_method: passthrough, models: [{model: a}, {model: b}]}\n",
         "4:35",
-        "takes 1 model at a time, here are 2",
+        "takes 1 model, not 2",
         "",
     );
     let slerp =
@@ -170,7 +170,7 @@ fn ends_are_checked_like_recipes() {
         "",
     );
     let wordy = "head: {merge_method: passthrough, models: [{model: wordy}]}\n";
-    at(wordy, "1:1", "the head from 'wordy' has 66", "one vocabulary");
+    at(wordy, "1:1", "the head from 'wordy' has 66", "the same vocabulary");
     let both = "embeddings: {merge_method: linear, parameters: {weight: 1}, models: [{model: a}, {model: wordy}]}\n";
     at(both, "4:90", "has shape [66, 32]", "same vocabulary");
     let sum = "head: {merge_method: linear, models: [{model: a, parameters: {weight: 0}}]}\n";
@@ -189,7 +189,7 @@ fn what_has_no_effect_on_an_end_is_said() {
     let filter = "{weight: [{filter: embed, value: 1}, {value: 2}]}";
     at(&one(filter), "4:72", "the filter 'embed' matches no tensor");
     at(&one("{weight: 1, density: 1}"), "4:74", "'density' has no effect on merge_method 'linear'");
-    at("head: tied\n", "4:7", "'head: tied' leaves out the head of 'a'");
+    at("head: tied\n", "4:7", "'head: tied' drops the output head of 'a'");
     let bookends = "- sources: [{model: b, layer_range: [0, 0]}]\nhead: &b {merge_method: passthrough, \
                     models: [{model: b}]}\nfinal_norm: *b\n";
     at(bookends, "4:3", "a slice without layers has no effect");
@@ -214,7 +214,7 @@ fn ends_may_come_from_stages_and_from_models_with_other_layers() {
     let circle = "name: x\n".to_string()
         + &stack("head: {merge_method: passthrough, models: [{model: y}]}\n")
         + "---\nname: y\nmerge_method: passthrough\nmodels: [{model: x}]\n";
-    error(&circle, "5:52", "stages go in a circle", "another model");
+    error(&circle, "5:52", "stages form a cycle", "another model");
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn what_is_known_but_not_supported_is_said_to_be() {
         "merge_method: zzz\nmodels: [{model: b}]\n",
         "1:15",
         "unknown merge_method",
-        "known are arcee_fusion",
+        "known methods are arcee_fusion",
     );
     let unknown = "merge_method: zzz\nslices: [{sources: [{model: b, layer_range: [2, 1]}]}]\n";
     error(unknown, "2:45", "runs backwards", "write [1, 2]");
@@ -97,7 +97,7 @@ fn missing_members_and_parameters() {
         "merge_method: linear\nmodels: [{model: alien, parameters: {weight: 1}}]\n",
         "2:18",
         "FooForCausalLM",
-        "known architecture",
+        "supported architecture",
     );
     error(
         "merge_method: linear\nmodels: [{model: a}]\n",
@@ -120,9 +120,9 @@ fn missing_members_and_parameters() {
 #[test]
 fn numbers_of_models() {
     let three = "merge_method: slerp\nbase_model: a\nparameters: {t: 0}\nmodels: [{model: a}, {model: b}, {model: m}]\n";
-    error(three, "4:1", "takes 2 models at a time, here are 3", "change the list");
+    error(three, "4:1", "takes 2 models, not 3", "change the list");
     let two = "merge_method: passthrough\nmodels: [{model: a}, {model: b}]\n";
-    error(two, "2:1", "takes 1 model at a time, here are 2", "one source");
+    error(two, "2:1", "takes 1 model, not 2", "one source");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn layer_ranges() {
         &slices("- sources: [{model: a, layer_range: [0, 7]}]\n"),
         "3:37",
         "beyond the 6 layers of 'a'",
-        "6 is the greatest",
+        "at most 6",
     );
     error(
         &slices("- sources: [{model: a}]\n"),
@@ -152,7 +152,7 @@ fn layer_ranges() {
         "add a slice",
     );
     let text = "merge_method: linear\nparameters: {weight: 1}\nslices:\n- sources:\n  - {model: a, layer_range: [0, 6]}\n  - {model: b, layer_range: [0, 5]}\n";
-    error(text, "6:5", "'b' gives 5, 'a' 6", "equally long");
+    error(text, "6:5", "'b' gives 5, 'a' gives 6", "equally long");
     let text =
         "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: deep}]\n";
     error(text, "3:30", "'deep' has 12 layers, 'a' has 6", "layer_range");
@@ -171,7 +171,7 @@ fn models_that_do_not_go_together() {
     error(
         &with("wordy"),
         "3:30",
-        "has shape [66, 32], that of 'a' has [64, 32]",
+        "has shape [66, 32] in 'wordy', but [64, 32] in 'a'",
         "add 'tokenizer: {source: union}'",
     );
     error(
@@ -190,7 +190,7 @@ fn models_that_do_not_go_together() {
         &with("liar"),
         "3:30",
         "has shape [32, 40], config.json says [32, 48]",
-        "do not belong together",
+        "do not match",
     );
     let stack = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: wordy, layer_range: [0, 6]}]\n",
@@ -199,17 +199,17 @@ fn models_that_do_not_go_together() {
         &stack,
         "1:1",
         "the embedding from 'a' has 64 rows, the head from 'wordy' has 66",
-        "one vocabulary",
+        "the same vocabulary",
     );
     let stack = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: biased, layer_range: [0, 6]}]\n",
     );
-    error(&stack, "4:3", "differ in having self_attn.k_proj.bias", "agree");
+    error(&stack, "4:3", "differ in optional tensors: self_attn.k_proj.bias", "the same tensors");
     error(
         &linear("base_model: wordy\n"),
         "1:1",
         "the configuration from 'wordy' says 66",
-        "one vocabulary",
+        "the same vocabulary",
     );
 }
 
@@ -218,7 +218,7 @@ fn mistral_and_llama_members_mix_with_a_word_about_constants() {
     let text = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: m, layer_range: [0, 6]}]\n",
     );
-    warning(&text, "4:21", "sliding_window 4096, now none", "base_model");
+    warning(&text, "4:21", "sliding_window is none, not 4096", "base_model");
     let plan = plan(&text).unwrap_or_else(|_| panic!("mixed members are normal"));
     assert_eq!(plan.output().config.architecture().unwrap(), "LlamaForCausalLM");
     assert_eq!(plan.output().hyper.n_layer, 12);
@@ -231,10 +231,10 @@ fn stages() {
     };
     let text =
         stage("x", "y") + &stage("y", "x") + "merge_method: passthrough\nmodels: [{model: x}]\n";
-    error(&text, "7:18", "stages go in a circle: 'y' uses 'x'", "another model");
+    error(&text, "7:18", "stages form a cycle: 'y' uses 'x'", "another model");
     let text =
         stage("x", "a") + &stage("x", "b") + "merge_method: passthrough\nmodels: [{model: x}]\n";
-    error(&text, "5:7", "two stages are called 'x'; the other is at 1:7", "a name of its own");
+    error(&text, "5:7", "two stages have the name 'x'; the other is at 1:7", "a different name");
     let text = "merge_method: passthrough\nmodels: [{model: a}]\n---\nmerge_method: passthrough\nmodels: [{model: b}]\n";
     error(text, "4:1", "a second stage without a name", "add 'name: NAME'");
     let text = stage("x", "a") + &stage("y", "b");
@@ -251,7 +251,7 @@ fn things_that_have_no_effect() {
     let text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: [{filter: mpl, value: 2}, {value: 1}]}}]\n";
     warning(text, "2:43", "the filter 'mpl' matches no tensor", "model.layers.0.");
     let text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: [{value: 1}, {filter: mlp, value: 2}]}}]\n";
-    warning(text, "2:55", "the filter 'mlp' never decides", "move it up");
+    warning(text, "2:55", "the filter 'mlp' has no effect", "move it up");
     let zero = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 0}}]\n";
     warning(zero, "2:55", "'b' has weight 0 everywhere", "remove it");
     warning(
@@ -281,7 +281,7 @@ fn things_that_have_no_effect() {
 #[test]
 fn tensors_that_would_be_left_out_are_counted() {
     let text = "merge_method: passthrough\nmodels: [{model: strange}]\n";
-    warning(text, "2:18", "2 tensors that architecture llama does not know", "config.json");
+    warning(text, "2:18", "2 tensors that architecture llama does not use", "config.json");
 }
 
 /// Recipes come from anywhere: whatever is wrong with one, there is an answer and no panic.
@@ -344,7 +344,7 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
     assert!(rendered.starts_with("dir/r.yml: 10 errors in the recipe\n"), "{rendered}");
     let excerpt = "\ndir/r.yml:6:29: error: layer_range [0, 9] goes beyond the 6 layers of 'a'\n  \
                    6 |   - {model: a, layer_range: [0, 9]}\n    |                             ^^^^^^\n  \
-                   help: the end is the layer after the last, so 6 is the greatest possible\n";
+                   help: the end is the layer after the last: it can be at most 6\n";
     assert!(rendered.contains(excerpt), "{rendered}");
 }
 

@@ -14,7 +14,7 @@ fn vocabularies_that_differ_are_refused_with_counts_and_a_remedy() {
     members.error(
         &text,
         "2:33",
-        "has shape [11, 8], that of 'base' has [8, 8]",
+        "has shape [11, 8] in 'chat', but [8, 8] in 'base'",
         "tokenizer: {source: union}",
     );
     let stack = "merge_method: passthrough\nslices:\n\
@@ -33,12 +33,12 @@ fn models_without_tokenizers() {
     let members = Members::new();
     members.remove("base/tokenizer.json");
     let union = linear(&["base", "chat"], "tokenizer_source: union\n");
-    members.error(&union, "4:19", "'base' has no tokenizer to take over", "tokenizer.json");
+    members.error(&union, "4:19", "'base' has no tokenizer, which the result needs", "tokenizer.json");
     let other = linear(&["chat", "base"], "tokenizer_source: union\n");
     members.error(
         &other,
         "4:19",
-        "'base' has no tokenizer, and 8 rows where 'chat' has 11",
+        "'base' has no tokenizer, and its 8 rows do not match the 11 of 'chat'",
         "tokenizer.json",
     );
     members.error(
@@ -60,7 +60,7 @@ fn models_without_tokenizers() {
         &twins,
         Severity::Warning,
         "4:19",
-        "'twin' has no tokenizer; its 8 rows are taken",
+        "'twin' has no tokenizer: its 8 rows are assumed",
         "",
     );
     assert_eq!(rows(&members.open(&twins), HEAD), member_rows("base", HEAD));
@@ -129,7 +129,7 @@ fn tokens_that_cannot_be_had() {
         &new,
         Severity::Warning,
         "4:22",
-        "no model has the token '<new>': it is a new one",
+        "no model has the token '<new>': it is added",
         "",
     );
     let tokens =
