@@ -1,9 +1,9 @@
 //! Causal grouped-query attention within each chunk.
 //!
-//! A task is one key-value head of one chunk with the query heads that share it. Scores exist for a tile
-//! of queries and keys only, whatever the chunk's length: each tile's exponentials weight the values at
-//! once, and what was summed before is scaled down when a larger score turns up. Source: Dao et al.,
-//! "FlashAttention", 2022, algorithm 1.
+//! A task is one key-value head of one chunk with the query heads that share it. Scores are held
+//! for one tile of queries and keys only, whatever the chunk's length: the exponentials of a tile
+//! weight the values immediately, and a larger score in a later tile scales down the sums so far.
+//! Source: Dao et al., "FlashAttention", 2022, algorithm 1.
 
 use crate::kernels::{
     PackedMatrix, Precision, Rows, Scratch, SoftmaxState, multiply_part, scale, soft_cap,
@@ -11,22 +11,22 @@ use crate::kernels::{
 };
 use rayon::prelude::*;
 
-/// Queries in a tile; a multiple of the micro-kernel's rows.
+/// The queries in a tile; a multiple of the micro-kernel's rows.
 const QUERIES: usize = 96;
-/// Keys in a tile; a multiple of a panel's outputs. With the queries, 98 kB of scores.
+/// The keys in a tile; a multiple of a panel's outputs. A tile has 98 kB of scores.
 const KEYS: usize = 256;
 
-/// The shape of the attention heads, and what is done to their scores.
+/// The shape of the attention heads, and how their scores are scaled, capped and windowed.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
     pub n_head: usize,
     pub n_head_kv: usize,
     pub head_dim: usize,
-    /// What queries times keys are multiplied by.
+    /// The factor of the products of queries and keys.
     pub scale: f32,
-    /// Scores are capped: `cap * tanh(x / cap)`.
+    /// The soft cap of scores, `cap * tanh(x / cap)`, if there is one.
     pub soft_cap: Option<f32>,
-    /// How many tokens a token attends to, itself among them, if not to all before it.
+    /// The number of tokens that a token attends to, including itself; all if `None`.
     pub window: Option<usize>,
 }
 
@@ -41,16 +41,17 @@ impl Heads {
 }
 
 /// One key-value head of one chunk.
-struct Task<'a> {
+struct HeadTask<'a> {
     kv_head: usize,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    /// For each row of the chunk the outputs of the query heads that share the key-value head.
+    /// For each row of the chunk, the outputs of the query heads that share the key-value head.
     out: Vec<&'a mut [f32]>,
 }
 
-/// Attention for consecutive chunks of `lengths` rows; `q`, `k`, `v` and `out` hold all their rows.
+/// Computes attention for consecutive chunks of `lengths` rows. `q`, `k`, `v` and `out` hold the
+/// rows of all chunks.
 pub(super) fn attend(
     heads: Heads,
     lengths: &[usize],
@@ -66,7 +67,7 @@ pub(super) fn attend(
         let (chunk, tail) = rest.split_at_mut(length * query_width);
         rest = tail;
         let first = tasks.len();
-        tasks.extend((0..heads.n_head_kv).map(|kv_head| Task {
+        tasks.extend((0..heads.n_head_kv).map(|kv_head| HeadTask {
             kv_head,
             q: &q[row * query_width..][..length * query_width],
             k: &k[row * kv_width..][..length * kv_width],
@@ -81,27 +82,27 @@ pub(super) fn attend(
         }
         row += length;
     }
-    tasks
-        .into_par_iter()
-        .for_each_init(Buffers::default, |buffers, task| run(heads, task, buffers));
+    tasks.into_par_iter().for_each_init(AttentionBuffers::default, |buffers, task| {
+        attend_head(heads, task, buffers)
+    });
 }
 
-/// Keys and values of one key-value head at the positions of a sequence so far.
-pub(super) struct Past {
+/// The keys and values of one key-value head, at the positions of a sequence so far.
+pub(super) struct HeadCache {
     keys: PackedMatrix,
     values: PackedMatrix,
 }
 
-impl Past {
-    /// Room for `positions`.
-    pub(super) fn new(heads: Heads, positions: usize) -> Past {
-        Past {
+impl HeadCache {
+    /// An empty cache with room for `positions` positions.
+    pub(super) fn new(heads: Heads, positions: usize) -> HeadCache {
+        HeadCache {
             keys: PackedMatrix::empty(positions, heads.head_dim),
             values: PackedMatrix::empty(heads.head_dim, positions),
         }
     }
 
-    /// Bytes of one such pair.
+    /// The bytes of a cache for `positions` positions.
     pub(super) fn bytes(heads: Heads, positions: usize) -> u64 {
         let (keys, values) = ((positions, heads.head_dim), (heads.head_dim, positions));
         let bytes = |(outputs, inputs)| PackedMatrix::bytes(Precision::F32, outputs, inputs);
@@ -109,46 +110,47 @@ impl Past {
     }
 }
 
-/// Attention of one token of each of several sequences to all before it. `rows` holds its position in its
-/// sequence and, for each key-value head, the past, which gets its key and value.
+/// Computes attention for one token of each of several sequences. `rows` holds the token's position
+/// in its sequence and the cache of each key-value head, which receives the token's key and value.
 pub(super) fn attend_next(
     heads: Heads,
-    rows: Vec<(usize, &mut [Past])>,
+    rows: Vec<(usize, &mut [HeadCache])>,
     q: &[f32],
     k: &[f32],
     v: &[f32],
     out: &mut [f32],
 ) {
     let (dim, shared) = (heads.head_dim, heads.n_head / heads.n_head_kv);
-    let pasts = rows
+    let caches = rows
         .into_iter()
-        .flat_map(|(position, pasts)| pasts.iter_mut().map(move |past| (position, past)));
-    // A task is one key-value head of one row, so neighbours of all of these follow each other.
-    let tasks: Vec<_> = pasts
+        .flat_map(|(position, caches)| caches.iter_mut().map(move |cache| (position, cache)));
+    // One task for each key-value head of each row, in the order of the buffers.
+    let tasks: Vec<_> = caches
         .zip(q.chunks_exact(shared * dim))
         .zip(k.chunks_exact(dim).zip(v.chunks_exact(dim)))
         .zip(out.chunks_exact_mut(shared * dim))
         .collect();
-    tasks.into_par_iter().for_each_init(Buffers::default, |buffers, task| {
-        let ((((position, past), q), (k, v)), out) = task;
-        past.keys.set_output(position, k);
-        past.values.set_input(position, v);
+    tasks.into_par_iter().for_each_init(AttentionBuffers::default, |buffers, task| {
+        let ((((position, cache), q), (k, v)), out) = task;
+        cache.keys.set_output(position, k);
+        cache.values.set_input(position, v);
         for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
             let query = Rows::dense(q, dim);
-            block(heads, query, position, &past.keys, &past.values, buffers, &mut [out]);
+            attend_queries(heads, query, position, &cache.keys, &cache.values, buffers, &mut [out]);
         }
     });
 }
 
-/// What a thread's tasks use one after the other.
+/// The buffers that the tasks of a thread reuse.
 #[derive(Default)]
-struct Buffers {
+struct AttentionBuffers {
     scores: Vec<f32>,
     scratch: Scratch,
 }
 
-fn run(heads: Heads, task: Task<'_>, buffers: &mut Buffers) {
-    let Task { kv_head, q, k, v, mut out } = task;
+/// Computes one key-value head of one chunk.
+fn attend_head(heads: Heads, task: HeadTask<'_>, buffers: &mut AttentionBuffers) {
+    let HeadTask { kv_head, q, k, v, mut out } = task;
     let (length, dim) = (out.len(), heads.head_dim);
     let rows =
         |data, head: usize, stride| Rows { data: tail(data, head * dim), width: dim, stride };
@@ -161,25 +163,25 @@ fn run(heads: Heads, task: Task<'_>, buffers: &mut Buffers) {
             let end = length.min(start + QUERIES);
             let mut share: Vec<&mut [f32]> =
                 out[start..end].iter_mut().map(|row| &mut row[member * dim..][..dim]).collect();
-            block(heads, queries.skip(start), start, &keys, &values, buffers, &mut share);
+            attend_queries(heads, queries.skip(start), start, &keys, &values, buffers, &mut share);
         }
     }
 }
 
-/// Attention of the queries at positions `start ..`, as many as `out` has rows, to all keys up to theirs,
-/// or to those of the window that ends there.
-fn block(
+/// Computes attention for the queries at the positions from `start` on, one for each row of `out`.
+/// A query attends to all keys up to its position, or to those of the window that ends there.
+fn attend_queries(
     heads: Heads,
     queries: Rows<'_>,
     start: usize,
     keys: &PackedMatrix,
     values: &PackedMatrix,
-    buffers: &mut Buffers,
+    buffers: &mut AttentionBuffers,
     out: &mut [&mut [f32]],
 ) {
-    let Buffers { scores, scratch } = buffers;
+    let AttentionBuffers { scores, scratch } = buffers;
     let end = start + out.len();
-    // The first key that the query at a position sees.
+    // The first key that the query at `position` attends to.
     let since = |position: usize| heads.window.map_or(0, |n| (position + 1).saturating_sub(n));
     let begin = since(start) / KEYS * KEYS;
     let mut states = [SoftmaxState::default(); QUERIES];
@@ -223,19 +225,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agrees_with_a_whole_softmax_over_several_tiles() {
+    fn tiles_agree_with_a_softmax_over_whole_rows() {
         let scale = 1.0 / 10f32.sqrt();
         let plain =
             Heads { n_head: 4, n_head_kv: 2, head_dim: 10, scale, soft_cap: None, window: None };
-        agrees(plain);
-        agrees(Heads { scale: 0.2, soft_cap: Some(3.0), ..plain });
-        // Windows within a tile, over tiles, and as long as the text.
+        assert_agrees(plain);
+        assert_agrees(Heads { scale: 0.2, soft_cap: Some(3.0), ..plain });
+        // Windows within a tile, across tiles, and longer than the text.
         for window in [1, 7, KEYS + 30, 10_000] {
-            agrees(Heads { window: Some(window), ..plain });
+            assert_agrees(Heads { window: Some(window), ..plain });
         }
     }
 
-    fn agrees(heads: Heads) {
+    fn assert_agrees(heads: Heads) {
         let lengths = [QUERIES + KEYS + 7, 3, 2 * KEYS];
         let rows: usize = lengths.iter().sum();
         let values = |width: usize, seed: usize| -> Vec<f32> {

@@ -1,5 +1,5 @@
-//! Hidden states between layers, a group of chunks at a time: in memory, or in a temporary file where memory does not
-//! suffice for all of them.
+//! The hidden states between layers, one group of chunks at a time: in memory, or in a temporary
+//! file if memory is too small for all of them.
 
 use crate::base::error::{Error, Result};
 use crate::base::output;
@@ -7,29 +7,33 @@ use crate::base::system;
 use std::fs::File;
 use std::path::PathBuf;
 
-/// Bytes that are converted at once on the way to the file or back.
+/// The bytes that are converted at once when states are written or read.
 const PIECE: usize = 1 << 18;
 
-/// The hidden states of all groups; those of a group are taken, worked on and put back.
+/// The hidden states of all groups. A layer takes those of a group, changes them and puts them
+/// back.
 pub(super) enum HiddenStates {
     Memory(Vec<Vec<f32>>),
-    File(Spilled),
+    File(SpilledStates),
 }
 
-/// Hidden states in a file without a name.
-pub(super) struct Spilled {
+/// Hidden states in an unnamed temporary file.
+pub(super) struct SpilledStates {
     file: File,
-    /// Of the file, for errors.
+    /// The file's folder, for errors.
     folder: PathBuf,
-    /// For each group, where it begins in the file, in elements, and how many it has.
+    /// For each group, its first element in the file, and its number of elements.
     places: Vec<(u64, usize)>,
-    /// The memory of the group that was put back last.
+    /// The buffer of the group that was put back last, for reuse.
     spare: Vec<f32>,
 }
 
 impl HiddenStates {
-    /// Room for groups of `lengths` elements; all must be put before any is taken. Fails if the states are to go to a
-    /// file and there is no space for it.
+    /// Storage for groups of `lengths` elements, in a file if `spill`. All groups must be put
+    /// before any is taken.
+    ///
+    /// # Errors
+    /// If the disk lacks space for the file.
     pub(super) fn new(lengths: &[usize], spill: bool) -> Result<HiddenStates> {
         if !spill {
             return Ok(HiddenStates::Memory(vec![Vec::new(); lengths.len()]));
@@ -44,7 +48,7 @@ impl HiddenStates {
         let bytes = end * size_of::<f32>() as u64;
         let remedy = "use fewer chunks or more --memory";
         let (file, folder) = output::temporary_file(bytes, "hidden states", remedy)?;
-        Ok(HiddenStates::File(Spilled { file, folder, places, spare: Vec::new() }))
+        Ok(HiddenStates::File(SpilledStates { file, folder, places, spare: Vec::new() }))
     }
 
     /// Whether the states are in a file.
@@ -52,7 +56,7 @@ impl HiddenStates {
         matches!(self, HiddenStates::File(_))
     }
 
-    /// The states of group `group`, row after row.
+    /// Takes the states of group `group`, row after row.
     pub(super) fn take(&mut self, group: usize) -> Result<Vec<f32>> {
         match self {
             HiddenStates::Memory(groups) => Ok(std::mem::take(&mut groups[group])),
@@ -60,7 +64,7 @@ impl HiddenStates {
         }
     }
 
-    /// Puts back what was taken.
+    /// Puts back the states of group `group`.
     pub(super) fn put(&mut self, group: usize, states: Vec<f32>) -> Result<()> {
         match self {
             HiddenStates::Memory(groups) => groups[group] = states,
@@ -73,7 +77,7 @@ impl HiddenStates {
     }
 }
 
-impl Spilled {
+impl SpilledStates {
     fn read(&mut self, group: usize) -> Result<Vec<f32>> {
         let (start, length) = self.places[group];
         let mut states = std::mem::take(&mut self.spare);
@@ -94,7 +98,7 @@ impl Spilled {
 
     fn write(&self, group: usize, states: &[f32]) -> Result<()> {
         let (start, length) = self.places[group];
-        assert_eq!(states.len(), length, "another group's states");
+        assert_eq!(states.len(), length, "the states have the length of their group");
         let mut bytes = [0; PIECE];
         let mut offset = start * size_of::<f32>() as u64;
         for values in states.chunks(PIECE / size_of::<f32>()) {
@@ -115,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_come_back_as_they_were_from_memory_and_file() {
+    fn memory_and_file_return_the_states_that_were_put() {
         let lengths = [3, PIECE / 2 + 5, 0, 1];
         let groups =
             lengths.map(|n| (0..n).map(|i| (i as f32).sqrt() - n as f32).collect::<Vec<_>>());

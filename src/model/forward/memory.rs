@@ -1,8 +1,9 @@
-//! How much memory a forward pass needs, and how one is fitted into a bound.
+//! The memory that a forward pass needs, and the schedule that fits a limit.
 //!
-//! What a pass holds at once: a layer's packed weights, twice where the next layer is packed meanwhile; the work buffers
-//! of a group of chunks; the hidden states, of all chunks or, spilled, of one group; what reading a tensor takes. After the
-//! layers, the head and a tile of logits take the place of the former two.
+//! A pass holds a layer's packed weights, twice if the next layer is packed meanwhile; the work
+//! buffers of a group of chunks; the hidden states of all chunks or, if spilled, of one group; and
+//! the buffers of reading a tensor. After the layers, the head and a tile of logits replace weights
+//! and buffers.
 
 use crate::base::error::{Error, Result};
 use crate::base::size;
@@ -10,57 +11,58 @@ use crate::formats::source::TensorTable;
 use crate::kernels::{PackedMatrix, Precision};
 use crate::model::arch::HyperParams;
 
-/// Work buffers of a group, in bytes, unless one chunk needs more or the bound gives less.
+/// The bytes of a group's work buffers, unless one chunk needs more or the limit allows less.
 const GROUP_BYTES: u64 = 256 << 20;
-/// A tile of logits, in bytes, unless 16 rows need more.
+/// The bytes of a tile of logits, unless 16 rows need more.
 pub(super) const LOGIT_BYTES: usize = 64 << 20;
-/// What the program takes besides: tokenizer, text, tables, sums, threads.
+/// The bytes that the program needs besides: tokenizer, text, tables, sums, threads.
 const BASE_BYTES: u64 = 160 << 20;
-/// What computed tensors keep in memory beside the one that is read, at most.
+/// The bytes that other computed tensors hold at most while one is read.
 const READING_BYTES: u64 = 512 << 20;
 const F32: u64 = size_of::<f32>() as u64;
 
-/// What parts of a pass take, in bytes.
+/// The memory that the parts of a pass need, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Needs {
+pub(super) struct MemoryNeeds {
     /// The largest layer, packed.
     pub layer: u64,
     /// All layers, packed.
     pub layers: u64,
     /// The head, packed, with a tile of logits.
     pub head: u64,
-    /// Reading a tensor.
+    /// The buffers of reading a tensor.
     reading: u64,
-    /// Hidden states of a token.
+    /// The hidden states of a token.
     states: u64,
-    /// Work buffers of a token.
+    /// The work buffers of a token.
     work: u64,
 }
 
-/// How a pass goes about it.
+/// How a pass divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
-    /// Tokens of a group, unless one chunk has more.
+    /// The number of tokens in a group, unless one chunk has more.
     pub group: usize,
-    /// Hidden states go to a temporary file.
+    /// Whether hidden states go to a temporary file.
     pub spill: bool,
-    /// The next layer is read and packed while one is computed.
+    /// Whether the next layer is read and packed while one is computed.
     pub ahead: bool,
-    /// Bytes held at once.
+    /// The bytes held at once.
     pub peak: u64,
 }
 
-impl Needs {
-    /// What a model with these tensors needs; `reading` is the most that reading one of them takes.
+impl MemoryNeeds {
+    /// The needs of a model with the tensors of `table`. Reading one of them takes up to `reading`
+    /// bytes.
     pub(super) fn new(
         hyper: &HyperParams,
         table: &TensorTable,
         precision: Precision,
         reading: u64,
-    ) -> Needs {
+    ) -> MemoryNeeds {
         let packed = |shape: &[usize]| match *shape {
             [outputs, inputs] => PackedMatrix::bytes(precision, outputs, inputs),
-            // Experts, of which one is packed at a time.
+            // One expert is packed at a time.
             [_, outputs, inputs] => PackedMatrix::bytes(precision, outputs, inputs),
             _ => 0,
         };
@@ -73,25 +75,27 @@ impl Needs {
             }
         }
         let logits = (LOGIT_BYTES as u64).max(16 * hyper.n_vocab as u64 * F32);
-        Needs {
+        MemoryNeeds {
             layer: layers.iter().max().copied().unwrap_or(0),
             layers: layers.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)),
             head: packed(&[hyper.n_vocab, hyper.n_embd]) + logits,
             reading: reading + READING_BYTES.min(4 * reading),
-            // Sums of experts' outputs besides.
+            // A mixture also holds the sums of its experts' outputs.
             states: hyper.n_embd as u64 * F32 * if hyper.experts.is_some() { 2 } else { 1 },
             work: work_floats_per_row(hyper) as u64 * F32,
         }
     }
 
-    /// The schedule for `tokens` in chunks of up to `longest` that takes no more than `memory`, whole process.
+    /// The fastest schedule for `tokens` tokens in chunks of up to `longest` that fits into
+    /// `memory` bytes for the whole process.
     ///
-    /// Fails if there is none, with what the least takes.
+    /// # Errors
+    /// If no schedule fits, with the bytes that the smallest needs.
     pub(super) fn fit(&self, tokens: usize, longest: usize, memory: u64) -> Result<Schedule> {
         let full = (GROUP_BYTES / self.work.max(1)) as usize;
         let group = |rows: usize| rows.max(longest).min(tokens.max(1));
-        // From the quickest to the one that takes least. Small groups cost little, a file more.
-        let wishes = [
+        // From the fastest to the smallest. Small groups cost little time, a file more.
+        let candidates = [
             (full, false, true),
             (full, false, false),
             (0, false, true),
@@ -102,7 +106,7 @@ impl Needs {
             (0, true, false),
         ];
         let mut least = u64::MAX;
-        for (rows, spill, ahead) in wishes {
+        for (rows, spill, ahead) in candidates {
             let group = group(rows);
             let peak = self.peak(tokens, group, spill, ahead);
             if peak <= memory {
@@ -111,14 +115,14 @@ impl Needs {
             least = least.min(peak);
         }
         Err(Error::Usage(format!(
-            "{} of memory do not suffice: this model takes {} layer by layer, in chunks of {longest} tokens; give more \
-             (--memory) or use smaller chunks",
+            "{} of memory is not enough: this model needs {}, layer by layer in chunks of {longest} \
+             tokens; give more (--memory) or use smaller chunks",
             size::display(memory),
             size::display(least)
         )))
     }
 
-    /// What is taken besides weights, states and buffers.
+    /// The bytes needed besides weights, states and work buffers.
     pub(super) fn base(&self) -> u64 {
         BASE_BYTES + self.reading
     }
@@ -127,18 +131,18 @@ impl Needs {
         let rows = |count: usize, bytes: u64| (count as u64).saturating_mul(bytes);
         let states = rows(if spill { group } else { tokens }, self.states);
         let layers = self.layer * if ahead { 2 } else { 1 } + rows(group, self.work);
-        // The final norm of a chunk besides.
+        // The head also holds the final norm's output of a chunk.
         let head = self.head + rows(group, self.states);
         (self.base() + layers.max(head)).saturating_add(states)
     }
 }
 
-/// Elements of all work buffers for one row.
+/// The number of elements of all work buffers for one row.
 pub(super) fn work_floats_per_row(hyper: &HyperParams) -> usize {
     let (query, kv) = (hyper.n_head * hyper.head_dim, hyper.n_head_kv * hyper.head_dim);
     match hyper.experts {
         None => hyper.n_embd + 2 * query + 2 * kv + 2 * hyper.n_ff,
-        // An expert reads and writes rows in the buffers that attention has used.
+        // Experts reuse the buffers of attention.
         Some(experts) => {
             let gate = experts.n_ff.max(experts.count);
             hyper.n_embd + query + 2 * kv + query.max(hyper.n_embd) + gate + experts.n_ff
@@ -146,10 +150,11 @@ pub(super) fn work_floats_per_row(hyper: &HyperParams) -> usize {
     }
 }
 
-/// Peak memory in bytes of [`super::run`] over `tokens` tokens in chunks of `ctx`, with logits, within `memory`; what the
-/// least takes, where that is more. `reading` is what reading a tensor takes at the most.
+/// Returns the peak memory in bytes of [`super::run`] over `tokens` tokens in chunks of `ctx`, with
+/// logits, within the limit `memory`, or the smallest possible peak if that is larger. `reading` is
+/// the largest number of bytes that reading a tensor takes.
 ///
-/// Pages of mapped files that have been read are given back, and not counted.
+/// Pages of mapped files are released after reading and not counted.
 pub fn memory_estimate(
     hyper: &HyperParams,
     table: &TensorTable,
@@ -158,7 +163,7 @@ pub fn memory_estimate(
     reading: u64,
     memory: u64,
 ) -> u64 {
-    let needs = Needs::new(hyper, table, precision, reading);
+    let needs = MemoryNeeds::new(hyper, table, precision, reading);
     match needs.fit(tokens, ctx, memory) {
         Ok(schedule) => schedule.peak,
         Err(_) => needs.peak(tokens, ctx, true, false),
@@ -169,7 +174,7 @@ pub fn memory_estimate(
 mod tests {
     use super::*;
 
-    const NEEDS: Needs = Needs {
+    const NEEDS: MemoryNeeds = MemoryNeeds {
         layer: 1 << 30,
         layers: 1 << 35,
         head: 1 << 29,
@@ -179,7 +184,7 @@ mod tests {
     };
 
     #[test]
-    fn less_memory_means_less_at_once_and_never_more_than_the_bound() {
+    fn schedules_stay_within_the_limit() {
         let tokens = 100 * 512;
         let mut last = None;
         for memory in (1 << 30..=4u64 << 30).rev().step_by(1 << 26) {
@@ -192,7 +197,7 @@ mod tests {
         let last = last.unwrap();
         assert!(last.spill && !last.ahead && last.group == 512, "{last:?}");
         let error = NEEDS.fit(tokens, 512, 1 << 30).unwrap_err().to_string();
-        assert!(error.contains("takes 1.38 GB") && error.contains("--memory"), "{error}");
+        assert!(error.contains("needs 1.38 GB") && error.contains("--memory"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Rotary position embedding: pairs of elements of a head turn with the position.
+//! Rotary position embedding: rotates pairs of elements of a head by angles that grow with the
+//! position.
 //!
-//! Which elements make a pair, the architecture says (see [`crate::model::arch::Pairing`]).
+//! The architecture decides which elements form a pair, see [`crate::model::arch::Pairing`].
 
 use crate::kernels::{rotate_halves, rotate_pairs};
 use crate::model::arch::{HyperParams, Pairing, RopeScaling, Yarn};
@@ -14,8 +15,9 @@ pub(super) struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for `positions` positions of layers without a window, or of all if those have no base of
-    /// their own. `factors`, one for each pair, divide the angles (`rope_freqs.weight` and its kind).
+    /// A table for `positions` positions of layers without a window, and of layers with one that
+    /// have the same base frequency. `factors`, one for each pair, divide the angles
+    /// (`rope_freqs.weight` and similar tensors).
     ///
     /// Angle of pair `i` at position `p`: `p / scale * theta^(-2 i / dims) / factors[i]`.
     pub(super) fn new(
@@ -34,12 +36,12 @@ impl RopeTable {
                 ((0..dims / 2).map(|pair| plain(pair) / f64::from(*factor)).collect(), 1.0)
             }
             RopeScaling::Yarn(yarn) => {
-                let share = blend(yarn, hyper);
+                let share = unscaled_share(yarn, hyper);
                 let blended = |pair: usize| {
-                    let (extended, kept) = (plain(pair) / f64::from(yarn.factor), share(pair));
-                    extended * (1.0 - kept) + plain(pair) * kept
+                    let (extended, share) = (plain(pair) / f64::from(yarn.factor), share(pair));
+                    extended * (1.0 - share) + plain(pair) * share
                 };
-                ((0..dims / 2).map(blended).collect(), sharpness(yarn))
+                ((0..dims / 2).map(blended).collect(), yarn_magnitude(yarn))
             }
             RopeScaling::LongRope { attention_factor, .. } => {
                 ((0..dims / 2).map(plain).collect(), f64::from(*attention_factor))
@@ -51,7 +53,7 @@ impl RopeTable {
         RopeTable::of(pairing, &frequencies, magnitude, positions)
     }
 
-    /// A table for layers with a window, whose frequencies have the base `theta` and are not scaled.
+    /// A table for layers with a window, whose frequencies have the base `theta` and no scaling.
     pub(super) fn local(dims: usize, pairing: Pairing, theta: f32, positions: usize) -> RopeTable {
         let frequency = |pair: usize| f64::from(theta).powf(-2.0 * pair as f64 / dims as f64);
         let frequencies: Vec<f64> = (0..dims / 2).map(frequency).collect();
@@ -66,7 +68,7 @@ impl RopeTable {
         RopeTable { pairing, pairs: frequencies.len(), turns }
     }
 
-    /// Turns all heads of one row, each `head_dim` long.
+    /// Rotates all heads of one row, each of `head_dim` elements.
     pub(super) fn apply(&self, position: usize, head_dim: usize, row: &mut [f32]) {
         let turns = &self.turns[position * self.pairs..][..self.pairs];
         for head in row.chunks_exact_mut(head_dim) {
@@ -78,10 +80,11 @@ impl RopeTable {
     }
 }
 
-/// How much of a pair's frequency YaRN leaves as it is: 1 for pairs that turn more than `beta_fast` times in
-/// the original context, 0 for those that turn less than `beta_slow` times, a line in the pairs' numbers
-/// between. Source: Hugging Face transformers, `_compute_yarn_parameters`.
-fn blend(yarn: &Yarn, hyper: &HyperParams) -> impl Fn(usize) -> f64 {
+/// The share of a pair's frequency that YaRN does not scale: 1 for pairs that turn more than
+/// `beta_fast` times in the original context, 0 for those that turn less than `beta_slow` times,
+/// linear in the pair's number between. Source: Hugging Face transformers,
+/// `_compute_yarn_parameters`.
+fn unscaled_share(yarn: &Yarn, hyper: &HyperParams) -> impl Fn(usize) -> f64 {
     let (dims, context) = (hyper.rope_dims as f64, hyper.original_context as f64);
     let pair_of = |turns: f64| {
         let wavelength = context / (turns * std::f64::consts::TAU);
@@ -96,8 +99,8 @@ fn blend(yarn: &Yarn, hyper: &HyperParams) -> impl Fn(usize) -> f64 {
     }
 }
 
-/// What YaRN multiplies queries and keys by.
-fn sharpness(yarn: &Yarn) -> f64 {
+/// The factor that YaRN applies to queries and keys.
+fn yarn_magnitude(yarn: &Yarn) -> f64 {
     let factor = f64::from(yarn.factor);
     let derived = if factor > 1.0 { 1.0 + 0.1 * factor.ln() } else { 1.0 };
     yarn.attention_factor.map_or(derived, f64::from)
@@ -109,7 +112,7 @@ mod tests {
     use crate::formats::checkpoint::Config;
 
     #[test]
-    fn yarn_turns_as_far_as_in_transformers() {
+    fn yarn_angles_are_those_of_transformers() {
         let config = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_attention_heads": 4,
             "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 8, "max_position_embeddings": 8192,
             "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}}"#;

@@ -1,13 +1,14 @@
-//! What the forward pass reads: a model checked against its architecture, and one layer's weights.
+//! The weights of the forward pass: a model that has been checked against its architecture, and the
+//! packed weights of one layer.
 
 use super::attention::Heads;
-use super::memory::Needs;
+use super::memory::MemoryNeeds;
 use super::rope::RopeTable;
 use crate::base::error::{Error, Result};
 use crate::base::mmap;
 use crate::formats::gguf::{GgufModel, scaled_weight, weight_scale};
 use crate::formats::source::{TensorData, TensorSource};
-use crate::kernels::{PackedMatrix, Precision, Spare, scale};
+use crate::kernels::{Multiply, NonFinite, PackedMatrix, Precision, Rows, Spare, multiply, scale};
 use crate::model::arch::{Architecture, HyperParams, Role, RopeScaling};
 use crate::quants;
 use std::ops::Range;
@@ -15,26 +16,31 @@ use std::ops::Range;
 const EMBEDDING: &str = "token_embd.weight";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const HEAD: &str = "output.weight";
-/// Divisors of rotary frequencies: for all texts; for those within the original context, and for longer ones.
+/// The divisors of rotary frequencies: for all texts, for texts within the original context, and
+/// for longer texts.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 const ROPE_SHORT: &str = "rope_factors_short.weight";
 const ROPE_LONG: &str = "rope_factors_long.weight";
-/// Ends of names of tensors that old files carry and that hold no weights.
+/// The name endings of tensors in old files that hold no weights.
 const IGNORED: &[&str] = &[".attn_rot_embd.weight", ".attn_rot_embd"];
 
-/// A model whose tensors are all there, known and of the right shape.
-pub(super) struct Checked<'a> {
+/// A model that has exactly the tensors of its architecture, in the right shapes.
+pub(super) struct CheckedModel<'a> {
     tensors: &'a dyn TensorSource,
     pub arch: &'static Architecture,
     pub hyper: HyperParams,
-    /// Of products with the weights.
+    /// The precision of products with the weights.
     precision: Precision,
-    /// Memory of the layers before.
+    /// Buffers of dropped layers, for reuse.
     spare: Spare,
 }
 
-impl<'a> Checked<'a> {
-    pub(super) fn new(model: &'a GgufModel, precision: Precision) -> Result<Checked<'a>> {
+impl<'a> CheckedModel<'a> {
+    /// Checks `model` against its architecture.
+    ///
+    /// # Errors
+    /// If metadata or tensors do not fit.
+    pub(super) fn new(model: &'a GgufModel, precision: Precision) -> Result<CheckedModel<'a>> {
         let tensors = model.tensors.as_ref();
         let origin = tensors.origin();
         let hyper = HyperParams::from_gguf(model)?;
@@ -47,14 +53,14 @@ impl<'a> Checked<'a> {
             let detail = "values and keys of different lengths are not supported";
             return Err(Error::model(origin, detail));
         }
-        let checked = Checked { tensors, arch, hyper, precision, spare: Spare::default() };
+        let checked = CheckedModel { tensors, arch, hyper, precision, spare: Spare::default() };
         checked.check_tensors()?;
         checked.check_vocabulary(model)?;
         Ok(checked)
     }
 
-    /// Every tensor of the architecture is there in its shape, and every other is known to hold
-    /// nothing: an unknown weight would make the pass silently wrong.
+    /// Fails if a tensor of the architecture is missing or has another shape, or if another tensor
+    /// may hold weights: ignoring it would make results wrong.
     fn check_tensors(&self) -> Result<()> {
         let (arch, origin, table) = (self.arch, self.origin(), self.tensors.table());
         for decl in arch.tensors {
@@ -77,35 +83,34 @@ impl<'a> Checked<'a> {
                 None if IGNORED.iter().any(|end| info.name.ends_with(end)) => continue,
                 None => {
                     let detail = format!(
-                        "the forward pass of architecture '{}' does not know it, so results would \
-                         be wrong",
+                        "architecture '{}' does not know this tensor, so results would be wrong",
                         arch.gguf_name
                     );
                     return Err(Error::tensor(origin, &info.name, detail));
                 }
             };
             if info.shape != expected {
-                let detail = format!("shape {:?}, where {expected:?} is needed", info.shape);
+                let detail = format!("has shape {:?}, not {expected:?}", info.shape);
                 return Err(Error::tensor(origin, &info.name, detail));
             }
             if !quants::can_decode(info.dtype) {
-                let detail = format!("cannot compute with type {} yet", info.dtype);
+                let detail = format!("type {} cannot be decoded", info.dtype);
                 return Err(Error::tensor(origin, &info.name, detail));
             }
         }
         Ok(())
     }
 
-    /// The embedding, whose shape is known to be right, has a row for each token. llama.cpp does not load
-    /// models without.
+    /// Fails if the embedding does not have one row for each token. llama.cpp does not load such
+    /// models.
     fn check_vocabulary(&self, model: &GgufModel) -> Result<()> {
         let tokens = model.metadata.strings(TOKENS).map_or(self.hyper.n_vocab, <[String]>::len);
         if tokens == self.hyper.n_vocab {
             return Ok(());
         }
         let detail = format!(
-            "{} rows for the {tokens} tokens of the vocabulary ('{TOKENS}'): embedding and tokenizer are not \
-             of one model",
+            "{} rows for the {tokens} tokens of the vocabulary ('{TOKENS}'): embedding and tokenizer \
+             belong to different models",
             self.hyper.n_vocab
         );
         Err(Error::tensor(self.origin(), EMBEDDING, detail))
@@ -115,20 +120,20 @@ impl<'a> Checked<'a> {
         self.tensors.origin()
     }
 
-    /// What a pass takes of memory.
-    pub(super) fn needs(&self) -> Needs {
+    /// The memory that a pass needs.
+    pub(super) fn memory_needs(&self) -> MemoryNeeds {
         let tensors = self.tensors;
         let working = (0..tensors.table().infos().len()).map(|index| tensors.working_bytes(index));
         let reading = working.max().unwrap_or(0);
-        Needs::new(&self.hyper, tensors.table(), self.precision, reading)
+        MemoryNeeds::new(&self.hyper, tensors.table(), self.precision, reading)
     }
 
-    /// Frees what layers that are gone have left for those to come.
+    /// Frees the buffers that dropped layers have left for later ones.
     pub(super) fn layers_are_done(&self) {
         self.spare.clear();
     }
 
-    /// The attention heads of a layer with a window, or of one without.
+    /// The attention heads of layers with a window (`windowed`) or without one.
     pub(super) fn heads(&self, windowed: bool) -> Heads {
         let HyperParams { n_head, n_head_kv, head_dim, .. } = self.hyper;
         let (scale, soft_cap) = (self.hyper.score_scale(), self.hyper.attention_soft_cap);
@@ -136,30 +141,30 @@ impl<'a> Checked<'a> {
         Heads { n_head, n_head_kv, head_dim, scale, soft_cap, window }
     }
 
-    /// The tensor that turns hidden states into logits.
+    /// The name of the tensor that turns hidden states into logits.
     pub(super) fn head_name(&self) -> &'static str {
         if self.hyper.tied { EMBEDDING } else { HEAD }
     }
 
     /// Rotary angles for chunks of up to `positions` tokens.
-    pub(super) fn ropes(&self, positions: usize) -> Result<Ropes> {
+    pub(super) fn ropes(&self, positions: usize) -> Result<RopeTables> {
         let hyper = &self.hyper;
         let by_length = if positions > hyper.original_context { ROPE_LONG } else { ROPE_SHORT };
         let found =
             [ROPE_FACTORS, by_length].into_iter().find(|n| self.tensors.table().get(n).is_some());
         let factors = found.map(|name| self.vector(name)).transpose()?;
         if factors.is_none() && matches!(hyper.rope_scaling, RopeScaling::LongRope { .. }) {
-            let detail = "not in the model, which scales rotary frequencies by it";
+            let detail = "not in the model, although its metadata scale rotary frequencies with it";
             return Err(Error::tensor(self.origin(), by_length, detail));
         }
         let pairing = self.arch.block.pairing;
         let local = hyper
             .local_rope_theta
             .map(|theta| RopeTable::local(hyper.rope_dims, pairing, theta, positions));
-        Ok(Ropes { all: RopeTable::new(hyper, pairing, factors.as_deref(), positions), local })
+        Ok(RopeTables { all: RopeTable::new(hyper, pairing, factors.as_deref(), positions), local })
     }
 
-    /// Gives `done` the embeddings of each of `groups`: one row for each token of its chunks.
+    /// Passes the embeddings of each of `groups` to `done`: one row for each token of its chunks.
     pub(super) fn embed<'t>(
         &self,
         groups: impl Iterator<Item = &'t [Vec<u32>]>,
@@ -174,12 +179,12 @@ impl<'a> Checked<'a> {
         Ok(())
     }
 
-    /// The embeddings of all tokens, for [`Checked::embed_rows`].
+    /// The embeddings of all tokens, for [`CheckedModel::embed_rows`].
     pub(super) fn embedding(&self) -> Result<TensorData<'a>> {
         self.read(EMBEDDING)
     }
 
-    /// Rows of `data`, the embeddings, for `count` tokens.
+    /// The embeddings of `count` tokens, from the embedding tensor `data`.
     pub(super) fn embed_rows<'t>(
         &self,
         data: &TensorData<'_>,
@@ -197,13 +202,13 @@ impl<'a> Checked<'a> {
         Ok(out)
     }
 
-    /// A whole tensor in f32; for vectors.
+    /// The vector `name` in f32.
     pub(super) fn vector(&self, name: &str) -> Result<Vec<f32>> {
         self.read(name)?.to_f32().map_err(|e| Error::tensor(self.origin(), name, e.to_string()))
     }
 
-    /// A matrix of the model, decoded and packed, with its bias if it has one.
-    pub(super) fn linear(&self, name: String) -> Result<Linear> {
+    /// The matrix `name`, decoded and packed, with its bias if it has one.
+    pub(super) fn linear(&self, name: String) -> Result<LinearWeights> {
         let data = self.read(&name)?;
         let outputs = data.shape.first().copied().unwrap_or(0);
         let linear = self.part(&name, &data, 0..outputs)?;
@@ -211,8 +216,12 @@ impl<'a> Checked<'a> {
         Ok(linear)
     }
 
-    /// Consecutive rows of the fused matrix `name`, as many as `outputs` says for each part.
-    fn parts<const N: usize>(&self, name: String, outputs: [usize; N]) -> Result<[Linear; N]> {
+    /// The parts of the fused matrix `name`: consecutive rows, `outputs` of them for each part.
+    fn parts<const N: usize>(
+        &self,
+        name: String,
+        outputs: [usize; N],
+    ) -> Result<[LinearWeights; N]> {
         let data = self.read(&name)?;
         let mut first = 0;
         let mut parts = Vec::with_capacity(N);
@@ -221,11 +230,11 @@ impl<'a> Checked<'a> {
             first += count;
         }
         mmap::release_pages(&data.bytes);
-        Ok(parts.try_into().ok().expect("one for each count"))
+        Ok(parts.try_into().ok().expect("one part for each count"))
     }
 
-    /// Rows `rows` of a matrix, decoded and packed, with their biases.
-    fn part(&self, name: &str, data: &TensorData<'_>, rows: Range<usize>) -> Result<Linear> {
+    /// Rows `rows` of the matrix `name`, decoded and packed, with their biases.
+    fn part(&self, name: &str, data: &TensorData<'_>, rows: Range<usize>) -> Result<LinearWeights> {
         let factor = weight_scale(self.tensors, name, 0)?;
         let weight = self.pack(name, (data, factor), rows.clone(), self.precision)?;
         let bias_name = name.replace(".weight", ".bias");
@@ -233,10 +242,10 @@ impl<'a> Checked<'a> {
             Some(_) => Some(self.vector(&bias_name)?[rows].to_vec()),
             None => None,
         };
-        Ok(Linear { name: name.to_string(), weight, bias })
+        Ok(LinearWeights { name: name.to_string(), weight, bias })
     }
 
-    /// Rows `rows` of a matrix, decoded, multiplied by `factor` and packed.
+    /// Rows `rows` of the matrix `name`, decoded, multiplied by `factor` and packed.
     fn pack(
         &self,
         name: &str,
@@ -245,7 +254,7 @@ impl<'a> Checked<'a> {
         precision: Precision,
     ) -> Result<PackedMatrix> {
         let [_, inputs] = data.shape[..] else {
-            return Err(Error::tensor(self.origin(), name, "no matrix"));
+            return Err(Error::tensor(self.origin(), name, "is not a matrix"));
         };
         let fill = |part: Range<usize>, buffer: &mut [f32]| {
             self.decode_rows(name, data, rows.start + part.start, buffer)?;
@@ -265,7 +274,7 @@ impl<'a> Checked<'a> {
         }
     }
 
-    /// Layer `index`, ready to multiply with.
+    /// The weights of layer `index`, packed.
     pub(super) fn layer(&self, index: usize) -> Result<LayerWeights> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let norm = |part: &str| -> Result<Norm> {
@@ -303,20 +312,21 @@ impl<'a> Checked<'a> {
         })
     }
 
-    /// The gated feed-forward part of layer `index`; without a tensor of its own the gate is the first half
+    /// The feed-forward weights of layer `index`. If the gate has no tensor, it is the first half
     /// of the up projection.
-    fn gated(&self, index: usize) -> Result<Gated> {
+    fn gated(&self, index: usize) -> Result<GatedWeights> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let [gate, up] = match self.tensors.table().get(&name("ffn_gate")) {
             Some(_) => [self.linear(name("ffn_gate"))?, self.linear(name("ffn_up"))?],
             None => self.parts(name("ffn_up"), [self.hyper.n_ff; 2])?,
         };
-        Ok(Gated { gate, up, down: self.linear(name("ffn_down"))? })
+        Ok(GatedWeights { gate, up, down: self.linear(name("ffn_down"))? })
     }
 
-    /// The matrices of expert `expert` of layer `index`; nothing else of their stacks is read.
-    pub(super) fn expert(&self, index: usize, expert: usize) -> Result<Gated> {
-        let matrix = |part: &str| -> Result<Linear> {
+    /// The matrices of expert `expert` of layer `index`. The other experts of the stacks are not
+    /// read.
+    pub(super) fn expert(&self, index: usize, expert: usize) -> Result<GatedWeights> {
+        let matrix = |part: &str| -> Result<LinearWeights> {
             let name = format!("blk.{index}.{part}.weight");
             let Some(place) = self.tensors.table().find(&name) else {
                 return Err(Error::tensor(self.origin(), name, "not in the model"));
@@ -326,20 +336,20 @@ impl<'a> Checked<'a> {
             let factor = weight_scale(self.tensors, &name, expert)?;
             let weight = self.pack(&name, (&data, factor), 0..outputs, self.precision)?;
             mmap::release_pages(&data.bytes);
-            Ok(Linear { name, weight, bias: None })
+            Ok(LinearWeights { name, weight, bias: None })
         };
         let [gate, up, down] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(matrix);
-        Ok(Gated { gate: gate?, up: up?, down: down? })
+        Ok(GatedWeights { gate: gate?, up: up?, down: down? })
     }
 
-    /// The router of a layer. Its product is never rounded: near a tie that would send tokens to other
+    /// The router of a layer. Its product is always f32: near a tie, rounding would choose other
     /// experts.
-    fn router(&self, name: String) -> Result<Linear> {
+    fn router(&self, name: String) -> Result<LinearWeights> {
         let data = self.read(&name)?;
         let outputs = data.shape.first().copied().unwrap_or(0);
         let factor = weight_scale(self.tensors, &name, 0)?;
         let weight = self.pack(&name, (&data, factor), 0..outputs, Precision::F32)?;
-        Ok(Linear { name, weight, bias: None })
+        Ok(LinearWeights { name, weight, bias: None })
     }
 
     /// The norm before the head.
@@ -353,7 +363,7 @@ impl<'a> Checked<'a> {
         self.tensors.read_name(name)
     }
 
-    /// Decodes rows of a matrix from row `first` on, as many as `out` takes.
+    /// Decodes the rows of a matrix from row `first` on that fill `out`.
     fn decode_rows(
         &self,
         name: &str,
@@ -368,13 +378,13 @@ impl<'a> Checked<'a> {
             data.bytes.get(start..start.checked_add(out.len() / row_len * row)?)
         });
         let bytes = bytes.ok_or_else(|| {
-            Error::tensor(self.origin(), name, "the data is shorter than its shape")
+            Error::tensor(self.origin(), name, "the data is shorter than its shape says")
         })?;
         quants::decode(data.dtype, bytes, out)
             .map_err(|e| Error::tensor(self.origin(), name, e.to_string()))
     }
 
-    /// How many values of tensor `name` are not finite.
+    /// The number of values of tensor `name` that are not finite.
     fn non_finite_weights(&self, name: &str) -> Result<usize> {
         let Some(index) = self.tensors.table().find(name) else { return Ok(0) };
         let bad = |data: TensorData<'_>| -> Result<usize> {
@@ -384,7 +394,8 @@ impl<'a> Checked<'a> {
         pieces.map(|piece| bad(self.tensors.read_piece(index, piece)?)).sum()
     }
 
-    /// Why a result computed with tensor `name` may not be finite: what its weights and its bias hold.
+    /// Explains why a result computed with tensor `name` is not finite, from its weights and its
+    /// bias.
     pub(super) fn explain_non_finite(&self, name: &str) -> String {
         for name in [name.to_string(), name.replace(".weight", ".bias")] {
             if self.tensors.table().find(&name).is_none() {
@@ -410,56 +421,75 @@ pub(super) struct Norm {
     pub weight: Vec<f32>,
 }
 
-/// A matrix, ready to multiply with, and its bias.
-pub(super) struct Linear {
+/// A packed matrix and its bias.
+pub(super) struct LinearWeights {
     pub name: String,
     pub weight: PackedMatrix,
     pub bias: Option<Vec<f32>>,
 }
 
-/// One transformer layer. Optional parts are those that its architecture lacks.
+impl LinearWeights {
+    /// `out = weight . x + bias`, or `out += weight . x + bias` if `accumulate`.
+    ///
+    /// # Errors
+    /// The tensor's name and the place of the first output that is not finite.
+    pub(super) fn multiply<'l>(
+        &'l self,
+        x: Rows<'_>,
+        accumulate: bool,
+        out: &mut [f32],
+    ) -> Result<(), (&'l str, NonFinite)> {
+        let how = Multiply { bias: self.bias.as_deref(), accumulate };
+        multiply(x, &self.weight, how, out).map_err(|at| (self.name.as_str(), at))
+    }
+}
+
+/// The weights of one transformer layer. Parts that some architectures lack are optional.
 pub(super) struct LayerWeights {
-    /// Attention sees a window only.
+    /// Whether attention is limited to a window.
     pub windowed: bool,
     pub attn_norm: Norm,
-    pub attn_q: Linear,
-    pub attn_k: Linear,
-    pub attn_v: Linear,
-    /// Of each head.
+    pub attn_q: LinearWeights,
+    pub attn_k: LinearWeights,
+    pub attn_v: LinearWeights,
+    /// The norm of each query head.
     pub attn_q_norm: Option<Norm>,
+    /// The norm of each key head.
     pub attn_k_norm: Option<Norm>,
-    pub attn_output: Linear,
-    /// Between the part and the sum that it is added to.
+    pub attn_output: LinearWeights,
+    /// The norm of attention's output, before it is added to the hidden states.
     pub attn_post_norm: Option<Norm>,
     pub ffn_norm: Norm,
     pub feed_forward: FeedForward,
+    /// The norm of the feed-forward output, before it is added to the hidden states.
     pub ffn_post_norm: Option<Norm>,
 }
 
 /// The feed-forward part of a layer.
 pub(super) enum FeedForward {
     /// One network for all tokens.
-    Gated(Box<Gated>),
-    /// A mixture; the experts' matrices are read one expert at a time, see [`Checked::expert`].
-    Experts { router: Linear },
+    Gated(Box<GatedWeights>),
+    /// A mixture of experts, whose matrices are read one expert at a time, see
+    /// [`CheckedModel::expert`].
+    Experts { router: LinearWeights },
 }
 
-/// `down . (activation(gate . x) * (up . x))`.
-pub(super) struct Gated {
-    pub gate: Linear,
-    pub up: Linear,
-    pub down: Linear,
+/// The weights of a gated feed-forward network: `down . (activation(gate . x) * (up . x))`.
+pub(super) struct GatedWeights {
+    pub gate: LinearWeights,
+    pub up: LinearWeights,
+    pub down: LinearWeights,
 }
 
-/// Rotary angles of a model's layers.
-pub(super) struct Ropes {
+/// The rotary angles of a model's layers.
+pub(super) struct RopeTables {
     all: RopeTable,
-    /// Of layers with a window, where they differ.
+    /// The angles of layers with a window, if they differ.
     local: Option<RopeTable>,
 }
 
-impl Ropes {
-    /// The angles of a layer with a window, or of one without.
+impl RopeTables {
+    /// The angles of layers with a window (`windowed`) or without one.
     pub(super) fn of(&self, windowed: bool) -> &RopeTable {
         self.local.as_ref().filter(|_| windowed).unwrap_or(&self.all)
     }
