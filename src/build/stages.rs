@@ -1,8 +1,8 @@
-//! The stages of a build, each of which makes what of its outputs is not there yet.
+//! The stages of a build, each of which makes its outputs that are missing.
 //!
-//! A stage asks the [`State`] of the folder how its outputs stand, makes those that are missing under their hidden
-//! names, and lets the state hash and record them before they get their names. Deliberately absent: what is decided
-//! before the first weight is read (`build`).
+//! A stage asks the [`State`] of the folder for the status of its outputs, and lets [`Stages::produce`] make
+//! the missing ones under hidden names, record them and give them their names. Not here: what is decided
+//! before the first weight is read (`run`).
 
 mod targets;
 
@@ -31,7 +31,7 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// One build at work.
+/// A running build.
 pub(super) struct Stages<'a> {
     source: &'a Source,
     model: &'a GgufModel,
@@ -40,7 +40,7 @@ pub(super) struct Stages<'a> {
     options: &'a BuildOptions,
     state: &'a State,
     progress: &'a dyn Progress,
-    /// What was there already.
+    /// Outputs that existed already.
     reused: RefCell<Vec<PathBuf>>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Stages<'a> {
         Stages { source, model, dir, name, options, state, progress, reused }
     }
 
-    /// Runs all of them; `plans` are of the types, in their order.
+    /// Runs all stages. `plans` has one plan for each type, in their order.
     pub(super) fn run(
         &self,
         calibration: &Prepared,
@@ -117,7 +117,7 @@ impl<'a> Stages<'a> {
         Ok(built)
     }
 
-    /// Tells what follows, by the names that each part tells when it begins.
+    /// Announces the names of the stages that follow.
     fn announce(&self) {
         let merge = self.options.keep_stack.and(self.source.checkpoint()).map(|_| "merge");
         let evaluate = self.options.eval.as_ref().map(|_| "evaluate");
@@ -126,7 +126,7 @@ impl<'a> Stages<'a> {
         self.progress.stages(&names.collect::<Vec<_>>());
     }
 
-    /// Refuses, before any work, files that are in the way and that no build has made, and outputs that are inputs.
+    /// Fails, before any work, if files are in the way that no build has made, or an output is an input.
     pub(super) fn refuse_foreign(&self, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans).map(|(plan, path)| Target {
             name: name_of(&path),
@@ -158,7 +158,8 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    /// Refuses what would replace whole outputs without leave, or find no space; tells what is made anew.
+    /// Fails if whole outputs would be replaced without permission, or space is lacking. Reports what is
+    /// made anew.
     fn check(&self, stack: Option<&Target>, imatrix: &Target, plans: &[QuantPlan]) -> Result<()> {
         let mut changed = Vec::new();
         let mut bytes = 0;
@@ -173,7 +174,7 @@ impl<'a> Stages<'a> {
         if let OutputStatus::Changed(reason) = self.state.status(imatrix)? {
             changed.push((imatrix.paths[0].clone(), reason));
         }
-        // What the matrix will be is not known; that it changes is, if what it is made from has.
+        // The new matrix is unknown, but it changes if its inputs have changed.
         let stale = self.state.difference(&imatrix.name, &imatrix.fingerprints);
         for (plan, path) in self.quant_paths(plans) {
             let paths = shard_paths(&path, &plan.shards);
@@ -199,7 +200,7 @@ impl<'a> Stages<'a> {
         infos.unwrap_or_default().iter().filter_map(|info| info.bytes()).sum::<usize>() as u64
     }
 
-    /// Fails if whole outputs are to be made anew, for the reasons given, without leave.
+    /// Fails without `--force` if whole outputs have to be made anew, for the reasons given.
     fn allow(&self, changed: &[(PathBuf, String)]) -> Result<()> {
         if self.options.force || changed.is_empty() {
             let anew = |(path, reason): &(PathBuf, String)| {
@@ -216,7 +217,7 @@ impl<'a> Stages<'a> {
         )))
     }
 
-    /// Clears away what interrupted builds have left and is of no use.
+    /// Removes what interrupted builds have left and is of no use.
     fn sweep(&self, stack: Option<&Target>, plans: &[QuantPlan]) -> Result<()> {
         let quants = self.quant_paths(plans);
         let shards = quants.flat_map(|(plan, path)| shard_paths(&path, &plan.shards));
@@ -360,13 +361,13 @@ impl<'a> Stages<'a> {
         Ok(Matrix { path, hash, imatrix, perplexity, seconds: self.state.seconds(&name) })
     }
 
-    /// The model with what the files' metadata tell besides its own.
+    /// Returns the model with the metadata that quantized files have in addition.
     fn brand(&self, inputs: &Inputs, origins: &Origins, matrix: &Matrix) -> Result<GgufModel> {
         let mut model = self.model.clone();
         if let Some(license) = &origins.license {
             model.metadata.set("general.license", license.as_str());
         }
-        // Of a model that is no merge, its own card tells.
+        // The card of a model that is not a merge has them already.
         if matches!(self.source, Source::Recipe { .. }) && origins.all_named() {
             convert::write_base_models(&origins.base_models, &mut model.metadata);
         }
@@ -417,7 +418,7 @@ impl<'a> Stages<'a> {
         Ok(written)
     }
 
-    /// Makes the quantized files that are missing.
+    /// Makes the missing quantized files.
     fn make(
         &self,
         model: &GgufModel,
@@ -451,12 +452,12 @@ impl<'a> Stages<'a> {
         Ok(made)
     }
 
-    /// The name of the file that holds the source's log-probabilities while files are compared with it.
+    /// Returns the name of the file with the source's log-probabilities, which exists during evaluation.
     fn reference_name(&self) -> String {
         format!(".{}-reference-logits", self.name)
     }
 
-    /// Measures `files` against the source, if a text was given.
+    /// Evaluates `files` against the source, if a text was given.
     fn evaluate(&self, inputs: &Inputs, files: &[Written]) -> Result<Option<Evaluations>> {
         let Some(eval) = &self.options.eval else { return Ok(None) };
         let mut common = inputs.fingerprints();
@@ -502,12 +503,12 @@ impl<'a> Stages<'a> {
         Ok(Some(Evaluations { ctx: self.options.ctx, reference, models }))
     }
 
-    /// The name under which the state knows the output that `file` is.
+    /// Returns the name of the output `file` in the state.
     fn output_name(&self, file: &Written) -> String {
         format!("{}-{}.gguf", self.name, file.ftype)
     }
 
-    /// The file of the source's log-probabilities, made if it is not there.
+    /// Returns the file with the source's log-probabilities; makes it if it is missing.
     fn reference(
         &self,
         inputs: &Inputs,

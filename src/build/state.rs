@@ -1,12 +1,9 @@
-//! What a build has made so far, so that the same command goes on after an interruption and a changed one makes no
-//! more than it must.
+//! What a build has made so far, so that an interrupted build resumes and a changed one makes only what differs.
 //!
-//! The hidden file `.aqueduct-build.json` in the folder tells of each output what it was made from ([`Fingerprint`]s) and
-//! either its files with sizes and SHA-256, or the tensors of it that are whole. An output is written under its hidden
-//! name (`.NAME.part`), brought to the disk, hashed and recorded here before it gets its name, so whatever moment a run
-//! ends at, the next one can tell what is there. Nothing is believed: files are hashed again before they are used.
-//! The folder is locked while a build is at work in it. Deliberately absent: what an output depends on, which the
-//! stages know.
+//! The hidden file `.aqueduct-build.json` records for each output its [`Fingerprint`]s, and its files with
+//! sizes and SHA-256, or its whole tensors. An output is written under its hidden name (`.NAME.part`),
+//! synced, hashed and recorded before it gets its name. Files are hashed again before they are used.
+//! Not here: what an output depends on (`stages`).
 
 use super::checksums;
 use crate::base::error::{Error, Result};
@@ -26,12 +23,12 @@ use std::sync::{Mutex, MutexGuard};
 
 /// The state's name in the folder.
 pub const STATE_FILE: &str = ".aqueduct-build.json";
-/// Counted up when the layout or the meaning of its hashes changes.
+/// Counted up when the layout or the meaning of hashes changes.
 const VERSION: u32 = 1;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Contents {
-    /// Whether the last build came to its end.
+    /// Whether the last build completed.
     finished: bool,
     outputs: BTreeMap<String, Output>,
     evaluations: BTreeMap<String, Evaluated>,
@@ -42,18 +39,18 @@ struct Contents {
 struct Output {
     #[serde(alias = "marks")]
     fingerprints: Vec<Fingerprint>,
-    /// The paths in the folder that its files are to have.
+    /// The paths in the folder that its files will have.
     #[serde(default)]
     paths: BTreeSet<String>,
-    /// Its files by their paths in the folder; none before it is whole.
+    /// Its files by their paths in the folder; empty until it is whole.
     #[serde(default)]
     files: BTreeMap<String, Whole>,
-    /// The tensors that are whole, by the output's parts.
+    /// Its whole tensors.
     #[serde(default)]
     tensors: TensorHashes,
     #[serde(default)]
     seconds: f64,
-    /// Whether it may take the place of a file that is there, once it is whole.
+    /// Whether it may replace a file that is there, once it is whole.
     #[serde(default)]
     replaces: bool,
 }
@@ -74,19 +71,19 @@ struct Evaluated {
 /// The state of an output on the disk.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum OutputStatus {
-    /// Nothing is known of it.
+    /// Nothing is recorded of it.
     New,
-    /// This very output has been begun.
+    /// This output has been begun, from the same inputs.
     Begun,
     /// It is whole, and made from what the build has now.
     Whole,
-    /// It is there, but made of something else: of what, in words.
+    /// It is whole, but made from something else; the text gives the reason.
     Changed(String),
-    /// Something is there that no build has written.
+    /// A file that no build has written is at this path.
     Foreign(PathBuf),
 }
 
-/// Where a recorded file was found, as it was recorded.
+/// The name under which a recorded file was found, with the recorded bytes.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     Named,
@@ -98,13 +95,13 @@ pub(super) struct State {
     dir: PathBuf,
     journal: Journal,
     contents: Mutex<Contents>,
-    /// Recorded files that are as recorded.
+    /// Files that are as recorded.
     found: Mutex<BTreeMap<String, Place>>,
-    /// Outputs that this build has begun, and had found nothing of.
+    /// Outputs that this build has begun from nothing.
     fresh: Mutex<BTreeSet<String>>,
-    /// What else is worth keeping of outputs that are not whole, in words.
+    /// Other progress of outputs that are not whole, in words.
     kept: Mutex<BTreeMap<String, String>>,
-    /// Outputs that an earlier build had made, which this one is to know nothing of.
+    /// Outputs of an earlier build that this one ignores (`--restart`).
     forgotten: Vec<String>,
     /// Whether the folder was made for this build.
     new_dir: bool,
@@ -112,8 +109,8 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Locks the folder `dir`, creating it if need be, and looks through what an earlier build has recorded there.
-    /// `restart` forgets all of that.
+    /// Locks the folder `dir`, creating it if necessary, and verifies what an earlier build has recorded
+    /// there. With `restart`, everything recorded is ignored.
     ///
     /// # Errors
     /// If another build is at work in it.
@@ -211,7 +208,7 @@ impl State {
         Ok(())
     }
 
-    /// How an output stands. One that is whole but for its name gets that now.
+    /// Returns the status of an output. One that is whole and only lacks its name gets the name now.
     ///
     /// # Errors
     /// If a file cannot be renamed.
@@ -241,31 +238,32 @@ impl State {
             }
         }
         Ok(match reason {
-            // A part of it is worth nothing.
+            // A part of an output is of no use.
             _ if !missing.is_empty() => OutputStatus::New,
             Some(reason) => OutputStatus::Changed(reason),
             None => OutputStatus::Whole,
         })
     }
 
-    /// What the output `name` was made from, once it is whole.
+    /// Returns the SHA-256 of the output `name`, once it is whole.
     pub(super) fn recorded_hash(&self, name: &str) -> Option<String> {
         let contents = self.contents();
         Some(contents.outputs.get(name)?.files.values().next()?.sha256.clone())
     }
 
-    /// Why what is recorded of the output `name` was not made from `fingerprints`; `None` if it was, or nothing is.
+    /// Returns why the recorded output `name` was not made from `fingerprints`; `None` if it was, or nothing
+    /// is recorded.
     pub(super) fn difference(&self, name: &str, fingerprints: &[Fingerprint]) -> Option<String> {
         difference(&self.contents().outputs.get(name)?.fingerprints, fingerprints)
     }
 
-    /// Seconds that the output `name` took, as far as they are known.
+    /// Returns the seconds that the output `name` took; 0 if they are unknown.
     pub(super) fn seconds(&self, name: &str) -> f64 {
         self.contents().outputs.get(name).map_or(0.0, |output| output.seconds)
     }
 
-    /// Records that outputs are being made, and whether they may replace what is there; what was made of one from the
-    /// same fingerprints before stays.
+    /// Records that outputs are begun, and whether they may replace files that are there. Progress of an
+    /// output with the same fingerprints stays.
     pub(super) fn begin(&self, outputs: &[Target], replace: bool) -> Result<()> {
         let mut contents = self.contents();
         contents.finished = false;
@@ -286,17 +284,17 @@ impl State {
         self.save()
     }
 
-    /// `what` was made of the output `name`, and stays if the build fails.
+    /// Notes that `what` of the output `name` was made, and stays if the build fails.
     pub(super) fn keep(&self, name: &str, what: String) {
         lock(&self.kept).insert(name.to_string(), what);
     }
 
-    /// The tensors of the output `name` that are whole.
+    /// Returns the whole tensors of the output `name`.
     pub(super) fn tensors(&self, name: &str) -> TensorHashes {
         self.contents().outputs.get(name).map(|o| o.tensors.clone()).unwrap_or_default()
     }
 
-    /// Records the tensors of the outputs `names` that are whole, and on the disk.
+    /// Records the tensors of the outputs `names` that are whole and on the disk.
     pub(super) fn record_tensors(&self, names: &[String], tensors: &[TensorHashes]) -> Result<()> {
         let mut contents = self.contents();
         for (name, tensors) in names.iter().zip(tensors) {
@@ -353,7 +351,7 @@ impl State {
         Ok(())
     }
 
-    /// Writes `bytes` as the output `name`, a file of that name, unless it is there already.
+    /// Writes `bytes` as the output `name`, a file of that name.
     pub(super) fn write(
         &self,
         name: &str,
@@ -390,7 +388,7 @@ impl State {
         path.strip_prefix(&self.dir).unwrap_or(path).to_string_lossy().into_owned()
     }
 
-    /// Path in the folder and SHA-256 of every file of the outputs `names`, sorted by path.
+    /// Returns the path in the folder and the SHA-256 of every file of the outputs `names`, sorted by path.
     pub(super) fn sums<'n>(
         &self,
         names: impl IntoIterator<Item = &'n str>,
@@ -403,7 +401,7 @@ impl State {
         sums.into_iter().collect()
     }
 
-    /// What was measured of `name`, if it was measured of this.
+    /// Returns the evaluation of `name`, if it was made with the same fingerprints.
     pub(super) fn evaluation(
         &self,
         name: &str,
@@ -425,7 +423,7 @@ impl State {
         self.save()
     }
 
-    /// Forgets the output `name` and removes its files, which no longer serve.
+    /// Removes the output `name` and its files.
     pub(super) fn discard(&self, name: &str) -> Result<()> {
         let output = self.contents().outputs.remove(name);
         let Output { files, paths, .. } = output.unwrap_or_default();
@@ -436,9 +434,9 @@ impl State {
         self.save()
     }
 
-    /// Removes what builds that were killed have left of `paths` and is of no use: files under names that no run
-    /// writes again, and unfinished parts of outputs that are no longer made. Returns the outputs that are
-    /// there, but not among `current`.
+    /// Removes what killed builds have left of `paths` and is of no use: files under names that no run writes
+    /// again, and unfinished parts of outputs that are no longer made. Returns the outputs that exist but are
+    /// not among `current`.
     pub(super) fn sweep(&self, current: &[String], paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut names: BTreeSet<String> = paths.iter().map(|path| self.name_of(path)).collect();
         names.insert(STATE_FILE.to_string());
@@ -475,7 +473,7 @@ impl State {
         Ok(left)
     }
 
-    /// Records that the build came to its end.
+    /// Records that the build completed.
     pub(super) fn finish(&self) -> Result<()> {
         self.contents().finished = true;
         self.save()
@@ -485,7 +483,7 @@ impl State {
         self.journal.write(&*self.contents())
     }
 
-    /// Ends a build that has failed: what is of use stays, and this tells of it; the rest goes.
+    /// Ends a failed build: reports what stays for a later one, and removes the rest.
     pub(super) fn report_kept(self, progress: &dyn Progress) {
         let (contents, kept, fresh) = (self.contents(), lock(&self.kept), lock(&self.fresh));
         let outputs = &contents.outputs;
@@ -496,7 +494,7 @@ impl State {
             let nothing = output.files.is_empty() && output.tensors.is_empty();
             nothing && fresh.contains(*name) && !kept.contains_key(*name)
         });
-        // Failures have nobody to hear them: another one is being told.
+        // Errors are ignored here; one is already being reported.
         let mut gone = 0;
         for (_, output) in useless {
             gone += 1;
@@ -506,7 +504,7 @@ impl State {
                 }
             }
         }
-        // Of a stack what is whole is in its hidden folder, which says so itself.
+        // Whole shards of a stack are in its hidden folder, and have been reported.
         let stack = outputs
             .values()
             .flat_map(|output| &output.paths)
@@ -532,10 +530,10 @@ impl State {
     }
 }
 
-/// An output that a build is to make.
+/// An output that a build makes.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    /// Its file's path in the folder; of several, the one that they would be if they were one.
+    /// The path of its file in the folder; without shard numbers if it has several.
     pub name: String,
     /// Its files, or the folder.
     pub paths: Vec<PathBuf>,
@@ -543,13 +541,13 @@ pub(super) struct Target {
     pub fingerprints: Vec<Fingerprint>,
 }
 
-/// Whether `name` is a file in the folder, or in a stack's folder or its folder of templates, and nothing else.
+/// Whether `name` is the path of a file in the folder, in a stack's folder or in its folder of templates.
 fn is_plain(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
     matches!(parts.len(), 1..=3) && parts.iter().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// NAME of `.NAME.PID-N.part`, which is what a run calls a file that it does not continue.
+/// Returns NAME of `.NAME.PID-N.part`, the hidden name of files that are not resumed.
 fn torn_name(name: &str) -> Option<&str> {
     let rest = name.strip_prefix('.')?.strip_suffix(".part")?;
     let (of, numbers) = rest.rsplit_once('.')?;

@@ -1,4 +1,4 @@
-//! What the state of a folder tells of outputs, and of names.
+//! Status of outputs, and names of files, in the state of a folder.
 
 use super::*;
 use crate::base::progress::Silent;
@@ -8,7 +8,7 @@ fn fingerprint(bytes: &str) -> Vec<Fingerprint> {
 }
 
 #[test]
-fn names_of_torn_files_are_told_from_others() {
+fn names_of_torn_files_are_recognized() {
     assert_eq!(torn_name(".a.gguf.12-0.part"), Some("a.gguf"));
     assert_eq!(torn_name("..a.gguf.part.12-0.part"), Some(".a.gguf.part"));
     for name in [".a.gguf.part", "a.12-0.part", ".a.12-.part", ".a.x-0.part", ".12-0.part"] {
@@ -19,7 +19,7 @@ fn names_of_torn_files_are_told_from_others() {
 }
 
 #[test]
-fn outputs_stand_as_they_were_recorded() {
+fn outputs_have_the_status_that_was_recorded() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, path) = (temp.path().join("out"), temp.path().join("out/a.txt"));
     let target = |fingerprints: &str| Target {
@@ -39,7 +39,7 @@ fn outputs_stand_as_they_were_recorded() {
     state.begin(&[target("1")], false).unwrap();
     drop(state);
     assert_eq!((status("1"), status("2")), (OutputStatus::Begun, OutputStatus::New));
-    // A file that somebody else puts there meanwhile is not replaced without leave.
+    // A file of another program is not replaced without permission.
     fs::write(&path, "mine").unwrap();
     let foreign = OutputStatus::Foreign(path.clone());
     assert_eq!((status("1"), status("2")), (foreign.clone(), foreign));

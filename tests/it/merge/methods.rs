@@ -154,7 +154,12 @@ fn an_optional_base_does_not_count_as_a_model() {
     error(&nuslerp("{model: b}", "base_model: a\n"), "3:1", message, "does not count");
     let slices = "merge_method: nuslerp\nbase_model: a\nparameters: {weight: 1}\nslices:\n\
                   - sources: [{model: b, layer_range: [0, 6]}, {model: b@2, layer_range: [0, 6]}]\n";
-    warning(slices, "5:3", "the base model 'a' is not a source of this slice", "add it to the sources");
+    warning(
+        slices,
+        "5:3",
+        "the base model 'a' is not a source of this slice",
+        "add it to the sources",
+    );
 }
 
 #[test]

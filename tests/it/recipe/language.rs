@@ -186,12 +186,7 @@ fn models_that_do_not_go_together() {
         "lacks the tensor 'model.layers.3.mlp.up_proj.weight'",
         "incomplete",
     );
-    error(
-        &with("liar"),
-        "3:30",
-        "has shape [32, 40], config.json says [32, 48]",
-        "do not match",
-    );
+    error(&with("liar"), "3:30", "has shape [32, 40], config.json says [32, 48]", "do not match");
     let stack = slices(
         "- sources: [{model: a, layer_range: [0, 6]}]\n- sources: [{model: wordy, layer_range: [0, 6]}]\n",
     );

@@ -33,7 +33,12 @@ fn models_without_tokenizers() {
     let members = Members::new();
     members.remove("base/tokenizer.json");
     let union = linear(&["base", "chat"], "tokenizer_source: union\n");
-    members.error(&union, "4:19", "'base' has no tokenizer, which the result needs", "tokenizer.json");
+    members.error(
+        &union,
+        "4:19",
+        "'base' has no tokenizer, which the result needs",
+        "tokenizer.json",
+    );
     let other = linear(&["chat", "base"], "tokenizer_source: union\n");
     members.error(
         &other,
