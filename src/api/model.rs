@@ -8,7 +8,7 @@ use crate::formats::source::{TensorInfo, TensorSource};
 use crate::model::convert::{ConvertOptions, OutputType};
 use std::path::{Path, PathBuf};
 
-/// A model to read from: a merge recipe, a Hugging Face folder or a GGUF file, told apart by content.
+/// A model to read from: a merge recipe, a Hugging Face folder or a GGUF file, distinguished by content.
 ///
 /// Opening reads headers, configuration and tokenizer, no weights. A recipe's tensors are computed
 /// when they are read; nothing is stored in between.

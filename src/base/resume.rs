@@ -220,7 +220,7 @@ impl Pace {
     }
 }
 
-/// The end of the message that tells what a failed run leaves.
+/// The end of the message about what a failed run leaves.
 pub(crate) const CONTINUES: &str =
     "the same command continues after them, with --restart it starts anew";
 

@@ -127,7 +127,7 @@ fn published(
     })
 }
 
-/// The file as it is on disk, whose table tells the tensors' types.
+/// The file as it is on disk, whose table lists the tensors' types.
 fn published_file(written: &Written, figures: Option<Figures>) -> Result<PublishedFile> {
     let model = gguf::open(&written.path)?;
     let infos = model.tensors.table().infos().iter().filter(|info| info.shape.len() > 1);

@@ -1,4 +1,4 @@
-//! What a build would make and need, told without reading a weight.
+//! What a build would make and need, computed without reading a weight.
 
 use super::options::BuildOptions;
 use super::prepare::stem;
@@ -118,7 +118,7 @@ impl Forecast {
 }
 
 /// Looks ahead at a build of `source`. Where the tokenizer's files are not at hand, as in a plan
-/// without members, sizes are told without them.
+/// without members, sizes are given without them.
 pub fn forecast(source: &Source, options: &BuildOptions) -> Result<Forecast> {
     let (model, without_tokenizer) =
         match (source.to_gguf(&options.convert, &Silent), source.checkpoint()) {
@@ -260,7 +260,7 @@ fn shapes_as_gguf(checkpoint: &Checkpoint) -> Result<GgufModel> {
     Ok(GgufModel { metadata, tensors: Arc::new(tensors), warnings: Vec::new() })
 }
 
-/// Shapes of tensors whose weights nobody will read.
+/// Shapes of tensors whose weights are never read.
 struct Shapes {
     origin: String,
     table: TensorTable,

@@ -1,4 +1,4 @@
-//! SOURCE: a recipe, a Hugging Face folder or a GGUF file, told apart by content.
+//! SOURCE: a recipe, a Hugging Face folder or a GGUF file, distinguished by content.
 
 use super::file_names::file_stem;
 use crate::base::error::{Error, Result};
@@ -39,7 +39,7 @@ impl Source {
         Source::open_with_progress(path, &Silent)
     }
 
-    /// As [`Source::open`]; `progress` is told of downloads of a recipe's members, with the feature `hub`.
+    /// As [`Source::open`]; downloads of a recipe's members are reported to `progress` (feature `hub`).
     pub fn open_with_progress(path: &Path, progress: &dyn Progress) -> Result<Source> {
         Source::open_seeded(path, None, progress)
     }

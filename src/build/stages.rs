@@ -233,8 +233,8 @@ impl<'a> Stages<'a> {
         if !left.is_empty() {
             let left: Vec<String> = left.iter().map(|path| name_of(path)).collect();
             self.progress.warn(&format!(
-                "{} holds more of an earlier build, which is not asked for now; it stays, but README.md and \
-                 {SUMS_FILE} do not tell of it: {}",
+                "{} holds files of an earlier build that this one does not include; they stay, but README.md and \
+                 {SUMS_FILE} do not list them: {}",
                 self.dir.display(),
                 left.join(", ")
             ));

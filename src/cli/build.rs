@@ -100,7 +100,7 @@ impl FromStr for TypeList {
 const LARGEST_STACK_SHARD: u64 = 5_000_000_000;
 const DEFAULT_TYPES: [Ftype; 4] = [Ftype::Q4_K_M, Ftype::Q5_K_M, Ftype::Q6_K, Ftype::Q8_0];
 
-/// What was measured of each file, a line each; `eval` tells more.
+/// The figures of each file in one line; `eval` shows more.
 fn figures_table(evaluation: &Evaluations) -> String {
     let rows = evaluation.models.iter().map(|model| {
         let of = |estimate: Estimate, digits: usize| {
@@ -148,8 +148,8 @@ impl Arguments {
         self.max_shard_size = self.max_shard_size.or(settings.max_shard_size);
         self.keep_stack |= settings.keep_stack;
         self.keep_f16 |= settings.keep_f16;
-        let or = |given: &mut Option<String>, told: &Option<String>| {
-            *given = given.take().or_else(|| told.clone());
+        let or = |given: &mut Option<String>, set: &Option<String>| {
+            *given = given.take().or_else(|| set.clone());
         };
         or(&mut self.quantized_by, &settings.quantized_by);
         or(&mut self.license, &settings.license);
@@ -222,7 +222,7 @@ impl Arguments {
             show::text("");
             show::table(&figures_table(evaluation));
         }
-        tell(&built, context);
+        print_summary(&built, context);
         let dir = shell::quoted(&self.output);
         context.next(&[
             format!("aqueduct verify {dir}"),
@@ -233,7 +233,7 @@ impl Arguments {
 }
 
 /// What lies in the folder beside the quants, and what the stages took.
-fn tell(built: &Build, context: &Context) {
+fn print_summary(built: &Build, context: &Context) {
     show::text("");
     show::labelled(
         "imatrix",

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 // Of the sixteen colours that every terminal has, red and magenta are those that common schemes, xterm's own first of all,
 // show with enough contrast on black and on white alike. Yellow, green and cyan vanish on white, blue on black; faint
-// text on either. All else is told apart by weight, in the terminal's own colour.
+// text on either. All else differs by weight, in the terminal's own colour.
 
 /// The word `error`.
 pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();

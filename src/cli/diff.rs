@@ -58,7 +58,7 @@ impl Arguments {
         }
         if !self.pictures.on_stdout() {
             show::text(&report.render(self.worst));
-            pictures::tell(&written);
+            pictures::report(&written);
         }
         Ok(())
     }

@@ -139,8 +139,7 @@ impl Arguments {
     fn compute(self, path: &Path, target: &Path, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         if self.shard.is_some() && self.format == Layout::Dat {
-            let text =
-                "--shard needs the gguf layout: the older one does not tell what belongs together";
+            let text = "--shard needs the gguf layout: the older layout does not record which parts belong together";
             return Err(Error::Usage(text.to_string()).into());
         }
         output::check_file_target(target, self.force)?;
@@ -192,7 +191,7 @@ impl Arguments {
         let computed = computed?;
         computed.imatrix.write(target, self.format.into(), self.force)?;
         checkpoints.iter().try_for_each(LayerCheckpoints::finish)?;
-        tell(target, &computed, started.elapsed().as_secs_f64(), context)?;
+        print_result(target, &computed, started.elapsed().as_secs_f64(), context)?;
         if !context.json {
             let matrix = shell::quoted(target);
             context.next(&[match self.shard {
@@ -208,7 +207,12 @@ impl Arguments {
 }
 
 /// Shows what was computed and written to `target`.
-fn tell(target: &Path, computed: &Computed, seconds: f64, context: &Context) -> anyhow::Result<()> {
+fn print_result(
+    target: &Path,
+    computed: &Computed,
+    seconds: f64,
+    context: &Context,
+) -> anyhow::Result<()> {
     let (matrix, perplexity) = (&computed.imatrix, &computed.perplexity);
     let record = matrix.record.as_ref();
     let covered = record.map(|record| record.covered.clone()).unwrap_or_default();

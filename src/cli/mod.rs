@@ -57,7 +57,7 @@ fn install_interrupt_handler() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if signal::check_interrupted().is_err() {
             output::remove_unfinished();
-            std::process::exit(1);
+            std::process::exit(INTERRUPTED.into());
         }
         signal::interrupt();
     })?;
@@ -157,16 +157,20 @@ impl Context {
     }
 }
 
-/// Exit code of a failed run; usage errors exit as clap's own do.
+/// The exit code after an interruption: 128 and the number of SIGINT, as shells report it.
+const INTERRUPTED: u8 = 130;
+
+/// Returns the exit code of a failed run; usage errors have that of clap's own.
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::Usage(_)) => 2,
+        Some(Error::Interrupted) => INTERRUPTED,
         _ => 1,
     }
 }
 
 impl Cli {
-    /// Runs the command that was asked for after `prepare`, tells an error, and gives the exit code.
+    /// Runs the command after `prepare`, reports an error, and returns the exit code.
     pub(crate) fn run(self, prepare: impl FnOnce() -> anyhow::Result<()>) -> u8 {
         let Global { threads, quiet, json, log, color } = self.global;
         colour::choose(color);

@@ -34,7 +34,7 @@ impl PictureArguments {
         self.svg.iter().chain(&self.html).map(PathBuf::as_path)
     }
 
-    /// Whether any picture is asked for.
+    /// Whether any picture is requested.
     pub(super) fn any(&self) -> bool {
         self.paths().next().is_some()
     }
@@ -44,7 +44,7 @@ impl PictureArguments {
         self.paths().any(is_stdout)
     }
 
-    /// Fails if a picture cannot be written where it is asked for. Call it before long work.
+    /// Fails if a picture cannot be written where it is requested. Call it before long work.
     pub(super) fn check(&self, json: bool) -> Result<(), Error> {
         if self.svg.is_some() && self.svg == self.html {
             let text = "--svg and --html name the same file; give each its own";
@@ -67,7 +67,7 @@ impl PictureArguments {
         files.try_for_each(|path| output::check_not_input(path, inputs))
     }
 
-    /// Writes the pictures that are asked for, each made by its function.
+    /// Writes the requested pictures, each made by its function.
     pub(super) fn write(
         &self,
         svg: impl Fn() -> String,
@@ -88,7 +88,7 @@ impl PictureArguments {
 }
 
 /// Names the pictures that were written.
-pub(super) fn tell(written: &[Picture]) {
+pub(super) fn report(written: &[Picture]) {
     for Picture { path, bytes } in written {
         show::text(&format!("\npicture {} ({})", path.display(), size::display(*bytes)));
     }

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// table of well-known model families by name.
     #[arg(long)]
     no_members: bool,
-    /// The types whose sizes to tell, with commas between them.
+    /// Types to show sizes for, separated by commas.
     #[arg(
         long,
         value_name = "LIST",
@@ -83,11 +83,11 @@ impl Arguments {
             show::text("");
         }
         show::text(&forecast.render());
-        pictures::tell(&written);
+        pictures::report(&written);
         Ok(())
     }
 
-    /// Writes the pictures that are asked for.
+    /// Writes the requested pictures.
     fn draw(&self, summary: Option<&PlanSummary>, title: &str) -> Result<Vec<Picture>, Error> {
         let Some(summary) = summary else {
             if !self.pictures.any() {

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// in .gguf is the file to write.
     #[arg(short, long, value_name = "FILE|DIR", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Write nothing: tell every tensor's type, and the exact sizes.
+    /// Write nothing; show every tensor's type and the exact sizes.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 /// Check GGUF files: structure, padding, block scales, SHA256SUMS, and that they derive from their source.
 ///
-/// Exit code 1 tells that something is wrong; everything that is, is listed.
+/// Exit code 1 means that there are problems; all of them are listed.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// A GGUF file, any shard of a split one, or a folder of GGUF files.
@@ -80,7 +80,7 @@ impl Arguments {
         if context.json {
             show::json(&report)?;
         } else {
-            tell(&report);
+            print_report(&report);
         }
         context.warn_all(report.notes.clone());
         match report.problems.len() {
@@ -90,7 +90,7 @@ impl Arguments {
         }
     }
 
-    /// The source with what `quantize` was told to change of it; files do not record that.
+    /// The source with the changes that `quantize` was given; files do not record them.
     fn changed(&self, mut model: GgufModel) -> Result<(GgufModel, Option<Pruning>)> {
         let pruning = match self.prune_layers.as_slice() {
             [] => None,
@@ -107,7 +107,7 @@ impl Arguments {
 }
 
 /// Prints the report for people.
-fn tell(report: &Report) {
+fn print_report(report: &Report) {
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
             let wrong = report.problems.iter().filter(|problem| problem.file == file.path).count();

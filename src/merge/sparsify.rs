@@ -190,7 +190,7 @@ impl SparseTaskVector {
     }
 }
 
-/// Counts as the peer does: the product of two floats, cut off.
+/// Counts as mergekit does: the product of two floats, cut off.
 fn share(density: f64, elements: usize) -> usize {
     (density * elements as f64) as usize
 }

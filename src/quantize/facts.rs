@@ -77,7 +77,7 @@ impl ModelFacts {
     }
 }
 
-/// Whether the peer would call the model a 70B: it goes by the depth. Source: llama.cpp `src/models/`,
+/// Whether llama.cpp classes the model as a 70B, which depends on its depth. Source: llama.cpp `src/models/`,
 /// `load_arch_hparams` of each architecture that can be `LLM_TYPE_70B`, October 2026.
 fn is_class_70b(arch: &str, depth: usize, grouped: bool) -> bool {
     match arch {

@@ -6,7 +6,7 @@ use crate::formats::gguf::{Metadata, Value};
 use crate::measure::imatrix::ImportanceMatrix;
 use std::collections::BTreeMap;
 
-/// Longest string, in bytes, that the peer's quantizer records of a file or data set name.
+/// Longest string, in bytes, that llama-quantize records of a file or data set name.
 /// Source: llama.cpp `include/llama.h`, `llama_model_kv_override::val_str`, October 2026.
 const RECORDED_STRING: usize = 127;
 
@@ -79,7 +79,7 @@ impl Importance {
         self.weights.keys().map(String::as_str)
     }
 
-    /// Gives each tensor's weights the name `to` tells, or drops them if it tells none. What is
+    /// Renames each tensor's weights with `to`, or drops them if it returns `None`. What is
     /// recorded in the file still counts them: llama-quantize counts before it prunes.
     pub fn rename(&mut self, to: impl Fn(&str) -> Option<String>) {
         let weights = std::mem::take(&mut self.weights);
@@ -92,7 +92,7 @@ impl Importance {
         self.weights.get(name).map(Vec::as_slice)
     }
 
-    /// Adds the `quantize.imatrix.*` keys, in the peer's order and cut to its length.
+    /// Adds the `quantize.imatrix.*` keys, in llama.cpp's order and cut to its length.
     pub fn describe(&self, metadata: &mut Metadata) {
         metadata.set("quantize.imatrix.file", cut(&self.file));
         if let Some(dataset) = &self.dataset {

@@ -1,6 +1,6 @@
 //! Which type each tensor gets: the mix that makes a file of some ftype.
 //!
-//! The rules are the peer's, so that files are interchangeable; they depend on the tensor's category,
+//! The rules are llama.cpp's, so that files are interchangeable; they depend on the tensor's category,
 //! the model, whether there is an imatrix, and on counters that advance from tensor to tensor in file
 //! order. Source of the rules: llama.cpp `src/llama-quant.cpp` (`llama_tensor_get_type`,
 //! `llama_tensor_get_type_impl`, `tensor_type_fallback`), October 2026.
@@ -85,7 +85,7 @@ impl<'a> Mix<'a> {
             return exactly(info.dtype);
         }
         let named = self.options.tensor_type(&info.name);
-        // What is asked for the ends is taken as it is, whatever the row length.
+        // Requested types of the ends are taken unchanged, whatever the row length.
         let fixed = match Category::of(&info.name) {
             // A separate table, large in the models that have it: it may be named on its own.
             Category::TokenEmbedding if info.name == PER_LAYER && named.is_some() => None,
@@ -100,7 +100,7 @@ impl<'a> Mix<'a> {
         if !base.is_quantized() {
             return exactly(base);
         }
-        // A type asked for by name does not advance the counters, so later layers shift.
+        // A type requested by name does not advance the counters, so later layers shift.
         let wanted = match named {
             Some(dtype) => dtype,
             None if self.options.pure => base,
@@ -166,7 +166,7 @@ impl<'a> Mix<'a> {
 
     /// The output head, or the embedding that serves as one.
     fn head(&self, info: &TensorInfo, base: DType) -> DType {
-        // Here, as for the head itself, a type asked for counts; the fallback follows.
+        // Here, as for the head itself, a requested type counts; the fallback follows.
         if let Some(dtype) = self.output {
             return dtype;
         }
@@ -228,7 +228,7 @@ impl<'a> Mix<'a> {
     }
 
     /// The layer of the tensor `name`, the `counted`th of its kind. Experts of one layer are not
-    /// consecutive in every file, so their names tell the layer.
+    /// consecutive in every file, so their names give the layer.
     fn layer(&self, counted: usize, name: &str) -> usize {
         match self.facts.n_expert {
             0 | 1 => counted,

@@ -44,7 +44,7 @@ pub enum Sharding {
 }
 
 impl PlanOptions {
-    /// The type that is asked for the tensor `name`.
+    /// Returns the requested type of the tensor `name`.
     pub fn tensor_type(&self, name: &str) -> Option<DType> {
         self.tensor_types.iter().find(|t| t.pattern.is_match(name)).map(|t| t.dtype)
     }

@@ -87,7 +87,7 @@ impl QuantPlan {
         Ok(plan)
     }
 
-    /// The plan for sizes told only: that tensors require an importance matrix and have none is a
+    /// The plan for showing sizes only: that tensors require an importance matrix and have none is a
     /// warning. It cannot be carried out then.
     pub fn dry_run(
         model: &GgufModel,
@@ -105,7 +105,7 @@ impl QuantPlan {
     }
 
     /// The plan as it will be once there is an importance matrix that covers everything: for sizes
-    /// told, and problems found, before the matrix is computed.
+    /// known, and problems found, before the matrix is computed.
     pub fn expecting_imatrix(
         model: &GgufModel,
         ftype: Ftype,
@@ -268,7 +268,7 @@ fn check_conversion(
         let detail = format!("type {target} cannot be written yet");
         return Err(Error::tensor(origin, &from.name, detail));
     }
-    // What the rules choose fits; what is asked for embedding and head need not.
+    // What the rules choose fits; requested types of embedding and head may not.
     if !from.row_len().is_multiple_of(target.block_len()) {
         let (row, block) = (from.row_len(), target.block_len());
         let detail = format!(

@@ -84,7 +84,7 @@ pub fn types(text: &str) -> Result<Vec<Ftype>, String> {
     }
 }
 
-/// What to tell people who choose a file.
+/// Advice to people who choose a file.
 pub fn advice(ftype: Ftype) -> &'static str {
     match ftype {
         F32 => "Full precision; for conversion only.",
@@ -93,7 +93,7 @@ pub fn advice(ftype: Ftype) -> &'static str {
         Q6_K_L => "Q6_K with embedding and head in Q8_0. Very near the original.",
         Q6_K => "Very near the original; recommended where there is room.",
         Q5_K_L => "Q5_K_M with embedding and head in Q8_0. High quality.",
-        Q5_K_M => "Hard to tell from the original in most uses; recommended.",
+        Q5_K_M => "Hard to distinguish from the original in most uses; recommended.",
         Q5_K_S => "High quality, a little smaller than Q5_K_M.",
         Q5_0 | Q5_1 => "An older layout; Q5_K_S is better at the same size.",
         Q4_K_L => "Q4_K_M with embedding and head in Q8_0. Good quality.",

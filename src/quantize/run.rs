@@ -74,7 +74,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// What a run that writes `plan` to `path` tells, but for the time it takes.
+    /// The result of a run that writes `plan` to `path`, without its time.
     ///
     /// # Errors
     /// Those of [`QuantPlan::file_bytes`].

@@ -76,7 +76,7 @@ impl ParamSpec {
         }
     }
 
-    /// A parameter of the peer's method that says how it computes, not what: nothing here depends on
+    /// A parameter of mergekit's method that says how it computes, not what: nothing here depends on
     /// it, and a recipe that gives it is right.
     pub const fn silent(name: &'static str) -> ParamSpec {
         ParamSpec { silent: true, ..ParamSpec::ignored(name) }
@@ -203,7 +203,7 @@ impl MethodSpec {
     }
 }
 
-/// Parameters of any method of the peer, past and present: in a recipe for a method that has no such
+/// Parameters of any method of mergekit, past and present: in a recipe for a method that has no such
 /// parameter they do nothing, which deserves a warning, not an error.
 pub(super) const MERGEKIT_PARAMS: &[&str] = &[
     "alpha",

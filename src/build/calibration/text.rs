@@ -28,7 +28,7 @@ impl Calibration {
         Ok(Calibration { names, texts })
     }
 
-    /// The text that is used where nothing else is asked for.
+    /// The default text.
     pub fn built_in() -> Calibration {
         Calibration::parts(&[DEFAULT.to_string()]).expect("the default is a part")
     }

@@ -29,7 +29,7 @@ pub(crate) struct Inputs {
     files: Vec<(PathBuf, Seen)>,
 }
 
-/// What the file system tells of a file: size, and when it was changed.
+/// Size and time of change of a file.
 type Seen = (u64, Option<SystemTime>);
 
 fn look(path: &Path) -> Result<Seen> {
@@ -83,7 +83,7 @@ impl Inputs {
         Ok(Inputs { recipe, models: models.collect(), quantizations, files })
     }
 
-    /// Fails if a file has changed since it was hashed: nobody knows then what the outputs are made from. Called before
+    /// Fails if a file has changed since it was hashed: the origin of the outputs is unknown then. Called before
     /// anything is recorded as made.
     ///
     /// # Errors

@@ -18,9 +18,9 @@ pub(crate) struct Origins {
     pub base_models: Vec<String>,
     /// Members whose name on the hub is not known.
     pub unnamed: Vec<String>,
-    /// The licence of all members, if those that tell one tell the same.
+    /// The licence of all members, if those that state one agree.
     pub license: Option<String>,
-    /// Who tells which licence.
+    /// The members and their licences.
     pub licenses: Vec<(String, String)>,
     /// Which models have quantized weights, and what these are.
     pub quantized: Vec<(String, String)>,
@@ -33,7 +33,7 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    /// What `source` and the cards of its members tell.
+    /// Reads `source` and the cards of its members.
     pub(crate) fn of(source: &Source) -> Origins {
         let mut origins = Origins::default();
         match source {
@@ -44,12 +44,12 @@ impl Origins {
             }
             Source::Folder(checkpoint) => origins.model(checkpoint),
             Source::Gguf { model, .. } => {
-                let told = |key: &str| model.metadata.str(key).map(str::to_string);
-                origins.license = told("general.license");
+                let stated = |key: &str| model.metadata.str(key).map(str::to_string);
+                origins.license = stated("general.license");
                 let count = model.metadata.u64("general.base_model.count").unwrap_or(0).min(64);
-                let own = told("general.source.repo_url").into_iter();
+                let own = stated("general.source.repo_url").into_iter();
                 let bases =
-                    (0..count).filter_map(|i| told(&format!("general.base_model.{i}.repo_url")));
+                    (0..count).filter_map(|i| stated(&format!("general.base_model.{i}.repo_url")));
                 let urls: Vec<_> = own.chain(bases).collect();
                 urls.iter().filter_map(|url| of_address(url)).for_each(|id| origins.add_base(id));
                 let strings = |key: &str| model.metadata.strings(key).unwrap_or_default().to_vec();
@@ -125,18 +125,18 @@ impl Origins {
         self.unnamed.is_empty() && !self.base_models.is_empty()
     }
 
-    /// What to tell where the members' licences differ.
+    /// The warning where the members' licences differ.
     pub(crate) fn conflict(&self) -> Option<String> {
         let first = &self.licenses.first()?.1;
         if self.licenses.iter().all(|(_, license)| license == first) {
             return None;
         }
-        let told: Vec<_> =
+        let stated: Vec<_> =
             self.licenses.iter().map(|(who, license)| format!("{who}: {license}")).collect();
         Some(format!(
             "the members have different licences ({}); find out which one the result may have, and give it \
              with --license",
-            told.join("; ")
+            stated.join("; ")
         ))
     }
 }
@@ -183,8 +183,11 @@ mod tests {
         origins.add_license("b", &card("mit"));
         assert_eq!(origins.conflict(), None);
         origins.add_license("c", &card("other"));
-        let told = origins.conflict().unwrap();
-        assert!(told.contains("a: mit; b: mit; c: own") && told.contains("--license"), "{told}");
+        let stated = origins.conflict().unwrap();
+        assert!(
+            stated.contains("a: mit; b: mit; c: own") && stated.contains("--license"),
+            "{stated}"
+        );
     }
 
     #[test]

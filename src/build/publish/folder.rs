@@ -176,7 +176,7 @@ fn is_gguf(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".gguf")
 }
 
-/// Fails if the hidden file or folder `path` tells that a build is under way or was interrupted.
+/// Fails if the hidden file or folder `path` shows that a build is running or was interrupted.
 fn unfinished(path: &Path, name: &str) -> Result<()> {
     let remedy = "run it again to finish it";
     if name.ends_with(".part") {

@@ -190,7 +190,7 @@ impl Derive<'_> {
         candidates.into_iter().find(|path| path.is_file())
     }
 
-    /// Makes tensor `index` of the source again for all `targets`, and tells which differ.
+    /// Makes tensor `index` of the source again for all `targets`, and returns which differ.
     fn make(&self, index: usize, targets: &[CheckedTensor<'_>]) -> Result<Vec<Problem>> {
         let source = &*self.source.tensors;
         let info = &source.table().infos()[index];

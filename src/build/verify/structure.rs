@@ -1,4 +1,4 @@
-//! What can be told of a GGUF file alone. Opening it has checked the header, and that every tensor's data are
+//! Checks of a GGUF file without its source. Opening it has checked the header, and that every tensor's data are
 //! where they must be and within the file; here are the bytes between them, and the blocks.
 
 use super::{CheckedFile, Problem, Report};

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 /// Add the shards of an importance matrix.
 ///
-/// Shards tell what they were computed from: those of different models, texts or settings are refused, and
-/// so are two that hold the same chunk. Chunks that were asked for and are in no shard are warned of.
+/// Shards record what they were computed from: those of different models, texts or settings are refused, and
+/// so are two that hold the same chunk. Requested chunks that no shard contains cause a warning.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The files to add.
@@ -47,7 +47,7 @@ impl Arguments {
         if !missing.is_empty() {
             let chunks = ranges_text(&missing);
             context
-                .warn_all([format!("chunks {chunks} were asked for and are in none of the files")]);
+                .warn_all([format!("chunks {chunks} were requested and are in none of the files")]);
         }
         let perplexity = merged.as_ref().map(|merged| merged.perplexity.clone());
         let matrix = match merged {

@@ -44,7 +44,7 @@ impl Arguments {
         }
         if !self.pictures.on_stdout() {
             print::text(&report.render(!self.layers));
-            pictures::tell(&written);
+            pictures::report(&written);
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! What can be told of the work, and how scripts read it: docs/reference/events.md says what each means.
+//! The events of a run and their JSON form, described in docs/reference/events.md.
 
 use super::track::StageTime;
 use crate::base::progress::Unit;
 use serde::Serialize;
 
-/// Something that happened. As JSON, an object whose key `event` tells which, in small letters.
+/// Something that happened. As JSON, an object whose key `event` is its name in lower case.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {

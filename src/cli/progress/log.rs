@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// A log file. What cannot be written to it is told once and does not stop the work.
+/// A log file. A failure to write to it is reported once and does not stop the work.
 pub(crate) struct Log {
     path: PathBuf,
     file: File,

@@ -1,4 +1,4 @@
-//! How the work is told: a line on the terminal, a sentence now and then where stderr is none, events for scripts with
+//! Reporting of progress: a line on the terminal, a sentence now and then where stderr is none, events for scripts with
 //! `--json`, and a log with `--log`.
 //!
 //! [`Reporter`] is what the library knows as [`Progress`]. `track` keeps account, `line` draws, `event` is what scripts
@@ -33,7 +33,7 @@ const BETWEEN_EVENTS: Duration = Duration::from_millis(500);
 const BETWEEN_SENTENCES: Duration = Duration::from_secs(30);
 /// A rate is none before a step has gone on for so long.
 const FIRST_RATE: Duration = Duration::from_millis(500);
-/// Columns of a terminal that does not tell.
+/// Columns of a terminal of unknown width.
 const COLUMNS: usize = 80;
 
 /// How progress is shown.
@@ -66,8 +66,8 @@ struct Account {
     counter: ProgressBar,
     /// The line that is drawn; hidden where nothing is. Drawn only when its text changes.
     line: ProgressBar,
-    /// When progress was told last.
-    told: Instant,
+    /// When progress was last reported.
+    reported: Instant,
     log: Option<Log>,
     over: bool,
 }
@@ -81,12 +81,12 @@ impl Reporter {
         };
         let (counter, line) = (ProgressBar::hidden(), ProgressBar::hidden());
         let (track, started) = (Track::default(), Instant::now());
-        let account = Account { track, counter, line, told: started, log, over: false };
+        let account = Account { track, counter, line, reported: started, log, over: false };
         let shared = Arc::new(Shared { voice, quiet, started, account: Mutex::new(account) });
         Reporter { shared, ticker: Mutex::new(None) }
     }
 
-    /// Ends the stage under way, and tells what each stage took, and the most memory of all.
+    /// Ends the stage under way, and reports what each stage took, and the most memory of all.
     pub(super) fn stages_done(&self) -> (Vec<StageTime>, Option<u64>) {
         let mut account = self.shared.lock();
         self.shared.close(&mut account);
@@ -104,7 +104,7 @@ impl Reporter {
         let mut account = shared.lock();
         shared.close(&mut account);
         if let Some(text) = error {
-            shared.tell(&mut account, Event::Error { text, exit_code });
+            shared.report(&mut account, Event::Error { text, exit_code });
         }
         let peak = account.track.peak(memory::resident());
         let seconds = shared.started.elapsed().as_secs_f64();
@@ -117,7 +117,7 @@ impl Reporter {
         let ticker = self.ticker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(ticker) = ticker {
             ticker.thread().unpark();
-            // If it panicked, that has been told already.
+            // If it panicked, that has been reported already.
             let _ = ticker.join();
         }
     }
@@ -154,7 +154,7 @@ impl Shared {
             Voice::Sentences => BETWEEN_SENTENCES,
             Voice::Events => BETWEEN_EVENTS,
         };
-        if !self.quiet && account.told.elapsed() >= wait {
+        if !self.quiet && account.reported.elapsed() >= wait {
             self.show(&mut account, resident);
         }
         !account.over
@@ -163,7 +163,7 @@ impl Shared {
     /// Shows how far the work is, if a step is under way.
     fn show(&self, account: &mut Account, resident: Option<Resident>) {
         let Some(state) = state(account, resident) else { return };
-        account.told = Instant::now();
+        account.reported = Instant::now();
         match self.voice {
             Voice::Line => {
                 let columns = console::Term::stderr().size_checked();
@@ -184,10 +184,10 @@ impl Shared {
     fn close(&self, account: &mut Account) {
         account.line.finish_and_clear();
         let events = account.track.finish((Instant::now(), memory::resident()));
-        events.into_iter().for_each(|event| self.tell(account, event));
+        events.into_iter().for_each(|event| self.report(account, event));
     }
 
-    fn tell(&self, account: &mut Account, event: Event) {
+    fn report(&self, account: &mut Account, event: Event) {
         let failed = account.log.as_mut().and_then(|log| log.event(&event));
         self.say(account, &event);
         if let Some(text) = failed {
@@ -280,14 +280,14 @@ impl Progress for Reporter {
     fn stages(&self, names: &[&str]) {
         let mut account = self.shared.lock();
         let event = account.track.announce(names);
-        self.shared.tell(&mut account, event);
+        self.shared.report(&mut account, event);
     }
 
     fn stage(&self, name: &str, steps: usize) {
         let mut account = self.shared.lock();
         account.line.finish_and_clear();
         let events = account.track.stage(name, steps, (Instant::now(), memory::resident()));
-        events.into_iter().for_each(|event| self.shared.tell(&mut account, event));
+        events.into_iter().for_each(|event| self.shared.report(&mut account, event));
         drop(account);
         self.start_ticker();
     }
@@ -300,7 +300,7 @@ impl Progress for Reporter {
         let fresh = account.track.stage.as_ref().is_none_or(|stage| stage.is_fresh());
         let events = account.track.begin(step, unit, (Instant::now(), resident));
         let first = fresh || !events.is_empty();
-        events.into_iter().for_each(|event| shared.tell(&mut account, event));
+        events.into_iter().for_each(|event| shared.report(&mut account, event));
         account.counter = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         account.line = shared.new_line();
         // Whoever looks sees a line at once, and scripts learn with a stage's first step how much there is.
@@ -328,12 +328,12 @@ impl Progress for Reporter {
 
     fn note(&self, text: &str) {
         let mut account = self.shared.lock();
-        self.shared.tell(&mut account, Event::Note { text: text.to_string() });
+        self.shared.report(&mut account, Event::Note { text: text.to_string() });
     }
 
     fn warn(&self, text: &str) {
         let mut account = self.shared.lock();
-        self.shared.tell(&mut account, Event::Warning { text: text.to_string() });
+        self.shared.report(&mut account, Event::Warning { text: text.to_string() });
     }
 
     fn end(&self) {

@@ -1,6 +1,6 @@
 //! Which stage and step the work is in, how long each took and with how much memory.
 //!
-//! Knows nothing of terminals: what changes comes out as [`Event`]s, which the reporter tells.
+//! Independent of terminals: changes become [`Event`]s, which the reporter shows.
 
 use super::event::Event;
 use crate::base::memory::Resident;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct StageTime {
     pub stage: String,
     pub seconds: f64,
-    /// None where the system does not tell.
+    /// None where the system does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Stage {
     pub steps: u64,
     /// Steps that have begun.
     pub begun: u64,
-    /// Steps take about as long as each other; else each is told for itself.
+    /// Steps take about as long as each other; otherwise each is reported separately.
     alike: bool,
     /// The name of such steps, once the first has begun. Steps of other names do not count.
     of: Option<String>,
@@ -184,7 +184,7 @@ impl Track {
         }
     }
 
-    /// In how long the stage will be done, if the step will be in `step`; none where nothing tells.
+    /// In how long the stage will be done, if the step will be in `step`; none where it is unknown.
     pub(super) fn left(&self, now: Instant, step: Option<Duration>) -> Option<Duration> {
         let (Some(stage), Some(current)) = (&self.stage, &self.step) else { return step };
         let over = stage.begun - u64::from(current.counts && stage.begun > 0);
@@ -288,14 +288,14 @@ mod tests {
         track.begin("pass", Unit::Items, (at(start, 12), None));
         assert_eq!(track.fraction(0.5), 0.375);
         assert_eq!(left(&track, 13, Some(6)), Some(30));
-        // As long as nothing tells of this step, it is taken to be like the one before.
+        // Until this step has a rate, the rate of the step before is used.
         assert_eq!(left(&track, 14, None), Some(34));
         // What comes between counts for nothing, and for its own time.
         track.begin("checksums", Unit::Bytes, (at(start, 16), None));
         assert_eq!(track.fraction(0.5), 0.5);
         assert_eq!(left(&track, 16, Some(1)), Some(17), "12 and 4 s so far, two of 8 s to come");
         assert_eq!(left(&track, 16, None), None);
-        // Those that are not alike are told one by one.
+        // Steps of different length are reported one by one.
         track.stage("merge", 1, (start, None));
         track.begin("verify", Unit::Bytes, (start, None));
         track.begin("write", Unit::Bytes, (start, None));

@@ -61,7 +61,7 @@ mod tests {
         let values = [5.0, -1.0, 3.0, -10.0, 2.0, 4.0, 0.5, -7.0, 6.0, 8.0];
         let kept = [5.0, 0.0, 0.0, 0.0, 0.0, 4.0, 0.0, -7.0, 6.0, 0.0];
         assert_eq!(run(&values, 0.4, 0.2), kept);
-        // No outliers at all: the peer's older versions would have dropped everything.
+        // No outliers at all: mergekit's older versions would have dropped everything.
         let kept = [0.0, 0.0, 0.0, -10.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0];
         assert_eq!(run(&values, 0.2, 0.05), kept);
         // Too many outliers for the density: fewer are dropped.

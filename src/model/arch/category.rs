@@ -1,4 +1,4 @@
-//! What a tensor is to the quantizer, told from its GGUF name.
+//! The category of a tensor for the quantizer, from its GGUF name.
 //!
 //! GGUF names are standard across architectures, so one table serves all of them.
 //! Source: llama.cpp `src/llama-quant.cpp`, `tensor_get_category`, October 2026.
@@ -20,7 +20,7 @@ pub enum Category {
     Other,
 }
 
-/// Which part of a name tells its category; the first that occurs decides.
+/// The part of a name for each category; the first that occurs decides.
 const PARTS: &[(&str, Category)] = &[
     ("attn_qkv.weight", Category::AttnQkv),
     ("attn_kv_b.weight", Category::AttnKvB),

@@ -28,7 +28,7 @@ pub struct Experts {
     pub normalized: bool,
 }
 
-/// Keys of config.json that tell of a mixture.
+/// Keys of config.json that describe a mixture of experts.
 #[derive(Debug)]
 pub struct ExpertKeys {
     pub count: &'static str,
@@ -61,7 +61,7 @@ impl Experts {
         experts.checked(settings.origin()).map(Some)
     }
 
-    /// Reads GGUF metadata; `None` if they tell of no experts. Source of the length where the key is
+    /// Reads GGUF metadata; `None` if they describe no experts. Source of the length where the key is
     /// missing: llama.cpp `src/models/{llama,qwen3moe}.cpp`, October 2026.
     pub(super) fn from_metadata(
         origin: &str,

@@ -112,7 +112,7 @@ impl HyperParams {
         }
         if !self.windowed.is_empty() && self.windowed.len() != self.n_layer {
             let detail = format!(
-                "which attention has a window is told of {} layers, the model has {}",
+                "the kind of attention is given for {} layers, but the model has {}",
                 self.windowed.len(),
                 self.n_layer
             );

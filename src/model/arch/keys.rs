@@ -14,7 +14,7 @@ pub enum Key {
     FeedForward,
     Heads,
     KeyValueHeads,
-    /// How frequencies are scaled, unless tensors tell.
+    /// How frequencies are scaled, unless tensors hold the factors.
     RopeScaling,
     /// The attention factor of Phi 3, which llama.cpp's converter sets before all other keys.
     LongRopeFactor,
@@ -128,7 +128,7 @@ impl Key {
 
 fn rope_scaling(hyper: &HyperParams, mut set: impl FnMut(&str, Value)) {
     match &hyper.rope_scaling {
-        // Of Llama 3's a tensor tells, of dynamic scaling nothing.
+        // A tensor holds Llama 3's scaling; GGUF has no key for dynamic scaling.
         RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Dynamic { .. } => {}
         RopeScaling::Linear { factor } => {
             set("rope.scaling.type", "linear".into());

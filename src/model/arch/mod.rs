@@ -4,7 +4,7 @@
 //! describe them, the forward pass how a block computes, the quantizer the categories. Adding an
 //! architecture is a file here and a line in [`ALL`].
 //!
-//! What the tensors themselves tell is not declared twice: a block has norms of queries and keys, norms
+//! What the list of tensors shows is not declared again: a block has norms of queries and keys, norms
 //! after its parts, biases, or fused projections if the declaration lists those tensors.
 
 mod category;
@@ -67,7 +67,7 @@ pub struct Architecture {
     pub hf_classes: &'static [&'static str],
     /// `model_type` in config.json, of the first class.
     pub model_type: &'static str,
-    /// Of a mixture of experts: the keys of config.json that tell of it.
+    /// The keys of config.json that describe a mixture of experts.
     pub experts: Option<ExpertKeys>,
     pub tensors: &'static [TensorDecl],
     /// Tensors that newer checkpoints store under other names, several of `tensors` in one.
@@ -117,7 +117,7 @@ pub struct Block {
     pub local_rope_theta: Option<f64>,
 }
 
-/// Layers that attend to a window of the last tokens. A configuration or a file may tell of each layer.
+/// Layers that attend to a window of the last tokens. A configuration or a file may list it for each layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Windows {
     /// Every how many layers one attends to everything.
@@ -173,7 +173,7 @@ pub enum VocabularyRules {
     Llama,
     /// None of that.
     Plain,
-    /// No space is put before a text, whatever the files say; the key that tells is the last one.
+    /// No space is put before a text, whatever the files say; the last key decides.
     NoSpacePrefix,
 }
 

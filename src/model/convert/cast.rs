@@ -64,7 +64,7 @@ pub(super) fn cast(
     Ok(out)
 }
 
-/// `bytes` plus one in each element, as type `to`. F16 is rounded to F16 before, as the peer adds it.
+/// `bytes` plus one in each element, as type `to`. F16 is rounded to F16 before, as llama.cpp adds it.
 ///
 /// # Errors
 /// Those of [`cast()`].

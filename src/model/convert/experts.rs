@@ -19,7 +19,7 @@ pub(super) type Stack = (usize, Vec<usize>);
 impl Stacks {
     /// Takes note of tensor `index` of the checkpoint, the matrix of `expert` in `layer` that the
     /// declaration at `place` of `decls` stands for, of `count` experts. With the last one of a layer all
-    /// its stacks are complete, and are given in the order of the declarations: there the peer's
+    /// its stacks are complete, and are given in the order of the declarations: there llama.cpp's
     /// converter writes them.
     ///
     /// # Panics

@@ -10,7 +10,7 @@ use crate::formats::gguf::{Array, Metadata, Value};
 use crate::model::arch::Parameters;
 use serde_json::{Map, Value as Json};
 
-/// The keys of front matter that tell a thing: llama.cpp's own convention, the same with `model_`, and
+/// The keys of front matter for a value: llama.cpp's own convention, the same with `model_`, and
 /// what publishers write.
 fn aliases(key: &str) -> [String; 3] {
     let publishers = match key {
@@ -48,7 +48,7 @@ pub(super) fn write(
     parameters: Parameters,
     metadata: &mut Metadata,
 ) {
-    let told = |key: &str| aliases(key).iter().find_map(|key| text(card.get(key)?));
+    let given = |key: &str| aliases(key).iter().find_map(|key| text(card.get(key)?));
     let mut ids = vec![checkpoint.name.as_str()];
     // What the configuration calls itself goes first, if it is a model's name and not a path.
     let recorded = checkpoint.config.str("_name_or_path");
@@ -66,14 +66,14 @@ pub(super) fn write(
     let title = || naming::title(&parts[0].full_name);
     let organization = || first(|p| p.organization.as_ref()).map(|o| naming::title(&o));
     let size = || first(|p| p.size_label.as_ref());
-    set("name", Some(name.map(str::to_string).or_else(|| told("name")).unwrap_or_else(title)));
-    set("author", told("author"));
-    set("version", told("version").or_else(|| first(|p| p.version.as_ref())));
-    set("organization", told("organization").or_else(organization));
-    set("finetune", told("finetune").or_else(|| first(|p| p.finetune.as_ref())));
-    set("basename", told("basename").or_else(|| first(|p| p.basename.as_ref())));
-    set("description", told("description"));
-    let size = told("size_label").or_else(size);
+    set("name", Some(name.map(str::to_string).or_else(|| given("name")).unwrap_or_else(title)));
+    set("author", given("author"));
+    set("version", given("version").or_else(|| first(|p| p.version.as_ref())));
+    set("organization", given("organization").or_else(organization));
+    set("finetune", given("finetune").or_else(|| first(|p| p.finetune.as_ref())));
+    set("basename", given("basename").or_else(|| first(|p| p.basename.as_ref())));
+    set("description", given("description"));
+    let size = given("size_label").or_else(size);
     set("size_label", Some(size.unwrap_or_else(|| naming::size_label(parameters))));
     let licenses = list(card.get("license").unwrap_or(&Json::Null));
     let licenses: Vec<String> = licenses.into_iter().filter_map(text).collect();
@@ -131,7 +131,7 @@ pub fn write_base_models(ids: &[String], metadata: &mut Metadata) {
     origins("base_model", Some(&ids.into()), 0, metadata);
 }
 
-/// What an address, or a name on the Hugging Face hub, tells.
+/// The parts of an address or of a name on the Hugging Face hub.
 fn origin(id: &str, parameters: u64) -> Map<String, Json> {
     const HUB: [&str; 2] = ["https://huggingface.co/", "http://huggingface.co/"];
     let mut known = Map::new();
@@ -168,7 +168,7 @@ fn words(name: &str, card: &Map<String, Json>, keys: [&str; 2], metadata: &mut M
     }
 }
 
-/// The front matter by which a merge's card tells who it is, so that converting the written folder gives
+/// The front matter that describes a merge in its card, so that converting the written folder gives
 /// what converting the recipe gives, whatever the folder is called. `members` are the recipe's references.
 ///
 /// Members are folders on disk: `models/mistral` looks like a name on the hub and is none. So the list is
@@ -208,17 +208,17 @@ mod tests {
 
     #[test]
     fn origins_are_names_of_the_hub_or_addresses() {
-        let told = |id: &str| serde_json::to_string(&origin(id, 0)).unwrap();
+        let given = |id: &str| serde_json::to_string(&origin(id, 0)).unwrap();
         assert_eq!(
-            told("mistralai/Mistral-7B-v0.1"),
+            given("mistralai/Mistral-7B-v0.1"),
             r#"{"name":"Mistral 7B v0.1","version":"v0.1","organization":"Mistralai","repo_url":"https://huggingface.co/mistralai/Mistral-7B-v0.1"}"#
         );
         assert_eq!(
-            told("https://huggingface.co/acme/anvil"),
+            given("https://huggingface.co/acme/anvil"),
             r#"{"name":"Anvil","organization":"Acme","repo_url":"https://huggingface.co/acme/anvil"}"#
         );
         for address in ["https://huggingface.co/acme", "ssh://git.example/anvil"] {
-            assert_eq!(told(address), format!(r#"{{"repo_url":"{address}"}}"#));
+            assert_eq!(given(address), format!(r#"{{"repo_url":"{address}"}}"#));
         }
     }
 

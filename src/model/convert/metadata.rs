@@ -1,4 +1,4 @@
-//! The metadata of a converted model, in the peer's order: what it is, who it is ([`super::identity`]),
+//! The metadata of a converted model, in llama.cpp's order: what it is, who made it ([`super::identity`]),
 //! its hyperparameters, its tokenizer.
 //!
 //! Source of keys and order: llama.cpp `gguf-py/gguf/constants.py` and

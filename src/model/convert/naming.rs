@@ -1,4 +1,4 @@
-//! What a model's name tells about it: base name, size, fine-tune, version.
+//! The parts of a model's name: base name, size, fine-tune, version.
 //!
 //! Heuristics, not a grammar; they follow llama.cpp's `gguf-py/gguf/metadata.py`
 //! (`get_model_id_components`) of October 2026, so that converted files are labelled alike.
@@ -37,7 +37,7 @@ impl Marks {
 }
 
 impl NameParts {
-    /// Takes `id` apart. `parameters` is the model's own count, which tells a size from a context
+    /// Takes `id` apart. `parameters` is the model's own count, which distinguishes a size from a context
     /// length (`-32k`).
     pub(super) fn parse(id: &str, parameters: u64) -> NameParts {
         if id.contains(' ') {
@@ -79,7 +79,7 @@ impl NameParts {
         let finetune = joined(&|m| m.finetune).map(|p| p.join("-"));
         let version = joined(&|m| m.version && !m.basename).map(|p| p.join("-"));
         let basename = joined(&|m| m.basename).map(|p| p.join("-"));
-        // A lone base name is too ambiguous to be told as one.
+        // A lone base name is too ambiguous to be recognised.
         let telling = sizes.is_some() || finetune.is_some() || version.is_some();
         NameParts {
             full_name: name.to_string(),

@@ -244,7 +244,7 @@ fn misfit(
     (!info.dtype.is_float()).then(|| format!("'{name}' is {}; {detail}", info.dtype))
 }
 
-/// The divisors of rotary frequencies that GGUF holds as tensors, in the peer's order.
+/// The divisors of rotary frequencies that GGUF holds as tensors, in llama.cpp's order.
 fn rope_tensors(hyper: &HyperParams) -> Vec<(&'static str, Vec<f32>)> {
     if let RopeScaling::LongRope { factors: Some([short, long]), .. } = &hyper.rope_scaling {
         return vec![(ROPE_LONG, long.clone()), (ROPE_SHORT, short.clone())];

@@ -49,7 +49,7 @@ pub(super) fn make(
     }
     block(arch, hyper, &mut set);
     token_ids(model, &mut set);
-    // A SentencePiece model alone does not tell it where the piece is a control token, as Gemma's is.
+    // A SentencePiece model alone does not show it where the piece is a control token, as Gemma's is.
     let scores = model.metadata.str("tokenizer.ggml.model") == Some("llama");
     if let Some(id) = model.metadata.u64("tokenizer.ggml.unknown_token_id").filter(|_| scores) {
         set("unk_token_id", id.into());

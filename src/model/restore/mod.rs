@@ -20,7 +20,7 @@ use crate::model::tokenizer;
 use std::sync::Arc;
 use tensors::RestoredSource;
 
-/// The checkpoint that `model` was converted from, as far as that can be told; `name` is what to call it.
+/// The checkpoint that `model` was converted from, as far as GGUF keeps it; `name` becomes its name.
 /// Reads metadata only.
 ///
 /// A vocabulary that cannot be turned back into files makes no error here: most members of a merge do not

@@ -134,7 +134,7 @@ fn eight_experts_raise_attention() {
     assert_eq!(of(Ftype::Q4_K_M, "attn_output"), DType::Q5_K);
     assert_eq!(of(Ftype::IQ1_S, "attn_output"), DType::Q5_K);
     assert_eq!(of(Ftype::Q3_K_L, "attn_output"), DType::Q3_K);
-    // The name tells the layer, not the count: 4 + 3 * 1 + 2 = 9 gets more bits, 10 does not.
+    // The layer comes from the name, not from the count: 4 + 3 * 1 + 2 = 9 gets more bits, 10 does not.
     assert_eq!(of(Ftype::Q4_K_M, "ffn_down_exps"), DType::Q6_K);
     assert_eq!(one(Ftype::Q4_K_M, experts, true, "blk.10.ffn_down_exps.weight"), DType::Q4_K);
     assert_eq!(of(Ftype::IQ3_M, "ffn_down_exps"), DType::Q4_K);
@@ -164,7 +164,7 @@ fn an_embedding_that_serves_as_the_head_is_treated_as_one() {
     assert_eq!(embedding(Ftype::IQ2_M, tied), DType::Q5_K);
     assert_eq!(embedding(Ftype::IQ2_M, facts(16)), DType::IQ3_S);
     assert_eq!(embedding(Ftype::TQ1_0, facts(16)), DType::Q4_K);
-    // A type asked for the head counts, and then has to fit: rows of 576 do not hold Q5_K.
+    // A requested type of the head counts, and then has to fit: rows of 576 do not hold Q5_K.
     let options = PlanOptions { output_tensor_type: Some(DType::Q5_K), ..PlanOptions::default() };
     let mut mix = Mix::new(Ftype::Q4_K_M, tied, true, &options);
     let choice = mix.choose(&weight("token_embd.weight", 576));

@@ -167,7 +167,7 @@ impl<'a> Folders<'a> {
         Folders { roots: SearchPath::beside(recipe, more), progress: &Silent }
     }
 
-    /// The same, which tells `progress` of downloads.
+    /// The same, reporting downloads to `progress`.
     pub fn with_progress<'b>(self, progress: &'b dyn Progress) -> Folders<'b> {
         Folders { roots: self.roots, progress }
     }

@@ -33,7 +33,7 @@ const KEYS: &[&str] = &[
     "base_model",
 ];
 
-/// ParamSettings of `aqueduct build`; what is not told is left to it.
+/// ParamSettings of `aqueduct build`; settings that are absent are left to it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BuildSettings {
     pub name: Option<String>,
@@ -144,8 +144,8 @@ fn boolean(node: &Node, key: &str, problems: &mut Diagnostics) -> bool {
 }
 
 fn bytes(node: &Node, problems: &mut Diagnostics) -> Option<u64> {
-    let told = text(node, "max_shard_size", problems)?;
-    match size::parse(&told.value) {
+    let given = text(node, "max_shard_size", problems)?;
+    match size::parse(&given.value) {
         Ok(bytes) => Some(bytes),
         Err(message) => {
             problems.error(node.pos, message, "write 'max_shard_size: 5GB'");

@@ -113,7 +113,7 @@ fn slices(key: &Located<String>, node: &Node, problems: &mut Diagnostics) -> Sta
 }
 
 /// `modules: {default: {slices or models, parameters}}`. Models of several modules (vision towers and the
-/// like) have other names there; the architectures here have one module, which the peer calls `default`
+/// like) have other names there; the architectures here have one module, which mergekit names `default`
 /// (mergekit `architecture/json_definitions.py`).
 fn modules(
     key: &Located<String>,

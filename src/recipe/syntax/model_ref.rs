@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A reference to a model: a stage of the recipe, a folder, a GGUF file, or a name on the hub, with an
-/// optional revision and an optional adapter. The short form is the peer's,
+/// optional revision and an optional adapter. The short form is mergekit's,
 /// `path@revision+lora@revision`; a path that holds a `+` or `@` needs the long form,
 /// `{model: {path: ...}}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

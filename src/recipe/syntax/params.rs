@@ -1,6 +1,6 @@
 //! Parameter settings and how one number comes out of them for a tensor.
 //!
-//! The rules are the peer's (mergekit `config.py`, `evaluate_setting`; `plan.py`, `plan_slice`): a
+//! The rules are mergekit's (`config.py`, `evaluate_setting`; `plan.py`, `plan_slice`): a
 //! conditional list takes its first clause that matches the tensor's name; a list of numbers is a
 //! gradient over the layers of a slice.
 

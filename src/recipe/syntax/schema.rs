@@ -358,7 +358,7 @@ pub(crate) fn list<'a>(
     }
 }
 
-/// Of each key the last entry, as the peer's YAML library has it, with a warning for the others.
+/// Of each key the last entry, as mergekit's YAML library takes it, with a warning for the others.
 pub(crate) fn last_of_each<'a>(
     entries: &'a [(Located<String>, Node)],
     problems: &mut Diagnostics,

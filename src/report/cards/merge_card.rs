@@ -1,5 +1,5 @@
 //! The README.md beside a merged model: what it is made of and how, with front matter for the
-//! Hugging Face hub. Deliberately absent: links to the members, whose folders do not tell where they came
+//! Hugging Face hub. Deliberately absent: links to the members, whose folders do not record where they came
 //! from.
 
 use crate::base::size;

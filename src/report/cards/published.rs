@@ -1,4 +1,4 @@
-//! What is told of a folder of quants, as data: [`published_readme`](super::published_readme) writes the model
+//! The contents of the card and page of a folder of quants, as data: [`published_readme`](super::published_readme) writes the model
 //! card of it, [`published_html`](super::published_html) the page with pictures.
 
 use crate::measure::evaluate::Estimate;
@@ -26,7 +26,7 @@ pub struct Published {
     pub tags: Vec<String>,
     pub languages: Vec<String>,
     pub pipeline_tag: String,
-    /// In the order in which they were asked for.
+    /// In the requested order.
     pub files: Vec<PublishedFile>,
     pub imatrix: PublishedImatrix,
     pub evaluation: Option<PublishedEvaluation>,

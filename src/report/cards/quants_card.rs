@@ -104,11 +104,12 @@ fn introduction(folder: &Published) -> String {
         );
     }
     if !folder.licenses.is_empty() {
-        let told = folder
+        let licences = folder
             .licenses
             .iter()
             .map(|(who, license)| format!("- {}: {}\n", plain(who), plain(license)));
-        text += &format!("\nIts members have different licences:\n\n{}", told.collect::<String>());
+        text +=
+            &format!("\nIts members have different licences:\n\n{}", licences.collect::<String>());
     }
     text
 }

@@ -24,10 +24,10 @@ pub struct ImatrixStatistics {
     pub layout: &'static str,
     pub datasets: Vec<String>,
     pub chunks: u32,
-    /// Tokens in a chunk; absent where the layout does not tell.
+    /// Tokens in a chunk; absent where the layout does not record it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk_size: Option<u32>,
-    /// What the file tells of its run; absent if another program made it.
+    /// What the file records of its run; absent if another program made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<RunReport>,
     /// By layer and place in the layer, then those of no layer.
@@ -41,7 +41,7 @@ pub struct ImatrixStatistics {
 /// What an importance matrix was computed from.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {
-    /// Hashes that tell models and texts apart.
+    /// Hashes that identify models and texts.
     pub model: String,
     pub text: String,
     pub settings: Vec<String>,
@@ -270,7 +270,7 @@ impl ImatrixStatistics {
         let mut parts = vec![format!("{}: {}", one_line(&self.path), self.subtitle())];
         if let Some(missing) = self.run.as_ref().map(|run| &run.missing).filter(|m| !m.is_empty()) {
             let missing = ranges_text(missing);
-            parts.push(format!("a part: chunks {missing} were asked for too and are not in it"));
+            parts.push(format!("a part: chunks {missing} were requested too and are not in it"));
         }
         if tensors {
             parts.push(self.tensor_table());

@@ -1,4 +1,4 @@
-//! What is in a model file: GGUF, safetensors or importance matrix, told apart by content.
+//! What is in a model file: GGUF, safetensors or importance matrix, distinguished by content.
 
 use crate::base::error::{Error, Result};
 use crate::formats::checkpoint::{SafetensorsFile, looks_like_safetensors};
@@ -103,7 +103,7 @@ pub struct ImatrixReport {
     pub layout: &'static str,
     pub datasets: Vec<String>,
     pub chunks: u32,
-    /// Tokens in a chunk; absent where the layout does not tell.
+    /// Tokens in a chunk; absent where the layout does not record it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk_size: Option<u32>,
     /// By name.

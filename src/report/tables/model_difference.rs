@@ -10,7 +10,7 @@ use crate::measure::imatrix::{kind, split_layer};
 use crate::report::text::{one_line, significant};
 use serde::Serialize;
 
-/// What `aqueduct diff` tells.
+/// The result of `aqueduct diff`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelDifference {
     pub first: String,

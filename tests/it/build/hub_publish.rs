@@ -195,7 +195,14 @@ fn hub_uploads_are_resumed() {
 }
 
 /// Runs `line`, which must fail, and calls `act` once a request that contains `part` has arrived.
-fn run_and_act(place: &Place, hub: &HubServer, line: &str, part: &str, act: impl Fn(u32)) -> Ran {
+fn run_and_act(
+    place: &Place,
+    hub: &HubServer,
+    line: &str,
+    part: &str,
+    code: i32,
+    act: impl Fn(u32),
+) -> Ran {
     let mut command = command(place, hub, line);
     let piped = std::process::Stdio::piped;
     let child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
@@ -206,7 +213,7 @@ fn run_and_act(place: &Place, hub: &HubServer, line: &str, part: &str, act: impl
         std::thread::sleep(Duration::from_millis(20));
     }
     act(child.id());
-    finished(line, 1, child.wait_with_output().unwrap())
+    finished(line, code, child.wait_with_output().unwrap())
 }
 
 #[test]
@@ -216,7 +223,7 @@ fn hub_uploads_fail_if_files_change() {
     let line = "publish out org/demo";
     let path = place.path("out/report.html");
     let change = |_| fs::write(&path, "other").unwrap();
-    let ran = run_and_act(&place, &hub, line, "PUT /part/0/1", change);
+    let ran = run_and_act(&place, &hub, line, "PUT /part/0/1", 1, change);
     fails_as(ran, line, &["out/report.html: changed during the upload"]);
     assert!(hub.files("org/demo", "main").is_empty());
 }
@@ -235,7 +242,7 @@ fn hub_uploads_can_be_interrupted() {
         assert!(kill.success());
         start.set(Instant::now());
     };
-    let ran = run_and_act(&place, &hub, line, "PUT /part/0/", interrupt);
+    let ran = run_and_act(&place, &hub, line, "PUT /part/0/", 130, interrupt);
     assert!(start.get().elapsed().as_secs() < 20, "{:?}", start.get().elapsed());
     fails_as(ran, line, &["interrupted"]);
     assert!(hub.files("org/demo", "main").is_empty());

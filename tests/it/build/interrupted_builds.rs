@@ -192,7 +192,7 @@ fn what_has_changed_is_made_anew_and_nothing_else() {
     // One type more, one less.
     let (names, ran) = reused(&place, &build("--types Q4_K_M,Q6_K"));
     assert_eq!(names, [IMATRIX, "r-Q4_K_M.gguf"]);
-    assert!(ran.stderr.contains("do not tell of it: r-Q8_0.gguf"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("do not list them: r-Q8_0.gguf"), "{}", ran.stderr);
     assert!(!String::from_utf8(place.read("out/SHA256SUMS")).unwrap().contains("Q8_0"));
 
     // Other text, other metadata: only with --force, and with reasons.
@@ -234,10 +234,10 @@ fn what_has_changed_is_made_anew_and_nothing_else() {
     place.fails(2, &format!("{line} --restart"), &["exists already", "--force"]);
     let (names, ran) = reused(&place, &format!("{line} --types Q8_0 --restart --force"));
     assert!(names.is_empty(), "{names:?}");
-    assert!(ran.stderr.contains("do not tell of it: r-Q6_K.gguf"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("do not list them: r-Q6_K.gguf"), "{}", ran.stderr);
     let line = line.replace("Q4_K_M", "Q8_0");
     let (_, ran) = reused(&place, &format!("{line} --restart --force"));
-    assert!(ran.stderr.contains("do not tell of it: r-Q4_K_M.gguf"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("do not list them: r-Q4_K_M.gguf"), "{}", ran.stderr);
 }
 
 #[test]

@@ -334,8 +334,8 @@ fn ctrl_c_leaves_nothing_unfinished() {
     let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let started = Instant::now();
-    let ran = finished(line, 1, child.wait_with_output().unwrap());
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    let ran = finished(line, 130, child.wait_with_output().unwrap());
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
     assert_eq!(ran.stdout, "");
     one_error(line, &ran.stderr, &["interrupted"]);
     assert!(ran.stderr.contains("what is done stays in out (1 whole outputs)"), "{}", ran.stderr);

@@ -169,13 +169,13 @@ fn missing_shards_are_warned_of() {
         run(&place, &format!("--shard {number}/4 -o {number}.gguf"));
     }
     let ran = place.ok("imatrix merge 1.gguf 3.gguf -o part.gguf");
-    let expected = "warning: chunks 5-9, 14-18 were asked for and are in none of the files";
+    let expected = "warning: chunks 5-9, 14-18 were requested and are in none of the files";
     assert!(ran.stderr.contains(expected), "{}", ran.stderr);
     assert!(ran.stdout.contains("2 files") && ran.stdout.contains("from 8 chunks"));
     let ran = place.ok("quantize @recipes/demo/clerk Q4_K_M --imatrix part.gguf -o q.gguf");
     assert!(ran.stderr.contains("without chunks 5-9, 14-18"), "{}", ran.stderr);
     let shown = place.ok("imatrix show part.gguf --layers").stdout;
-    assert!(shown.contains("a part: chunks 5-9, 14-18 were asked for too"), "{shown}");
+    assert!(shown.contains("a part: chunks 5-9, 14-18 were requested too"), "{shown}");
     for number in [2, 4] {
         run(&place, &format!("--shard {number}/4 -o {number}.gguf"));
     }

@@ -13,12 +13,12 @@ use serde_json::Value as Json;
 
 const KEY: &str = "tokenizer.chat_template";
 const NAMES_KEY: &str = "tokenizer.chat_templates";
-/// What files and lists call the template that is used unless another one is asked for.
+/// The name of the default template in files and lists.
 const DEFAULT: &str = "default";
 /// The chat templates of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChatTemplates {
-    /// The template that is used unless another one is asked for.
+    /// The default template.
     pub default: Option<String>,
     /// Further templates in the order of their files or keys. Names have ASCII letters, digits and `_` only.
     pub named: Vec<(String, String)>,

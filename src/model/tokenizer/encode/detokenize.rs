@@ -17,7 +17,7 @@ pub enum Role {
     Text,
     /// It structures what is around the text: beginnings and ends of sequences, turns of a chat.
     Control,
-    /// It stands for nothing: unknown text, rows of the embedding that nobody uses.
+    /// It stands for nothing: unknown text, unused rows of the embedding.
     Nothing,
 }
 

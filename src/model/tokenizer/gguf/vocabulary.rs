@@ -66,7 +66,7 @@ impl Vocabulary {
         self.tokens.is_empty()
     }
 
-    /// Writes the `tokenizer.*` keys, in the peer's order.
+    /// Writes the `tokenizer.*` keys, in llama.cpp's order.
     pub fn write_to(self, metadata: &mut Metadata) {
         let add = match self.space_prefix {
             SpacePrefix::Config => self.asked_space_prefix.or(self.add_space_prefix),

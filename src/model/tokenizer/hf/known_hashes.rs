@@ -1,4 +1,4 @@
-//! The fixed text that tells byte-level tokenizers apart, and the hashes of its ids that are known.
+//! The fixed text that distinguishes byte-level tokenizers, and the known hashes of its ids.
 //!
 //! Data, not code. Source: llama.cpp `conversion/base.py` (`get_vocab_base_pre`), October 2026: a
 //! tokenizer that encodes [`PROBE`] to ids whose list, printed as Python prints it, has one of these

@@ -1,4 +1,4 @@
-//! Which pre-tokenizer a byte-level `tokenizer.json` needs: told by the hash of the ids of a fixed text,
+//! Which pre-tokenizer a byte-level `tokenizer.json` needs: recognised by the hash of the ids of a fixed text,
 //! as llama.cpp's converter does, else by the structure of its `pre_tokenizer`.
 //!
 //! The hash knows vocabularies, so a model with a new vocabulary is new to it even where its rules are
@@ -35,12 +35,12 @@ const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r
 const THREE_NUMBERS: &str = r"\p{N}{1,3}";
 const KANA: &str = "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
 
-/// Whether the peer knows the name.
+/// Whether llama.cpp has the name.
 pub(super) fn is_known(name: &str) -> bool {
     KNOWN.iter().any(|(_, known)| *known == name)
 }
 
-/// The name for `tokenizer.ggml.pre`; an error that says how to give it if it cannot be told.
+/// The name for `tokenizer.ggml.pre`; an error that says how to give it if it cannot be recognised.
 pub(super) fn pre_tokenizer(path: &Path, bytes: &[u8], json: &TokenizerJson) -> Result<String> {
     let hash = probe_hash(bytes);
     let by_hash = hash
@@ -55,7 +55,7 @@ pub(super) fn pre_tokenizer(path: &Path, bytes: &[u8], json: &TokenizerJson) -> 
         Err(e) => format!("it cannot be tried ({e})"),
     };
     let detail = format!(
-        "cannot tell the pre-tokenizer: {why}, and neither is the structure of its 'pre_tokenizer'; \
+        "cannot recognise the pre-tokenizer: {why}, and neither is the structure of its 'pre_tokenizer'; \
          name one with --pre-tokenizer NAME (llama-bpe, qwen2, gpt-2, smollm, tekken, ...)"
     );
     Err(Error::format(path, detail))

@@ -98,7 +98,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<ModelProto> {
 }
 
 /// The vocabulary of the SentencePiece model in `bytes`. Tokens with ids of `n_vocab` and above are
-/// left out, as the peer leaves them out: the model has no embedding for them.
+/// left out, as llama.cpp leaves them out: the model has no embedding for them.
 pub(super) fn vocabulary(
     path: &Path,
     bytes: &[u8],

@@ -44,10 +44,10 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 const KINDS: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
 /// The `tokenizer.json` that `checkpoint`'s vocab.json and merges.txt amount to, and the file to name in errors; `None`
-/// if they are not both there. `pre_tokenizer` names the rule by which text is cut where the folder does not tell.
+/// if they are not both there. `pre_tokenizer` names the rule by which text is cut where the folder does not name it.
 ///
 /// # Errors
-/// Files that cannot be read or are not what their names say; a folder that does not tell the class.
+/// Files that cannot be read or are not what their names say; a folder that does not name the class.
 pub(super) fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Option<(SideFile, Value)>> {
     let files = [checkpoint.side_file("vocab.json"), checkpoint.side_file("merges.txt")];
     let [Some(vocab), Some(merges)] = files else { return Ok(None) };
