@@ -165,18 +165,7 @@ impl Arguments {
                 texts.push(NamedTokens { name: chats.name(), tokens });
             }
         }
-        let precision = self.precision.map_or_else(Precision::fastest, Precision::from);
-        let mut options = imatrix::Options {
-            ctx: self.ctx,
-            from_chunk: self.from_chunk,
-            chunks: self.chunks,
-            shard: self.shard,
-            process_output: self.process_output,
-            bos,
-            precision,
-            memory: self.memory.bytes(),
-            datasets: Vec::new(),
-        };
+        let mut options = self.options(bos);
         let tokens = imatrix::arrange(texts, &mut options)?;
         let progress = context.progress();
         let guard = || Ok(());
@@ -193,16 +182,37 @@ impl Arguments {
         checkpoints.iter().try_for_each(LayerCheckpoints::finish)?;
         print_result(target, &computed, started.elapsed().as_secs_f64(), context)?;
         if !context.json {
-            let matrix = shell::quoted(target);
-            context.next(&[match self.shard {
-                Some(_) => format!("aqueduct imatrix merge {matrix} ... -o FILE"),
-                None => {
-                    let source = shell::quoted(path);
-                    format!("aqueduct quantize {source} --imatrix {matrix} -o DIR Q4_K_M")
-                }
-            }]);
+            context.next(&[self.next_command(path, target)]);
         }
         Ok(())
+    }
+
+    /// The options of the computation; `bos` is the token at the beginning of each chunk.
+    fn options(&self, bos: Option<u32>) -> imatrix::Options {
+        let precision = self.precision.map_or_else(Precision::fastest, Precision::from);
+        imatrix::Options {
+            ctx: self.ctx,
+            from_chunk: self.from_chunk,
+            chunks: self.chunks,
+            shard: self.shard,
+            process_output: self.process_output,
+            bos,
+            precision,
+            memory: self.memory.bytes(),
+            datasets: Vec::new(),
+        }
+    }
+
+    /// The command that uses the importance matrix `target` of the model `source`.
+    fn next_command(&self, source: &Path, target: &Path) -> String {
+        let matrix = shell::quoted(target);
+        match self.shard {
+            Some(_) => format!("aqueduct imatrix merge {matrix} ... -o FILE"),
+            None => {
+                let source = shell::quoted(source);
+                format!("aqueduct quantize {source} --imatrix {matrix} -o DIR Q4_K_M")
+            }
+        }
     }
 }
 

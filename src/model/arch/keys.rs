@@ -52,6 +52,22 @@ impl Key {
         self == Key::LongRopeFactor
     }
 
+    /// Returns the name of a key with an f32 that only some models have, and that value.
+    fn optional(self, hyper: &HyperParams) -> Option<(&'static str, Option<f32>)> {
+        let long_rope = match hyper.rope_scaling {
+            RopeScaling::LongRope { attention_factor, .. } => Some(attention_factor),
+            _ => None,
+        };
+        Some(match self {
+            Key::LongRopeFactor => ("rope.scaling.attn_factor", long_rope),
+            Key::LocalRopeTheta => ("rope.freq_base_swa", hyper.local_rope_theta),
+            Key::AttentionSoftCap => ("attn_logit_softcapping", hyper.attention_soft_cap),
+            Key::LogitSoftCap => ("final_logit_softcapping", hyper.logit_soft_cap),
+            Key::AttentionScale => ("attention.scale", hyper.attention_scale),
+            _ => return None,
+        })
+    }
+
     /// Writes the key, or keys, for a model of `arch`. [`Key::FileType`] is no hyperparameter: the converter
     /// knows it.
     pub fn write(self, arch: &Architecture, hyper: &HyperParams, metadata: &mut Metadata) {
@@ -60,6 +76,10 @@ impl Key {
         };
         // HyperParams bounds every count by 2^30, so none is cut here.
         let count = |n: usize| Value::U32(n as u32);
+        let experts = hyper.experts;
+        if let Some((key, value)) = self.optional(hyper) {
+            return value.into_iter().for_each(|value| set(key, value.into()));
+        }
         match self {
             Key::Blocks => set("block_count", count(hyper.n_layer)),
             Key::Context => set("context_length", count(hyper.n_ctx_train)),
@@ -68,20 +88,10 @@ impl Key {
             Key::Heads => set("attention.head_count", count(hyper.n_head)),
             Key::KeyValueHeads => set("attention.head_count_kv", count(hyper.n_head_kv)),
             Key::RopeScaling => rope_scaling(hyper, set),
-            Key::LongRopeFactor => {
-                if let RopeScaling::LongRope { attention_factor, .. } = hyper.rope_scaling {
-                    set("rope.scaling.attn_factor", attention_factor.into());
-                }
-            }
             Key::OriginalContext => {
                 set("rope.scaling.original_context_length", count(hyper.original_context));
             }
             Key::RopeTheta => set("rope.freq_base", hyper.rope_theta.into()),
-            Key::LocalRopeTheta => {
-                if let Some(theta) = hyper.local_rope_theta {
-                    set("rope.freq_base_swa", theta.into());
-                }
-            }
             Key::RopeDimensions => set("rope.dimension_count", count(hyper.rope_dims)),
             Key::RmsEpsilon => set("attention.layer_norm_rms_epsilon", hyper.rms_eps.into()),
             Key::HeadLengthIfGiven if !hyper.head_dim_given => {}
@@ -90,35 +100,23 @@ impl Key {
                 set("attention.value_length", count(hyper.head_dim));
             }
             Key::Experts => {
-                if let Some(experts) = hyper.experts {
+                if let Some(experts) = experts {
                     set("expert_count", count(experts.count));
                     set("expert_used_count", count(experts.used));
                 }
             }
-            Key::ExpertFeedForward => {
-                if let Some(experts) = hyper.experts {
-                    set("expert_feed_forward_length", count(experts.n_ff));
-                }
-            }
-            Key::FileType => {}
+            Key::ExpertFeedForward => experts
+                .iter()
+                .for_each(|experts| set("expert_feed_forward_length", count(experts.n_ff))),
+            Key::FileType
+            | Key::LongRopeFactor
+            | Key::LocalRopeTheta
+            | Key::AttentionSoftCap
+            | Key::LogitSoftCap
+            | Key::AttentionScale => {}
             Key::Vocabulary => set("vocab_size", count(hyper.n_vocab)),
             Key::Window => window(arch, hyper, set),
             Key::UnusedWindow => set("attention.sliding_window", count(hyper.window.unwrap_or(0))),
-            Key::AttentionSoftCap => {
-                if let Some(cap) = hyper.attention_soft_cap {
-                    set("attn_logit_softcapping", cap.into());
-                }
-            }
-            Key::LogitSoftCap => {
-                if let Some(cap) = hyper.logit_soft_cap {
-                    set("final_logit_softcapping", cap.into());
-                }
-            }
-            Key::AttentionScale => {
-                if let Some(scale) = hyper.attention_scale {
-                    set("attention.scale", scale.into());
-                }
-            }
             Key::EmbeddingScale => set("embedding_scale", hyper.embedding_scale.into()),
             Key::ResidualScale => set("residual_scale", hyper.residual_scale.into()),
             Key::LogitScale => set("logit_scale", hyper.logit_scale.into()),

@@ -35,6 +35,92 @@ pub(super) struct ConvertedSource {
     origins: Vec<Origin>,
 }
 
+/// The tensors of a conversion while they are planned.
+struct Outputs<'a> {
+    inner: &'a dyn TensorSource,
+    arch: &'static Architecture,
+    hyper: &'a HyperParams,
+    /// The type of the matrices.
+    dtype: DType,
+    /// Whether matrices that are stored in blocks of a GGUF type keep them.
+    keep_blocks: bool,
+    /// Tensors that keep their blocks, and the scales of these; they come first in the file.
+    kept: Vec<(TensorInfo, Origin)>,
+    converted: Vec<(TensorInfo, Origin)>,
+    /// GGUF names of the tensors that the checkpoint has.
+    found: HashSet<String>,
+    problems: Vec<String>,
+}
+
+impl Outputs<'_> {
+    /// Adds what becomes of tensor `index` of the checkpoint: a tensor, or a part of a stack of experts.
+    fn add(&mut self, index: usize, info: &TensorInfo, stacks: &mut Stacks) {
+        if self.arch.ignores(&info.name) {
+            return;
+        }
+        let Some((decl, layer)) = self.arch.match_hf(&info.name) else {
+            let problem = format!("'{}' is not a tensor of this architecture", info.name);
+            self.problems.push(problem);
+            return;
+        };
+        let expert = decl.expert_in(&info.name);
+        if let Some(problem) = misfit(info, decl, (layer, expert), self.hyper) {
+            self.problems.push(problem);
+            return;
+        }
+        if let (Some(layer), Some(expert)) = (layer, expert) {
+            let declared = self.arch.tensors;
+            let place = declared.iter().position(|other| std::ptr::eq(other, decl));
+            let matrix = (place.unwrap_or(0), layer, expert);
+            for (place, tensors) in stacks.add(declared, matrix, decl.copies(self.hyper), index) {
+                let decl = &declared[place];
+                let shape = decl.gguf_shape(self.hyper);
+                let info = TensorInfo::new(decl.gguf_name(layer), shape, self.dtype);
+                let origin = Origin::Experts(tensors.clone());
+                self.push(decl, &tensors, info, origin);
+            }
+            return;
+        }
+        let name = decl.gguf_name(layer.unwrap_or(0));
+        let shape = info.shape.clone();
+        let target = if stays_f32(&name, shape.len()) { DType::F32 } else { self.dtype };
+        let (heads, plus_one) = (decl.permute.heads(self.hyper), decl.plus_one);
+        let origin = Origin::Checkpoint { index, heads, plus_one };
+        self.push(decl, &[index], TensorInfo::new(name, shape, target), origin);
+    }
+
+    /// Adds a tensor made from the tensors `indices` of the checkpoint, in their blocks if it keeps them.
+    fn push(&mut self, decl: &TensorDecl, indices: &[usize], info: TensorInfo, origin: Origin) {
+        self.found.insert(info.name.clone());
+        let blocks = self.keep_blocks.then(|| Kept::of(self.inner, decl, indices)).flatten();
+        let Some(blocks) = blocks else { return self.converted.push((info, origin)) };
+        let scales = blocks.scales(&info.name).into_iter();
+        let scales = scales.map(|(info, bytes)| (info, Origin::Computed(bytes)));
+        let scales: Vec<_> = scales.collect();
+        self.kept.push((TensorInfo { dtype: blocks.dtype, ..info }, origin));
+        self.kept.extend(scales);
+    }
+
+    /// Returns all tensors in the order of the file.
+    ///
+    /// # Errors
+    /// All problems, missing tensors included.
+    fn into_tensors(mut self) -> Result<Vec<(TensorInfo, Origin)>> {
+        // A tensor that is present but wrong has been reported and does not count as missing.
+        let present = |name: &str| self.inner.table().find(name).is_some();
+        for (hf, gguf) in required(self.arch, self.hyper) {
+            if !self.found.contains(&gguf) && !present(&hf) {
+                self.problems.push(format!("'{hf}' is missing"));
+            }
+        }
+        if !self.problems.is_empty() {
+            return Err(Error::model(self.inner.origin(), list(&self.problems)));
+        }
+        self.kept.append(&mut self.converted);
+        Ok(self.kept)
+    }
+}
+
 impl ConvertedSource {
     /// Plans the conversion of matrices to `dtype`; reads no data. With `keep_blocks`, matrices that are
     /// stored in blocks of a GGUF type keep them. The order is the checkpoint's, as in llama.cpp's
@@ -50,81 +136,28 @@ impl ConvertedSource {
         keep_blocks: bool,
     ) -> Result<ConvertedSource> {
         let inner = Arc::clone(&checkpoint.tensors);
-        let mut problems = Vec::new();
-        let (mut infos, mut origins) = (Vec::new(), Vec::new());
-        let mut kept: Vec<(TensorInfo, Origin)> = Vec::new();
-        let mut keep = |decl: &TensorDecl,
-                        indices: &[usize],
-                        info: &TensorInfo,
-                        origin: &dyn Fn() -> Origin| {
-            let blocks = keep_blocks.then(|| Kept::of(&*inner, decl, indices)).flatten();
-            let Some(blocks) = blocks else { return false };
-            let scales = blocks.scales(&info.name).into_iter();
-            kept.push((TensorInfo { dtype: blocks.dtype, ..info.clone() }, origin()));
-            kept.extend(scales.map(|(info, bytes)| (info, Origin::Computed(bytes))));
-            true
+        let mut outputs = Outputs {
+            inner: &*inner,
+            arch,
+            hyper,
+            dtype,
+            keep_blocks,
+            kept: Vec::new(),
+            converted: Vec::new(),
+            found: HashSet::new(),
+            problems: Vec::new(),
         };
         for (name, factors) in rope_tensors(hyper) {
-            infos.push(TensorInfo::new(name, vec![factors.len()], DType::F32));
             let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
-            origins.push(Origin::Computed(bytes));
+            let info = TensorInfo::new(name, vec![factors.len()], DType::F32);
+            outputs.converted.push((info, Origin::Computed(bytes)));
         }
-        let mut found = HashSet::new();
         let mut stacks = Stacks::default();
         for (index, info) in inner.table().infos().iter().enumerate() {
-            if arch.ignores(&info.name) {
-                continue;
-            }
-            let Some((decl, layer)) = arch.match_hf(&info.name) else {
-                problems.push(format!("'{}' is not a tensor of this architecture", info.name));
-                continue;
-            };
-            let expert = decl.expert_in(&info.name);
-            if let Some(problem) = misfit(info, decl, (layer, expert), hyper) {
-                problems.push(problem);
-                continue;
-            }
-            if let (Some(layer), Some(expert)) = (layer, expert) {
-                let place = arch.tensors.iter().position(|other| std::ptr::eq(other, decl));
-                let matrix = (place.unwrap_or(0), layer, expert);
-                for (place, tensors) in stacks.add(arch.tensors, matrix, decl.copies(hyper), index)
-                {
-                    let decl = &arch.tensors[place];
-                    let name = decl.gguf_name(layer);
-                    found.insert(name.clone());
-                    let info = TensorInfo::new(name, decl.gguf_shape(hyper), dtype);
-                    if !keep(decl, &tensors, &info, &|| Origin::Experts(tensors.clone())) {
-                        infos.push(info);
-                        origins.push(Origin::Experts(tensors));
-                    }
-                }
-                continue;
-            }
-            let name = decl.gguf_name(layer.unwrap_or(0));
-            let shape = info.shape.clone();
-            let target = if stays_f32(&name, shape.len()) { DType::F32 } else { dtype };
-            found.insert(name.clone());
-            let info = TensorInfo::new(name, shape, target);
-            let (heads, plus_one) = (decl.permute.heads(hyper), decl.plus_one);
-            let origin = || Origin::Checkpoint { index, heads, plus_one };
-            if !keep(decl, &[index], &info, &origin) {
-                infos.push(info);
-                origins.push(origin());
-            }
+            outputs.add(index, info, &mut stacks);
         }
-        // A tensor that is there but wrong was named already and is not missing as well.
-        let present = |name: &str| inner.table().find(name).is_some();
-        for (hf, gguf) in required(arch, hyper) {
-            if !found.contains(&gguf) && !present(&hf) {
-                problems.push(format!("'{hf}' is missing"));
-            }
-        }
-        if !problems.is_empty() {
-            return Err(Error::model(inner.origin(), list(&problems)));
-        }
-        let (first, sources): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
-        let infos = first.into_iter().chain(infos).collect();
-        let origins = sources.into_iter().chain(origins).collect();
+        let tensors = outputs.into_tensors()?;
+        let (infos, origins) = tensors.into_iter().unzip();
         let table = TensorTable::new(inner.origin(), infos)?;
         Ok(ConvertedSource { inner, table, origins })
     }

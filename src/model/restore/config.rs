@@ -23,18 +23,7 @@ pub(super) fn make(
     arch: &Architecture,
     hyper: &HyperParams,
 ) -> Result<(Config, Option<String>)> {
-    let key = |suffix: &str| format!("{}.{suffix}", arch.gguf_name);
-    let count = |suffix: &str| model.metadata.u64(&key(suffix));
-    let fail = |detail: String| Err(Error::model(model.origin(), detail));
-    let partial = hyper.rope_dims != hyper.head_dim;
-    if partial && !arch.turns_partly() {
-        return fail(
-            "only part of each head is rotated, which its class in transformers lacks".into(),
-        );
-    }
-    if count("attention.value_length").is_some_and(|n| n != hyper.head_dim as u64) {
-        return fail("values have another length than keys, which cannot be merged".into());
-    }
+    check_heads(model, arch, hyper)?;
     let table = model.tensors.table();
     let optional =
         |part: &str| arch.tensors.iter().any(|decl| decl.optional && decl.hf.contains(part));
@@ -65,6 +54,36 @@ pub(super) fn make(
     }
     set("model_type", arch.model_type.into());
     set("num_attention_heads", hyper.n_head.into());
+    experts(arch, hyper, &mut set);
+    set("num_hidden_layers", hyper.n_layer.into());
+    set("num_key_value_heads", hyper.n_head_kv.into());
+    set("rms_norm_eps", shortest(hyper.rms_eps));
+    set("rope_scaling", rope_scaling(model, hyper)?);
+    set("rope_theta", shortest(hyper.rope_theta));
+    set("tie_word_embeddings", hyper.tied.into());
+    let embedding = table.get("token_embd.weight").map_or(DType::F16, |info| info.dtype);
+    set("torch_dtype", torch_dtype(embedding).into());
+    set("vocab_size", hyper.n_vocab.into());
+    let origin = format!("{} (its metadata)", model.origin());
+    let config = Config::parse(&origin, &Json::Object(map).to_string())?;
+    Ok((config, generation(model)))
+}
+
+/// Fails if the heads have a form that the class in transformers lacks.
+fn check_heads(model: &GgufModel, arch: &Architecture, hyper: &HyperParams) -> Result<()> {
+    let fail = |detail: &str| Err(Error::model(model.origin(), detail));
+    if hyper.rope_dims != hyper.head_dim && !arch.turns_partly() {
+        return fail("only part of each head is rotated, which its class in transformers lacks");
+    }
+    let value_length = model.metadata.u64(&format!("{}.attention.value_length", arch.gguf_name));
+    if value_length.is_some_and(|n| n != hyper.head_dim as u64) {
+        return fail("values have another length than keys, which cannot be merged");
+    }
+    Ok(())
+}
+
+/// The keys of a mixture of experts.
+fn experts(arch: &Architecture, hyper: &HyperParams, set: &mut impl FnMut(&str, Json)) {
     if let (Some(keys), Some(experts)) = (&arch.experts, hyper.experts) {
         set(keys.count, experts.count.into());
         set(keys.used, experts.used.into());
@@ -73,23 +92,15 @@ pub(super) fn make(
             set(key, true.into());
         }
     }
-    set("num_hidden_layers", hyper.n_layer.into());
-    set("num_key_value_heads", hyper.n_head_kv.into());
-    set("rms_norm_eps", shortest(hyper.rms_eps));
-    set("rope_scaling", rope_scaling(model, hyper)?);
-    set("rope_theta", shortest(hyper.rope_theta));
-    set("tie_word_embeddings", hyper.tied.into());
-    let embedding = table.get("token_embd.weight").map_or(DType::F16, |info| info.dtype);
-    let torch = match embedding {
+}
+
+/// PyTorch's name of a type; tensors of other types are restored as f32.
+fn torch_dtype(dtype: DType) -> &'static str {
+    match dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         _ => "float32",
-    };
-    set("torch_dtype", torch.into());
-    set("vocab_size", hyper.n_vocab.into());
-    let origin = format!("{} (its metadata)", model.origin());
-    let config = Config::parse(&origin, &Json::Object(map).to_string())?;
-    Ok((config, generation(model)))
+    }
 }
 
 /// What is not llama's: activation, windows, scales and caps.

@@ -59,44 +59,7 @@ pub(super) fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Option<(SideFile
     let class_of = Class::of(checkpoint.config.str("model_type"), class);
     let pieces = Config::from_side_file(vocab)?;
     let named = named_specials(config.as_ref(), map.as_ref(), class_of);
-    let mut tokens = Map::new();
-    let mut next = 0;
-    let known = added.as_ref().map(|added| added.map().iter()).into_iter().flatten();
-    for (text, id) in pieces.map().iter().chain(known.clone()) {
-        let id = id.as_u64().filter(|id| *id < 1 << 30).ok_or_else(|| {
-            let text = format!("the id of token '{text}' is no usable number");
-            Error::format(vocab.path(), text)
-        })?;
-        next = next.max(id + 1);
-    }
-    for (text, id) in known {
-        tokens.insert(text.clone(), id.clone());
-    }
-    for text in &named {
-        let explicit = text != END_OF_TEXT;
-        match pieces.map().get(text) {
-            Some(id) => {
-                tokens.entry(text.clone()).or_insert(id.clone());
-            }
-            // transformers gives special tokens that are nowhere the next ids.
-            None if explicit && !tokens.contains_key(text) && !decoded(config.as_ref(), text) => {
-                tokens.insert(text.clone(), next.into());
-                next += 1;
-            }
-            None => {}
-        }
-    }
-    let mut list: Vec<Value> = tokens
-        .iter()
-        .map(|(text, id)| {
-            let special = named.contains(text);
-            json!({
-                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": !special, "special": special,
-            })
-        })
-        .collect();
-    list.sort_by_key(|token| token["id"].as_u64());
+    let list = added_tokens(vocab, &pieces, added.as_ref(), config.as_ref(), &named)?;
     let steps = match class_of {
         Some(Class::Gpt2) => pretokenizer_name::structure("gpt-2"),
         Some(Class::Qwen2) => pretokenizer_name::structure("qwen2"),
@@ -118,6 +81,56 @@ pub(super) fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Option<(SideFile
         },
     });
     Ok(Some((vocab.clone(), value)))
+}
+
+/// The added tokens as `tokenizer.json` lists them, by id: those of added_tokens.json, and the special tokens
+/// `named`, with the next ids where no file gives one.
+fn added_tokens(
+    vocab: &SideFile,
+    pieces: &Config,
+    added: Option<&Config>,
+    config: Option<&Config>,
+    named: &[String],
+) -> Result<Vec<Value>> {
+    let mut tokens = Map::new();
+    let mut next = 0;
+    let known = added.map(|added| added.map().iter()).into_iter().flatten();
+    for (text, id) in pieces.map().iter().chain(known.clone()) {
+        let id = id.as_u64().filter(|id| *id < 1 << 30).ok_or_else(|| {
+            let text = format!("the id of token '{text}' is no usable number");
+            Error::format(vocab.path(), text)
+        })?;
+        next = next.max(id + 1);
+    }
+    for (text, id) in known {
+        tokens.insert(text.clone(), id.clone());
+    }
+    for text in named {
+        let explicit = text != END_OF_TEXT;
+        match pieces.map().get(text) {
+            Some(id) => {
+                tokens.entry(text.clone()).or_insert(id.clone());
+            }
+            // transformers gives special tokens that are nowhere the next ids.
+            None if explicit && !tokens.contains_key(text) && !decoded(config, text) => {
+                tokens.insert(text.clone(), next.into());
+                next += 1;
+            }
+            None => {}
+        }
+    }
+    let mut list: Vec<Value> = tokens
+        .iter()
+        .map(|(text, id)| {
+            let special = named.contains(text);
+            json!({
+                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": !special, "special": special,
+            })
+        })
+        .collect();
+    list.sort_by_key(|token| token["id"].as_u64());
+    Ok(list)
 }
 
 /// Whether tokenizer_config.json gives the token an id.
