@@ -35,6 +35,7 @@
 //! # Features
 //! - `hub`: download a recipe's members from the Hugging Face hub, and upload folders.
 
+#![cfg_attr(not(feature = "internals"), warn(missing_docs))]
 // Without `internals`, items that only tests and benchmarks use look dead and public ones unreachable.
 #![cfg_attr(not(feature = "internals"), allow(dead_code, unreachable_pub, unused_imports))]
 

@@ -165,8 +165,11 @@ fn merge_card(plan: &MergePlan, name: &str) -> ModelCard {
 /// The three kinds of SOURCE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// A merge recipe in YAML.
     Recipe,
+    /// A Hugging Face model folder.
     Folder,
+    /// A GGUF file.
     Gguf,
 }
 

@@ -13,6 +13,7 @@ use std::str::FromStr;
 /// A whole-file type, `Q4_K_M` for example.
 #[allow(non_camel_case_types)] // The field's own spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)] // The names are llama.cpp's; docs/reference/types.md describes them.
 pub enum Ftype {
     F32,
     F16,

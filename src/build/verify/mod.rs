@@ -23,12 +23,15 @@ use std::path::{Path, PathBuf};
 /// Something that is wrong.
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
+    /// The file with the problem.
     pub file: PathBuf,
+    /// The tensor with the problem, if it concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
     /// Bytes from the start of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
+    /// What is wrong.
     pub detail: String,
 }
 
