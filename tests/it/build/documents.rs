@@ -367,7 +367,7 @@ fn a_recipe_may_say_how_it_is_built() {
         ("{preset: smal}", 1, &["mine.yml:1:17", "'smal' is no preset"]),
         ("{eval_chunks: 2}", 2, &["--eval TEXT"]),
         ("{file: gone.txt}", 1, &["gone.txt"]),
-        ("{}\n---\nbuild: {}", 1, &["'build' is there twice"]),
+        ("{}\n---\nbuild: {}", 1, &["'build' is given twice"]),
     ] {
         with(settings);
         place.fails(code, "build mine.yml -o none", parts);

@@ -359,7 +359,11 @@ fn wrong_adapters_are_reported_where_the_recipe_names_them() {
     let staged = "name: first\nmerge_method: passthrough\nmodels: [{model: clerk}]\n---\n\
                   merge_method: passthrough\nmodels: [{model: first+adapter}]\n";
     fs::write(place.path("recipe.yml"), staged).unwrap();
-    place.fails(1, "plan recipe.yml", &["'adapter' cannot be merged into 'first', a stage"]);
+    place.fails(
+        1,
+        "plan recipe.yml",
+        &["adapter 'adapter' cannot be merged into the stage 'first'"],
+    );
 }
 
 #[test]

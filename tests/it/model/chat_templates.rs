@@ -153,7 +153,7 @@ fn a_template_of_the_recipe_replaces_all_others() {
     let place = model(&[MAIN, TOOL, ("chat_template.json", &text)], json!("OLD"));
     fs::write(place.path("merge.yml"), format!("{MERGE}chat_template: '{{{{ x }}}}'\n")).unwrap();
     let ran = place.ok("merge merge.yml -o merged");
-    assert!(ran.stderr.contains("chat templates tool_use are left out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("chat templates tool_use are dropped"), "{}", ran.stderr);
     let (keys, warnings) = converted(&place, "merged");
     assert_eq!((keys, warnings), (pairs(&[("", "{{ x }}")]), Vec::new()));
     assert!(!place.path("merged/additional_chat_templates").exists());

@@ -244,7 +244,7 @@ fn tokens_without_a_row_are_taken_out_of_the_donors_files() {
         &text,
         Severity::Warning,
         "5:13",
-        "2 tokens of model 'base' have no row: its embedding has 8",
+        "2 tokens of model 'base' are skipped: its embedding has only 8",
         "",
     );
     let merged = members.open(&text);
@@ -351,7 +351,7 @@ fn a_plan_from_shapes_takes_the_largest_vocabulary() {
     let lookup = ShapesOnly::beside(&path, &[]);
     let plan = plan_text(&path, &text, &merge::methods::specs(), &lookup).unwrap();
     assert_eq!(plan.tensors().get(EMBEDDING).unwrap().shape, [16, 8]);
-    assert!(plan.warnings.iter().any(|w| w.message.contains("taken to have 11 tokens")));
+    assert!(plan.warnings.iter().any(|w| w.message.contains("assumed to have 11 tokens")));
 }
 
 #[test]

@@ -70,7 +70,12 @@ fn models_without_tokenizers() {
     );
     assert_eq!(rows(&members.open(&twins), HEAD), member_rows("base", HEAD));
     members.write("chat/tokenizer.json", "{");
-    members.error(&union, "2:33", "the tokenizer of model 'chat' cannot be used", "mend");
+    members.error(
+        &union,
+        "2:33",
+        "the tokenizer of model 'chat' cannot be used",
+        "correct or replace",
+    );
 }
 
 #[test]
