@@ -1,15 +1,9 @@
-//! The merge methods, one a file, and their registry.
+//! The merge methods and their registry: a file for each, and a table of those that add task vectors.
 //!
 //! A method is a [`MethodSpec`] (what recipes must know: name, parameters, number of models) and the
 //! arithmetic on one tensor. Adding one is a file here and a line in `ALL`.
 
 mod arcee_fusion;
-mod breadcrumbs;
-mod breadcrumbs_ties;
-mod dare_linear;
-mod dare_ties;
-mod della;
-mod della_linear;
 mod karcher;
 mod linear;
 mod model_stock;
@@ -23,10 +17,9 @@ mod ram;
 mod ramplus_tl;
 mod sce;
 mod slerp;
-mod task_arithmetic;
+mod task_vectors;
 #[cfg(test)]
 pub(super) mod testing;
-mod ties;
 
 use super::chunks::{Job, MergedTensor};
 use crate::base::error::Result;
@@ -35,12 +28,12 @@ use crate::recipe::{MethodSpec, TensorPlan};
 /// Every method.
 static ALL: &[&dyn MergeMethod] = &[
     &arcee_fusion::ArceeFusion,
-    &breadcrumbs::Breadcrumbs,
-    &breadcrumbs_ties::BreadcrumbsTies,
-    &dare_linear::DareLinear,
-    &dare_ties::DareTies,
-    &della::Della,
-    &della_linear::DellaLinear,
+    &task_vectors::BREADCRUMBS,
+    &task_vectors::BREADCRUMBS_TIES,
+    &task_vectors::DARE_LINEAR,
+    &task_vectors::DARE_TIES,
+    &task_vectors::DELLA,
+    &task_vectors::DELLA_LINEAR,
     &karcher::Karcher,
     &linear::Linear,
     &model_stock::ModelStock,
@@ -52,8 +45,8 @@ static ALL: &[&dyn MergeMethod] = &[
     &ramplus_tl::RamPlusTl,
     &sce::Sce,
     &slerp::Slerp,
-    &task_arithmetic::TaskArithmetic,
-    &ties::Ties,
+    &task_vectors::TASK_ARITHMETIC,
+    &task_vectors::TIES,
 ];
 
 /// A merge method.
@@ -138,7 +131,7 @@ mod tests {
             let params = [("normalize", normalize), ("lambda", lambda)];
             let case = Case::new(&[&[1.0, 1.0], &[2.0, 1.0], &[1.0, 5.0]]).base(0);
             let case = case.each("weight", &[0.0, 0.5, -1.0]).params(&params);
-            case.merge(&task_arithmetic::TaskArithmetic)
+            case.merge(&task_vectors::TASK_ARITHMETIC)
         };
         close(&run(0.0, 1.0), &[1.5, -3.0]);
         close(&run(0.0, 2.0), &[2.0, -7.0]);

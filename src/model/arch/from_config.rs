@@ -168,7 +168,7 @@ mod tests {
             "Gemma3ForCausalLM",
             r#""sliding_window": 4, "layer_types": ["full_attention",
             "sliding_attention"]"#,
-            "of 2 layers, the model has 7",
+            "for 2 layers, but the model has 7",
         );
         refused(
             "Phi3ForCausalLM",
