@@ -45,7 +45,9 @@ pub fn verify(
     source: Option<&Model>,
     progress: &dyn Progress,
 ) -> Result<Verification> {
-    let gguf = source.map(|model| model.to_gguf(false, progress)).transpose()?;
+    let path = path.as_ref();
+    let keep_blocks = source.is_some() && verify::has_kept_blocks(path)?;
+    let gguf = source.map(|model| model.to_gguf(keep_blocks, progress)).transpose()?;
     let derive = gguf.as_ref().map(|source| Derive {
         source,
         pruning: None,
@@ -53,7 +55,7 @@ pub fn verify(
         sample: Some(SAMPLE),
         seed: 0,
     });
-    let report = verify::verify(path.as_ref(), derive.as_ref(), progress)?;
+    let report = verify::verify(path, derive.as_ref(), progress)?;
     Ok(Verification {
         files: report.files.into_iter().map(|file| file.path).collect(),
         problems: report.problems,

@@ -191,8 +191,7 @@ impl Journal {
     }
 }
 
-/// Tells when it is time to save the state of long work: after an interval, and later where saving takes
-/// long.
+/// Decides when to save the state of long work: after an interval, which grows where saving takes long.
 pub(crate) struct Pace {
     every: Duration,
     /// When the last saving ended, and how long it took.

@@ -545,7 +545,7 @@ impl<'a> Stages<'a> {
         let mut paths = Vec::with_capacity(documents.len());
         for document in documents {
             let path = self.dir.join(document.name);
-            let what = Fingerprint::new("what it tells", format!("{sums}{}", document.lasting));
+            let what = Fingerprint::new("its contents", format!("{sums}{}", document.lasting));
             let target = self.target(path.clone(), vec![what]);
             if self.state.status(&target)? != OutputStatus::Whole {
                 self.state.write(document.name, &target.fingerprints, document.text.as_bytes())?;

@@ -4,11 +4,10 @@ use super::mix::override_kv;
 use super::options::{ConvertArguments, positive};
 use super::{Context, show};
 use crate::Result;
-use crate::base::dtype::DType;
 use crate::base::size;
 use crate::build::Source;
 use crate::build::verify::{self, Derive, Report};
-use crate::formats::gguf::{self, GgufModel, Value};
+use crate::formats::gguf::{GgufModel, Value};
 use crate::model::convert::{ConvertOptions, OutputType};
 use crate::quantize::Pruning;
 use crate::report;
@@ -58,12 +57,7 @@ impl Arguments {
             Some(path) => {
                 let source = Source::open_with_progress(path, context.progress())?;
                 context.warn_of(&source);
-                // As `quantize` made a file of these types.
-                let keep_blocks = self.target.is_file()
-                    && gguf::open(&self.target).is_ok_and(|file| {
-                        let mut types = file.tensors.table().infos().iter().map(|info| info.dtype);
-                        types.any(|dtype| matches!(dtype, DType::MXFP4 | DType::NVFP4))
-                    });
+                let keep_blocks = verify::has_kept_blocks(&self.target)?;
                 let options =
                     ConvertOptions { keep_blocks, ..self.convert.options(OutputType::Auto) };
                 Some(self.changed(source.to_gguf(&options, context.progress())?)?)

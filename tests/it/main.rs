@@ -4,6 +4,7 @@ mod build;
 mod cli;
 mod docs;
 mod formats;
+mod library;
 mod measure;
 mod merge;
 mod model;

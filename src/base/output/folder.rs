@@ -149,7 +149,7 @@ pub fn check_dir_target(target: &Path, force: bool) -> Result<()> {
         let is_dir = entry.file_type().map_err(Error::io(target, "examine"))?.is_dir();
         if is_dir && !is_inner_folder(&entry.path()) {
             return Err(Error::Usage(format!(
-                "{}: holds the folder {:?}, so it is not replaced; remove it yourself",
+                "{}: holds the folder {:?}, so it is not replaced; choose another name, or move the folder away",
                 target.display(),
                 entry.file_name()
             )));

@@ -105,7 +105,10 @@ impl Folder {
             }
             let meta = std::fs::metadata(&path).map_err(Error::io(&path, "examine"))?;
             if !meta.is_file() {
-                return Err(Error::format(path, "neither file nor folder; remove it"));
+                return Err(Error::format(
+                    path,
+                    "neither file nor folder; move it out of the folder",
+                ));
             }
             let modified = meta.modified().ok();
             self.files.push(File { name, bytes: meta.len(), path, modified });

@@ -13,6 +13,7 @@ pub use crate::build::checksums::SUMS_FILE;
 pub use checksums::Sums;
 pub use derive::{Derivation, Derive};
 
+use crate::base::dtype::DType;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Progress;
 use crate::formats::gguf::{self, GgufFile, GgufModel};
@@ -128,6 +129,24 @@ pub fn verify(path: &Path, derive: Option<&Derive<'_>>, progress: &dyn Progress)
         report.derivation = Some(derive.check(&models, &mut report, progress)?);
     }
     Ok(report)
+}
+
+/// Whether the GGUF file `path`, or one in the folder `path`, has matrices of types whose blocks conversion
+/// can keep (MXFP4, NVFP4). A source must then be converted with
+/// [`ConvertOptions::keep_blocks`](crate::model::convert::ConvertOptions::keep_blocks) to give the same
+/// tensors. Files that cannot be opened do not count; [`verify`] reports them.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn has_kept_blocks(path: &Path) -> Result<bool> {
+    let paths = if path.is_dir() { folder(path)? } else { vec![path.to_path_buf()] };
+    let kept = |path: &PathBuf| {
+        gguf::open(path).is_ok_and(|model| {
+            let mut types = model.tensors.table().infos().iter().map(|info| info.dtype);
+            types.any(|dtype| matches!(dtype, DType::MXFP4 | DType::NVFP4))
+        })
+    };
+    Ok(paths.iter().any(kept))
 }
 
 /// The GGUF files in `folder`, by name. A name or a beginning like GGUF's makes one, so that one that lost its

@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Add whatever has the same tensors, of different texts or by other programs too. Nothing tells then
+    /// Add whatever has the same tensors, of different texts or by other programs too. It is not checked then
     /// whether the sums belong together.
     #[arg(long)]
     unchecked: bool,

@@ -85,7 +85,7 @@ impl ShardJournal {
             pace: Pace::new(checkpointing.every),
             outdated: true,
         };
-        // At once, so that the folder can be told from any other of its name.
+        // At once, so that later runs recognise the folder as theirs.
         journal.save(out)?;
         Ok(journal)
     }
@@ -143,8 +143,7 @@ impl ShardJournal {
         let (whole, count) = (self.whole_shards(), self.count);
         if whole > 0 && saved.is_ok() {
             progress.warn(&format!(
-                "{whole} of {count} shards are whole and stay in {}: {CONTINUES}; remove the folder if \
-                 you want neither",
+                "{whole} of {count} shards are whole and stay in {}: {CONTINUES}",
                 out.path().display()
             ));
         }

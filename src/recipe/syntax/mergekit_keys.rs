@@ -34,7 +34,7 @@ const MERGEKIT_KEYS: &[MergekitKey] = &[
     mergekit_key("allow_crimes", Some(false), "models of different architectures cannot be merged", REMOVE),
     mergekit_key("async_write", None, "tensors are always written while others are computed", REMOVE),
     mergekit_key("clone_tensors", None, "a layer may always be used several times", REMOVE),
-    mergekit_key("copy_tokenizer", Some(true), WRITTEN, "delete the tokenizer's files from the result if need be"),
+    mergekit_key("copy_tokenizer", Some(true), WRITTEN, "leave out the tokenizer's files when you use the result"),
     mergekit_key("cuda", Some(false), DEVICE, REMOVE),
     mergekit_key("device", None, DEVICE, REMOVE),
     mergekit_key("gpu_rich", Some(false), DEVICE, REMOVE),
@@ -54,7 +54,7 @@ const MERGEKIT_KEYS: &[MergekitKey] = &[
     mergekit_key("trust_remote_code", Some(false), "no code of a model is ever run", REMOVE),
     mergekit_key("unsafe_truncate_embeddings", Some(false), "embeddings are never cut off", "choose the tokens of the result with 'tokenizer: {source: ...}'"),
     mergekit_key("verbosity", None, "what is printed is an option", "give --quiet or --log"),
-    mergekit_key("write_model_card", Some(true), WRITTEN, "delete README.md from the result if need be"),
+    mergekit_key("write_model_card", Some(true), WRITTEN, "edit README.md in the result"),
     mergekit_key("write_threads", None, THREADS, "give --threads"),
 ];
 

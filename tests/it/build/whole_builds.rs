@@ -1,7 +1,7 @@
 //! The whole flow through the program: stages chained and in one go give the same bytes from any
 //! source at any thread count, and what is interrupted or finds no space leaves nothing behind.
 
-use crate::support::files::entries;
+use crate::support::files::{assert_same_folders, entries};
 use crate::support::program::{Place, arguments, finished, one_error, shipped};
 use aqueduct::formats::gguf::{self, GgufModel};
 use aqueduct::measure::imatrix::ImportanceMatrix;
@@ -28,15 +28,6 @@ fn contents(path: &Path, skip: impl Fn(&str) -> bool) -> (Vec<String>, Vec<(Stri
 
 fn assert_same_files(place: &Place, left: &str, right: &str) {
     assert!(place.read(left) == place.read(right), "{left} and {right} differ");
-}
-
-/// Same names in both folders, and the same bytes in each file.
-fn assert_same_folders(place: &Place, left: &str, right: &str) {
-    let names = entries(&place.path(left));
-    assert_eq!(names, entries(&place.path(right)));
-    for name in names {
-        assert_same_files(place, &format!("{left}/{name}"), &format!("{right}/{name}"));
-    }
 }
 
 /// Checks that each weight in Q8_0 is within half a step of its block's scale, max / 127.
@@ -90,7 +81,7 @@ fn a_build_makes_all_its_files_and_tells_of_them() {
     }
     assert_near(&open("out/demo-Q8_0.gguf"), &open("exact.gguf"));
     place.ok("merge @recipes/demo.yml -o demo-stack");
-    assert_same_folders(&place, "demo-stack", "out/demo-stack");
+    assert_same_folders(&place.path("demo-stack"), &place.path("out/demo-stack"));
 
     // The same once more: other threads, another way of telling.
     let ran = place.ok(&format!("{build} -o one --json --quiet --threads 1"));
@@ -108,7 +99,10 @@ fn a_build_makes_all_its_files_and_tells_of_them() {
     assert!(json["perplexity"].as_f64().unwrap() > 1.0);
     place.ok(&format!("{build} -o two --threads 2"));
     for folder in ["two", "out"] {
-        assert_same_folders(&place, "one/demo-stack", &format!("{folder}/demo-stack"));
+        assert_same_folders(
+            &place.path("one/demo-stack"),
+            &place.path(&format!("{folder}/demo-stack")),
+        );
         for name in quants.iter().chain(&["demo-imatrix.gguf", "README.md", "plan.svg"]) {
             assert_same_files(&place, &format!("one/{name}"), &format!("{folder}/{name}"));
         }
@@ -164,7 +158,7 @@ fn neither_memory_nor_threads_change_a_byte() {
     place.ok(&format!("{quantize} -o scant --memory 1"));
     place.ok(&format!("{quantize} -o alone --memory 300KB --threads 1"));
     for folder in ["scant", "alone"] {
-        assert_same_folders(&place, "plenty", folder);
+        assert_same_folders(&place.path("plenty"), &place.path(folder));
     }
     place.fails(2, &format!("{quantize} -o none --memory little"), &["is not a size"]);
 }

@@ -74,11 +74,11 @@ fn plan_knows_every_kind_of_source() {
         }
         assert_eq!(ran.stderr, "", "{source}");
     }
-    // What is foretold is what comes, but for what names the imatrix in the metadata.
+    // The forecast is exact except for the metadata that name the imatrix.
     let json = place.ok("plan demo.gguf --json --types Q4_K_M").json();
-    let foretold = json["build"]["files"][0]["bytes"].as_u64().unwrap();
+    let forecast = json["build"]["files"][0]["bytes"].as_u64().unwrap();
     let made = place.read("quants/demo-Q4_K_M.gguf").len() as u64;
-    assert!(foretold.abs_diff(made) < 1024, "{foretold} for {made}");
+    assert!(forecast.abs_diff(made) < 1024, "{forecast} for {made}");
     assert_eq!(place.entries(), ["demo.gguf", "quants"], "a plan writes nothing");
 }
 
@@ -205,7 +205,7 @@ fn help_and_version_are_no_failures() {
 // --- Hostile input ---
 
 #[test]
-fn sources_that_are_no_models_are_told_apart() {
+fn sources_that_are_not_models_are_recognised() {
     let place = Place::new();
     fs::write(place.path("short.gguf"), b"GGUF\x03\0\0\0\x01").unwrap();
     fs::write(place.path("noise.yml"), [0xffu8, 0, 1, 2]).unwrap();
@@ -307,7 +307,7 @@ fn importance_matrices_that_do_not_fit() {
     let line = "quantize clerk.gguf Q4_K_M --imatrix gone.dat -o x.gguf";
     place.fails(1, line, &["gone.dat", "No such file"]);
 
-    // Types of two bits need importance weights, which is told before anything is written.
+    // Types of two bits need importance weights, which is reported before anything is written.
     let parts = ["Q2_K_S needs an importance matrix", "--imatrix", "blk.0.attn_k.weight"];
     let ran = place.fails(1, "quantize clerk.gguf Q8_0 Q2_K_S -o quants/", &parts);
     assert!(ran.starts_with("error:"), "{ran}");
@@ -350,9 +350,9 @@ fn completions_and_manual_pages_know_every_command() {
         .output()
         .unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let told = place.ok("man -o pages --json").json();
+    let made = place.ok("man -o pages --json").json();
     let pages: Vec<&str> =
-        told["pages"].as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+        made["pages"].as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
     for command in commands {
         let page = format!("aqueduct-{command}.1");
         assert!(pages.contains(&page.as_str()), "{page} is not among {pages:?}");

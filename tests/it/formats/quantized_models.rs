@@ -5,6 +5,7 @@
 
 use crate::support::program::{Place, shipped};
 use crate::support::tiny_llama::digest;
+use aqueduct::Silent;
 use aqueduct::base::dtype::DType;
 use aqueduct::formats::checkpoint::Checkpoint;
 use aqueduct::formats::gguf::{self, GgufModel};
@@ -138,6 +139,12 @@ fn blocks_go_through_where_the_target_is_their_type() {
         assert_eq!(bytes(&*quantized.tensors, name), bytes(&*kept.tensors, name), "{name}");
     }
     place.ok("verify quantized.gguf --source model");
+    // The library verifies with the same conversion, and both do in a folder of files.
+    place.ok("quantize model NVFP4 -o files --token-embedding-type F16");
+    place.ok("verify files --source model --full");
+    let model = aqueduct::Model::open(place.path("model")).unwrap();
+    let found = aqueduct::verify(place.path("files"), Some(&model), &Silent).unwrap();
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
     // Other types are made from the dequantized weights, without scales beside them.
     place.ok("quantize model Q8_0 -o q8.gguf");
     let q8 = gguf::open(place.path("q8.gguf")).unwrap();

@@ -1,7 +1,7 @@
 //! Merges that are interrupted and continued: what stays, what is made again, and that the bytes are
 //! those of a run without interruption.
 
-use crate::support::files::{assert_error, entries};
+use crate::support::files::{assert_error, assert_same_folders, entries};
 use crate::support::folders;
 use crate::support::program::{Place, finished};
 use aqueduct::Result;
@@ -12,7 +12,6 @@ use aqueduct::base::resume::{Checkpointing, Fingerprint};
 use aqueduct::formats::checkpoint::{self, Checkpoint, WriteOptions, Written};
 use aqueduct::formats::source::{PART_BYTES, TensorData, TensorInfo, TensorSource, TensorTable};
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -128,7 +127,7 @@ impl Run {
         let options = WriteOptions { checkpointing: None, ..self.options() };
         checkpoint::write(&checkpoint, &reference.path().join("out"), &options, &Said::default())
             .unwrap();
-        assert_same(&self.temp.path().join("out"), &reference.path().join("out"));
+        assert_same_folders(&self.temp.path().join("out"), &reference.path().join("out"));
     }
 
     fn hidden(&self) -> std::path::PathBuf {
@@ -138,16 +137,6 @@ impl Run {
 
 fn shard(number: usize) -> String {
     format!("model-{:05}-of-{COUNT:05}.safetensors", number + 1)
-}
-
-fn assert_same(left: &Path, right: &Path) {
-    assert_eq!(entries(left), entries(right));
-    for name in entries(left) {
-        assert!(
-            fs::read(left.join(&name)).unwrap() == fs::read(right.join(&name)).unwrap(),
-            "{name}"
-        );
-    }
 }
 
 #[test]
@@ -385,7 +374,7 @@ fn killed_at_any_moment_a_merge_continues_to_the_same_bytes() {
         assert!(recorded(&place) >= before || place.path("out").exists());
         continued += usize::from(recorded(&place) > 0);
         if place.path("out").exists() {
-            assert_same(&place.path("out"), &place.path("reference"));
+            assert_same_folders(&place.path("out"), &place.path("reference"));
             fs::remove_dir_all(place.path("out")).unwrap();
             finished_runs += 1;
         }
@@ -404,7 +393,7 @@ fn killed_at_any_moment_a_merge_continues_to_the_same_bytes() {
     let line = format!("{MERGE} out --force");
     let ran = finished(&line, 0, place.command(&line).output().unwrap());
     assert_eq!(ran.json()["kept_shards"], kept, "{}", ran.stderr);
-    assert_same(&place.path("out"), &place.path("reference"));
+    assert_same_folders(&place.path("out"), &place.path("reference"));
     assert_eq!(place.entries(), ["out", "reference"]);
 }
 

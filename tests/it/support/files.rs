@@ -28,3 +28,15 @@ pub(crate) fn entries(dir: &Path) -> Vec<String> {
 }
 
 // --- GGUF ---
+
+/// Asserts that two folders have the same names and the same bytes in each file.
+#[track_caller]
+pub(crate) fn assert_same_folders(left: &Path, right: &Path) {
+    assert_eq!(entries(left), entries(right));
+    for name in entries(left) {
+        assert!(
+            fs::read(left.join(&name)).unwrap() == fs::read(right.join(&name)).unwrap(),
+            "{name} differs"
+        );
+    }
+}

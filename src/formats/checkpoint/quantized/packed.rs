@@ -1,12 +1,34 @@
 //! What the formats of packed integers share: the parts of a module, and small integers in words of
 //! 32 bits.
 
-use super::joining::Joining;
+use super::joining::{Joined, Joining};
 use super::settings::QuantSettings;
 use crate::base::dtype::DType;
 use crate::formats::checkpoint::weights::StoredTensor;
 use safetensors::Dtype;
 use serde_json::Value;
+
+/// Joins every module that has a tensor `qweight` with `join_module`, which gets the index of that tensor and
+/// the module's name. Reports a problem for each module that cannot be joined, or for all if the options are
+/// an error.
+pub(super) fn join_modules<O: Clone>(
+    joining: &mut Joining<'_>,
+    options: &Result<O, String>,
+    join_module: impl Fn(&Joining<'_>, usize, &str, O) -> Result<Joined, String>,
+) {
+    for (index, tensor) in joining.tensors() {
+        let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
+        let joined =
+            options.clone().and_then(|options| join_module(joining, index, module, options));
+        match joined {
+            Ok(joined) => {
+                joining.add(joined);
+                leave_out_zero_bias(joining, module);
+            }
+            Err(why) => joining.problem(index, why),
+        }
+    }
+}
 
 /// The stored tensor `name`.
 ///

@@ -8,7 +8,7 @@ use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{
-    expect_type, float_type, group_size, leave_out_zero_bias, part, word,
+    expect_type, float_type, group_size, join_modules, part, word,
 };
 use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
@@ -38,18 +38,7 @@ pub(super) fn accepts(settings: &QuantSettings) -> bool {
 
 pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
-    for (index, tensor) in joining.tensors() {
-        let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
-        let joined =
-            options.clone().and_then(|options| join_module(joining, index, module, options));
-        match joined {
-            Ok(joined) => {
-                joining.add(joined);
-                leave_out_zero_bias(joining, module);
-            }
-            Err(why) => joining.problem(index, why),
-        }
-    }
+    join_modules(joining, &options, join_module);
     Ok(match options {
         Ok((_, Some(size))) => format!("AWQ (4 bits, groups of {size})"),
         _ => "AWQ (4 bits, a scale per row)".to_string(),

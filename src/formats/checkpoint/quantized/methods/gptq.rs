@@ -9,7 +9,7 @@ use crate::base::dtype::DType;
 use crate::base::error::Result as Outcome;
 use crate::formats::checkpoint::quantized::joining::{Joined, Joining};
 use crate::formats::checkpoint::quantized::packed::{
-    expect_type, field, float_type, group_size, leave_out_zero_bias, part, place, word,
+    expect_type, field, float_type, group_size, join_modules, part, place, word,
 };
 use crate::formats::checkpoint::quantized::settings::QuantSettings;
 use crate::formats::checkpoint::quantized::source::Decoder;
@@ -41,18 +41,7 @@ pub(super) fn accepts(settings: &QuantSettings) -> bool {
 
 pub(super) fn join(settings: &QuantSettings, joining: &mut Joining<'_>) -> Outcome<String> {
     let options = options(settings);
-    for (index, tensor) in joining.tensors() {
-        let Some(module) = tensor.name.strip_suffix(".qweight") else { continue };
-        let joined =
-            options.clone().and_then(|options| join_module(joining, index, module, options));
-        match joined {
-            Ok(joined) => {
-                joining.add(joined);
-                leave_out_zero_bias(joining, module);
-            }
-            Err(why) => joining.problem(index, why),
-        }
-    }
+    join_modules(joining, &options, join_module);
     let bits = options.ok().and_then(|options| options.bits);
     let bits = bits.map_or("several widths".to_string(), |bits| format!("{bits} bits"));
     Ok(match settings.options.get("group_size").and_then(serde_json::Value::as_i64) {

@@ -326,48 +326,13 @@ fn seen(value: &Value) -> Result<Value> {
     }
 }
 
-type Test = Option<String>;
-
-fn select(
-    state: &State<'_, '_>,
-    value: Value,
-    test: Test,
-    arguments: Rest<Value>,
+/// Applies one of minijinja's filters that choose items by a test, to the items of `value`.
+fn choose(
+    value: &Value,
+    test: Option<String>,
+    filter: impl FnOnce(Value, Option<Cow<'_, str>>) -> Result<Vec<Value>>,
 ) -> Result<Value> {
-    let (value, test) = (seen(&value)?, test.map(Cow::Owned));
-    builtin::select(state, value, test, arguments).map(generator)
-}
-
-fn reject(
-    state: &State<'_, '_>,
-    value: Value,
-    test: Test,
-    arguments: Rest<Value>,
-) -> Result<Value> {
-    let (value, test) = (seen(&value)?, test.map(Cow::Owned));
-    builtin::reject(state, value, test, arguments).map(generator)
-}
-
-fn select_by(
-    state: &State<'_, '_>,
-    value: Value,
-    name: String,
-    test: Test,
-    arguments: Rest<Value>,
-) -> Result<Value> {
-    let (value, test) = (seen(&value)?, test.map(Cow::Owned));
-    builtin::selectattr(state, value, name.into(), test, arguments).map(generator)
-}
-
-fn reject_by(
-    state: &State<'_, '_>,
-    value: Value,
-    name: String,
-    test: Test,
-    arguments: Rest<Value>,
-) -> Result<Value> {
-    let (value, test) = (seen(&value)?, test.map(Cow::Owned));
-    builtin::rejectattr(state, value, name.into(), test, arguments).map(generator)
+    filter(seen(value)?, test.map(Cow::Owned)).map(generator)
 }
 
 /// Filters that give generators.
@@ -375,10 +340,34 @@ fn add_generators(environment: &mut Environment<'_>) {
     environment.add_filter("map", |state: &State<'_, '_>, value: Value, arguments: Rest<Value>| {
         builtin::map(state, seen(&value)?, arguments).map(generator)
     });
-    environment.add_filter("select", select);
-    environment.add_filter("reject", reject);
-    environment.add_filter("selectattr", select_by);
-    environment.add_filter("rejectattr", reject_by);
+    environment.add_filter(
+        "select",
+        |state: &State<'_, '_>, value: Value, test, rest: Rest<Value>| {
+            choose(&value, test, |value, test| builtin::select(state, value, test, rest))
+        },
+    );
+    environment.add_filter(
+        "reject",
+        |state: &State<'_, '_>, value: Value, test, rest: Rest<Value>| {
+            choose(&value, test, |value, test| builtin::reject(state, value, test, rest))
+        },
+    );
+    environment.add_filter(
+        "selectattr",
+        |state: &State<'_, '_>, value: Value, name: String, test, rest: Rest<Value>| {
+            choose(&value, test, |value, test| {
+                builtin::selectattr(state, value, name.into(), test, rest)
+            })
+        },
+    );
+    environment.add_filter(
+        "rejectattr",
+        |state: &State<'_, '_>, value: Value, name: String, test, rest: Rest<Value>| {
+            choose(&value, test, |value, test| {
+                builtin::rejectattr(state, value, name.into(), test, rest)
+            })
+        },
+    );
     environment.add_filter("unique", |state: &State<'_, '_>, value: Value, named: Kwargs| {
         let unique = builtin::unique(state, Value::from(items(&value)?), named)?;
         Ok::<_, minijinja::Error>(generator(items(&unique)?))
