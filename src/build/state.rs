@@ -443,7 +443,7 @@ impl State {
         for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir, "read"))? {
             let entry = entry.map_err(Error::io(&self.dir, "read"))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let torn = torn_name(&name).is_some_and(|of| {
+            let torn = output::torn_name(&name).is_some_and(|of| {
                 let part = of.strip_prefix('.').and_then(|of| of.strip_suffix(".part"));
                 names.contains(of) || part.is_some_and(|of| names.contains(of))
             });
@@ -545,15 +545,6 @@ pub(super) struct Target {
 fn is_plain(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
     matches!(parts.len(), 1..=3) && parts.iter().all(|part| matches!(part, Component::Normal(_)))
-}
-
-/// Returns NAME of `.NAME.PID-N.part`, the hidden name of files that are not resumed.
-fn torn_name(name: &str) -> Option<&str> {
-    let rest = name.strip_prefix('.')?.strip_suffix(".part")?;
-    let (of, numbers) = rest.rsplit_once('.')?;
-    let (pid, serial) = numbers.split_once('-')?;
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    (number(pid) && number(serial)).then_some(of)
 }
 
 #[cfg(test)]

@@ -176,6 +176,7 @@ impl OutputJournal {
         }
         let begun = journal.path().exists();
         let lock = output::lock_part(&paths[0])?;
+        output::remove_torn(journal.path())?;
         let earlier = journal.read::<Recorded<Tensors>>()?;
         let tensors = checkpointing.usable(earlier, journal.path(), progress);
         let tensors = tensors.unwrap_or_default().tensors;

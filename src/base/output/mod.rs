@@ -103,6 +103,32 @@ fn hidden(target: &Path, suffix: &str) -> Result<PathBuf> {
     Ok(target.with_file_name(hidden))
 }
 
+/// Returns NAME of `.NAME.PID-N.part`, the hidden name of files that are not resumed.
+pub(crate) fn torn_name(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix('.')?.strip_suffix(".part")?;
+    let (of, numbers) = rest.rsplit_once('.')?;
+    let (pid, serial) = numbers.split_once('-')?;
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (number(pid) && number(serial)).then_some(of)
+}
+
+/// Removes the hidden files that killed runs have left of the file `target`. The caller holds a lock that no other
+/// run writes it under.
+///
+/// # Errors
+/// If the folder of `target` cannot be listed, or a file cannot be removed.
+pub(crate) fn remove_torn(target: &Path) -> Result<()> {
+    let parent = make_parent(target)?;
+    for entry in fs::read_dir(&parent).map_err(Error::io(&parent, "list"))? {
+        let entry = entry.map_err(Error::io(&parent, "list"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if torn_name(&name).is_some_and(|of| target.file_name().is_some_and(|name| name == of)) {
+            remove_if_exists(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if unfinished().remove(&self.0) {

@@ -1,6 +1,7 @@
 //! Status of outputs, and names of files, in the state of a folder.
 
 use super::*;
+use crate::base::output::torn_name;
 use crate::base::progress::Silent;
 
 fn fingerprint(bytes: &str) -> Vec<Fingerprint> {

@@ -150,8 +150,7 @@ impl<'g> LayerCheckpoints<'g> {
         let layers = self.saved();
         if layers > 0 {
             progress.warn(&format!(
-                "{layers} layers are done and stay in {}: {CONTINUES}; remove the file if you want \
-                 neither",
+                "{layers} layers are done and stay in {}: {CONTINUES}",
                 self.path.display()
             ));
         }
